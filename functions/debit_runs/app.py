@@ -1,0 +1,78 @@
+"""Consume agent-run events from SQS and debit them; a message is done once it is recorded."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.config import Config
+from pydantic import BaseModel, ConfigDict
+
+from agent_credits.backoff import back_off
+from agent_credits.debits import DebitedBatch, Debits, Delivery
+from agent_credits.directory import Directory
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.errors import QueueUnavailable
+from agent_credits.run_queue import RunQueue
+
+# A commit that starts with this much time left ends before the function does, also when its calls
+# are retried.
+COMMIT_TIME_MS = 10_000
+CALLS = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "max_attempts": 3})
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    ACCOUNTS_TABLE: str
+    LEDGER_TABLE: str
+    AGENT_RUNS_QUEUE_URL: str
+
+
+logger = Logger()
+metrics = Metrics()
+settings = Settings.model_validate(dict(os.environ))
+rows = DynamoDBRows(
+    boto3.client("dynamodb", config=CALLS), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE
+)
+debits = Debits(rows, Directory(rows), back_off)
+run_queue = RunQueue(boto3.client("sqs", config=CALLS), settings.AGENT_RUNS_QUEUE_URL)
+
+
+@metrics.log_metrics
+@logger.inject_lambda_context
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer with exactly the messages that hold an event which is not recorded."""
+    receipt_handles = {r["messageId"]: r["receiptHandle"] for r in event["Records"]}
+    batch = debits.debit(
+        [Delivery(record["messageId"], record["body"]) for record in event["Records"]],
+        now=datetime.now(UTC),
+        time_is_left=lambda: context.get_remaining_time_in_millis() > COMMIT_TIME_MS,
+    )
+    _log(batch)
+    hopeless = [receipt_handles[m] for m in batch.refused if m not in batch.postponed]
+    try:
+        run_queue.return_at_once(hopeless)
+    except QueueUnavailable as fault:
+        logger.warning("refused messages return only later", extra={"reason": str(fault)})
+    failures = [{"itemIdentifier": message_id} for message_id in batch.failed_message_ids]
+    return {"batchItemFailures": failures}
+
+
+def _log(batch: DebitedBatch) -> None:
+    for outcome in batch.outcomes:
+        logger.info(outcome.name, extra=outcome.log_fields)
+    for message_id, refusal in batch.refused.items():
+        extra = {"message_id": message_id, "code": refusal.code, "reason": refusal.reason}
+        logger.warning("refused", extra=extra)
+    for message_id, error in batch.postponed.items():
+        reason = (
+            "the function's time is up" if error is None else f"{type(error).__name__}: {error}"
+        )
+        logger.error("postponed", extra={"message_id": message_id, "reason": reason})
+    metrics.add_metric("CompareAndSetRetries", MetricUnit.Count, batch.retries)
+    metrics.add_metric("MessagesRefused", MetricUnit.Count, len(batch.refused))
+    metrics.add_metric("RunsFailed", MetricUnit.Count, batch.runs_failed)

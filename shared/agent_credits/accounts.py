@@ -1,0 +1,100 @@
+"""An account: a principal's grants, plan and newest ledger page, one row, one compare-and-set.
+
+Balances are computed here and nowhere else.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from agent_credits.errors import require
+from agent_credits.grants import Grant, drawing_order
+from agent_credits.ledger import Entry, Page, PoolBalance
+from agent_credits.principals import Principal
+
+# A page is full at so many entries, or at so much identifier text, the part of an entry that does
+# not compress: a quiet account's row then stays below 1 KB, one write unit. A full page costs one
+# write more than its receipts, so a page of five costs 2.2 units per event and one of eight 2.125.
+# Either bound may be lowered at any time. Raising one is safe only once no worker of the older
+# version runs: it could flush a page as full that younger workers still add to.
+PAGE_ENTRIES_FULL = 8
+PAGE_IDENTIFIER_BYTES_FULL = 360
+
+# Runs that ended by the platform's fault, remembered so that their late usage is waived.
+ERRORED_RUNS_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSubscription:
+    """What refills the account; `refilled_from` is the start of the last period it refilled."""
+
+    name: str
+    pool: str
+    microcredits: int
+    anchor: date
+    refilled_from: date | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ErroredRun:
+    run_id: str
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The account row. `version` counts its commits; a new account stands at zero."""
+
+    principal: Principal
+    version: int = 0
+    grants: tuple[Grant, ...] = ()
+    plan: PlanSubscription | None = None
+    errored_runs: tuple[ErroredRun, ...] = ()
+    page_number: int = 1
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def page_is_full(self) -> bool:
+        identities = [entry.identity for entry in self.entries]
+        identifier_bytes = sum(len(i.subject) + len(i.id) for i in identities)
+        return (
+            len(identities) >= PAGE_ENTRIES_FULL or identifier_bytes >= PAGE_IDENTIFIER_BYTES_FULL
+        )
+
+    @property
+    def page(self) -> Page:
+        return Page(self.principal, self.page_number, self.entries)
+
+
+def pool_balances(account: Account, pools: Iterable[str], now: datetime) -> tuple[PoolBalance, ...]:
+    """Return what each pool holds that can be drawn at `now`, in the order asked for."""
+    return tuple(
+        PoolBalance(
+            pool,
+            sum(
+                grant.remaining_microcredits
+                for grant in drawing_order(account.grants, (pool,))
+                if grant.is_live(now)
+            ),
+        )
+        for pool in pools
+    )
+
+
+def available_microcredits(account: Account, pools: Iterable[str], now: datetime) -> int:
+    """Return what the pools hold together at `now`: the balance, wherever one is asked for."""
+    return sum(pool.available_microcredits for pool in pool_balances(account, pools, now))
+
+
+def check_account(account: Account) -> None:
+    """Raise `InvariantViolated` if the row could never be right, whatever was committed."""
+    ids = [grant.id for grant in account.grants]
+    require(len(set(ids)) == len(ids), "a grant stands on the row once")
+    for grant in account.grants:
+        require(grant.remaining_microcredits >= 0, "no grant is below zero")
+        require(
+            grant.remaining_microcredits <= grant.amount_microcredits,
+            "no grant holds more than was granted",
+        )
+    identities = [entry.identity for entry in account.entries]
+    require(len(set(identities)) == len(identities), "an event stands on the page once")

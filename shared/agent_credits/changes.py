@@ -1,0 +1,109 @@
+"""What can be asked of an account, and what comes of it. Every change becomes an entry."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+
+from agent_credits.events import AgentRunEvent, payload_hash
+from agent_credits.grants import Grant, GrantCause
+from agent_credits.ledger import Entry, Identity, grant_identity
+from agent_credits.principals import Principal
+from agent_credits.teams import Billing
+
+
+@dataclass(frozen=True, slots=True)
+class RunChange:
+    """An agent-run event, billed to this account."""
+
+    event: AgentRunEvent
+    billing: Billing
+
+    @property
+    def identity(self) -> Identity:
+        return self.event.identity
+
+    @property
+    def payload_hash(self) -> str:
+        return self.event.payload_hash
+
+
+@dataclass(frozen=True, slots=True)
+class GrantChange:
+    """Credits put into a pool by hand; `grant_id` makes a repeat harmless."""
+
+    principal: Principal
+    grant_id: str
+    pool: str
+    microcredits: int
+    expires_at: datetime | None
+    cause: GrantCause
+
+    @property
+    def identity(self) -> Identity:
+        return grant_identity(self.principal, self.grant_id)
+
+    @property
+    def payload_hash(self) -> str:
+        # The expiry is left out: a grant declared to live "14 days" expires later each time it is
+        # declared, and is still the same grant.
+        return payload_hash([self.pool, self.microcredits, self.cause])
+
+
+@dataclass(frozen=True, slots=True)
+class PlanChange:
+    """Another plan from the next refill on; what earlier plans granted stays as it is."""
+
+    principal: Principal
+    change_id: str
+    plan_name: str
+    pool: str
+    microcredits: int
+    anchor: date
+
+    @property
+    def identity(self) -> Identity:
+        return grant_identity(self.principal, self.change_id)
+
+    @property
+    def payload_hash(self) -> str:
+        return payload_hash([self.plan_name, self.pool, self.microcredits, self.anchor.isoformat()])
+
+
+Change = RunChange | GrantChange | PlanChange
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """The change was decided now; its entry says how."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyRecorded:
+    """A repeat. What was decided stays decided; this is the entry of then."""
+
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicting:
+    """The id is taken by another payload, recorded as this entry. Nothing was applied."""
+
+    entry: Entry
+
+
+Result = Recorded | AlreadyRecorded | Conflicting
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What of the ledger a decision needs beyond the account row; all of it of this account.
+
+    `recorded`: entries with the identities of the batch. `runs`: all entries of some runs.
+    `grants`: grants, as they were made, that draws of those runs came from.
+    """
+
+    recorded: Mapping[Identity, Entry] = field(default_factory=dict)
+    runs: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+    grants: Mapping[str, Grant] = field(default_factory=dict)

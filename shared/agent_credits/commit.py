@@ -1,0 +1,116 @@
+"""The write protocol: the one path on which an account changes.
+
+    1 read the row       (or start from the row this worker committed last)
+    2 read the receipts  of the batch's identities, after the row
+    3 decide             what is neither receipted nor on the page; purely
+    4 flush the page     if it is full: the page and its receipts, plain puts
+    5 compare-and-set    the row; a lost race returns the current row: go to 2
+
+Why it is exact: what was committed at a version up to v is on the page of v or has a receipt before
+v+1 can exist, because 4 comes before 5 in every writer; and who wins at v has read the row at v and
+the receipts after it. Reading the receipts first would open a gap for a page flushed in between.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent_credits.accounts import Account
+from agent_credits.changes import Change, Past, Result
+from agent_credits.decide import (
+    Decision,
+    decide,
+    grants_to_look_up,
+    runs_that_fail,
+    runs_that_give_back,
+)
+from agent_credits.errors import AccountMissing, Contended, require
+from agent_credits.ledger import Identity, grant_identity
+from agent_credits.principals import Principal
+from agent_credits.rows import Rows, entries_of
+
+# Each attempt lost means that another writer committed, so the account as a whole made progress.
+ATTEMPTS_MAX = 10
+
+# What one commit may hold, so that its row stays far below the ceiling for identifiers of a usual
+# length; where it does not, the batch is halved until it does.
+CHANGES_PER_COMMIT_MAX = 200
+
+# Called with the number of attempts lost so far; waits a jittered while.
+Pause = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The row as this worker knows it now, one result per change, and the races lost on the way."""
+
+    account: Account
+    results: tuple[Result, ...]
+    retries: int
+
+
+def commit(
+    rows: Rows,
+    principal: Principal,
+    changes: Sequence[Change],
+    *,
+    now: datetime,
+    pause: Pause,
+    warm: Account | None = None,
+    opens_account: bool = False,
+) -> Committed:
+    """Record a batch of at most `CHANGES_PER_COMMIT_MAX` changes of one account, all or none.
+
+    Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
+    lost races, `AccountTooLarge` where the changes do not fit one row, and what `rows` raises.
+    """
+    require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
+    account = warm or rows.read_account(principal)
+    if account is None:
+        if not opens_account:
+            raise AccountMissing(f"{principal} has no account")
+        account = Account(principal)
+    for attempt in range(ATTEMPTS_MAX):
+        decision = _decide(rows, account, changes, now)
+        if not decision.changes_account:
+            return Committed(account, decision.results, attempt)
+        require(decision.account.version == account.version + 1, "a commit adds one to `version`")
+        if account.page_is_full:
+            rows.put_page(account.page)
+        current = rows.compare_and_set(decision.account)
+        if current is None:
+            return Committed(decision.account, decision.results, attempt)
+        account = current
+        pause(attempt + 1)
+    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row")
+
+
+def _decide(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
+    """Read what the decision needs of the ledger, after the row was read, and decide."""
+    recorded = {
+        identity: receipt.entry
+        for identity, receipt in rows.read_receipts(_not_on_page(row, changes)).items()
+    }
+    fresh = [change for change in changes if change.identity not in recorded]
+    past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh))
+    decision = decide(row, changes, past, now)
+    failing = runs_that_fail(decision) - past.runs.keys()
+    if failing:
+        decision = decide(row, changes, _with_runs(rows, row, past, failing), now)
+    return decision
+
+
+def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
+    """Return the identities to look up; what is on the page is recorded, and costs no read."""
+    on_page = {entry.identity for entry in row.entries}
+    return list(dict.fromkeys(c.identity for c in changes if c.identity not in on_page))
+
+
+def _with_runs(rows: Rows, row: Account, past: Past, run_ids: Collection[str]) -> Past:
+    if not run_ids:
+        return past
+    runs = {run_id: entries_of(rows.read_run(run_id), row.principal) for run_id in run_ids}
+    grant_ids = grants_to_look_up(row, runs)
+    receipts = rows.read_receipts([grant_identity(row.principal, g) for g in sorted(grant_ids)])
+    grants = {r.entry.grant.id: r.entry.grant for r in receipts.values() if r.entry.grant}
+    return Past(past.recorded, {**past.runs, **runs}, {**past.grants, **grants})

@@ -1,0 +1,193 @@
+"""Debiting a batch of messages: read them, group their events by account, commit each group.
+
+A message is done when every event in it is recorded. What is wrong with one message, or with one
+account, costs no other message anything.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import assert_never
+
+from agent_credits.accounts import Account
+from agent_credits.changes import AlreadyRecorded, Conflicting, Recorded, Result, RunChange
+from agent_credits.commit import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
+from agent_credits.directory import Directory
+from agent_credits.errors import AccountMissing, AccountTooLarge, AgentCreditsError
+from agent_credits.events import AgentRunEvent, Refusal, parse_message
+from agent_credits.principals import Principal
+from agent_credits.rows import Rows
+
+WARM_ACCOUNTS_MAX = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as the queue delivered it."""
+
+    message_id: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one event: on whose account, at which version, with which result."""
+
+    message_id: str
+    principal: Principal
+    version: int
+    result: Result
+
+    @property
+    def name(self) -> str:
+        """Return what to call it: the entry's outcome, or that nothing was recorded anew."""
+        match self.result:
+            case Recorded(entry):
+                return entry.outcome
+            case AlreadyRecorded():
+                return "already_recorded"
+            case Conflicting():
+                return "conflicting"
+            case _:
+                assert_never(self.result)
+
+    @property
+    def log_fields(self) -> dict[str, str | int]:
+        identity = self.result.entry.identity
+        return {
+            "message_id": self.message_id,
+            "event_id": identity.id,
+            "run_id": identity.subject,
+            "principal": str(self.principal),
+            "version": self.version,
+        }
+
+
+@dataclass(slots=True)
+class DebitedBatch:
+    """`refused` messages can never be recorded as they are; `postponed` ones are to come again."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    postponed: dict[str, AgentCreditsError | None] = field(default_factory=dict)
+    retries: int = 0
+
+    @property
+    def runs_failed(self) -> int:
+        return sum(
+            isinstance(outcome.result, Recorded) and outcome.result.entry.fails_run
+            for outcome in self.outcomes
+        )
+
+    @property
+    def failed_message_ids(self) -> list[str]:
+        """Exactly the messages that hold an event which is not recorded."""
+        return list(self.refused | self.postponed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Debit:
+    message_id: str
+    change: RunChange
+
+
+class Debits:
+    """One worker: its rows, and what it keeps warm from one batch to the next."""
+
+    def __init__(self, rows: Rows, directory: Directory, pause: Pause) -> None:
+        self._rows = rows
+        self._directory = directory
+        self._pause = pause
+        self._warm: dict[Principal, Account] = {}
+
+    def debit(
+        self, deliveries: Iterable[Delivery], *, now: datetime, time_is_left: Callable[[], bool]
+    ) -> DebitedBatch:
+        """Record every event of the deliveries that can be recorded while time is left."""
+        batch = DebitedBatch()
+        for principal, debits in self._by_account(deliveries, batch, now).items():
+            for start in range(0, len(debits), CHANGES_PER_COMMIT_MAX):
+                chunk = debits[start : start + CHANGES_PER_COMMIT_MAX]
+                if time_is_left():
+                    self._commit(principal, chunk, batch, now)
+                else:
+                    batch.postponed.update((debit.message_id, None) for debit in chunk)
+        return batch
+
+    def _by_account(
+        self, deliveries: Iterable[Delivery], batch: DebitedBatch, now: datetime
+    ) -> dict[Principal, list[_Debit]]:
+        groups: dict[Principal, list[_Debit]] = {}
+        for delivery in deliveries:
+            message = parse_message(delivery.body)
+            for refusal in message.refusals:
+                batch.refused.setdefault(delivery.message_id, refusal)
+            for event in message.events:
+                change = self._billed(delivery, event, batch, now)
+                if change is not None:
+                    debit = _Debit(delivery.message_id, change)
+                    groups.setdefault(change.billing.principal, []).append(debit)
+        return groups
+
+    def _billed(
+        self, delivery: Delivery, event: AgentRunEvent, batch: DebitedBatch, now: datetime
+    ) -> RunChange | None:
+        try:
+            billing = self._directory.bill(event, now)
+        except AgentCreditsError as error:
+            batch.postponed[delivery.message_id] = error
+            return None
+        if isinstance(billing, Refusal):
+            batch.refused.setdefault(delivery.message_id, billing)
+            return None
+        return RunChange(event, billing)
+
+    def _commit(
+        self,
+        principal: Principal,
+        debits: Sequence[_Debit],
+        batch: DebitedBatch,
+        now: datetime,
+    ) -> None:
+        # Whatever goes wrong, the next batch reads the row again.
+        warm = self._warm.pop(principal, None)
+        try:
+            committed = commit(
+                self._rows,
+                principal,
+                [debit.change for debit in debits],
+                now=now,
+                pause=self._pause,
+                warm=warm,
+            )
+        except AccountTooLarge as error:
+            if len(debits) == 1:
+                batch.postponed[debits[0].message_id] = error
+                return
+            half = len(debits) // 2
+            self._commit(principal, debits[:half], batch, now)
+            self._commit(principal, debits[half:], batch, now)
+        except AccountMissing as error:
+            refusal = Refusal("unknown_user", str(error))
+            for debit in debits:
+                batch.refused.setdefault(debit.message_id, refusal)
+        except AgentCreditsError as error:
+            batch.postponed.update((debit.message_id, error) for debit in debits)
+        else:
+            self._keep_warm(committed.account)
+            _note(committed, debits, batch)
+
+    def _keep_warm(self, account: Account) -> None:
+        if len(self._warm) >= WARM_ACCOUNTS_MAX:
+            self._warm.pop(next(iter(self._warm)))
+        self._warm[account.principal] = account
+
+
+def _note(committed: Committed, debits: Sequence[_Debit], batch: DebitedBatch) -> None:
+    account = committed.account
+    batch.retries += committed.retries
+    for debit, result in zip(debits, committed.results, strict=True):
+        batch.outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
+        if isinstance(result, Conflicting):
+            reason = f"event {debit.change.event.id} was recorded with another payload"
+            batch.refused.setdefault(debit.message_id, Refusal("conflicting", reason))

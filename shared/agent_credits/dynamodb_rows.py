@@ -1,0 +1,238 @@
+"""The rows in DynamoDB: the calls behind the port of `rows.py`, and the operator's reads.
+
+Every loop over what a batched call left undone is bounded; what is then still undone is a fault,
+and the messages go back to the queue.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from agent_credits.accounts import Account
+from agent_credits.backoff import back_off
+from agent_credits.errors import RowsUnavailable
+from agent_credits.items import (
+    ACCOUNT_PREFIX,
+    PAGE_PREFIX,
+    TEAM_PREFIX,
+    Item,
+    account_from_item,
+    account_item,
+    account_key,
+    page_from_item,
+    page_item,
+    pages_partition,
+    policy_from_item,
+    policy_item,
+    policy_key,
+    receipt_from_item,
+    receipt_items,
+    receipt_key,
+    run_partition,
+    team_from_item,
+    team_item,
+    team_key,
+)
+from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal
+from agent_credits.teams import Team
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+Result = TypeVar("Result")
+
+BATCH_GET_KEYS_MAX = 100
+BATCH_WRITE_ITEMS_MAX = 25
+BATCH_ROUNDS_MAX = 8
+RESULT_PAGES_MAX = 10_000
+PARALLEL_CALLS = 4
+
+
+class DynamoDBRows:
+    """Implements `Rows` and `SettingsRows` over the two tables."""
+
+    def __init__(self, client: "DynamoDBClient", accounts_table: str, ledger_table: str) -> None:
+        self._client = client
+        self._accounts_table = accounts_table
+        self._ledger_table = ledger_table
+
+    def read_account(self, principal: Principal) -> Account | None:
+        item = self._read_row(account_key(principal))
+        return account_from_item(item) if item else None
+
+    def read_team(self, team_id: str) -> Team | None:
+        item = self._read_row(team_key(team_id))
+        return team_from_item(item) if item else None
+
+    def read_policy(self, version: str) -> BillingPolicy | None:
+        item = self._read_row(policy_key(version))
+        return policy_from_item(item) if item else None
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        keys = [receipt_key(identity) for identity in identities]
+        chunks = _in_parallel(self._batch_get, _chunks(keys, BATCH_GET_KEYS_MAX))
+        receipts = [receipt_from_item(item) for chunk in chunks for item in chunk]
+        return {receipt.entry.identity: receipt for receipt in receipts}
+
+    def read_run(self, run_id: str) -> Iterator[Receipt]:
+        for item in self._query(run_partition(run_id), "EVENT#"):
+            yield receipt_from_item(item)
+
+    def read_pages(self, principal: Principal) -> Iterator[Page]:
+        """Yield an account's full pages, oldest first; the open page is on its row."""
+        for item in self._query(pages_partition(principal), PAGE_PREFIX):
+            yield page_from_item(item)
+
+    def list_accounts(self) -> Iterator[Account]:
+        """Yield every account, in no order. Reads the whole table: for the operator only."""
+        for item in self._scan(ACCOUNT_PREFIX):
+            yield account_from_item(item)
+
+    def list_teams(self) -> Iterator[Team]:
+        """Yield every team, in no order. Reads the whole table: for the operator only."""
+        for item in self._scan(TEAM_PREFIX):
+            yield team_from_item(item)
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        current = self._compare_and_set_row(account_item(account), account.version)
+        return account_from_item(current) if current else None
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        """Write a team's settings if those there are one version older; else return those."""
+        current = self._compare_and_set_row(team_item(team), team.version)
+        return team_from_item(current) if current else None
+
+    def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
+        """Put a policy version unless it is there; return what is there. It never changes."""
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.put_item(
+                    TableName=self._accounts_table,
+                    Item=policy_item(policy),
+                    ConditionExpression="attribute_not_exists(pk)",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+            except self._client.exceptions.ConditionalCheckFailedException as lost:
+                return policy_from_item(_item_that_is_there(lost))
+        return policy
+
+    def put_page(self, page: Page) -> None:
+        items = [page_item(page), *receipt_items(page)]
+        _in_parallel(self._batch_write, _chunks(items, BATCH_WRITE_ITEMS_MAX))
+
+    def _read_row(self, key: Item) -> Item | None:
+        with _faults_as_rows_unavailable():
+            response = self._client.get_item(
+                TableName=self._accounts_table, Key=key, ConsistentRead=True
+            )
+        return response.get("Item")
+
+    def _compare_and_set_row(self, item: Item, version: int) -> Item | None:
+        # The row is new: nobody has opened it since it was read as missing.
+        nobody_opened_the_row = "attribute_not_exists(pk)"
+        # The row is there: nobody has committed to it since it was read.
+        nobody_has_committed = "version = :read_version"
+        condition: dict[str, Any] = {"ConditionExpression": nobody_opened_the_row}
+        if version > 1:
+            condition = {
+                "ConditionExpression": nobody_has_committed,
+                "ExpressionAttributeValues": {":read_version": {"N": str(version - 1)}},
+            }
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.put_item(
+                    TableName=self._accounts_table,
+                    Item=item,
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    **condition,
+                )
+            except self._client.exceptions.ConditionalCheckFailedException as lost:
+                return _item_that_is_there(lost)
+        return None
+
+    def _batch_get(self, keys: Sequence[Item]) -> list[Item]:
+        items: list[Item] = []
+        pending: Mapping[str, Any] = {
+            self._ledger_table: {"Keys": list(keys), "ConsistentRead": True}
+        }
+        for attempt in range(BATCH_ROUNDS_MAX):
+            with _faults_as_rows_unavailable():
+                response = self._client.batch_get_item(RequestItems=pending)
+            items += response["Responses"].get(self._ledger_table, [])
+            pending = response.get("UnprocessedKeys", {})
+            if not pending:
+                return items
+            back_off(attempt + 1)
+        raise RowsUnavailable(f"receipts not read in {BATCH_ROUNDS_MAX} rounds")
+
+    def _batch_write(self, items: Sequence[Item]) -> None:
+        pending: Mapping[str, Any] = {
+            self._ledger_table: [{"PutRequest": {"Item": item}} for item in items]
+        }
+        for attempt in range(BATCH_ROUNDS_MAX):
+            with _faults_as_rows_unavailable():
+                response = self._client.batch_write_item(RequestItems=pending)
+            pending = response.get("UnprocessedItems", {})
+            if not pending:
+                return
+            back_off(attempt + 1)
+        raise RowsUnavailable(f"page not written in {BATCH_ROUNDS_MAX} rounds")
+
+    def _query(self, partition: Item, sk_prefix: str) -> Iterator[Item]:
+        return self._all_pages(
+            self._client.query,
+            TableName=self._ledger_table,
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
+            ExpressionAttributeValues={":pk": partition, ":prefix": {"S": sk_prefix}},
+        )
+
+    def _scan(self, pk_prefix: str) -> Iterator[Item]:
+        return self._all_pages(
+            self._client.scan,
+            TableName=self._accounts_table,
+            FilterExpression="begins_with(pk, :prefix)",
+            ExpressionAttributeValues={":prefix": {"S": pk_prefix}},
+        )
+
+    def _all_pages(self, call: Callable[..., Any], **request: Any) -> Iterator[Item]:
+        for _ in range(RESULT_PAGES_MAX):
+            with _faults_as_rows_unavailable():
+                response = call(ConsistentRead=True, **request)
+            yield from response["Items"]
+            if "LastEvaluatedKey" not in response:
+                return
+            request["ExclusiveStartKey"] = response["LastEvaluatedKey"]
+        raise RowsUnavailable(f"more than {RESULT_PAGES_MAX} pages of results")
+
+
+def _in_parallel(
+    call: Callable[[Sequence[Item]], Result], chunks: Sequence[Sequence[Item]]
+) -> list[Result]:
+    """Return one result per chunk, in order; a single chunk costs no thread."""
+    if len(chunks) <= 1:
+        return [call(chunk) for chunk in chunks]
+    with ThreadPoolExecutor(max_workers=min(PARALLEL_CALLS, len(chunks))) as pool:
+        return list(pool.map(call, chunks))
+
+
+def _item_that_is_there(lost: ClientError) -> Item:
+    # The failed write answers with the item that made it fail; the SDK's types leave it out.
+    response: Mapping[str, Any] = lost.response
+    return dict(response["Item"])
+
+
+def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+@contextmanager
+def _faults_as_rows_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError) as fault:
+        raise RowsUnavailable(str(fault)) from fault

@@ -1,0 +1,46 @@
+"""A grant: credits put into a pool at one time, and the total order in which grants are drawn."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+# Ids of grants that the system itself makes; an operator's id may not begin like one of them.
+REFILL_PREFIX = "refill:"
+RESERVED_PREFIXES = (REFILL_PREFIX,)
+
+GRANTS_MAX = 200
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+GrantCause = Literal["refill", "purchase", "gift", "contract"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    id: str
+    pool: str
+    amount_microcredits: int
+    remaining_microcredits: int
+    granted_at: datetime
+    expires_at: datetime | None
+    cause: GrantCause
+
+    def is_live(self, now: datetime) -> bool:
+        """Tell whether it can still be drawn; at its very expiry it no longer can."""
+        return self.expires_at is None or self.expires_at > now
+
+
+def drawing_order(grants: Iterable[Grant], pools: Iterable[str]) -> list[Grant]:
+    """Sort grants into the one order in which every worker draws them.
+
+    1. the pool's place in the policy's order (grants of other pools are left out)
+    2. earliest expiry first, so that as little as possible lapses; never-expiring last
+    3. oldest grant first
+    4. grant id, so that no two grants ever tie
+    """
+    place = {pool: number for number, pool in enumerate(pools)}
+    return sorted(
+        (grant for grant in grants if grant.pool in place),
+        key=lambda g: (place[g.pool], g.expires_at or _NEVER, g.granted_at, g.id),
+    )

@@ -1,0 +1,170 @@
+"""Keys and item shapes: the one place that knows how a noun of the domain lies in DynamoDB.
+
+AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>
+LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
+               receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from agent_credits import codec
+from agent_credits.accounts import Account
+from agent_credits.errors import AccountTooLarge
+from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal, parse_principal
+from agent_credits.teams import Team
+
+# Typed attribute values: {"pk": {"S": "ACCOUNT#user:ana"}, "version": {"N": "7"}}.
+Item = dict[str, Any]
+
+ACCOUNT_PREFIX = "ACCOUNT#"
+TEAM_PREFIX = "TEAM#"
+PAGE_PREFIX = "PAGE#"
+
+ROW_BYTES_MAX = 64 * 1024
+
+
+def account_key(principal: Principal) -> Item:
+    return {"pk": {"S": f"{ACCOUNT_PREFIX}{principal}"}}
+
+
+def team_key(team_id: str) -> Item:
+    return {"pk": {"S": f"{TEAM_PREFIX}{team_id}"}}
+
+
+def policy_key(version: str) -> Item:
+    return {"pk": {"S": f"POLICY#{version}"}}
+
+
+def run_partition(run_id: str) -> Item:
+    return {"S": f"RUN#{run_id}"}
+
+
+def pages_partition(principal: Principal) -> Item:
+    return {"S": f"{ACCOUNT_PREFIX}{principal}"}
+
+
+def page_key(principal: Principal, number: int) -> Item:
+    return {"pk": pages_partition(principal), "sk": {"S": f"{PAGE_PREFIX}{number:010d}"}}
+
+
+def receipt_key(identity: Identity) -> Item:
+    event = f"EVENT#{_escaped(identity.source)}#{_escaped(identity.id)}"
+    return {"pk": {"S": f"{identity.realm}#{identity.subject}"}, "sk": {"S": event}}
+
+
+def account_item(account: Account) -> Item:
+    """Return the account's row. Raises `AccountTooLarge` where it would pass its ceiling."""
+    packed = codec.pack_entries(account.entries)
+    item: Item = {
+        **account_key(account.principal),
+        "version": {"N": str(account.version)},
+        "page_number": {"N": str(account.page_number)},
+        "grants": {"S": codec.pack_grants(account.grants)},
+        "entries": {"S": packed} if isinstance(packed, str) else {"B": packed},
+    }
+    if account.plan is not None:
+        item["plan"] = {"S": codec.pack_plan(account.plan)}
+    if account.errored_runs:
+        item["errored_runs"] = {"S": codec.pack_errored_runs(account.errored_runs)}
+    size = item_bytes(item)
+    if size > ROW_BYTES_MAX:
+        raise AccountTooLarge(f"{account.principal}: a row of {size} bytes passes {ROW_BYTES_MAX}")
+    return item
+
+
+def account_from_item(item: Mapping[str, Any]) -> Account:
+    """Read an account's row, from a response or from an image of the change stream."""
+    return Account(
+        principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
+        version=int(item["version"]["N"]),
+        grants=codec.unpack_grants(item["grants"]["S"]),
+        plan=codec.unpack_plan(item["plan"]["S"]) if "plan" in item else None,
+        errored_runs=(
+            codec.unpack_errored_runs(item["errored_runs"]["S"]) if "errored_runs" in item else ()
+        ),
+        page_number=int(item["page_number"]["N"]),
+        entries=codec.unpack_entries(_text_or_bytes(item["entries"])),
+    )
+
+
+def page_item(page: Page) -> Item:
+    packed = codec.pack_entries(page.entries)
+    return {
+        **page_key(page.principal, page.number),
+        "entries": {"S": packed} if isinstance(packed, str) else {"B": packed},
+    }
+
+
+def page_from_item(item: Mapping[str, Any]) -> Page:
+    return Page(
+        principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
+        number=int(item["sk"]["S"].removeprefix(PAGE_PREFIX)),
+        entries=codec.unpack_entries(_text_or_bytes(item["entries"])),
+    )
+
+
+def receipt_items(page: Page) -> list[Item]:
+    return [
+        {
+            **receipt_key(entry.identity),
+            "account": {"S": str(page.principal)},
+            "page": {"N": str(page.number)},
+            "entry": {"S": codec.pack_entry(entry)},
+        }
+        for entry in page.entries
+    ]
+
+
+def receipt_from_item(item: Mapping[str, Any]) -> Receipt:
+    return Receipt(
+        principal=parse_principal(item["account"]["S"]),
+        page_number=int(item["page"]["N"]),
+        entry=codec.unpack_entry(item["entry"]["S"]),
+    )
+
+
+def team_item(team: Team) -> Item:
+    return {
+        **team_key(team.team_id),
+        "version": {"N": str(team.version)},
+        "settings": {"S": team.model_dump_json(exclude={"version"})},
+    }
+
+
+def team_from_item(item: Mapping[str, Any]) -> Team:
+    team = Team.model_validate_json(item["settings"]["S"])
+    return team.model_copy(update={"version": int(item["version"]["N"])})
+
+
+def policy_item(policy: BillingPolicy) -> Item:
+    return {**policy_key(policy.version), "policy": {"S": policy.model_dump_json()}}
+
+
+def policy_from_item(item: Mapping[str, Any]) -> BillingPolicy:
+    return BillingPolicy.model_validate_json(item["policy"]["S"])
+
+
+def item_bytes(item: Item) -> int:
+    """Return the size DynamoDB bills: names and values; a number takes about half its digits."""
+    size = 0
+    for name, typed in item.items():
+        ((kind, value),) = typed.items()
+        size += len(name) + (len(value) // 2 + 2 if kind == "N" else len(value))
+    return size
+
+
+def _text_or_bytes(typed: Mapping[str, Any]) -> str | bytes:
+    if "S" in typed:
+        return str(typed["S"])
+    packed = typed["B"]
+    # The client decodes binary values; the change stream delivers them in base64.
+    return packed if isinstance(packed, bytes) else base64.b64decode(packed)
+
+
+def _escaped(part: str) -> str:
+    # Both parts may hold the separator; unescaped, two identities could share one key.
+    return part.replace("%", "%25").replace("#", "%23")

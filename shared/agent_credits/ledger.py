@@ -1,0 +1,137 @@
+"""The ledger's nouns: an entry is the immutable record of what one event did to an account.
+
+Entries stand on the account row's open page until the page is full; a full page is copied to the
+ledger, together with one receipt per entry, and never changes again.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from agent_credits.grants import Grant
+from agent_credits.policy import Payer
+from agent_credits.principals import Principal
+
+Realm = Literal["RUN", "GRANT"]
+
+# The source of entries that the system makes itself.
+OWN_SOURCE = "/agent-credits"
+
+EntryType = Literal[
+    "agent_run.requested",
+    "agent_run.usage",
+    "agent_run.finished",
+    "credits.granted",
+    "credits.refilled",
+    "credits.expired",
+    "plan.changed",
+]
+Outcome = Literal[
+    "accepted",  # a request that the pools can cover; it takes nothing
+    "debited",  # usage drawn in full
+    "insufficient",  # too little: usage took what there was, the rest is the shortfall
+    "waived",  # usage of a run that had already ended by the platform's fault
+    "finished",  # the end of a run
+    "returned",  # the end of a run by the platform's fault; its draws went back
+    "granted",
+    "refilled",
+    "expired",
+    "changed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes an event count once, for ever: source, subject and id.
+
+    For a run's event the subject is the run; for what is not a run it is the principal.
+    """
+
+    realm: Realm
+    subject: str
+    source: str
+    id: str
+
+
+def run_identity(source: str, run_id: str, event_id: str) -> Identity:
+    return Identity("RUN", run_id, source, event_id)
+
+
+def grant_identity(principal: Principal, change_id: str) -> Identity:
+    return Identity("GRANT", str(principal), OWN_SOURCE, change_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What one event took from one grant; of a `returned` entry, what it gave back to it."""
+
+    pool: str
+    grant_id: str
+    microcredits: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolBalance:
+    pool: str
+    available_microcredits: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """Why a run's entry is on this account: the event's own data and the policy's answer."""
+
+    team_id: str
+    trigger_kind: Literal["user", "team_api_key", "schedule"]
+    trigger_id: str
+    project_id: str | None
+    event_time: datetime
+    payer: Payer
+    policy_version: str
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The record of one event. `draws` plus `shortfall` equal `amount` for usage.
+
+    `amount_microcredits`: what usage asked for, a request estimated, a grant added, a grant lost.
+    `pools_before`: of insufficient entries, what each pool of the order held before the event.
+    `fails_run`: this is the entry at which the run failed; it is set once per run.
+    `grant`: of granted and refilled entries, the grant as it was made.
+    """
+
+    identity: Identity
+    payload_hash: str
+    type: EntryType
+    outcome: Outcome
+    recorded_at: datetime
+    amount_microcredits: int = 0
+    draws: tuple[Draw, ...] = ()
+    shortfall_microcredits: int = 0
+    run: RunContext | None = None
+    pools_before: tuple[PoolBalance, ...] = ()
+    fails_run: bool = False
+    grant: Grant | None = None
+    plan_name: str | None = None
+
+    @property
+    def drawn_microcredits(self) -> int:
+        return sum(draw.microcredits for draw in self.draws)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A full run of entries of one account, in the order they were committed."""
+
+    principal: Principal
+    number: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where an event's entry is, and the entry itself, so that one query answers for a run."""
+
+    principal: Principal
+    page_number: int
+    entry: Entry

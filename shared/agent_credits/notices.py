@@ -1,0 +1,65 @@
+"""A notice: a CloudEvent about an account, published to SNS, for machines and for people."""
+
+import json
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from agent_credits.principals import Principal
+
+Severity = Literal["critical", "warning", "info"]
+
+# Notice ids are derived, never drawn: publishing one again after a crash gives the same id, so that
+# a consumer can drop the repeat.
+_NAMESPACE = uuid.UUID("7f1cbd0a-6d0f-5c0c-9f43-0f2a3a4b6c11")
+
+SUBJECT_LENGTH_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """`key` tells the notice from every other of its type on this principal, for ever."""
+
+    type: str
+    severity: Severity
+    principal: Principal
+    team_id: str
+    key: str
+    subject: str
+    time: datetime
+    retryable: bool
+    data: dict[str, Any]
+    email_subject: str
+    email_text: str
+
+    @property
+    def id(self) -> str:
+        return str(uuid.uuid5(_NAMESPACE, json.dumps([self.type, str(self.principal), self.key])))
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        return {
+            "notice_id": self.id,
+            "notice_type": self.type,
+            "team_id": self.team_id,
+            "principal": str(self.principal),
+            "notice_subject": self.subject,
+        }
+
+    def to_cloudevent(self) -> dict[str, Any]:
+        return {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": f"/agent-credits/accounts/{self.principal}",
+            "type": self.type,
+            "subject": self.subject,
+            "time": iso(self.time),
+            "datacontenttype": "application/json",
+            "data": self.data,
+        }
+
+
+def iso(instant: datetime) -> str:
+    """Return the instant as RFC 3339 in UTC, as it stands in notices: 2026-12-01T00:00:00Z."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,42 @@
+"""Plan periods: monthly from the anchor day, clamped at month ends, in UTC.
+
+A period that starts on the 31st starts on the 30th or 28th in shorter months and on the 31st again
+in the next long one: each start is computed from the anchor, never from the start before it, so
+that a clamp does not stick. A month is not thirty days.
+"""
+
+import calendar
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Half open: an instant at `end` belongs to the next period."""
+
+    start: datetime
+    end: datetime
+
+
+def period_containing(anchor: date, now: datetime) -> Period | None:
+    """Return the plan period that `now` falls into, or None before the anchor day."""
+    today = now.astimezone(UTC).date()
+    if today < anchor:
+        return None
+    months = (today.year - anchor.year) * 12 + today.month - anchor.month
+    if today < _month_after(anchor, months):
+        months -= 1
+    return Period(
+        start=_midnight(_month_after(anchor, months)),
+        end=_midnight(_month_after(anchor, months + 1)),
+    )
+
+
+def _month_after(anchor: date, months: int) -> date:
+    year, month0 = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
+    last_day = calendar.monthrange(year, month0 + 1)[1]
+    return date(year, month0 + 1, min(anchor.day, last_day))
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

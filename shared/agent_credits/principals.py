@@ -1,0 +1,23 @@
+"""A principal is who is billed for a run: `user:<id>` or `team:<id>`. Each has one account."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+PrincipalKind = Literal["user", "team"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Principal:
+    kind: PrincipalKind
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.id}"
+
+
+def parse_principal(text: str) -> Principal:
+    """Read `user:<id>` or `team:<id>`; raises ValueError with a sentence for the operator."""
+    kind, separator, principal_id = text.partition(":")
+    if not separator or not principal_id or kind not in get_args(PrincipalKind):
+        raise ValueError(f"{text!r} is not a principal; write user:<id> or team:<id>")
+    return Principal("user" if kind == "user" else "team", principal_id)

@@ -1,0 +1,54 @@
+"""The port to the rows: everything that may be read or written, and by nothing else.
+
+Reads are strongly consistent. Writes are of two kinds: a compare-and-set of one row, which commits,
+and plain puts of pages and receipts, whose content is a pure function of a committed row, so that
+writing them twice writes the same.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from agent_credits.accounts import Account
+from agent_credits.ledger import Entry, Identity, Page, Receipt
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal
+from agent_credits.teams import Team
+
+
+class Rows(Protocol):
+    """The rows of accounts and their ledger. Each method raises `RowsUnavailable` on a fault."""
+
+    def read_account(self, principal: Principal) -> Account | None: ...
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        """Return the receipts there are, of any account."""
+        ...
+
+    def read_run(self, run_id: str) -> Iterable[Receipt]:
+        """Return every receipt of a run, of any account."""
+        ...
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        """Write the row if the one there is one version older.
+
+        Returns None when it was written, or else the row that is there instead. Raises
+        `AccountTooLarge`, before anything is written, when the row would pass its ceiling.
+        """
+        ...
+
+    def put_page(self, page: Page) -> None:
+        """Put a full page and one receipt for each of its entries."""
+        ...
+
+
+class SettingsRows(Protocol):
+    """The rows of teams and policies. Each method raises `RowsUnavailable` on a fault."""
+
+    def read_team(self, team_id: str) -> Team | None: ...
+
+    def read_policy(self, version: str) -> BillingPolicy | None: ...
+
+
+def entries_of(receipts: Iterable[Receipt], principal: Principal) -> tuple[Entry, ...]:
+    """Return the entries that stand on this account, in the order of the receipts."""
+    return tuple(receipt.entry for receipt in receipts if receipt.principal == principal)

@@ -1,0 +1,131 @@
+"""The notice of a run that failed for lack of credits: once per run, at once, never folded."""
+
+from datetime import datetime
+from typing import assert_never
+
+from agent_credits.accounts import Account
+from agent_credits.credits import format_credits
+from agent_credits.lapse import resets_at
+from agent_credits.ledger import Entry, PoolBalance, RunContext
+from agent_credits.notices import Notice, iso
+from agent_credits.problem import insufficient_credits_problem
+
+CAUSE = "pools_exhausted"
+
+
+def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: str) -> Notice:
+    """Return the notice of an entry that failed its run."""
+    run = entry.run
+    if run is None:
+        raise TypeError("only a run's entry can fail a run")
+    refill = resets_at(account, entry.recorded_at)
+    fix = fixes(account, run, refill)
+    pools = _pools_after(entry)
+    run_id = entry.identity.subject
+    data = {
+        "run_id": run_id,
+        "team_id": run.team_id,
+        "principal": str(account.principal),
+        "trigger": run.trigger_kind,
+        "task_state": "FAILED",
+        "shortfall_credits": format_credits(entry.shortfall_microcredits),
+        "pools": [
+            {"pool": p.pool, "remaining_credits": format_credits(p.available_microcredits)}
+            for p in pools
+        ],
+        "cause": CAUSE,
+        "auto_reload": {"state": "off"},
+        "resets_at": iso(refill) if refill else None,
+        "fix": fix,
+        "problem": insufficient_credits_problem(problem_type_base_url),
+    }
+    if run.project_id is not None:
+        data["project_id"] = run.project_id
+    if run.traceparent is not None:
+        data["traceparent"] = run.traceparent
+    return Notice(
+        type="insufficient_credits",
+        severity="critical",
+        principal=account.principal,
+        team_id=run.team_id,
+        key=run_id,
+        subject=run_id,
+        time=entry.recorded_at,
+        retryable=False,
+        data=data,
+        email_subject=f"Run {run_id} failed: {account.principal} is out of credits",
+        email_text=_email_text(account, entry, run, pools, fix, refill),
+    )
+
+
+def fixes(account: Account, run: RunContext, refill: datetime | None) -> list[str]:
+    """Return what can be done, by whom, most direct first; it depends on who was billed."""
+    match run.payer:
+        case "user":
+            steps = [f"{account.principal.id}: purchase add-on credits for your own account."]
+        case "owner":
+            steps = [
+                f"The owner of team {run.team_id}, {account.principal.id}: purchase add-on "
+                "credits; unattended runs are paid from the owner's pools."
+            ]
+        case "team":
+            return [
+                f"An admin of team {run.team_id}: contact your account manager to extend the "
+                "contract's credits."
+            ]
+        case _:
+            assert_never(run.payer)
+    if refill is not None:
+        steps.append(f"Or wait: the plan's credits refill at {iso(refill)}.")
+    return steps
+
+
+def _pools_after(entry: Entry) -> tuple[PoolBalance, ...]:
+    taken: dict[str, int] = {}
+    for draw in entry.draws:
+        taken[draw.pool] = taken.get(draw.pool, 0) + draw.microcredits
+    return tuple(
+        PoolBalance(p.pool, p.available_microcredits - taken.get(p.pool, 0))
+        for p in entry.pools_before
+    )
+
+
+def _email_text(
+    account: Account,
+    entry: Entry,
+    run: RunContext,
+    pools: tuple[PoolBalance, ...],
+    fix: list[str],
+    refill: datetime | None,
+) -> str:
+    trigger = {
+        "user": f"started by user {run.trigger_id}",
+        "team_api_key": f"started by team API key {run.trigger_id}",
+        "schedule": f"started by schedule {run.trigger_id}",
+    }[run.trigger_kind]
+    lines = [
+        f"Run {entry.identity.subject} of team {run.team_id} failed: the account that pays for it "
+        "is out of credits.",
+        "",
+        f"Run:       {entry.identity.subject}, {trigger}",
+        *([f"Project:   {run.project_id}"] if run.project_id else []),
+        f"Billed:    {account.principal}",
+        f"Pools:     {_pools_text(pools)}",
+        *(
+            [f"Short by:  {format_credits(entry.shortfall_microcredits)} credits"]
+            if entry.shortfall_microcredits
+            else []
+        ),
+        "Reload:    auto-reload is off",
+        f"Resets at: {iso(refill) if refill else 'never; this account has no plan that refills'}",
+        "",
+        "What to do now:",
+        *(f"- {step}" for step in fix),
+        "",
+        "Retrying will not help until then: every further run on this account fails as well.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pools_text(pools: tuple[PoolBalance, ...]) -> str:
+    return ", ".join(f"{p.pool} {format_credits(p.available_microcredits)}" for p in pools)

@@ -1,0 +1,108 @@
+"""Teams, and the rule that says who is billed for a run.
+
+Who pays is decided by the event's own time against the team's tenures, an append-only history of
+owner, kind and policy. A redelivery of the same event is therefore billed to the same account for
+ever, also when the owner changed in between; decided by today's owner, it would be looked up in
+another account, found there to be new, and be charged twice.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, Self, assert_never
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from agent_credits.events import AgentRunEvent, UserTrigger
+from agent_credits.identifiers import Identifier
+from agent_credits.policy import BillingPolicy, Payer, TeamKind
+from agent_credits.principals import Principal
+
+MEMBERS_MAX = 2_000
+TENURES_MAX = 100
+
+# An event may be this far ahead of our clock before it is refused.
+CLOCK_SKEW_MAX = timedelta(minutes=5)
+# A worker may bill by settings this old.
+SETTINGS_TTL = timedelta(minutes=1)
+# A new tenure starts late enough that no event of its time was billed without knowing of it.
+TENURE_NOTICE = 2 * (CLOCK_SKEW_MAX + SETTINGS_TTL)
+
+
+class Tenure(BaseModel):
+    """From `since` on: what kind of team it is, who owns it, and which policy bills its runs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    since: AwareDatetime
+    kind: TeamKind
+    owner: Identifier
+    policy_version: Identifier
+
+
+class Team(BaseModel):
+    """The settings row of a team. `members` "*" (enterprise) takes every user of the platform."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    team_id: Identifier
+    version: int = Field(default=0, ge=0)
+    plan: Identifier
+    time_zone: str
+    members: frozenset[Identifier] | Literal["*"]
+    tenures: tuple[Tenure, ...] = Field(min_length=1, max_length=TENURES_MAX)
+
+    @model_validator(mode="after")
+    def _tenures_follow_each_other(self) -> Self:
+        starts = [tenure.since for tenure in self.tenures]
+        if starts != sorted(starts):
+            raise ValueError("tenures must be in the order of their start")
+        if self.members != "*" and len(self.members) > MEMBERS_MAX:
+            raise ValueError(f"a team has at most {MEMBERS_MAX} listed members")
+        return self
+
+    def tenure_at(self, time: datetime) -> Tenure:
+        """Return the tenure that bills an event of this time; the first reaches back for ever."""
+        started = [tenure for tenure in self.tenures if tenure.since <= time]
+        return started[-1] if started else self.tenures[0]
+
+    def has_member(self, user_id: str) -> bool:
+        return self.members == "*" or user_id in self.members
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """Who is billed for an event, from which pools in which order, and under which policy."""
+
+    principal: Principal
+    payer: Payer
+    pools: tuple[str, ...]
+    policy_version: str
+    grace: timedelta
+
+
+def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
+    """Return the billing of an event under the policy version of the tenure it falls into."""
+    tenure = team.tenure_at(event.time)
+    rule = policy.rule_for(tenure.kind, event.data.trigger.kind)
+    return Billing(
+        principal=_payer_principal(rule.payer, event, team.team_id, tenure.owner),
+        payer=rule.payer,
+        pools=rule.pools,
+        policy_version=policy.version,
+        grace=timedelta(days=policy.grace_days),
+    )
+
+
+def _payer_principal(payer: Payer, event: AgentRunEvent, team_id: str, owner: str) -> Principal:
+    match payer:
+        case "user":
+            trigger = event.data.trigger
+            if not isinstance(trigger, UserTrigger):
+                raise TypeError("the policy lets only a user trigger bill its user")
+            return Principal("user", trigger.user_id)
+        case "owner":
+            return Principal("user", owner)
+        case "team":
+            return Principal("team", team_id)
+        case _:
+            assert_never(payer)

@@ -1,0 +1,56 @@
+"""The rows in memory: a fake with state that keeps what the port of `rows.py` promises."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+from agent_credits.accounts import Account
+from agent_credits.items import account_item
+from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal
+from agent_credits.teams import Team
+
+
+class MemoryRows:
+    """Implements `Rows` and `SettingsRows`; one call is one atomic step."""
+
+    def __init__(self) -> None:
+        self.accounts: dict[Principal, Account] = {}
+        self.pages: dict[tuple[Principal, int], Page] = {}
+        self.receipts: dict[Identity, Receipt] = {}
+        self.teams: dict[str, Team] = {}
+        self.policies: dict[str, BillingPolicy] = {}
+        # Every image an account's row ever had, as the change stream would deliver them.
+        self.stream: list[tuple[Account | None, Account]] = []
+
+    def read_account(self, principal: Principal) -> Account | None:
+        return self.accounts.get(principal)
+
+    def read_team(self, team_id: str) -> Team | None:
+        return self.teams.get(team_id)
+
+    def read_policy(self, version: str) -> BillingPolicy | None:
+        return self.policies.get(version)
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        return {i: self.receipts[i] for i in identities if i in self.receipts}
+
+    def read_run(self, run_id: str) -> Iterator[Receipt]:
+        yield from [
+            receipt
+            for identity, receipt in self.receipts.items()
+            if identity.realm == "RUN" and identity.subject == run_id
+        ]
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        account_item(account)  # A row past its ceiling is refused here as it is by the real rows.
+        there = self.accounts.get(account.principal)
+        if (there.version if there else 0) != account.version - 1:
+            return there
+        self.accounts[account.principal] = account
+        self.stream.append((there, account))
+        return None
+
+    def put_page(self, page: Page) -> None:
+        self.pages[page.principal, page.number] = page
+        for entry in page.entries:
+            self.receipts[entry.identity] = Receipt(page.principal, page.number, entry)
