@@ -24,7 +24,7 @@ from agent_credits.decide import (
     runs_that_fail,
     runs_that_give_back,
 )
-from agent_credits.errors import AccountMissing, Contended, require
+from agent_credits.errors import AccountMissing, Contended, InvariantViolated, require
 from agent_credits.ledger import Identity, grant_identity
 from agent_credits.principals import Principal
 from agent_credits.rows import Rows, entries_of
@@ -71,7 +71,16 @@ def commit(
             raise AccountMissing(f"{principal} has no account")
         account = Account(principal)
     for attempt in range(ATTEMPTS_MAX):
-        decision = _decide(rows, account, changes, now)
+        try:
+            decision = _decide(rows, account, changes, now)
+        except InvariantViolated:
+            # The ledger was read after the row, so it may know commits that this row does not, and
+            # the two need not fit together. It is a bug only if the row is still the newest.
+            newer = rows.read_account(principal)
+            if newer is None or newer.version == account.version:
+                raise
+            account = newer
+            continue
         if not decision.changes_account:
             return Committed(account, decision.results, attempt)
         require(decision.account.version == account.version + 1, "a commit adds one to `version`")

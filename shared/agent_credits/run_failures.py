@@ -65,13 +65,17 @@ def fixes(account: Account, run: RunContext, refill: datetime | None) -> list[st
             steps = [f"{account.principal.id}: purchase add-on credits for your own account."]
         case "owner":
             steps = [
-                f"The owner of team {run.team_id}, {account.principal.id}: purchase add-on "
-                "credits; unattended runs are paid from the owner's pools."
+                (
+                    f"The owner of team {run.team_id}, {account.principal.id}: purchase add-on "
+                    "credits; unattended runs are paid from the owner's pools."
+                )
             ]
         case "team":
             return [
-                f"An admin of team {run.team_id}: contact your account manager to extend the "
-                "contract's credits."
+                (
+                    f"An admin of team {run.team_id}: contact your account manager to extend the "
+                    "contract's credits."
+                )
             ]
         case _:
             assert_never(run.payer)
@@ -104,8 +108,10 @@ def _email_text(
         "schedule": f"started by schedule {run.trigger_id}",
     }[run.trigger_kind]
     lines = [
-        f"Run {entry.identity.subject} of team {run.team_id} failed: the account that pays for it "
-        "is out of credits.",
+        (
+            f"Run {entry.identity.subject} of team {run.team_id} failed: the account that pays for it "
+            "is out of credits."
+        ),
         "",
         f"Run:       {entry.identity.subject}, {trigger}",
         *([f"Project:   {run.project_id}"] if run.project_id else []),

@@ -1,0 +1,95 @@
+# Everything this repository does starts here; `make` alone lists it. All it needs is make and
+# Python 3.11 or newer: the rest is installed into .tools and .venv, at pinned versions.
+
+PYTHON ?= python3
+
+UV := .tools/uv/bin/uv
+READY := .venv/.ready .tools/ministack/.ready .tools/sam/.ready
+
+# One interpreter everywhere: what uv finds or downloads by itself could be another one, and the
+# embedded stack runs the functions on the very version that they were built for.
+export UV_PYTHON := $(CURDIR)/.tools/uv/bin/python
+export UV_PYTHON_DOWNLOADS := never
+# An active venv of the caller's is not ours to use.
+unexport VIRTUAL_ENV
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: help setup demo down replay test test-quick lint format types template lock clean FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## install the tools and the project into this checkout
+
+demo: $(READY) ## deploy to the embedded stack, send the sample events, show what happened
+	@.venv/bin/agent-credits demo
+
+down: .venv/.ready ## stop the embedded stack
+	@.venv/bin/agent-credits local down
+
+replay: $(READY) ## send a production trace through the embedded stack and verify the ledger
+	@.venv/bin/agent-credits replay
+
+test: lint types template ## run every check: lint, types, template, all tests
+	.venv/bin/pytest
+
+test-quick: lint types ## run every check that needs no embedded stack
+	.venv/bin/pytest -m "not e2e and not aws"
+
+lint: .venv/.ready
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+
+format: .venv/.ready ## format the code and fix what can be fixed
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+types: .venv/.ready
+	.venv/bin/mypy
+
+# Validation is offline, but SAM insists on a region and looks for credentials first.
+template: $(READY)
+	env -u AWS_PROFILE AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test SAM_CLI_TELEMETRY=0 \
+		.tools/sam/bin/sam validate --lint --region us-east-1
+
+lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools/*.in
+	$(UV) lock --no-config
+	$(UV) export --no-config --frozen --quiet --only-group layer --no-annotate --no-header \
+		--output-file shared/requirements.txt
+	for tool in uv ministack sam; do \
+		$(UV) pip compile --no-config --quiet --universal --python-version 3.11 \
+			--generate-hashes --no-annotate --no-header \
+			--output-file tools/$$tool.txt tools/$$tool.in; \
+	done
+
+clean: ## stop the embedded stack and remove everything that was installed or built here
+	@if [ -x .venv/bin/agent-credits ]; then .venv/bin/agent-credits local down; fi
+	rm -rf .venv .tools .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The stamps. Another interpreter, or a moved checkout, changes this file and so rebuilds them all.
+.tools/interpreter: FORCE
+	@mkdir -p .tools
+	@$(PYTHON) tools/interpreter.py > $@.now
+	@if cmp -s $@.now $@; then rm $@.now; else mv $@.now $@; fi
+
+.tools/uv/.ready: .tools/interpreter tools/uv.txt
+	@echo "Installing uv"
+	@$(PYTHON) -m venv --clear .tools/uv
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement tools/uv.txt
+	@touch $@
+
+$(UV): .tools/uv/.ready
+
+.venv/.ready: .tools/uv/.ready pyproject.toml uv.lock
+	@echo "Installing the project and what its tests need"
+	@$(UV) sync --quiet --frozen
+	@touch $@
+
+.tools/%/.ready: .tools/uv/.ready tools/%.txt
+	@echo "Installing $*"
+	@$(UV) venv --quiet --clear .tools/$*
+	@$(UV) pip sync --quiet --require-hashes --python .tools/$*/bin/python tools/$*.txt
+	@touch $@

@@ -1,0 +1,86 @@
+"""The checkout that this command line runs from: its sources, and the tools that `make` put there.
+
+The embedded stack needs both; commands that talk to AWS need neither.
+"""
+
+import hashlib
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from agent_credits_cli.refusal import Refusal
+
+# What decides whether a deployed stack is up to date.
+SOURCES: Final = ("template.yaml", "samconfig.toml", "functions", "shared")
+ARCHITECTURES: Final = {
+    "x86_64": "x86_64",
+    "amd64": "x86_64",
+    "arm64": "arm64",
+    "aarch64": "arm64",
+}
+
+
+@dataclass(frozen=True)
+class Checkout:
+    root: Path
+
+    @property
+    def ministack_python(self) -> Path:
+        return self.root / ".tools" / "ministack" / "bin" / "python"
+
+    @property
+    def sam_folder(self) -> Path:
+        """Holds `sam`, and the interpreter and the pip that `sam build` must find."""
+        return self.root / ".tools" / "sam" / "bin"
+
+    @property
+    def layer_requirements(self) -> Path:
+        return self.root / "shared" / "requirements.txt"
+
+    def require_tools(self) -> None:
+        for path in (self.root / "template.yaml", self.ministack_python, self.sam_folder / "sam"):
+            if not path.exists():
+                raise Refusal(f"{path} is missing; run `make setup` in a checkout of Agent Credits")
+
+    def runtime(self) -> str:
+        """The Lambda runtime to build for: the emulator runs functions on its own interpreter."""
+        version = subprocess.run(
+            [self.ministack_python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        return f"python{version}"
+
+    def fingerprint(self) -> str:
+        """A hash of everything that is deployed, so that nothing unchanged is deployed again."""
+        digest = hashlib.sha256()
+        for path in sorted(self._source_files()):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(self.root)} {len(content)}\n".encode())
+            digest.update(content)
+        return digest.hexdigest()
+
+    def _source_files(self) -> Iterator[Path]:
+        for name in SOURCES:
+            source = self.root / name
+            for path in (source, *source.rglob("*")):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    yield path
+
+
+def this_checkout() -> Checkout:
+    return Checkout(root=Path(__file__).resolve().parents[2])
+
+
+def architecture() -> str:
+    """The Lambda architecture of this machine: the emulator runs functions without a container."""
+    machine = platform.machine().lower()
+    if machine not in ARCHITECTURES:
+        raise Refusal(
+            f"Lambda has no architecture for this machine ({machine}); it knows x86_64 and arm64"
+        )
+    return ARCHITECTURES[machine]

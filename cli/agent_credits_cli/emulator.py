@@ -1,0 +1,161 @@
+"""The emulator's process: started in a group of its own, and only that very group is stopped.
+
+MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group. So
+ending the group at once loses nothing that a gentler end would keep, and leaves no worker behind.
+"""
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from agent_credits_cli.refusal import Refusal
+
+HOST: Final = "127.0.0.1"
+HEALTH_PATH: Final = "/_ministack/health"
+START_SECONDS_MAX: Final = 60.0
+STOP_SECONDS_MAX: Final = 10.0
+POLL_SECONDS: Final = 0.05
+# Zombies have ended and wait to be collected. ps reports nothing about what is gone altogether.
+DEAD_STATES: Final = ("Z", "X", "")
+
+
+class Emulator(BaseModel):
+    """A started emulator. `birth` tells it from a later process that got the same pid."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    birth: str
+    port: int
+
+    @classmethod
+    def start(cls, python: Path, port: int, log: Path, environment: Mapping[str, str]) -> Self:
+        """Start a detached emulator; it is not yet healthy when this returns."""
+        write_log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        pid = os.posix_spawn(
+            python,
+            [str(python), "-m", "ministack"],
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, write_log, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            # A session of its own: Ctrl-C and the end of the terminal do not reach it.
+            setsid=True,
+        )
+        birth = birth_of(pid)
+        if birth is None:
+            raise Refusal(f"the emulator ended as soon as it was started; see {log}")
+        return cls(pid=pid, birth=birth, port=port)
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def is_running(self) -> bool:
+        return birth_of(self.pid) == self.birth
+
+    def is_healthy(self) -> bool:
+        if not self.is_running():
+            return False
+        # http.client knows no proxies, and a proxy would answer for somebody else.
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=2.0)
+        try:
+            connection.request("GET", HEALTH_PATH)
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+        # It may just have died, and have left its port to another process that answers here.
+        return status == http.HTTPStatus.OK and self.is_running()
+
+    def wait_until_healthy(self, log: Path) -> None:
+        deadline = time.monotonic() + START_SECONDS_MAX
+        while not self.is_healthy():
+            if not self.is_running():
+                raise Refusal(f"the emulator ended before it was healthy; see {log}")
+            if time.monotonic() > deadline:
+                raise Refusal(
+                    f"the emulator was not healthy after {START_SECONDS_MAX:.0f} s; see {log}"
+                )
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> bool:
+        """End the emulator with all its workers; whether there was anything to end."""
+        if not self.is_running():
+            return False
+        os.killpg(self.pid, signal.SIGKILL)
+        deadline = time.monotonic() + STOP_SECONDS_MAX
+        # The port outlives the process by the moment in which its last threads end.
+        while self.is_running() or not is_port_free(self.port):
+            if time.monotonic() > deadline:
+                raise Refusal(
+                    f"process {self.pid} did not give back port {self.port}"
+                    f" within {STOP_SECONDS_MAX:.0f} s; try again"
+                )
+            time.sleep(POLL_SECONDS)
+        # Only a parent has to collect its child, and mostly it was another process that started it.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)
+        return True
+
+
+def birth_of(pid: int) -> str | None:
+    """When the process was started, as the operating system words it; None unless it is alive."""
+    if Path("/proc/self/stat").exists():
+        return birth_in_proc(pid)
+    return birth_by_ps(pid)
+
+
+def birth_in_proc(pid: int) -> str | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name of the command stands second, in parentheses, and may itself contain parentheses.
+    # The state is the third field; the start, in clock ticks since boot, the twenty-second.
+    fields = stat.rpartition(")")[2].split()
+    state, ticks = fields[0], fields[19]
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return None if state in DEAD_STATES else f"{boot} {ticks}"
+
+
+def birth_by_ps(pid: int) -> str | None:
+    report = subprocess.run(
+        ["/bin/ps", "-o", "stat=,lstart=", "-p", str(pid)],
+        env={"LC_ALL": "C"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    ).stdout
+    state, _, started = report.strip().partition(" ")
+    return None if state[:1] in DEAD_STATES else started.strip()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def is_port_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # Connections of an emulator that has just been stopped may linger for a minute.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True

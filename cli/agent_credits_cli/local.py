@@ -1,0 +1,87 @@
+"""`agent-credits local`: the embedded stack, for trying things out and for the tests."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from agent_credits_cli import local_stack
+from agent_credits_cli.checkout import this_checkout
+from agent_credits_cli.local_state import StackState, StateFolder
+from agent_credits_cli.target import LOCAL_REGION, choice_of
+
+app = typer.Typer(no_args_is_help=True, help="The embedded stack: no Docker, no AWS account.")
+
+DOWN_EXIT_STATUS = 1
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Port = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        show_default=f"{local_stack.PORT_DEFAULT}",
+        help="The port on this machine; 0 takes any free one.",
+    ),
+]
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    port: Port = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard all state first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start the emulator, build and deploy. Quick if nothing has changed."""
+    folder = choice_of(context).state_folder
+    console = Console(stderr=True)
+    state = local_stack.up(folder, this_checkout(), port=port, fresh=fresh, console=console)
+    _print(folder, state, as_json=as_json)
+
+
+@app.command()
+def down(context: typer.Context, as_json: AsJson = False) -> None:
+    """Stop what `local up` started, and nothing else."""
+    stopped = local_stack.down(choice_of(context).state_folder)
+    if as_json:
+        typer.echo(json.dumps({"stopped": stopped}))
+    else:
+        typer.echo("The local stack is down." if stopped else "The local stack was not up.")
+
+
+@app.command()
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show endpoint, outputs and health. The exit status is 1 unless the stack is healthy."""
+    folder = choice_of(context).state_folder
+    state = folder.read()
+    _print(folder, state, as_json=as_json)
+    if state is None or not state.is_usable():
+        raise typer.Exit(DOWN_EXIT_STATUS)
+
+
+def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> None:
+    healthy = state is not None and state.is_usable()
+    report = {"healthy": healthy, "state_folder": str(folder.path)}
+    if state is not None:
+        report |= {
+            "endpoint_url": state.emulator.endpoint_url,
+            "region": LOCAL_REGION,
+            "stack_name": local_stack.STACK_NAME,
+            "pid": state.emulator.pid,
+            "log": str(folder.emulator_log),
+            "outputs": dict(state.outputs),
+        }
+    if as_json:
+        typer.echo(json.dumps(report, indent=2))
+        return
+    if state is None:
+        typer.echo("The local stack is down.")
+        return
+    health = "up" if healthy else "not healthy"
+    typer.echo(f"The local stack is {health} at {state.emulator.endpoint_url}")
+    width = max(map(len, state.outputs), default=0)
+    for name, value in state.outputs.items():
+        typer.echo(f"  {name:{width}}  {value}")
+    typer.echo(f"  log of the emulator: {folder.emulator_log}")

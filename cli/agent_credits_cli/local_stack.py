@@ -1,0 +1,129 @@
+"""The embedded stack: an emulator of AWS on this machine, and the template deployed to it by SAM.
+
+Nothing here ever passes on the credentials, profile or region of whoever runs it, so what is meant
+for the embedded stack cannot reach an account.
+"""
+
+import os
+import shutil
+from typing import Final
+
+from rich.console import Console
+
+from agent_credits_cli.checkout import Checkout
+from agent_credits_cli.deployment import Deployment
+from agent_credits_cli.emulator import HOST, Emulator, free_port, is_port_free
+from agent_credits_cli.local_state import StackState, StateFolder
+from agent_credits_cli.progress import step
+from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.target import (
+    LOCAL_CLIENT_CONFIG,
+    deployed_outputs,
+    local_session,
+)
+
+STACK_NAME: Final = "agent-credits"
+PORT_DEFAULT: Final = 4566
+
+
+def up(
+    folder: StateFolder,
+    checkout: Checkout,
+    *,
+    port: int | None = None,
+    fresh: bool = False,
+    console: Console,
+) -> StackState:
+    """Bring the stack up and up to date; `fresh` discards all its state first.
+
+    Port 0 is any free one; None is the running stack's or else the usual one.
+    """
+    checkout.require_tools()
+    with folder.locked():
+        state = folder.read()
+        if state is not None and (fresh or not state.is_usable()):
+            _discard(folder, state)
+            state = None
+        if state is None:
+            state = _start_emulator(folder, checkout, _port_to_use(port), console)
+        elif port not in (None, 0, state.emulator.port):
+            raise Refusal(
+                f"the local stack is already up on port {state.emulator.port};"
+                " stop it with `agent-credits local down` before it can move"
+            )
+        return _bring_up_to_date(folder, checkout, state, console)
+
+
+def down(folder: StateFolder) -> bool:
+    """Stop what `up` started and nothing else; whether there was anything to stop."""
+    with folder.locked():
+        state = folder.read()
+        return state is not None and _discard(folder, state)
+
+
+def _discard(folder: StateFolder, state: StackState) -> bool:
+    was_running = state.emulator.stop()
+    folder.stack_file.unlink()
+    shutil.rmtree(folder.temporary, ignore_errors=True)
+    return was_running
+
+
+def _port_to_use(port: int | None) -> int:
+    if port == 0:
+        return free_port()
+    wanted = PORT_DEFAULT if port is None else port
+    if not is_port_free(wanted):
+        raise Refusal(
+            f"port {wanted} is taken by another process; stop that one, or choose another port:"
+            " `agent-credits local up --port 0` takes any free one"
+        )
+    return wanted
+
+
+def _start_emulator(
+    folder: StateFolder, checkout: Checkout, port: int, console: Console
+) -> StackState:
+    folder.temporary.mkdir(parents=True, exist_ok=True)
+    with step("MiniStack", console):
+        emulator = Emulator.start(
+            checkout.ministack_python,
+            port,
+            folder.emulator_log,
+            {
+                "PATH": os.environ.get("PATH", os.defpath),
+                "GATEWAY_PORT": str(port),
+                "BIND_HOST": HOST,
+                # The host in the queue URLs that it hands out.
+                "MINISTACK_HOST": HOST,
+                "TMPDIR": str(folder.temporary),
+                # It removes the containers of every MiniStack that it finds in Docker.
+                "DOCKER_HOST": f"unix://{folder.temporary}/no-docker",
+                "AWS_CONFIG_FILE": os.devnull,
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                "AWS_EC2_METADATA_DISABLED": "true",
+            },
+        )
+        state = StackState(emulator=emulator)
+        # Remembered before anything can fail, so that `down` always finds what was started.
+        folder.write(state)
+        emulator.wait_until_healthy(folder.emulator_log)
+    return state
+
+
+def _bring_up_to_date(
+    folder: StateFolder, checkout: Checkout, state: StackState, console: Console
+) -> StackState:
+    fingerprint = checkout.fingerprint()
+    if state.fingerprint == fingerprint:
+        return state
+    # A deployment that stops half-way leaves a stack that is nobody's version.
+    folder.write(state.model_copy(update={"fingerprint": None}))
+    deployment = Deployment(folder, checkout, state.emulator.endpoint_url, console)
+    deployment.build()
+    deployment.deploy(STACK_NAME)
+    outputs = deployed_outputs(
+        local_session(), LOCAL_CLIENT_CONFIG, state.emulator.endpoint_url, STACK_NAME
+    )
+    deployed = StackState(emulator=state.emulator, fingerprint=fingerprint, outputs=outputs)
+    folder.write(deployed)
+    return deployed

@@ -1,0 +1,47 @@
+"""The command `agent-credits`: options that hold for every command, and the commands themselves."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent_credits_cli import local
+from agent_credits_cli.checkout import this_checkout
+from agent_credits_cli.refusal import RefusingGroup
+from agent_credits_cli.target import choose
+
+app = typer.Typer(
+    name="agent-credits",
+    cls=RefusingGroup,
+    no_args_is_help=True,
+    # A traceback is for a bug, and then the plain one is the one to report.
+    pretty_exceptions_enable=False,
+)
+app.add_typer(local.app, name="local")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    state_dir: Annotated[
+        Path,
+        typer.Option(
+            envvar="AGENT_CREDITS_STATE_DIR",
+            show_default=".local in the checkout",
+            default_factory=lambda: this_checkout().root / ".local",
+            help="Where the local stack keeps its state.",
+        ),
+    ],
+    aws: Annotated[
+        bool,
+        typer.Option(
+            "--aws", help="Talk to AWS, not to the local stack (or AGENT_CREDITS_TARGET=aws)."
+        ),
+    ] = False,
+    stack_name: Annotated[
+        str | None,
+        typer.Option(help="The stack on AWS to talk to."),
+    ] = None,
+) -> None:
+    """Credits of AI-agent runs: feed the meter, look into accounts, verify the ledger."""
+    context.obj = choose(aws=aws, stack_name=stack_name, state_path=state_dir.absolute())

@@ -1,0 +1,27 @@
+"""The one way in which a command refuses: one line on stderr, exit status 2, no traceback."""
+
+import sys
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+EXIT_STATUS: Final = 2
+
+
+class Refusal(Exception):
+    """What is wrong and what to do about it, in one line. Nothing catches it but `RefusingGroup`.
+
+    Raise it for what the operator can put right; a bug keeps its traceback.
+    """
+
+
+class RefusingGroup(TyperGroup):
+    """Commands whose refusals reach the operator as one line."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Refusal as refusal:
+            sys.stderr.write(f"agent-credits: {refusal}\n")
+            raise typer.Exit(EXIT_STATUS) from refusal

@@ -1,0 +1,33 @@
+"""The end-to-end tests run on an embedded stack of their own, beside whatever else is running."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from agent_credits_cli import local_stack
+from agent_credits_cli.checkout import this_checkout
+from agent_credits_cli.local_state import StateFolder
+from agent_credits_cli.target import Target, connect_to_local
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
+    folder = StateFolder(tmp_path_factory.mktemp("stack"))
+    try:
+        local_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
+        yield folder
+    finally:
+        local_stack.down(folder)
+
+
+@pytest.fixture(scope="session")
+def stack(stack_folder: StateFolder) -> Target:
+    return connect_to_local(stack_folder)

@@ -1,0 +1,48 @@
+"""The stack's tables in an emulator, created from template.yaml, so that no test restates a key."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tests.template import load_template
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+# What CreateTable takes just as CloudFormation writes it.
+SAME_IN_CREATE_TABLE = {"AttributeDefinitions", "BillingMode", "KeySchema", "Tags"}
+# What guards stored data and changes the answer of no call.
+WITHOUT_EFFECT_IN_TESTS = {
+    "DeletionProtectionEnabled",
+    "PointInTimeRecoverySpecification",
+    "SSESpecification",
+}
+
+
+class StackTables(NamedTuple):
+    accounts: str
+    ledger: str
+
+
+def create_tables(dynamodb_client: "DynamoDBClient", suffix: str) -> StackTables:
+    """Create both tables; `suffix` ends their names, so that tests can share an emulator."""
+    resources = load_template()["Resources"]
+    tables = StackTables(accounts=f"AccountsTable-{suffix}", ledger=f"LedgerTable-{suffix}")
+    for logical_id, name in (("AccountsTable", tables.accounts), ("LedgerTable", tables.ledger)):
+        request = create_table_request(resources[logical_id]["Properties"])
+        dynamodb_client.create_table(TableName=name, **request)
+        dynamodb_client.get_waiter("table_exists").wait(
+            TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 10}
+        )
+    return tables
+
+
+def create_table_request(properties: dict[str, Any]) -> dict[str, Any]:
+    """Translate a table's properties into CreateTable; one that is not known here is a bug."""
+    request: dict[str, Any] = {}
+    for name, value in properties.items():
+        if name in SAME_IN_CREATE_TABLE:
+            request[name] = value
+        elif name == "StreamSpecification":
+            request[name] = {"StreamEnabled": True, **value}
+        else:
+            assert name in WITHOUT_EFFECT_IN_TESTS, f"create_tables does not know {name}"
+    return request

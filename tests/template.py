@@ -1,0 +1,41 @@
+"""template.yaml as the tests read it: plain dictionaries, short tags written out as functions."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Template = dict[str, Any]
+
+TEMPLATE_FILE = Path(__file__).parent.parent / "template.yaml"
+
+
+class _CloudFormationLoader(yaml.SafeLoader):
+    """A loader of its own, so that no other test finds these tags in the shared one."""
+
+
+def _function_of_tag(loader: yaml.SafeLoader, tag: str, node: yaml.Node) -> dict[str, Any]:
+    """`!Ref X` is {"Ref": X}, `!GetAtt X.Arn` is {"Fn::GetAtt": ["X", "Arn"]}, and so on."""
+    value: Any
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+    elif isinstance(node, yaml.SequenceNode):
+        value = loader.construct_sequence(node, deep=True)
+    else:
+        assert isinstance(node, yaml.MappingNode)
+        value = loader.construct_mapping(node, deep=True)
+    if tag in {"Ref", "Condition"}:
+        return {tag: value}
+    if tag == "GetAtt" and isinstance(value, str):
+        value = value.split(".", 1)
+    return {f"Fn::{tag}": value}
+
+
+_CloudFormationLoader.add_multi_constructor("!", _function_of_tag)
+
+
+def load_template() -> Template:
+    """Read the template; each call gives a copy of its own, so that a test may break it."""
+    template = yaml.load(TEMPLATE_FILE.read_text(), _CloudFormationLoader)  # noqa: S506 - it is safe.
+    assert isinstance(template, dict)
+    return template

@@ -1,0 +1,44 @@
+"""One version of each package everywhere: what the tests ran on is what the layer ships."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PIN = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^\s;\\]+)", re.MULTILINE)
+
+
+def pins(*requirements: str) -> dict[str, str]:
+    return dict(match for text in requirements for match in PIN.findall(text))
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCKED = {
+    package["name"]: package["version"]
+    for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+}
+LAYER = pins((ROOT / "shared" / "requirements.txt").read_text())
+
+
+def test_every_direct_dependency_is_pinned_to_what_is_locked():
+    groups = PROJECT["dependency-groups"]
+    direct = [*PROJECT["project"]["dependencies"], *groups["dev"], *groups["layer"]]
+
+    pinned = pins(*direct)
+
+    assert len(pinned) == len({re.split(r"[\[=]", requirement)[0] for requirement in direct})
+    assert pinned.items() <= LOCKED.items()
+
+
+def test_the_layer_ships_the_locked_versions():
+    assert LAYER.items() <= LOCKED.items()
+    assert pins(*PROJECT["dependency-groups"]["layer"]).items() <= LAYER.items()
+
+
+def test_nothing_that_is_installed_comes_without_a_hash():
+    for path in (ROOT / "shared" / "requirements.txt", *sorted((ROOT / "tools").glob("*.txt"))):
+        text = path.read_text()
+        requirements = re.split(r"(?<!\\)\n", text.strip())
+
+        assert pins(text)
+        assert all("--hash=sha256:" in requirement for requirement in requirements), path
