@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from agent_credits.accounts import Account
+from agent_credits.errors import RowsUnavailable
 from agent_credits.items import account_item
 from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.policy import BillingPolicy
@@ -44,6 +45,8 @@ class MemoryRows:
     def compare_and_set(self, account: Account) -> Account | None:
         account_item(account)  # A row past its ceiling is refused here as it is by the real rows.
         there = self.accounts.get(account.principal)
+        if there is None and account.version > 1:
+            raise RowsUnavailable(f"{account.principal}: the row is gone")
         if (there.version if there else 0) != account.version - 1:
             return there
         self.accounts[account.principal] = account

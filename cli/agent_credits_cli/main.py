@@ -5,7 +5,21 @@ from typing import Annotated
 
 import typer
 
-from agent_credits_cli import local
+from agent_credits_cli import (
+    account,
+    apply,
+    dead_letters,
+    demo,
+    explain,
+    grant,
+    ledger,
+    local,
+    replay,
+    send,
+    team,
+    verify,
+    watch,
+)
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.refusal import RefusingGroup
 from agent_credits_cli.target import choose
@@ -18,6 +32,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(local.app, name="local")
+app.command()(apply.apply)
+app.command()(send.send)
+app.command()(grant.grant)
+app.command()(account.account)
+app.command()(team.team)
+app.command()(ledger.ledger)
+app.command()(explain.explain)
+app.command()(watch.watch)
+app.command()(verify.verify)
+app.command()(dead_letters.dead_letters)
+app.command()(demo.demo)
+app.command()(replay.replay)
 
 
 @app.callback()

@@ -49,6 +49,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
                 topic.publish(notice)
             except (BotoCoreError, ClientError):
                 logger.exception("not published", extra={"notice_id": notice.id})
+                metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
                 return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
             published += 1
             logger.info("published", extra=notice.log_fields)

@@ -197,7 +197,7 @@ def _grant_from_json(row: list[Any]) -> Grant:
         amount_microcredits=amount,
         remaining_microcredits=remaining,
         granted_at=_instant(granted_at),
-        expires_at=_instant(expires_at) if expires_at else None,
+        expires_at=None if expires_at is None else _instant(expires_at),
         cause=cause,
     )
 

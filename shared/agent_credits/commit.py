@@ -90,8 +90,9 @@ def commit(
         if current is None:
             return Committed(decision.account, decision.results, attempt)
         account = current
-        pause(attempt + 1)
-    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row")
+        if attempt + 1 < ATTEMPTS_MAX:
+            pause(attempt + 1)
+    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
 
 
 def _decide(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:

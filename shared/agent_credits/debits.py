@@ -13,7 +13,7 @@ from agent_credits.accounts import Account
 from agent_credits.changes import AlreadyRecorded, Conflicting, Recorded, Result, RunChange
 from agent_credits.commit import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.directory import Directory
-from agent_credits.errors import AccountMissing, AccountTooLarge, AgentCreditsError
+from agent_credits.errors import AccountMissing, AccountTooLarge, AgentCreditsError, Contended
 from agent_credits.events import AgentRunEvent, Refusal, parse_message
 from agent_credits.principals import Principal
 from agent_credits.rows import Rows
@@ -171,6 +171,9 @@ class Debits:
             refusal = Refusal("unknown_user", str(error))
             for debit in debits:
                 batch.refused.setdefault(debit.message_id, refusal)
+        except Contended as error:
+            batch.retries += error.races_lost
+            batch.postponed.update((debit.message_id, error) for debit in debits)
         except AgentCreditsError as error:
             batch.postponed.update((debit.message_id, error) for debit in debits)
         else:

@@ -16,6 +16,10 @@ class QueueUnavailable(AgentCreditsError):
 class Contended(AgentCreditsError):
     """Other writers won every attempt. Give the messages back; nothing of it was committed."""
 
+    def __init__(self, message: str, races_lost: int) -> None:
+        super().__init__(message)
+        self.races_lost = races_lost
+
 
 class AccountMissing(AgentCreditsError):
     """The principal has no account. Declare it with `agent-credits apply`, then redeliver."""

@@ -7,6 +7,7 @@ that names the field and never repeats the value.
 import base64
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -31,18 +32,24 @@ PAYLOAD_HASH_BYTES = 12
 # Outside of these years a time is a mistake, and arithmetic on it may overflow.
 YEARS = range(2000, 2201)
 
+# Python's own parser also takes what RFC 3339 does not: week dates, times without separators.
+_RFC3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
+    r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
+
 RunStatus = Literal["ok", "error", "cancelled"]
 
 Credits = Annotated[int, BeforeValidator(parse_credits)]
 
 
 def _rfc3339(value: object) -> datetime:
-    if not isinstance(value, str) or len(value) > 64:
-        raise ValueError("must be an RFC 3339 string")
+    if not isinstance(value, str) or not _RFC3339.fullmatch(value):
+        raise ValueError("must be an RFC 3339 string with an offset")
     try:
-        time = datetime.fromisoformat(value)
+        time = datetime.fromisoformat(value.upper())
     except ValueError:
-        raise ValueError("must be an RFC 3339 string") from None
+        raise ValueError("must be a time that exists") from None
     if time.year not in YEARS:
         raise ValueError(f"must be in the years {YEARS.start} to {YEARS.stop - 1}")
     return time
@@ -183,16 +190,26 @@ def _parse_event(document: object, number: int) -> AgentRunEvent | Refusal:
         return Refusal("malformed", f"event {number}: payload_hash: unknown field")
     try:
         return _EVENT.validate_python({**document, "payload_hash": payload_hash(document)})
+    except RecursionError:
+        return Refusal("malformed", f"event {number} is nested too deeply")
     except ValidationError as error:
         return Refusal("malformed", f"event {number}: {_reason(error)}")
 
 
 def _reason(error: ValidationError) -> str:
     """Return field and complaint, without the value, which may be anything and of any length."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    field = ".".join(str(part) for part in first["loc"])[:200]
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = [str(part) for part in first["loc"]]
+    if first["type"] == "union_tag_invalid":
+        # Pydantic's own sentence repeats the value, and leaves the field to the context.
+        where.append(first["ctx"]["discriminator"].strip("'"))
+        complaint = "names a kind that is not known"
+    else:
+        # Pydantic puts this before the sentences that the validators of this project raise.
+        complaint = first["msg"].removeprefix("Value error, ")
+    field = ".".join(where)[:200]
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{field}: {first['msg']}{more}"
+    return f"{field}: {complaint}{more}"
 
 
 def _malformed(reason: str) -> Message:

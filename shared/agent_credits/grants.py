@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-# Ids of grants that the system itself makes; an operator's id may not begin like one of them.
+# What the system's own entries are named; an operator's grant id that began like one of them could
+# take its identity.
 REFILL_PREFIX = "refill:"
-RESERVED_PREFIXES = (REFILL_PREFIX,)
+EXPIRY_PREFIX = "expiry:"
+PLAN_CHANGE_PREFIX = "plan:"
+RESERVED_PREFIXES = (REFILL_PREFIX, EXPIRY_PREFIX, PLAN_CHANGE_PREFIX)
 
 GRANTS_MAX = 200
 

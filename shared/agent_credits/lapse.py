@@ -9,9 +9,9 @@ from dataclasses import replace
 from datetime import datetime
 
 from agent_credits.accounts import Account
-from agent_credits.grants import REFILL_PREFIX, Grant
+from agent_credits.grants import EXPIRY_PREFIX, REFILL_PREFIX, Grant
 from agent_credits.ledger import Entry, grant_identity
-from agent_credits.periods import period_containing
+from agent_credits.periods import next_period_starts_at, period_containing
 
 
 def bring_up_to(account: Account, now: datetime) -> Account:
@@ -23,8 +23,7 @@ def resets_at(account: Account, now: datetime) -> datetime | None:
     """Return when the plan refills next, or None where no plan does."""
     if account.plan is None or account.plan.microcredits == 0:
         return None
-    period = period_containing(account.plan.anchor, now)
-    return period.end if period else None
+    return next_period_starts_at(account.plan.anchor, now)
 
 
 def _expire(account: Account, now: datetime) -> Account:
@@ -40,7 +39,7 @@ def _expiry_entry(account: Account, grant: Grant, now: datetime) -> Entry:
     # A grant that came back with a grace period expires again, at another time.
     expiry = int(grant.expires_at.timestamp()) if grant.expires_at else 0
     return Entry(
-        identity=grant_identity(account.principal, f"expiry:{grant.id}@{expiry}"),
+        identity=grant_identity(account.principal, f"{EXPIRY_PREFIX}{grant.id}@{expiry}"),
         payload_hash="",
         type="credits.expired",
         outcome="expired",

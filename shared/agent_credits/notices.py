@@ -14,7 +14,8 @@ Severity = Literal["critical", "warning", "info"]
 # a consumer can drop the repeat.
 _NAMESPACE = uuid.UUID("7f1cbd0a-6d0f-5c0c-9f43-0f2a3a4b6c11")
 
-SUBJECT_LENGTH_MAX = 100
+# SNS takes subjects of fewer than a hundred characters.
+SUBJECT_LENGTH_MAX = 99
 
 
 @dataclass(frozen=True, slots=True)

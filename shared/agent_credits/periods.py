@@ -32,6 +32,12 @@ def period_containing(anchor: date, now: datetime) -> Period | None:
     )
 
 
+def next_period_starts_at(anchor: date, now: datetime) -> datetime:
+    """Return when the next period begins: the first one on the anchor day itself."""
+    period = period_containing(anchor, now)
+    return period.end if period else _midnight(anchor)
+
+
 def _month_after(anchor: date, months: int) -> date:
     year, month0 = divmod(anchor.year * 12 + anchor.month - 1 + months, 12)
     last_day = calendar.monthrange(year, month0 + 1)[1]

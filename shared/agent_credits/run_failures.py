@@ -109,8 +109,8 @@ def _email_text(
     }[run.trigger_kind]
     lines = [
         (
-            f"Run {entry.identity.subject} of team {run.team_id} failed: the account that pays for it "
-            "is out of credits."
+            f"Run {entry.identity.subject} of team {run.team_id} failed: the account that pays for "
+            "it is out of credits."
         ),
         "",
         f"Run:       {entry.identity.subject}, {trigger}",

@@ -1,0 +1,171 @@
+"""`agent-credits account`: what an account holds now, from which grants, and what comes next."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from agent_credits.accounts import Account, available_microcredits, pool_balances
+from agent_credits.credits import format_credits
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.grants import Grant, drawing_order
+from agent_credits.lapse import bring_up_to, resets_at
+from agent_credits.ledger import PoolBalance
+from agent_credits.notices import iso
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal, parse_principal
+from agent_credits.teams import Team
+from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.tables import AsJson, err, moment, out, print_json, table
+from agent_credits_cli.target import Target, connect
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """An account at a time; `pools` are in drawing order and leave out what no run may draw."""
+
+    account: Account
+    pools: tuple[str, ...]
+    now: datetime
+
+    @property
+    def balances(self) -> tuple[PoolBalance, ...]:
+        return pool_balances(self.account, self.pools, self.now)
+
+    @property
+    def available_microcredits(self) -> int:
+        return available_microcredits(self.account, self.pools, self.now)
+
+    @property
+    def grants(self) -> list[Grant]:
+        undrawn = sorted({grant.pool for grant in self.account.grants} - set(self.pools))
+        return drawing_order(self.account.grants, (*self.pools, *undrawn))
+
+    @property
+    def resets_at(self) -> datetime | None:
+        return resets_at(self.account, self.now)
+
+
+def account(
+    context: typer.Context,
+    principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
+    as_json: AsJson = False,
+) -> None:
+    """Show an account's pools and grants as they are now, and when its plan refills."""
+    rows = rows_of(connect(context))
+    holdings = read_holdings(rows, principal_from(principal), datetime.now(UTC))
+    if as_json:
+        print_json(holdings_to_json(holdings))
+    else:
+        _show(holdings)
+
+
+def rows_of(target: Target) -> DynamoDBRows:
+    outputs = target.outputs
+    return DynamoDBRows(target.dynamodb, outputs.accounts_table_name, outputs.ledger_table_name)
+
+
+def principal_from(text: str) -> Principal:
+    """Read a principal from the command line; refuses what is none."""
+    try:
+        return parse_principal(text)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+
+
+def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
+    row = rows.read_account(principal)
+    if row is None:
+        raise Refusal(f"{principal} has no account; declare it in a file for `agent-credits apply`")
+    return holdings_at(row, policy_of(rows, row, now), now)
+
+
+def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
+    """Bring an account up to now as its next commit would; nothing is written."""
+    current = bring_up_to(row, now)
+    if policy is None:
+        return Holdings(current, tuple(sorted({grant.pool for grant in current.grants})), now)
+    payers = ("team",) if row.principal.kind == "team" else ("user", "owner")
+    orders = [rule.pools for rule in policy.rules if rule.payer in payers]
+    return Holdings(current, tuple(dict.fromkeys(p for pools in orders for p in pools)), now)
+
+
+def policy_of(rows: DynamoDBRows, row: Account, now: datetime) -> BillingPolicy | None:
+    """Return the policy that the account's runs are billed under.
+
+    The newest run on the open page names it. Before the first run it is that of a team which bills
+    this account, and finding that team may mean to read them all.
+    """
+    versions = [entry.run.policy_version for entry in row.entries if entry.run]
+    if versions:
+        return rows.read_policy(versions[-1])
+    team = _team_billing(rows, row.principal, now)
+    return rows.read_policy(team.tenure_at(now).policy_version) if team else None
+
+
+def _team_billing(rows: DynamoDBRows, principal: Principal, now: datetime) -> Team | None:
+    if principal.kind == "team":
+        return rows.read_team(principal.id)
+    with err().status("looking for the user's team"):
+        for team in rows.list_teams():
+            if team.members != "*" and principal.id in {*team.members, team.tenure_at(now).owner}:
+                return team
+    return None
+
+
+def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
+    plan, refill = holdings.account.plan, holdings.resets_at
+    return {
+        "principal": str(holdings.account.principal),
+        "version": holdings.account.version,
+        "available_credits": format_credits(holdings.available_microcredits),
+        "pools": [
+            {"pool": b.pool, "available_credits": format_credits(b.available_microcredits)}
+            for b in holdings.balances
+        ],
+        "grants": [
+            {
+                "id": grant.id,
+                "pool": grant.pool,
+                "remaining_credits": format_credits(grant.remaining_microcredits),
+                "amount_credits": format_credits(grant.amount_microcredits),
+                "granted_at": iso(grant.granted_at),
+                "expires_at": iso(grant.expires_at) if grant.expires_at else None,
+                "cause": grant.cause,
+            }
+            for grant in holdings.grants
+        ],
+        "plan": plan
+        and {
+            "name": plan.name,
+            "pool": plan.pool,
+            "credits": format_credits(plan.microcredits),
+            "resets_at": iso(refill) if refill else None,
+        },
+    }
+
+
+def _show(holdings: Holdings) -> None:
+    available = format_credits(holdings.available_microcredits)
+    out().print(f"{holdings.account.principal}: {available} credits available")
+    plan = holdings.account.plan
+    if plan is not None:
+        refill = holdings.resets_at
+        then = f"refills at {moment(refill)}" if refill else "does not refill"
+        out().print(f"plan {plan.name}: {format_credits(plan.microcredits)} credits, {then}")
+    pools = table("pool", ">available")
+    for balance in holdings.balances:
+        pools.add_row(balance.pool, format_credits(balance.available_microcredits))
+    out().print(pools)
+    grants = table("grant, in drawing order", "pool", ">remaining", ">of", "expires", "cause")
+    for grant in holdings.grants:
+        grants.add_row(
+            grant.id,
+            grant.pool if grant.pool in holdings.pools else f"{grant.pool} (no run draws it)",
+            format_credits(grant.remaining_microcredits),
+            format_credits(grant.amount_microcredits),
+            moment(grant.expires_at) if grant.expires_at else "never",
+            grant.cause,
+        )
+    out().print(grants)

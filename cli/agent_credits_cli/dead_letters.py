@@ -1,0 +1,167 @@
+"""`agent-credits dead-letters`: what was refused and why, without taking it out of the queue."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from agent_credits.directory import Directory
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.events import Message, Refusal, parse_message
+from agent_credits.notices import iso
+from agent_credits_cli.account import rows_of
+from agent_credits_cli.tables import AsJson, moment, out, print_json
+from agent_credits_cli.target import Target, connect
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+# Messages that were looked at stay hidden for so long, so that the next look finds others; they are
+# made visible again as soon as all were seen.
+HIDDEN_SECONDS: Final = 60
+MESSAGES_PER_RECEIVE: Final = 10
+# A look that waits asks every server of the queue, so that nothing found means nothing there.
+WAIT_SECONDS: Final = 1
+BODY_CHARACTERS_SHOWN: Final = 200
+REFUSED_NO_MORE: Final = "refused_no_more"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was given up on. `code` and `reason` are those of now, not of then."""
+
+    message_id: str
+    receive_count: int
+    sent_at: datetime
+    code: str
+    reason: str
+    event_ids: tuple[str, ...]
+    body: str
+
+
+def dead_letters(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Look at so many at most.")] = 100,
+    with_body: Annotated[
+        bool,
+        typer.Option("--body", help=f"Show the first {BODY_CHARACTERS_SHOWN} characters, too."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the messages that were refused, and why they would be refused now. Removes nothing.
+
+    To try them again after a correction: `aws sqs start-message-move-task`.
+    """
+    letters = read_dead_letters(connect(context), limit, datetime.now(UTC))
+    if as_json:
+        print_json([_to_json(letter, with_body=with_body) for letter in letters])
+        return
+    if not letters:
+        out().print("the dead-letter queue is empty")
+        return
+    for letter in letters:
+        out().print(_text(letter, with_body=with_body), soft_wrap=True)
+
+
+def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLetter]:
+    """Return at most `limit` of the messages, each with what is wrong with it now."""
+    rows = rows_of(target)
+    directory = Directory(rows)
+    letters = []
+    for message in peek(target, limit):
+        attributes = message["Attributes"]
+        parsed = parse_message(message["Body"])
+        refusal = why_refused(parsed, rows, directory, now)
+        letters.append(
+            DeadLetter(
+                message_id=message["MessageId"],
+                receive_count=int(attributes["ApproximateReceiveCount"]),
+                sent_at=datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
+                code=refusal.code if refusal else REFUSED_NO_MORE,
+                reason=refusal.reason if refusal else "nothing is wrong with it now; move it back",
+                event_ids=tuple(event.id for event in parsed.events),
+                body=message["Body"],
+            )
+        )
+    return letters
+
+
+def why_refused(
+    message: Message, rows: DynamoDBRows, directory: Directory, now: datetime
+) -> Refusal | None:
+    """Return why the message would be refused now, in the words of the function that refuses it."""
+    if message.refusals:
+        return message.refusals[0]
+    receipts = rows.read_receipts([event.identity for event in message.events])
+    for event in message.events:
+        billing = directory.bill(event, now)
+        if isinstance(billing, Refusal):
+            return billing
+        row = rows.read_account(billing.principal)
+        if row is None:
+            return Refusal("unknown_user", f"{billing.principal} has no account")
+        recorded = {e.identity: e.payload_hash for e in row.entries}
+        recorded |= {identity: r.entry.payload_hash for identity, r in receipts.items()}
+        if recorded.get(event.identity, event.payload_hash) != event.payload_hash:
+            reason = f"event {event.id} was recorded with another payload"
+            return Refusal("conflicting", reason)
+    return None
+
+
+def peek(target: Target, limit: int) -> "list[MessageTypeDef]":
+    """Return at most `limit` messages of the dead-letter queue, and leave all of them in it."""
+    queue_url = target.outputs.agent_runs_dead_letter_queue_url
+    seen: dict[str, MessageTypeDef] = {}
+    try:
+        while len(seen) < limit:
+            messages = target.sqs.receive_message(
+                QueueUrl=queue_url,
+                MaxNumberOfMessages=min(MESSAGES_PER_RECEIVE, limit - len(seen)),
+                VisibilityTimeout=HIDDEN_SECONDS,
+                WaitTimeSeconds=WAIT_SECONDS,
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+            ).get("Messages", [])
+            if not messages:
+                break
+            seen |= {message["MessageId"]: message for message in messages}
+    finally:
+        _show_again(target, queue_url, list(seen.values()))
+    return list(seen.values())
+
+
+def _show_again(target: Target, queue_url: str, messages: "Sequence[MessageTypeDef]") -> None:
+    for start in range(0, len(messages), MESSAGES_PER_RECEIVE):
+        target.sqs.change_message_visibility_batch(
+            QueueUrl=queue_url,
+            Entries=[
+                {"Id": str(n), "ReceiptHandle": message["ReceiptHandle"], "VisibilityTimeout": 0}
+                for n, message in enumerate(messages[start : start + MESSAGES_PER_RECEIVE])
+            ],
+        )
+
+
+def _to_json(letter: DeadLetter, *, with_body: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "message_id": letter.message_id,
+        "receive_count": letter.receive_count,
+        "sent_at": iso(letter.sent_at),
+        "code": letter.code,
+        "reason": letter.reason,
+        "event_ids": list(letter.event_ids),
+    }
+    return document | ({"body": letter.body[:BODY_CHARACTERS_SHOWN]} if with_body else {})
+
+
+def _text(letter: DeadLetter, *, with_body: bool) -> str:
+    received = f"received {letter.receive_count} times"
+    lines = [
+        f"{letter.message_id}  sent {moment(letter.sent_at)}, {received}",
+        f"  {letter.code}: {letter.reason}",
+    ]
+    if with_body:
+        # As JSON, because a body may hold anything, also what a terminal takes for a command.
+        lines.append(f"  {json.dumps(letter.body[:BODY_CHARACTERS_SHOWN])}")
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""`agent-credits demo`: the sample world on a fresh stack, and whether all came as it says."""
+
+import textwrap
+import time
+from dataclasses import asdict
+from itertools import groupby
+from typing import Annotated, Any, Final
+
+import typer
+
+from agent_credits.credits import format_credits
+from agent_credits.notices import Notice
+from agent_credits.run_failures import insufficient_credits
+from agent_credits_cli import local_stack
+from agent_credits_cli.account import holdings_to_json
+from agent_credits_cli.checkout import this_checkout
+from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.sample_run import SampleRun, run_samples
+from agent_credits_cli.samples import NOTHING
+from agent_credits_cli.tables import AsJson, err, out, print_json, table
+from agent_credits_cli.target import choice_of, connect_to_local
+
+FAILED_EXIT_STATUS: Final = 1
+WORLD_FILE: Final = "samplesconfig.toml"
+
+# What checks can be about, apart from events and accounts.
+ABOUT: Final = {"dead letters", "notices", "left in the queue"}
+
+NEXT: Final = """\
+The stack is still up. Try, and end it with `make down`:
+  .venv/bin/agent-credits account user:ana
+  .venv/bin/agent-credits explain run-exhaustion
+  .venv/bin/agent-credits ledger user:eli
+  .venv/bin/agent-credits dead-letters --body
+  .venv/bin/agent-credits watch"""
+
+
+def demo(
+    context: typer.Context,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port, as for `local up`.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy to a fresh embedded stack, send the sample events, show what came of them.
+
+    The exit status is 0 only if all came as samplesconfig.toml says.
+    """
+    choice, checkout = choice_of(context), this_checkout()
+    if choice.aws_stack_name is not None:
+        raise Refusal("the demo begins with discarding all state, so it never runs on AWS")
+    started_at = time.monotonic()
+    local_stack.up(choice.state_folder, checkout, port=port, fresh=True, console=err())
+    run = run_samples(connect_to_local(choice.state_folder), checkout.root / WORLD_FILE)
+    seconds = time.monotonic() - started_at
+    if as_json:
+        print_json(_to_json(run, seconds))
+    else:
+        _show(run, seconds)
+    if not run.is_as_expected:
+        raise typer.Exit(FAILED_EXIT_STATUS)
+
+
+def _show(run: SampleRun, seconds: float) -> None:
+    _show_samples(run)
+    _show_pools(run)
+    _show_notices(run)
+    out().print(f"verify: {run.verified}\n", soft_wrap=True)
+    for finding in run.verified.findings:
+        out().print(str(finding), soft_wrap=True)
+    met = sum(check.is_met for check in run.checks)
+    verdict = "All came as expected" if run.is_as_expected else "NOT all came as expected"
+    out().print(f"{verdict}: {met} of {len(run.checks)} checks met in {seconds:.0f} s.\n{NEXT}")
+
+
+def _show_samples(run: SampleRun) -> None:
+    """Show each expectation beside what happened, except where nothing was and nothing did."""
+    samples = table("sample", "expected", "actual", "")
+    for name, grouped in groupby(run.checks, key=lambda check: check.sample):
+        checks = [c for c in grouped if (c.expected, c.actual) != (NOTHING, NOTHING)]
+        for number, check in enumerate(checks):
+            samples.add_row(
+                name if number == 0 else "",
+                _phrase(check.what, check.expected, run),
+                _phrase(check.what, check.actual, run),
+                "ok" if check.is_met else "WRONG",
+            )
+    out().print(samples)
+
+
+def _phrase(what: str, text: str, run: SampleRun) -> str:
+    """Return what came of an event as it is; of anything else, say first what it is about."""
+    about = {str(principal) for principal in run.before} | ABOUT
+    return f"{what}: {text}" if what in about else text
+
+
+def _show_pools(run: SampleRun) -> None:
+    pools = table("account", "pool", ">before", ">after")
+    for principal, before in run.before.items():
+        after = {b.pool: b.available_microcredits for b in run.after[principal].balances}
+        for balance in before.balances:
+            left = after[balance.pool]
+            if left != balance.available_microcredits:
+                pools.add_row(
+                    str(principal),
+                    balance.pool,
+                    format_credits(balance.available_microcredits),
+                    format_credits(left),
+                )
+    out().print(pools)
+
+
+def _show_notices(run: SampleRun) -> None:
+    out().print(f"{len(run.notices)} notices were published:")
+    for published in run.notices:
+        out().print(f"  {published.notice['type']}: {published.subject}", soft_wrap=True)
+    email = email_of_first(run)
+    if email is not None:
+        out().print("\nThe e-mail of the first one:\n")
+        text = f"Subject: {email.email_subject}\n\n{email.email_text}"
+        out().print(textwrap.indent(text, "  | ", lambda _: True))
+
+
+def email_of_first(run: SampleRun) -> Notice | None:
+    """Return the first notice with its e-mail, which the embedded stack accepts but does not send.
+
+    It is derived anew from the entry that failed the run, as the function derives it.
+    """
+    for published in run.notices:
+        receipt = run.failures.get(published.notice["subject"])
+        if receipt is not None:
+            account = run.after[receipt.principal].account
+            return insufficient_credits(account, receipt.entry, problem_type_base_url="")
+    return None
+
+
+def _to_json(run: SampleRun, seconds: float) -> dict[str, Any]:
+    return {
+        "as_expected": run.is_as_expected,
+        "seconds": round(seconds, 1),
+        "checks": [asdict(check) | {"is_met": check.is_met} for check in run.checks],
+        "accounts": [
+            {"before": holdings_to_json(before), "after": holdings_to_json(run.after[principal])}
+            for principal, before in run.before.items()
+        ],
+        "notices": [published.notice for published in run.notices],
+        "verify": run.verified.to_json(),
+    }

@@ -1,0 +1,108 @@
+"""`agent-credits ledger`: an account's entries, oldest first, from full pages and the open page."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Any, Protocol
+
+import typer
+
+from agent_credits.accounts import Account
+from agent_credits.credits import format_credits
+from agent_credits.ledger import Draw, Entry, Page
+from agent_credits.notices import iso
+from agent_credits.principals import Principal
+from agent_credits_cli.account import principal_from, rows_of
+from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.tables import AsJson, moment, out, print_json_line
+from agent_credits_cli.target import connect
+
+
+class PageRows(Protocol):
+    """What a ledger is read from; the tests' rows in memory are the other implementation."""
+
+    def read_account(self, principal: Principal) -> Account | None: ...
+
+    def read_pages(self, principal: Principal) -> Iterator[Page]: ...
+
+
+def ledger(
+    context: typer.Context,
+    principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many entries.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print an account's entries, oldest first, as they are read; --json prints NDJSON."""
+    rows = rows_of(connect(context))
+    row = rows.read_account(principal_from(principal))
+    if row is None:
+        raise Refusal(f"{principal} has no account; declare it in a file for `agent-credits apply`")
+    numbered = ((page.number, entry) for page in all_pages(rows, row) for entry in page.entries)
+    for page_number, entry in itertools.islice(numbered, limit):
+        if as_json:
+            print_json_line({"page": page_number, **entry_to_json(entry)})
+        else:
+            out().print(_line(page_number, entry), soft_wrap=True)
+
+
+def all_pages(rows: PageRows, row: Account) -> Iterator[Page]:
+    """Yield an account's pages as of its row; a page that is full and still on it comes once."""
+    for page in rows.read_pages(row.principal):
+        if page.number >= row.page_number:
+            break
+        yield page
+    yield row.page
+
+
+def entry_to_json(entry: Entry) -> dict[str, Any]:
+    """Return an entry as commands print it: credits as decimal strings, times as RFC 3339."""
+    identity, run = entry.identity, entry.run
+    document: dict[str, Any] = {
+        "type": entry.type,
+        "outcome": entry.outcome,
+        "id": identity.id,
+        "source": identity.source,
+        "subject": identity.subject,
+        "recorded_at": iso(entry.recorded_at),
+        "credits": format_credits(entry.amount_microcredits),
+        "draws": [
+            {"pool": d.pool, "grant_id": d.grant_id, "credits": format_credits(d.microcredits)}
+            for d in entry.draws
+        ],
+        "shortfall_credits": format_credits(entry.shortfall_microcredits),
+        "fails_run": entry.fails_run,
+    }
+    if run is not None:
+        document |= {
+            "team_id": run.team_id,
+            "trigger": {"kind": run.trigger_kind, "id": run.trigger_id},
+            "project_id": run.project_id,
+            "time": iso(run.event_time),
+            "payer": run.payer,
+            "policy_version": run.policy_version,
+        }
+    if entry.grant is not None:
+        document |= {"grant_id": entry.grant.id, "pool": entry.grant.pool}
+    if entry.plan_name is not None:
+        document |= {"plan": entry.plan_name}
+    return document
+
+
+def draws_text(draws: tuple[Draw, ...]) -> str:
+    """Return draws in one phrase: 2.5 plan (refill:2026-11-01) + 7.5 add_on (pack-1)."""
+    return " + ".join(f"{format_credits(d.microcredits)} {d.pool} ({d.grant_id})" for d in draws)
+
+
+def _line(page_number: int, entry: Entry) -> str:
+    """Return an entry in one line, so that a ledger of any length can be piped and searched."""
+    what = f"{moment(entry.recorded_at)}  page {page_number}  {entry.outcome:<12}"
+    credits_text = format_credits(entry.amount_microcredits)
+    if entry.run is not None:
+        details = [f"{credits_text} credits" if entry.amount_microcredits else ""]
+        details += [draws_text(entry.draws)]
+        if entry.shortfall_microcredits:
+            details += [f"short by {format_credits(entry.shortfall_microcredits)}"]
+        about = f"{entry.identity.id} of {entry.identity.subject}"
+        return f"{what}  {about}  {', '.join(filter(None, details))}".rstrip()
+    if entry.grant is not None:
+        return f"{what}  {entry.grant.id}  {credits_text} credits {entry.grant.pool}"
+    return f"{what}  plan {entry.plan_name}"

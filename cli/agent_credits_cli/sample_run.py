@@ -1,0 +1,201 @@
+"""Running the samples of a world against a stack, and observing what comes of them.
+
+What is observed is what can be seen from outside of the functions: the ledger before and after, the
+refusals in the log, the dead-letter queue, and the notices that a subscriber receives.
+"""
+
+import json
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from agent_credits.backoff import back_off
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.ledger import Receipt
+from agent_credits.principals import Principal
+from agent_credits_cli import local_stack
+from agent_credits_cli.account import Holdings, holdings_at, rows_of
+from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.dead_letters import peek
+from agent_credits_cli.drain import drain
+from agent_credits_cli.samples import (
+    Check,
+    Ledger,
+    Observed,
+    SeenNotice,
+    SentSample,
+    check_balances,
+    check_samples,
+    identities_of,
+    read_ledger,
+    sample_files,
+    waves,
+)
+from agent_credits_cli.send import send_messages
+from agent_credits_cli.steps import plan_steps
+from agent_credits_cli.target import Target
+from agent_credits_cli.verify import Verified, verify_all
+from agent_credits_cli.watch import Published, Watch, subscribed
+from agent_credits_cli.world import Sample, World, load_world
+
+LOG_GROUP: Final = f"/aws/lambda/{local_stack.STACK_NAME}/debit_runs"
+LOG_EVENTS_MAX: Final = 100_000
+LETTERS_MAX: Final = 1_000
+
+# A commit is announced within a second or two; what does not come in this time does not come.
+NOTICES_SECONDS_MAX: Final = 20.0
+LOG_SECONDS_MAX: Final = 10.0
+# When all that was expected has come, so long is waited for what was not.
+QUIET_SECONDS: Final = 1
+LOOK_EVERY_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRun:
+    """The samples' world before and after, each expectation beside what happened, the notices.
+
+    `failures`: the entries that failed a run, by run; each is to have been announced. `refusals`:
+    the code that was logged, by message.
+    """
+
+    world: World
+    before: dict[Principal, Holdings]
+    after: dict[Principal, Holdings]
+    checks: tuple[Check, ...]
+    notices: tuple[Published, ...]
+    failures: dict[str, Receipt]
+    refusals: dict[str, str]
+    verified: Verified
+
+    @property
+    def is_as_expected(self) -> bool:
+        return self.verified.is_clean and all(check.is_met for check in self.checks)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen so far, wave after wave."""
+
+    checks: list[Check] = field(default_factory=list)
+    notices: dict[str, Published] = field(default_factory=dict)
+    failures: dict[str, Receipt] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    left_in_queue: int = 0
+
+
+def run_samples(target: Target, world_file: Path) -> SampleRun:
+    """Apply the world, send its samples and observe them; the stack must not have seen them yet."""
+    world, rows, now = load_world(world_file), rows_of(target), datetime.now(UTC)
+    carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
+    before = _holdings(rows, world)
+    seen = _Seen()
+    with subscribed(target) as watch:
+        for together in waves(world.samples):
+            _run_together(target, watch, world, together, world_file.parent, seen)
+    after = _holdings(rows, world)
+    accounts = {principal: holdings.account for principal, holdings in after.items()}
+    balances = check_balances(world.balances, accounts, datetime.now(UTC))
+    dry = Check("all samples", "left in the queue", "0", str(seen.left_in_queue))
+    return SampleRun(
+        world,
+        before,
+        after,
+        (*seen.checks, *balances, dry),
+        tuple(seen.notices.values()),
+        seen.failures,
+        seen.refusals,
+        verify_all(rows),
+    )
+
+
+def _holdings(rows: DynamoDBRows, world: World) -> dict[Principal, Holdings]:
+    now = datetime.now(UTC)
+    read = ((p, rows.read_account(p)) for p in sorted(world.team_of_accounts()))
+    return {p: holdings_at(row, world.policy, now) for p, row in read if row is not None}
+
+
+def _run_together(
+    target: Target,
+    watch: Watch,
+    world: World,
+    together: Sequence[Sample],
+    folder: Path,
+    seen: _Seen,
+) -> None:
+    """Send samples that do not wait for each other, wait until they are through, judge them."""
+    started_at = datetime.now(UTC)
+    files = [sample_files(sample, folder) for sample in together]
+    identities = identities_of(file for of_sample in files for file in of_sample)
+    rows, principals = rows_of(target), list(world.team_of_accounts())
+    before = read_ledger(rows, principals, identities)
+    messages = [file.message for of_sample in files for file in of_sample]
+    ids = iter(send_messages(target.sqs, target.outputs.agent_runs_queue_url, messages).message_ids)
+    sent = [
+        SentSample(sample, of_sample, tuple(next(ids) for _ in of_sample))
+        for sample, of_sample in zip(together, files, strict=True)
+    ]
+    left = drain(target, f"{len(together)} samples").left
+    after = read_ledger(rows, principals, identities)
+    notices = _receive(watch, sum(len(sample.notices) for sample in together), seen)
+    dead_letters = {message["MessageId"] for message in peek(target, LETTERS_MAX)}
+    own_letters = dead_letters & {i for sample in sent for i in sample.message_ids}
+    refusals = logged_refusals(target, own_letters, started_at)
+    observed = Observed(before, after, refusals, dead_letters, notices)
+    seen.left_in_queue = max(seen.left_in_queue, left)
+    seen.checks += check_samples(sent, observed)
+    seen.failures |= _failures(after)
+    seen.refusals |= refusals
+
+
+def _receive(watch: Watch, expected: int, seen: _Seen) -> list[SeenNotice]:
+    """Return the notices that are new, without repeats, when no further one comes."""
+    new: list[SeenNotice] = []
+    gives_up_at = time.monotonic() + NOTICES_SECONDS_MAX
+    while time.monotonic() < gives_up_at:
+        came = watch.receive(QUIET_SECONDS)
+        for published in came:
+            if published.notice["id"] not in seen.notices:
+                seen.notices[published.notice["id"]] = published
+                new.append(SeenNotice(published.notice["type"], published.notice["subject"]))
+        if not came and len(new) >= expected:
+            break
+    return new
+
+
+def logged_refusals(
+    target: Target, message_ids: Collection[str], since: datetime
+) -> dict[str, str]:
+    """Return the code that was logged for each message, once it was for all of `message_ids`."""
+    gives_up_at = time.monotonic() + LOG_SECONDS_MAX
+    while True:
+        codes = _read_log(target, since)
+        if codes.keys() >= set(message_ids) or time.monotonic() > gives_up_at:
+            return codes
+        time.sleep(LOOK_EVERY_SECONDS)
+
+
+def _read_log(target: Target, since: datetime) -> dict[str, str]:
+    pages = target.logs.get_paginator("filter_log_events").paginate(
+        logGroupName=LOG_GROUP,
+        startTime=int(since.timestamp() * 1_000),
+        PaginationConfig={"MaxItems": LOG_EVENTS_MAX},
+    )
+    codes: dict[str, str] = {}
+    for line in (event["message"] for page in pages for event in page["events"]):
+        # Between the lines of the function stand those of the platform, and not all are JSON.
+        if line.startswith("{"):
+            record = json.loads(line)
+            if record.get("message") == "refused":
+                codes[record["message_id"]] = record["code"]
+    return codes
+
+
+def _failures(ledger: Ledger) -> dict[str, Receipt]:
+    return {
+        receipt.entry.identity.subject: receipt
+        for receipt in ledger.values()
+        if receipt.entry.fails_run
+    }

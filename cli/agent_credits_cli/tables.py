@@ -1,0 +1,65 @@
+"""How commands print: tables for people, JSON for programs, progress on stderr for both."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+# A pipe has no width, and the default for what has none is too narrow for the tables here.
+WIDTH_IN_A_PIPE: Final = 120
+
+
+def out() -> Console:
+    """Return a console that prints text as it is: an id may look like markup."""
+    width = None if sys.stdout.isatty() else WIDTH_IN_A_PIPE
+    return Console(width=width, markup=False, emoji=False, highlight=False)
+
+
+def err() -> Console:
+    return Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+
+def table(*headings: str, title: str | None = None) -> Table:
+    """Return an empty table; a heading that begins with ">" is of a column of numbers."""
+    empty = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for heading in headings:
+        justify: Any = "right" if heading.startswith(">") else "left"
+        empty.add_column(heading.removeprefix(">"), justify=justify, overflow="fold")
+    return empty
+
+
+def progress(*, shown: bool = True) -> Progress:
+    """Return a progress bar that counts; on what is no terminal it leaves one line at the end."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=err(),
+        disable=not shown,
+    )
+
+
+def print_json(document: object) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
+def print_json_line(document: object) -> None:
+    """Print one line of NDJSON at once, so that a reader of a long output sees it as it comes."""
+    typer.echo(json.dumps(document))
+    sys.stdout.flush()
+
+
+def moment(instant: datetime | None) -> str:
+    """Return an instant for people, in UTC: 2026-12-01 00:00:00Z; none is a dash."""
+    if instant is None:
+        return "-"
+    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

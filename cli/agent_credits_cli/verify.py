@@ -1,0 +1,188 @@
+"""`agent-credits verify`: recomputes every balance from the ledger alone, and reports any drift."""
+
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Protocol
+
+import typer
+
+from agent_credits.accounts import Account
+from agent_credits.credits import format_credits
+from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal
+from agent_credits.reconcile import Finding, Reconciliation, Sums, check_receipts
+from agent_credits_cli.account import principal_from, rows_of
+from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.tables import AsJson, err, out, print_json, progress
+from agent_credits_cli.target import connect
+
+DRIFT_EXIT_STATUS: Final = 1
+# Accounts that are read at the same time.
+ACCOUNTS_AT_ONCE: Final = 8
+# An account that is being debited may change between the read of its row and that of its pages.
+ATTEMPTS_MAX: Final = 5
+
+
+class LedgerRows(Protocol):
+    """What verifying reads; the tests' rows in memory are the other implementation."""
+
+    def read_account(self, principal: Principal) -> Account | None: ...
+
+    def read_pages(self, principal: Principal) -> Iterator[Page]: ...
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]: ...
+
+    def read_policy(self, version: str) -> BillingPolicy | None: ...
+
+    def list_accounts(self) -> Iterator[Account]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    accounts: int
+    sums: Sums
+    findings: tuple[Finding, ...]
+
+    def __add__(self, other: "Verified") -> "Verified":
+        return Verified(
+            self.accounts + other.accounts,
+            self.sums + other.sums,
+            self.findings + other.findings,
+        )
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.findings
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "accounts": self.accounts,
+            "entries": self.sums.entries,
+            "granted_credits": format_credits(self.sums.granted_microcredits),
+            "returned_credits": format_credits(self.sums.returned_microcredits),
+            "drawn_credits": format_credits(self.sums.drawn_microcredits),
+            "expired_credits": format_credits(self.sums.expired_microcredits),
+            "remaining_credits": format_credits(self.sums.remaining_microcredits),
+            "findings": [
+                {"principal": str(f.principal), "place": f.place, "text": f.text}
+                for f in self.findings
+            ],
+        }
+
+    def __str__(self) -> str:
+        sums = self.to_json()
+        verdict = "zero drift" if self.is_clean else f"{len(self.findings)} findings"
+        return (
+            f"{verdict}: {self.accounts:,} accounts, {self.sums.entries:,} entries;"
+            f" granted {sums['granted_credits']} + returned {sums['returned_credits']}"
+            f" - drawn {sums['drawn_credits']} - expired {sums['expired_credits']}"
+            f" = {sums['remaining_credits']} credits remaining"
+        )
+
+
+NOTHING: Final = Verified(0, Sums(), ())
+
+
+def verify(
+    context: typer.Context,
+    principal: Annotated[
+        str | None, typer.Argument(help="Only this account: user:<id> or team:<id>.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Recompute every balance from the ledger. The exit status is 1 on any drift."""
+    rows = rows_of(connect(context))
+    if principal is None:
+        verified = verify_all(rows)
+    else:
+        verified = verify_account(rows, principal_from(principal), {})
+        if verified.accounts == 0 and verified.is_clean:
+            raise Refusal(
+                f"{principal} has no account; `agent-credits verify` checks all there are"
+            )
+    if as_json:
+        print_json(verified.to_json())
+    else:
+        for finding in verified.findings:
+            out().print(str(finding), soft_wrap=True)
+        out().print(str(verified), soft_wrap=True)
+    if not verified.is_clean:
+        raise typer.Exit(DRIFT_EXIT_STATUS)
+
+
+def verify_all(rows: LedgerRows) -> Verified:
+    """Verify every account, some at a time, behind a progress bar; findings in order of account."""
+    with err().status("listing accounts"):
+        principals = sorted(account.principal for account in rows.list_accounts())
+    parts: dict[Principal, Verified] = {}
+    policies: dict[str, BillingPolicy] = {}
+    with progress() as bar, ThreadPoolExecutor(ACCOUNTS_AT_ONCE) as pool:
+        task = bar.add_task("verifying accounts", total=len(principals))
+        verifying = {pool.submit(verify_account, rows, p, policies): p for p in principals}
+        for done in as_completed(verifying):
+            parts[verifying[done]] = done.result()
+            bar.advance(task)
+    return sum((parts[principal] for principal in principals), NOTHING)
+
+
+def verify_account(
+    rows: LedgerRows, principal: Principal, policies: dict[str, BillingPolicy]
+) -> Verified:
+    """Verify one account; `policies` keeps what was read of them, for the next account.
+
+    An account that is debited meanwhile is looked at again: its pages may be newer than its row.
+    """
+    verified = NOTHING
+    for _ in range(ATTEMPTS_MAX):
+        row = rows.read_account(principal)
+        verified = _verify_row(rows, row, policies) if row else _verify_no_row(rows, principal)
+        if verified.is_clean or rows.read_account(principal) == row:
+            break
+    return verified
+
+
+def _verify_row(rows: LedgerRows, row: Account, policies: dict[str, BillingPolicy]) -> Verified:
+    reconciliation = Reconciliation(row.principal)
+    findings: list[Finding] = []
+    for page in rows.read_pages(row.principal):
+        if page.number < row.page_number:
+            findings += _replay(rows, page, reconciliation, policies, is_flushed=True)
+        elif page != row.page:
+            # The row may still hold a page that is flushed already, and then they are the same.
+            text = f"is on the ledger, but the row holds another page {row.page_number}"
+            findings.append(Finding(row.principal, f"page {page.number}", text))
+    findings += _replay(rows, row.page, reconciliation, policies, is_flushed=False)
+    reconciliation.compare_with(row)
+    return Verified(1, reconciliation.sums, (*reconciliation.findings, *findings))
+
+
+def _verify_no_row(rows: LedgerRows, principal: Principal) -> Verified:
+    pages = rows.read_pages(principal)
+    orphans = (Finding(principal, f"page {page.number}", "belongs to no account") for page in pages)
+    return Verified(0, Sums(), tuple(orphans))
+
+
+def _replay(
+    rows: LedgerRows,
+    page: Page,
+    reconciliation: Reconciliation,
+    policies: dict[str, BillingPolicy],
+    *,
+    is_flushed: bool,
+) -> list[Finding]:
+    for entry in page.entries:
+        if entry.run is not None:
+            read_policy(rows, entry.run.policy_version, policies)
+    reconciliation.add_page(page, policies)
+    receipts = rows.read_receipts([entry.identity for entry in page.entries])
+    return list(check_receipts(page, receipts, is_flushed=is_flushed))
+
+
+def read_policy(rows: LedgerRows, version: str, policies: dict[str, BillingPolicy]) -> None:
+    """Read a policy version into `policies`, unless it is there or there is none."""
+    if version not in policies:
+        policy = rows.read_policy(version)
+        if policy is not None:
+            policies[version] = policy

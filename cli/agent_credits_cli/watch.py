@@ -1,0 +1,161 @@
+"""`agent-credits watch`: prints notices as they are published.
+
+A topic keeps nothing, so watching means to be subscribed: a queue of our own receives what is
+published from now on, and is removed again however the watching ends.
+"""
+
+import json
+import signal
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from agent_credits_cli.tables import AsJson, err, out, print_json_line
+from agent_credits_cli.target import Target, connect
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+QUEUE_PREFIX: Final = "agent-credits-watch-"
+# Should this process be killed, its queue keeps no notice for longer than this.
+RETENTION_SECONDS: Final = 3_600
+LONG_POLL_SECONDS: Final = 20
+MESSAGES_PER_RECEIVE: Final = 10
+FOREVER: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A notice as it came: the subject of its e-mail, and the CloudEvent."""
+
+    subject: str
+    notice: dict[str, Any]
+
+
+class Watch:
+    """A subscription to the topic, and the notices that it receives."""
+
+    def __init__(self, sqs: "SQSClient", queue_url: str) -> None:
+        self._sqs = sqs
+        self._queue_url = queue_url
+
+    def receive(self, wait_seconds: int) -> list[Published]:
+        """Return notices as soon as there are any, or none after the wait; each comes once."""
+        messages = self._sqs.receive_message(
+            QueueUrl=self._queue_url,
+            MaxNumberOfMessages=MESSAGES_PER_RECEIVE,
+            WaitTimeSeconds=wait_seconds,
+        ).get("Messages", [])
+        if messages:
+            self._sqs.delete_message_batch(
+                QueueUrl=self._queue_url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                    for number, message in enumerate(messages)
+                ],
+            )
+        envelopes = [json.loads(message["Body"]) for message in messages]
+        return [Published(e.get("Subject", ""), json.loads(e["Message"])) for e in envelopes]
+
+
+def watch(
+    context: typer.Context,
+    seconds: Annotated[
+        float | None, typer.Option("--for", min=0, help="Stop after so many seconds.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print each notice as it is published, until Ctrl-C; --json prints NDJSON."""
+    target = connect(context)
+    ends_at = time.monotonic() + (FOREVER if seconds is None else seconds)
+    with _ends_on_signal(), subscribed(target) as notices:
+        err().print(f"watching the notices of {target.name}; stop with Ctrl-C", soft_wrap=True)
+        while (left := ends_at - time.monotonic()) > 0:
+            for published in notices.receive(int(min(LONG_POLL_SECONDS, left + 1))):
+                if as_json:
+                    print_json_line(published.notice)
+                else:
+                    out().print(notice_text(published), soft_wrap=True)
+
+
+@contextmanager
+def subscribed(target: Target) -> Iterator[Watch]:
+    """Subscribe a queue of our own to the topic; at the end both are removed."""
+    name = f"{QUEUE_PREFIX}{uuid.uuid4().hex[:12]}"
+    topic_arn = target.outputs.notices_topic_arn
+    queue_url = target.sqs.create_queue(
+        QueueName=name, Attributes={"MessageRetentionPeriod": str(RETENTION_SECONDS)}
+    )["QueueUrl"]
+    try:
+        queue_arn = target.sqs.get_queue_attributes(
+            QueueUrl=queue_url, AttributeNames=["QueueArn"]
+        )["Attributes"]["QueueArn"]
+        target.sqs.set_queue_attributes(
+            QueueUrl=queue_url, Attributes={"Policy": _only_the_topic_sends(queue_arn, topic_arn)}
+        )
+        # Not raw, because the envelope alone carries the subject that an e-mail has.
+        subscription_arn = target.sns.subscribe(
+            TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn, ReturnSubscriptionArn=True
+        )["SubscriptionArn"]
+        try:
+            yield Watch(target.sqs, queue_url)
+        finally:
+            target.sns.unsubscribe(SubscriptionArn=subscription_arn)
+    finally:
+        target.sqs.delete_queue(QueueUrl=queue_url)
+
+
+def notice_text(published: Published) -> str:
+    """Return a notice for people: what happened, who is billed, what is left, what to do."""
+    notice, data = published.notice, published.notice["data"]
+    lines = [f"{notice['time']}  {published.subject or notice['type']}"]
+    pools = ", ".join(f"{p['pool']} {p['remaining_credits']}" for p in data.get("pools", ()))
+    facts = {
+        "team": data.get("team_id"),
+        "billed": data.get("principal"),
+        "pools": pools,
+        "short by": data.get("shortfall_credits"),
+        "resets at": data.get("resets_at"),
+    }
+    lines += [f"  {name:<10} {value}" for name, value in facts.items() if value]
+    lines += [f"  {'fix':<10} {step}" for step in data.get("fix", ())]
+    return "\n".join(lines)
+
+
+def _only_the_topic_sends(queue_arn: str, topic_arn: str) -> str:
+    return json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow",
+                    "Principal": {"Service": "sns.amazonaws.com"},
+                    "Action": "sqs:SendMessage",
+                    "Resource": queue_arn,
+                    "Condition": {"ArnEquals": {"aws:SourceArn": topic_arn}},
+                }
+            ],
+        }
+    )
+
+
+@contextmanager
+def _ends_on_signal() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the watching in good order: what was set up is taken down."""
+
+    def end(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except KeyboardInterrupt:
+        err().print("stopped watching")
+    finally:
+        signal.signal(signal.SIGTERM, before)

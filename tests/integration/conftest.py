@@ -1,0 +1,69 @@
+"""What integration tests stand on: the stack's tables and its queue in moto, nothing restated."""
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits_cli.target import CLIENT_CONFIG, StackOutputs, Target
+from tests.integration.locked_moto import locked_moto
+from tests.integration.stack_tables import StackTables, create_tables
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_sqs import SQSClient
+
+_suffixes = map(str, itertools.count())
+
+
+@pytest.fixture
+def aws() -> Iterator[boto3.Session]:
+    with locked_moto():
+        yield boto3.Session()
+
+
+@pytest.fixture
+def dynamodb(aws: boto3.Session) -> "DynamoDBClient":
+    return aws.client("dynamodb")
+
+
+@pytest.fixture
+def tables(dynamodb: "DynamoDBClient") -> StackTables:
+    return create_tables(dynamodb, next(_suffixes))
+
+
+@pytest.fixture
+def rows(dynamodb: "DynamoDBClient", tables: StackTables) -> DynamoDBRows:
+    return DynamoDBRows(dynamodb, tables.accounts, tables.ledger)
+
+
+@pytest.fixture
+def sqs(aws: boto3.Session) -> "SQSClient":
+    return aws.client("sqs")
+
+
+@pytest.fixture
+def queue_url(sqs: "SQSClient") -> str:
+    return sqs.create_queue(QueueName="agent-runs")["QueueUrl"]
+
+
+@pytest.fixture
+def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
+    """What commands talk to: the tables and the queue, as a deployed stack would name them."""
+    outputs = {
+        "AgentRunsQueueUrl": queue_url,
+        "AgentRunsDeadLetterQueueUrl": f"{queue_url}-dead-letters",
+        "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
+        "AccountsTableName": tables.accounts,
+        "LedgerTableName": tables.ledger,
+    }
+    return Target(
+        name="moto",
+        session=aws,
+        config=CLIENT_CONFIG,
+        endpoint_url=None,
+        outputs=StackOutputs.model_validate(outputs),
+    )

@@ -1,0 +1,91 @@
+"""What Lambda does around a handler: a cold start with an environment, events, a context."""
+
+import importlib
+import io
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+
+@dataclass
+class Context:
+    """The part of Lambda's context that is read; the time left is passed in."""
+
+    remaining_milliseconds: int = 30_000
+    function_name: str = "function"
+    memory_limit_in_mb: int = 1024
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:function"
+    aws_request_id: str = "request-1"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return self.remaining_milliseconds
+
+
+@dataclass
+class Function:
+    """A handler after its cold start, and what it has logged."""
+
+    app: ModuleType
+    log: io.StringIO = field(default_factory=io.StringIO)
+
+    def invoke(self, event: dict[str, Any], context: Context | None = None) -> dict[str, Any]:
+        # Lambda hands over JSON; what is not JSON could not arrive.
+        event = json.loads(json.dumps(event))
+        answer: dict[str, Any] = self.app.handler(event, context or Context())
+        return answer
+
+    def failed_ids(self, event: dict[str, Any], context: Context | None = None) -> list[str]:
+        answer = self.invoke(event, context)
+        return [failure["itemIdentifier"] for failure in answer["batchItemFailures"]]
+
+    def lines(self, message: str) -> list[dict[str, Any]]:
+        """Return the log lines with this message."""
+        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
+        return [line for line in lines if line["message"] == message]
+
+
+def cold_start(
+    name: str, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Function:
+    """Import the function anew, as a new Lambda environment does."""
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", name)
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "AgentCredits")
+    monkeypatch.setenv("POWERTOOLS_LOG_LEVEL", "INFO")
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    module = f"functions.{name}.app"
+    sys.modules.pop(module, None)
+    function = Function(importlib.import_module(module))
+    # Loggers outlive a cold start within one process, and so would the first one's stream.
+    monkeypatch.setattr(function.app.logger.registered_handler, "stream", function.log)
+    return function
+
+
+def receive(sqs: "SQSClient", queue_url: str) -> list[dict[str, Any]]:
+    """Return every message that is visible, as the records of a Lambda event."""
+    records = []
+    while messages := sqs.receive_message(QueueUrl=queue_url, MaxNumberOfMessages=10).get(
+        "Messages"
+    ):
+        records += [
+            {
+                "messageId": message["MessageId"],
+                "receiptHandle": message["ReceiptHandle"],
+                "body": message["Body"],
+            }
+            for message in messages
+        ]
+    return records
+
+
+def send(sqs: "SQSClient", queue_url: str, bodies: Iterable[str]) -> list[str]:
+    """Send the bodies and return the ids of their messages."""
+    return [sqs.send_message(QueueUrl=queue_url, MessageBody=text)["MessageId"] for text in bodies]

@@ -1,0 +1,43 @@
+"""moto behind one lock, so that it keeps what DynamoDB promises: a conditional write is atomic.
+
+On its own moto reads, compares and writes in steps that threads can fall between: several writers
+then win one compare-and-set, and a test of concurrency proves nothing. Every request passes through
+one function, and with one lock around that each request is one step, as it is on AWS.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import moto
+from moto.core.botocore_stubber import BotocoreStubber
+
+REGION = "us-east-1"
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": REGION,
+}
+
+
+@contextmanager
+def locked_moto() -> Iterator[None]:
+    """Serve every call of boto3 from memory, one at a time, with nothing there at first."""
+    lock = threading.Lock()
+    answer = BotocoreStubber.__call__
+
+    def answer_alone(stubber: BotocoreStubber, *args: Any, **kwargs: Any) -> Any:
+        with lock:
+            return answer(stubber, *args, **kwargs)
+
+    # Nobody's profile or endpoint: moto answers only for the addresses of AWS itself.
+    elsewhere = {name: v for name, v in os.environ.items() if not name.startswith("AWS_")}
+    with (
+        mock.patch.dict("os.environ", elsewhere | ENVIRONMENT, clear=True),
+        mock.patch.object(BotocoreStubber, "__call__", answer_alone),
+        moto.mock_aws(),
+    ):
+        yield

@@ -1,0 +1,163 @@
+"""Sixteen committers on one account: the sum is exact, whatever the threads do to each other."""
+
+import random
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+import pytest
+
+from agent_credits.changes import Recorded
+from agent_credits.debits import Debits, Delivery
+from agent_credits.directory import Directory
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.ledger import Entry, Identity
+from tests.unit.builders import (
+    ACME,
+    ANA,
+    NOW,
+    POLICY,
+    body,
+    finished,
+    grant_change,
+    open_account,
+    pause,
+    remaining_by_grant,
+    remaining_on,
+    usage,
+)
+
+COMMITTERS = 16
+EVENTS = 200
+DUPLICATED_ONE_IN = 5
+BATCH_SIZE = 4
+# A batch that was given back comes again; each round in which nobody commits is impossible.
+REDELIVERIES_MAX = 1_000
+
+
+@pytest.fixture
+def short_switch_interval() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def open_rows(rows: DynamoDBRows) -> DynamoDBRows:
+    rows.put_policy(POLICY)
+    rows.compare_and_set_team(ACME.model_copy(update={"version": 1}))
+    return rows
+
+
+def deliver_until_done(
+    rows: DynamoDBRows, bodies: list[str], seen: list[tuple[Identity, Entry, bool]]
+) -> None:
+    debits = Debits(rows, Directory(rows), pause)
+    for start in range(0, len(bodies), BATCH_SIZE):
+        deliveries = [Delivery(str(n), b) for n, b in enumerate(bodies[start : start + BATCH_SIZE])]
+        for _ in range(REDELIVERIES_MAX):
+            batch = debits.debit(deliveries, now=NOW, time_is_left=lambda: True)
+            seen += [
+                (o.result.entry.identity, o.result.entry, isinstance(o.result, Recorded))
+                for o in batch.outcomes
+            ]
+            assert batch.refused == {}
+            deliveries = [d for d in deliveries if d.message_id in batch.postponed]
+            if not deliveries:
+                break
+        else:
+            pytest.fail("an event was never recorded")
+
+
+def commit_from_many_threads(
+    rows: DynamoDBRows, bodies: list[str]
+) -> list[tuple[Identity, Entry, bool]]:
+    """Share the bodies among the committers and return every outcome that any of them saw."""
+    seen: list[list[tuple[Identity, Entry, bool]]] = [[] for _ in range(COMMITTERS)]
+    faults: list[BaseException] = []
+
+    def commit_share(number: int) -> None:
+        try:
+            deliver_until_done(rows, bodies[number::COMMITTERS], seen[number])
+        except BaseException as fault:
+            faults.append(fault)
+            raise
+
+    threads = [threading.Thread(target=commit_share, args=(n,)) for n in range(COMMITTERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    return [outcome for of_thread in seen for outcome in of_thread]
+
+
+@pytest.mark.usefixtures("short_switch_interval")
+@pytest.mark.parametrize("credits", ["1000", "60"], ids=["enough", "too little"])
+def test_sixteen_committers_on_one_account_lose_and_repeat_nothing(
+    credits: str,  # noqa: A002
+    open_rows: DynamoDBRows,
+) -> None:
+    open_account(open_rows, grant_change("g-1", credits=credits), grant_change("g-2", credits="7"))
+    documents = [usage(f"e{n}", "1", run=f"run-{n % 25}") for n in range(EVENTS)]
+    documents += documents[::DUPLICATED_ONE_IN]
+    random.Random(42).shuffle(documents)
+
+    outcomes = commit_from_many_threads(open_rows, [body(document) for document in documents])
+
+    account = open_rows.read_account(ANA)
+    assert account is not None
+    entries = [e for page in open_rows.read_pages(ANA) for e in page.entries] + [*account.entries]
+    # Each event has one entry, and whoever asked was told of that very entry.
+    recorded = {e.identity: e for e in entries}
+    of_runs = [e for e in entries if e.identity.realm == "RUN"]
+    assert len(recorded) == len(entries)
+    assert len(of_runs) == EVENTS
+    assert all(recorded[identity] == entry for identity, entry, _ in outcomes)
+    assert max(Counter(i for i, _, is_new in outcomes if is_new).values()) == 1
+    # The sum is exact, and the ledger alone gives the row's balance.
+    granted = (int(credits) + 7) * 1_000_000
+    drawn = sum(e.drawn_microcredits for e in of_runs)
+    assert drawn == min(granted, EVENTS * 1_000_000)
+    assert sum(remaining_on(account).values()) == granted - drawn
+    assert all(g.remaining_microcredits >= 0 for g in account.grants)
+    assert remaining_by_grant(entries) == remaining_on(account)
+    # Each failed run failed once.
+    failures: dict[str, int] = defaultdict(int)
+    for entry in of_runs:
+        failures[entry.identity.subject] += entry.fails_run
+    short = {e.identity.subject for e in of_runs if e.outcome == "insufficient"}
+    assert {run for run, count in failures.items() if count} == short
+    assert set(failures.values()) <= {0, 1}
+
+
+@pytest.mark.usefixtures("short_switch_interval")
+def test_draws_are_given_back_exactly_among_sixteen_committers(open_rows: DynamoDBRows) -> None:
+    open_account(open_rows, grant_change("g-1", credits="30"), grant_change("g-2", credits="500"))
+    documents = [usage(f"e{n}", "1", run=f"run-{n % 10}") for n in range(120)]
+    documents += [finished(f"end-{n}", "error", run=f"run-{n}") for n in range(10)]
+    random.Random(7).shuffle(documents)
+
+    commit_from_many_threads(open_rows, [body(document) for document in documents])
+
+    account = open_rows.read_account(ANA)
+    assert account is not None
+    entries = [e for page in open_rows.read_pages(ANA) for e in page.entries] + [*account.entries]
+    assert remaining_by_grant(entries) == remaining_on(account)
+    # Every run ended by the platform's fault: what was not given back was waived.
+    assert remaining_on(account) == {"g-1": 30_000_000, "g-2": 500_000_000}
+
+
+@pytest.mark.usefixtures("short_switch_interval")
+def test_a_replay_of_everything_from_many_threads_changes_nothing(open_rows: DynamoDBRows) -> None:
+    open_account(open_rows)
+    bodies = [body(usage(f"e{n}", "0.5")) for n in range(64)]
+    commit_from_many_threads(open_rows, bodies)
+    before = open_rows.read_account(ANA)
+
+    outcomes = commit_from_many_threads(open_rows, list(reversed(bodies)))
+
+    assert not any(is_new for _, _, is_new in outcomes)
+    assert open_rows.read_account(ANA) == before

@@ -1,0 +1,310 @@
+"""Every interleaving of two workers that commit three events: the real `commit`, step by step.
+
+Explored breadth first: each event is delivered up to twice, to any worker, alone or with another; a
+worker may crash before and after each of its calls and in the middle of a flush, and starts its
+next batch from the row that it committed last. What the rows answered so far is all that a commit
+knows, so a worker's state is that sequence of answers, and its next step is found by replaying it.
+"""
+
+import collections
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+
+from agent_credits import accounts
+from agent_credits.accounts import Account
+from agent_credits.changes import RunChange
+from agent_credits.commit import commit
+from agent_credits.ledger import Identity, Page, Receipt
+from tests.unit.builders import ANA, NOW, finished, grant, pause, run_changes, usage
+
+DELIVERIES_MAX = 2
+STATES_MAX = 3_000_000
+
+INITIAL_CREDITS = 100_000_000
+
+
+class Asked(BaseException):
+    """Stops a replay at the first call that has no answer yet."""
+
+    def __init__(self, name: str, argument: Any) -> None:
+        self.name = name
+        self.argument = argument
+
+
+class Answered:
+    """Rows that answer from a recorded sequence, and stop the commit where it ends."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = iter(answers)
+
+    def _next(self, name: str, argument: Any) -> Any:
+        for answer in self._answers:
+            return answer
+        raise Asked(name, argument)
+
+    def read_account(self, principal: Any) -> Account | None:
+        return self._next("read_account", principal)
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        if not identities:
+            return {}
+        receipts = self._next("read_receipts", tuple(identities))
+        return {receipt.entry.identity: receipt for receipt in receipts}
+
+    def read_run(self, run_id: str) -> tuple[Receipt, ...]:
+        return self._next("read_run", run_id)
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return self._next("compare_and_set", account)
+
+    def put_page(self, page: Page) -> None:
+        self._next("put_page", page)
+
+
+class Worker(NamedTuple):
+    """Numbers stand for interned values, so that a state is small and quick to compare."""
+
+    warm: int = -1
+    batch: tuple[int, ...] = ()
+    answers: int = -1
+    unput: int = -1
+    snapshot: int = -1
+
+
+class State(NamedTuple):
+    row: int
+    ledger: int
+    deliveries: tuple[int, ...]
+    acknowledged: frozenset[int]
+    workers: tuple[Worker, ...]
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way in which the rows, or the order of the calls, can be wrong."""
+
+    receipts_before_row: bool = False
+    flush: bool = True
+    receipts_with_page: bool = True
+    version_condition: bool = True
+
+
+class Model:
+    def __init__(self, changes: list[RunChange], mutant: Mutant) -> None:
+        self._changes = changes
+        self._mutant = mutant
+        self._values: list[Any] = []
+        self._numbers: dict[Hashable, int] = {}
+        self._steps: dict[tuple[int, tuple[int, ...], int], Any] = {}
+        self._verdicts: dict[tuple[int, int], frozenset[int]] = {}
+        first = Account(ANA, version=1, grants=(grant("g-1", credits="100"),))
+        self._first = State(
+            row=self._intern(first),
+            ledger=self._intern(frozenset()),
+            deliveries=(0,) * len(changes),
+            acknowledged=frozenset(),
+            workers=(Worker(), Worker()),
+        )
+
+    def explore(self) -> int:
+        """Return how many states there are; raises AssertionError at one that is wrong."""
+        seen = {self._first}
+        frontier = collections.deque(seen)
+        while frontier:
+            for state in self._successors(frontier.popleft()):
+                state = state._replace(workers=tuple(sorted(state.workers)))
+                if state not in seen:
+                    self._check(state)
+                    seen.add(state)
+                    frontier.append(state)
+            assert len(seen) < STATES_MAX, "the model is too large to be explored"
+        return len(seen)
+
+    def _successors(self, state: State) -> Iterator[State]:
+        for number, worker in enumerate(state.workers):
+            if worker.batch:
+                yield self._with(state, number, Worker())  # It crashes.
+                yield from self._steps_of(state, number, worker)
+            else:
+                yield from self._deliveries_to(state, number, worker)
+
+    def _deliveries_to(self, state: State, number: int, worker: Worker) -> Iterator[State]:
+        held = {event for other in state.workers for event in other.batch}
+        events = [
+            event
+            for event, count in enumerate(state.deliveries)
+            if count < DELIVERIES_MAX and event not in held
+        ]
+        pairs = [(a, b) for a in events for b in events if a < b]
+        for batch in [*((event,) for event in events), *pairs]:
+            busy = worker._replace(
+                batch=batch, answers=self._intern(()), snapshot=self._snapshot(state)
+            )
+            counts = tuple(count + (event in batch) for event, count in enumerate(state.deliveries))
+            yield self._with(state, number, busy)._replace(deliveries=counts)
+
+    def _steps_of(self, state: State, number: int, worker: Worker) -> Iterator[State]:
+        if worker.unput >= 0:
+            yield from self._put_one(state, number, worker)
+            return
+        step = self._next_step(worker)
+        if isinstance(step, Account):
+            done = Worker(warm=self._intern(step))
+            acknowledged = state.acknowledged | set(worker.batch)
+            yield self._with(state, number, done)._replace(acknowledged=acknowledged)
+            return
+        match step.name:
+            case "read_account":
+                yield self._answered(state, number, worker, self._values[state.row])
+            case "read_receipts":
+                wanted = set(step.argument)
+                found = self._receipts(state, worker, lambda r: r.entry.identity in wanted)
+                yield self._answered(state, number, worker, found)
+            case "read_run":
+                run_id = step.argument
+                found = self._receipts(state, worker, lambda r: r.entry.identity.subject == run_id)
+                yield self._answered(state, number, worker, found)
+            case "put_page":
+                items = self._items_of(step.argument)
+                yield self._with(state, number, worker._replace(unput=self._intern(items)))
+            case "compare_and_set":
+                yield from self._compare_and_set(state, number, worker, step.argument)
+
+    def _compare_and_set(
+        self, state: State, number: int, worker: Worker, account: Account
+    ) -> Iterator[State]:
+        there: Account = self._values[state.row]
+        worker = worker._replace(snapshot=self._snapshot(state))
+        if self._mutant.version_condition and there.version != account.version - 1:
+            yield self._answered(state, number, worker, there)
+            return
+        written = state._replace(row=self._intern(account))
+        yield self._answered(written, number, worker, None)
+        # The answer is lost, and the SDK, trying again, is told of the row that it wrote itself.
+        if self._mutant.version_condition:
+            yield self._answered(written, number, worker, account)
+
+    def _items_of(self, page: Page) -> frozenset[Page | Receipt]:
+        if not self._mutant.flush:
+            return frozenset()
+        receipts = [Receipt(page.principal, page.number, entry) for entry in page.entries]
+        return frozenset([page, *(receipts if self._mutant.receipts_with_page else ())])
+
+    def _put_one(self, state: State, number: int, worker: Worker) -> Iterator[State]:
+        items: frozenset[Page | Receipt] = self._values[worker.unput]
+        if not items:
+            yield self._answered(state, number, worker._replace(unput=-1), None)
+        for item in items:
+            ledger: frozenset[Page | Receipt] = self._values[state.ledger]
+            same_key = [i for i in ledger if _key(i) == _key(item)]
+            assert all(i == item for i in same_key), "a recorded entry never changes"
+            left = worker._replace(unput=self._intern(items - {item}))
+            yield self._with(state, number, left)._replace(ledger=self._intern(ledger | {item}))
+
+    def _receipts(self, state: State, worker: Worker, wanted: Any) -> tuple[Receipt, ...]:
+        number = worker.snapshot if self._mutant.receipts_before_row else state.ledger
+        ledger: frozenset[Page | Receipt] = self._values[number]
+        found = [item for item in ledger if isinstance(item, Receipt) and wanted(item)]
+        return tuple(sorted(found, key=lambda r: r.entry.identity.id))
+
+    def _next_step(self, worker: Worker) -> Account | Asked:
+        key = (worker.warm, worker.batch, worker.answers)
+        if key not in self._steps:
+            self._steps[key] = self._replay(worker)
+        return self._steps[key]
+
+    def _replay(self, worker: Worker) -> Account | Asked:
+        answers = [self._values[number] for number in self._values[worker.answers]]
+        try:
+            committed = commit(
+                Answered(answers),
+                ANA,
+                [self._changes[event] for event in worker.batch],
+                now=NOW,
+                pause=pause,
+                warm=self._values[worker.warm] if worker.warm >= 0 else None,
+            )
+        except Asked as asked:
+            return asked
+        return committed.account
+
+    def _answered(self, state: State, number: int, worker: Worker, answer: Any) -> State:
+        answers = (*self._values[worker.answers], self._intern(answer))
+        return self._with(state, number, worker._replace(answers=self._intern(answers)))
+
+    def _with(self, state: State, number: int, worker: Worker) -> State:
+        workers = state.workers
+        return state._replace(workers=(*workers[:number], worker, *workers[number + 1 :]))
+
+    def _snapshot(self, state: State) -> int:
+        return state.ledger if self._mutant.receipts_before_row else -1
+
+    def _intern(self, value: Hashable) -> int:
+        number = self._numbers.get(value)
+        if number is None:
+            number = self._numbers[value] = len(self._values)
+            self._values.append(value)
+        return number
+
+    def _check(self, state: State) -> None:
+        key = (state.row, state.ledger)
+        if key not in self._verdicts:
+            self._verdicts[key] = self._recorded(
+                self._values[state.row], self._values[state.ledger]
+            )
+        assert state.acknowledged <= self._verdicts[key], "acknowledged implies recorded"
+
+    def _recorded(self, row: Account, ledger: frozenset[Page | Receipt]) -> frozenset[int]:
+        """Return which events are recorded, after checking that each was applied once."""
+        entries = {i.entry.identity: i.entry for i in ledger if isinstance(i, Receipt)}
+        entries |= {entry.identity: entry for entry in row.entries}
+        drawn = sum(
+            entry.drawn_microcredits * (-1 if entry.outcome == "returned" else 1)
+            for entry in entries.values()
+        )
+        held = sum(g.remaining_microcredits for g in row.grants)
+        assert held == INITIAL_CREDITS - drawn, "the row holds what the entries leave"
+        return frozenset(n for n, change in enumerate(self._changes) if change.identity in entries)
+
+
+def _key(item: Page | Receipt) -> Hashable:
+    return item.number if isinstance(item, Page) else item.entry.identity
+
+
+USAGE = run_changes(usage("e1", "1"), usage("e2", "2"), usage("e3", "4", run="run-2"))
+GIVES_BACK = run_changes(usage("e1", "1"), finished("e2", "error"), usage("e3", "4", run="run-2"))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("changes", "entries_full"),
+    [pytest.param(USAGE, 2, id="usage"), pytest.param(GIVES_BACK, 1, id="gives_back")],
+)
+def test_each_event_counts_once_in_every_interleaving(
+    changes: list[RunChange], entries_full: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "PAGE_ENTRIES_FULL", entries_full)
+
+    states = Model(changes, Mutant()).explore()
+
+    assert states > 10_000
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        Mutant(receipts_before_row=True),
+        Mutant(flush=False),
+        Mutant(receipts_with_page=False),
+        Mutant(version_condition=False),
+    ],
+    ids=["receipts_before_row", "no_flush", "page_without_receipts", "no_version_condition"],
+)
+def test_a_broken_protocol_is_caught(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "PAGE_ENTRIES_FULL", 1)
+
+    with pytest.raises(AssertionError):
+        Model(USAGE[:2], mutant).explore()

@@ -1,0 +1,231 @@
+"""Small builders of events, teams and accounts, and the policy of the sample world.
+
+Each takes what the test is about and fills in the rest, so that a test shows only what matters.
+"""
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agent_credits.accounts import Account, PlanSubscription
+from agent_credits.changes import GrantChange, PlanChange, RunChange
+from agent_credits.commit import commit
+from agent_credits.credits import parse_credits
+from agent_credits.events import AgentRunEvent, parse_message
+from agent_credits.grants import Grant
+from agent_credits.ledger import Entry
+from agent_credits.policy import BillingPolicy, BillingRule
+from agent_credits.principals import Principal
+from agent_credits.rows import Rows
+from agent_credits.teams import Team, Tenure, bill
+from tests.memory_rows import MemoryRows
+
+# Long past, so that no clock of a machine that runs the tests takes it for the future.
+NOW = datetime(2025, 11, 21, 10, 0, tzinfo=UTC)
+FAR_PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+ANA = Principal("user", "ana")
+BEN = Principal("user", "ben")
+OLGA = Principal("user", "olga")
+BIGCORP = Principal("team", "bigcorp")
+
+# The table of who pays, and in what order.
+POLICY = BillingPolicy(
+    version="2025-11",
+    rules=(
+        BillingRule(
+            team="self_serve", triggers=("user",), payer="user", pools=("trial", "plan", "add_on")
+        ),
+        BillingRule(
+            team="self_serve",
+            triggers=("team_api_key", "schedule"),
+            payer="owner",
+            pools=("trial", "plan", "add_on"),
+        ),
+        BillingRule(
+            team="enterprise",
+            triggers=("user", "team_api_key", "schedule"),
+            payer="team",
+            pools=("trial", "contract"),
+        ),
+    ),
+)
+
+ACME = Team(
+    team_id="acme",
+    plan="max",
+    time_zone="Europe/Berlin",
+    members=frozenset({"ana", "ben", "olga"}),
+    tenures=(
+        Tenure(since=FAR_PAST, kind="self_serve", owner="olga", policy_version=POLICY.version),
+    ),
+)
+BIGCORP_TEAM = Team(
+    team_id="bigcorp",
+    plan="enterprise",
+    time_zone="America/New_York",
+    members="*",
+    tenures=(
+        Tenure(since=FAR_PAST, kind="enterprise", owner="boss", policy_version=POLICY.version),
+    ),
+)
+TEAMS = {team.team_id: team for team in (ACME, BIGCORP_TEAM)}
+
+TRIGGERS: dict[str, dict[str, str]] = {
+    "user": {"kind": "user", "user_id": "ana"},
+    "team_api_key": {"kind": "team_api_key", "key_id": "key-7"},
+    "schedule": {"kind": "schedule", "schedule_id": "nightly"},
+}
+
+
+def cloudevent(
+    event_id: str,
+    *,
+    type: str = "agent_run.usage",  # noqa: A002 -- CloudEvents calls it so.
+    run: str = "run-1",
+    team: str = "acme",
+    trigger: dict[str, str] | None = None,
+    user: str = "ana",
+    time: datetime = NOW,
+    source: str = "/platform/agents",
+    **data: Any,
+) -> dict[str, Any]:
+    return {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": source,
+        "type": type,
+        "subject": run,
+        "time": time.isoformat(),
+        "data": {"team_id": team, "trigger": trigger or {"kind": "user", "user_id": user}, **data},
+    }
+
+
+def usage(event_id: str, credits: str = "1", **fields: Any) -> dict[str, Any]:  # noqa: A002
+    return cloudevent(event_id, credits=credits, **fields)
+
+
+def requested(event_id: str, **fields: Any) -> dict[str, Any]:
+    return cloudevent(event_id, type="agent_run.requested", **fields)
+
+
+def finished(event_id: str, status: str = "ok", **fields: Any) -> dict[str, Any]:
+    return cloudevent(event_id, type="agent_run.finished", status=status, **fields)
+
+
+def body(*documents: object) -> str:
+    """Return a message body: the event alone, or an array where there are several."""
+    return json.dumps(documents[0] if len(documents) == 1 else documents)
+
+
+def parsed(document: object) -> AgentRunEvent:
+    message = parse_message(json.dumps(document))
+    assert not message.refusals, message.refusals
+    return message.events[0]
+
+
+def run_change(document: dict[str, Any], team: Team | None = None) -> RunChange:
+    event = parsed(document)
+    return RunChange(event, bill(event, team or TEAMS[event.data.team_id], POLICY))
+
+
+def run_changes(*documents: dict[str, Any]) -> list[RunChange]:
+    return [run_change(document) for document in documents]
+
+
+def grant(
+    grant_id: str,
+    pool: str = "add_on",
+    credits: str = "10",  # noqa: A002
+    *,
+    remaining: str | None = None,
+    granted_at: datetime = NOW - timedelta(days=20),
+    expires_at: datetime | None = None,
+) -> Grant:
+    return Grant(
+        id=grant_id,
+        pool=pool,
+        amount_microcredits=parse_credits(credits),
+        remaining_microcredits=parse_credits(remaining or credits),
+        granted_at=granted_at,
+        expires_at=expires_at,
+        cause="purchase",
+    )
+
+
+def grant_change(
+    grant_id: str,
+    pool: str = "add_on",
+    credits: str = "10",  # noqa: A002
+    *,
+    principal: Principal = ANA,
+    expires_at: datetime | None = None,
+) -> GrantChange:
+    return GrantChange(principal, grant_id, pool, parse_credits(credits), expires_at, "purchase")
+
+
+def plan_change(
+    credits: str = "100",  # noqa: A002
+    *,
+    principal: Principal = ANA,
+    anchor: datetime = NOW - timedelta(days=20),
+    change_id: str = "plan:max",
+) -> PlanChange:
+    return PlanChange(principal, change_id, "max", "plan", parse_credits(credits), anchor.date())
+
+
+def plan(credits: str = "100", anchor: datetime = NOW - timedelta(days=20)) -> PlanSubscription:  # noqa: A002
+    return PlanSubscription("max", "plan", parse_credits(credits), anchor.date())
+
+
+def pause(attempts_lost: int) -> None:
+    """Wait for nobody: a test has no other machine to leave time to."""
+
+
+def open_account(
+    rows: Rows,
+    *changes: GrantChange | PlanChange,
+    now: datetime = NOW - timedelta(days=1),
+) -> Account:
+    """Open an account on the one path on which accounts change."""
+    changes = changes or (grant_change("g-1", credits="100"),)
+    principal = changes[0].principal
+    return commit(rows, principal, changes, now=now, pause=pause, opens_account=True).account
+
+
+def sample_rows() -> MemoryRows:
+    rows = MemoryRows()
+    settle(rows)
+    return rows
+
+
+def settle(rows: MemoryRows) -> None:
+    rows.teams.update(TEAMS)
+    rows.policies[POLICY.version] = POLICY
+
+
+def history(rows: MemoryRows, principal: Principal) -> tuple[Entry, ...]:
+    """Return every entry of an account: its full pages, then the open page on its row."""
+    account = rows.accounts[principal]
+    pages = [rows.pages[principal, number].entries for number in range(1, account.page_number)]
+    return tuple(entry for page in (*pages, account.entries) for entry in page)
+
+
+def remaining_by_grant(entries: Iterable[Entry]) -> dict[str, int]:
+    """Recompute from the ledger alone what each grant still holds, the dry ones left out."""
+    remaining: dict[str, int] = {}
+    for entry in entries:
+        if entry.grant is not None:
+            sign = -1 if entry.outcome == "expired" else 1
+            remaining[entry.grant.id] = (
+                remaining.get(entry.grant.id, 0) + sign * entry.amount_microcredits
+            )
+        for part in entry.draws:
+            sign = 1 if entry.outcome == "returned" else -1
+            remaining[part.grant_id] = remaining.get(part.grant_id, 0) + sign * part.microcredits
+    return {grant_id: left for grant_id, left in remaining.items() if left}
+
+
+def remaining_on(account: Account) -> dict[str, int]:
+    return {g.id: g.remaining_microcredits for g in account.grants if g.remaining_microcredits}
