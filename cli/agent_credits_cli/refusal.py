@@ -6,6 +6,8 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from agent_credits.errors import RowNotUnderstood, RowsUnavailable
+
 EXIT_STATUS: Final = 2
 
 
@@ -17,11 +19,11 @@ class Refusal(Exception):
 
 
 class RefusingGroup(TyperGroup):
-    """Commands whose refusals reach the operator as one line."""
+    """Commands whose refusals, and whose tables that do not answer, are one line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except Refusal as refusal:
+        except (Refusal, RowsUnavailable, RowNotUnderstood) as refusal:
             sys.stderr.write(f"agent-credits: {refusal}\n")
             raise typer.Exit(EXIT_STATUS) from refusal

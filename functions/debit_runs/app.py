@@ -15,11 +15,11 @@ from agent_credits.backoff import back_off
 from agent_credits.debits import DebitedBatch, Debits, Delivery
 from agent_credits.directory import Directory
 from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.errors import QueueUnavailable
+from agent_credits.errors import Contended, QueueUnavailable
 from agent_credits.run_queue import RunQueue
 
-# A commit that starts with this much time left ends before the function does, also when its calls
-# are retried.
+# No commit is begun with less time left. It takes milliseconds, or seconds where its calls are
+# retried; one that is cut off is redelivered, and harmless.
 COMMIT_TIME_MS = 10_000
 CALLS = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "max_attempts": 3})
 
@@ -54,12 +54,20 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     )
     _log(batch)
     hopeless = [receipt_handles[m] for m in batch.refused if m not in batch.postponed]
+    # Who lost the races of a busy account wins a little later; the visibility timeout is minutes.
+    contended = {m for m, error in batch.postponed.items() if isinstance(error, Contended)}
+    lost = [record for record in event["Records"] if record["messageId"] in contended]
     try:
         run_queue.return_at_once(hopeless)
+        run_queue.return_soon({r["receiptHandle"]: _receives(r) for r in lost})
     except QueueUnavailable as fault:
-        logger.warning("refused messages return only later", extra={"reason": str(fault)})
+        logger.warning("messages return only later", extra={"reason": str(fault)})
     failures = [{"itemIdentifier": message_id} for message_id in batch.failed_message_ids]
     return {"batchItemFailures": failures}
+
+
+def _receives(record: dict[str, Any]) -> int:
+    return int(record["attributes"]["ApproximateReceiveCount"])
 
 
 def _log(batch: DebitedBatch) -> None:

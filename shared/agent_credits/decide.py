@@ -156,7 +156,7 @@ def _grant(account: Account, change: GrantChange, now: datetime) -> tuple[Accoun
         amount_microcredits=change.microcredits,
         remaining_microcredits=change.microcredits,
         granted_at=now,
-        expires_at=change.expires_at,
+        expires_at=change.expires_at and change.expires_at.replace(microsecond=0),
         cause=change.cause,
     )
     entry = Entry(

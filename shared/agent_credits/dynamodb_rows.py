@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits.accounts import Account
 from agent_credits.backoff import back_off
-from agent_credits.errors import RowsUnavailable
+from agent_credits.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.items import (
     ACCOUNT_PREFIX,
     PAGE_PREFIX,
@@ -63,49 +63,49 @@ class DynamoDBRows:
 
     def read_account(self, principal: Principal) -> Account | None:
         item = self._read_row(account_key(principal))
-        return account_from_item(item) if item else None
+        return _understood(account_from_item, item) if item else None
 
     def read_team(self, team_id: str) -> Team | None:
         item = self._read_row(team_key(team_id))
-        return team_from_item(item) if item else None
+        return _understood(team_from_item, item) if item else None
 
     def read_policy(self, version: str) -> BillingPolicy | None:
         item = self._read_row(policy_key(version))
-        return policy_from_item(item) if item else None
+        return _understood(policy_from_item, item) if item else None
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         keys = [receipt_key(identity) for identity in identities]
         chunks = _in_parallel(self._batch_get, _chunks(keys, BATCH_GET_KEYS_MAX))
-        receipts = [receipt_from_item(item) for chunk in chunks for item in chunk]
+        receipts = [_understood(receipt_from_item, item) for chunk in chunks for item in chunk]
         return {receipt.entry.identity: receipt for receipt in receipts}
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         for item in self._query(run_partition(run_id), "EVENT#"):
-            yield receipt_from_item(item)
+            yield _understood(receipt_from_item, item)
 
     def read_pages(self, principal: Principal) -> Iterator[Page]:
         """Yield an account's full pages, oldest first; the open page is on its row."""
         for item in self._query(pages_partition(principal), PAGE_PREFIX):
-            yield page_from_item(item)
+            yield _understood(page_from_item, item)
 
     def list_accounts(self) -> Iterator[Account]:
         """Yield every account, in no order. Reads the whole table: for the operator only."""
         for item in self._scan(ACCOUNT_PREFIX):
-            yield account_from_item(item)
+            yield _understood(account_from_item, item)
 
     def list_teams(self) -> Iterator[Team]:
         """Yield every team, in no order. Reads the whole table: for the operator only."""
         for item in self._scan(TEAM_PREFIX):
-            yield team_from_item(item)
+            yield _understood(team_from_item, item)
 
     def compare_and_set(self, account: Account) -> Account | None:
         current = self._compare_and_set_row(account_item(account), account.version)
-        return account_from_item(current) if current else None
+        return _understood(account_from_item, current) if current else None
 
     def compare_and_set_team(self, team: Team) -> Team | None:
         """Write a team's settings if those there are one version older; else return those."""
         current = self._compare_and_set_row(team_item(team), team.version)
-        return team_from_item(current) if current else None
+        return _understood(team_from_item, current) if current else None
 
     def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
         """Put a policy version unless it is there; return what is there. It never changes."""
@@ -223,11 +223,21 @@ def _in_parallel(
 def _item_that_is_there(lost: ClientError) -> Item:
     # The failed write answers with the item that made it fail; the SDK's types leave it out.
     response: Mapping[str, Any] = lost.response
+    if "Item" not in response:
+        raise RowsUnavailable("the row that was read is gone; rows are never deleted") from lost
     return dict(response["Item"])
 
 
 def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _understood(read: Callable[[Item], Result], item: Item) -> Result:
+    """Read an item; one that a younger version wrote, say, costs its own account alone."""
+    try:
+        return read(item)
+    except (KeyError, ValueError, TypeError) as error:
+        raise RowNotUnderstood(f"{item['pk']['S']}: {type(error).__name__}") from error
 
 
 @contextmanager

@@ -9,6 +9,10 @@ class RowsUnavailable(AgentCreditsError):
     """The rows could not be read or written now. Give the messages back and let SQS redeliver."""
 
 
+class RowNotUnderstood(AgentCreditsError):
+    """A row is not what this version writes. Deploy the version that wrote it, then redeliver."""
+
+
 class QueueUnavailable(AgentCreditsError):
     """The queue did not answer. Go on: its messages come back by themselves, only later."""
 

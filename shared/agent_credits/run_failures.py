@@ -128,7 +128,7 @@ def _email_text(
         "What to do now:",
         *(f"- {step}" for step in fix),
         "",
-        "Retrying will not help until then: every further run on this account fails as well.",
+        "Retrying will not help until then: runs that these pools do not cover fail as well.",
     ]
     return "\n".join(lines) + "\n"
 

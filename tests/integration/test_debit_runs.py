@@ -179,7 +179,7 @@ def test_a_queue_that_does_not_answer_costs_nothing_but_time(
 
     assert failed == [bad]
     assert recorded(world, ANA) == ["e1"]
-    assert len(debit_runs.lines("refused messages return only later")) == 1
+    assert len(debit_runs.lines("messages return only later")) == 1
 
 
 @pytest.mark.usefixtures("world")

@@ -285,16 +285,6 @@ def test_the_same_id_with_another_payload_in_one_batch_is_refused() -> None:
     assert remaining_on(rows.accounts[ANA]) == {"g-1": 999_000_000}
 
 
-def test_the_same_id_for_another_account_is_a_conflict_in_one_batch() -> None:
-    rows = opened(sample_rows(), ANA, BEN)
-
-    batch = debit(rows, body(usage("e1", user="ana")), body(usage("e1", user="ben")))
-
-    assert batch.failed_message_ids == ["m1"]
-    assert batch.refused["m1"].code == "conflicting"
-    assert recorded_ids(rows, BEN) == []
-
-
 def test_the_same_id_for_another_account_is_a_conflict_once_its_page_is_flushed() -> None:
     rows = opened(sample_rows(), ANA, BEN)
     debit(rows, body(usage("e1", user="ana")))
@@ -304,20 +294,6 @@ def test_the_same_id_for_another_account_is_a_conflict_once_its_page_is_flushed(
     batch = debit(rows, body(usage("e1", user="ben")))
 
     assert batch.refused["m0"].code == "conflicting"
-
-
-def test_a_receipt_of_one_account_is_never_replaced_by_anothers() -> None:
-    rows = opened(sample_rows(), ANA, BEN)
-    debit(rows, body(usage("e1", user="ana")))
-    debit(rows, body(usage("e1", user="ben")))
-    for number in range(20):
-        for user in ("ana", "ben"):
-            debit(rows, body(usage(f"{user}-{number}", user=user)))
-
-    batch = debit(rows, body(usage("e1", user="ana")))
-
-    assert batch.failed_message_ids == []
-    assert [o.name for o in batch.outcomes] == ["already_recorded"]
 
 
 def test_a_large_group_is_committed_in_bounded_parts() -> None:

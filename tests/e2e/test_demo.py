@@ -1,0 +1,83 @@
+"""The sample world on the real thing: SAM's deployment, real messages, real functions."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from agent_credits.run_failures import insufficient_credits
+from agent_credits_cli.account import rows_of
+from agent_credits_cli.dead_letters import read_dead_letters
+from agent_credits_cli.demo import email_of_first
+from agent_credits_cli.sample_run import SampleRun, run_samples
+from agent_credits_cli.target import Target
+from agent_credits_cli.verify import verify_all
+from agent_credits_cli.watch import QUEUE_PREFIX
+from tests.sample_world import SAMPLES_FILE
+
+
+@pytest.fixture(scope="module")
+def run(stack: Target) -> SampleRun:
+    return run_samples(stack, SAMPLES_FILE)
+
+
+def test_every_sample_comes_out_as_the_file_says(run: SampleRun) -> None:
+    unmet = [check for check in run.checks if not check.is_met]
+
+    assert unmet == []
+    assert {check.sample for check in run.checks} >= {s.name for s in run.world.samples}
+
+
+def test_the_ledger_verifies(run: SampleRun) -> None:
+    assert run.verified.findings == ()
+    assert run.verified.accounts >= len(run.world.team_of_accounts())
+    assert run.is_as_expected
+
+
+def test_each_failed_run_is_announced_once_and_nothing_else_is(run: SampleRun) -> None:
+    announced = [published.notice["subject"] for published in run.notices]
+
+    assert sorted(announced) == sorted(run.failures)
+    assert {published.notice["type"] for published in run.notices} == {"insufficient_credits"}
+
+
+def test_what_is_announced_is_what_was_committed(run: SampleRun) -> None:
+    for published in run.notices:
+        receipt = run.failures[published.notice["subject"]]
+        account = run.after[receipt.principal].account
+
+        notice = insufficient_credits(account, receipt.entry, problem_type_base_url="")
+
+        assert published.notice == notice.to_cloudevent()
+        assert published.subject == notice.email_subject
+
+
+def test_the_demo_shows_an_email(run: SampleRun) -> None:
+    email = email_of_first(run)
+
+    assert email is not None
+    assert email.email_subject == run.notices[0].subject
+    assert "What to do now:" in email.email_text
+
+
+def test_refused_messages_are_explained_by_what_the_function_logged(
+    run: SampleRun, stack: Target
+) -> None:
+    letters = read_dead_letters(stack, 1_000, datetime.now(UTC))
+
+    explained = {letter.message_id: letter.code for letter in letters}
+    assert run.refusals
+    assert {message_id: explained[message_id] for message_id in run.refusals} == run.refusals
+
+
+@pytest.mark.usefixtures("run")
+def test_the_demo_leaves_no_subscription_behind(stack: Target) -> None:
+    assert not stack.sqs.list_queues(QueueNamePrefix=QUEUE_PREFIX).get("QueueUrls")
+    assert stack.sns.list_subscriptions()["Subscriptions"] == []
+
+
+@pytest.mark.usefixtures("run")
+def test_verifying_again_finds_the_same(run: SampleRun, stack: Target) -> None:
+    again = verify_all(rows_of(stack))
+
+    assert again.findings == ()
+    assert again.sums.entries >= run.verified.sums.entries
