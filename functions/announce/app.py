@@ -15,7 +15,9 @@ from agent_credits.announcements import Commit, NoticeSettings, notices_of
 from agent_credits.items import account_from_item
 from agent_credits.topic import NoticesTopic
 
-CALLS = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "max_attempts": 3})
+CALLS = Config(
+    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
+)
 
 
 class Settings(BaseModel):

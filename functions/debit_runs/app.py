@@ -21,7 +21,9 @@ from agent_credits.run_queue import RunQueue
 # No commit is begun with less time left. It takes milliseconds, or seconds where its calls are
 # retried; one that is cut off is redelivered, and harmless.
 COMMIT_TIME_MS = 10_000
-CALLS = Config(connect_timeout=1, read_timeout=3, retries={"mode": "standard", "max_attempts": 3})
+CALLS = Config(
+    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
+)
 
 
 class Settings(BaseModel):
