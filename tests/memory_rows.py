@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from agent_credits.accounts import Account
 from agent_credits.errors import RowsUnavailable
-from agent_credits.items import account_item
+from agent_credits.items import account_item, team_from_item, team_item
 from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
@@ -12,7 +12,7 @@ from agent_credits.teams import Team
 
 
 class MemoryRows:
-    """Implements `Rows` and `SettingsRows`; one call is one atomic step."""
+    """Implements `Rows` and `TeamRows`; one call is one atomic step."""
 
     def __init__(self) -> None:
         self.accounts: dict[Principal, Account] = {}
@@ -22,6 +22,8 @@ class MemoryRows:
         self.policies: dict[str, BillingPolicy] = {}
         # Every image an account's row ever had, as the change stream would deliver them.
         self.stream: list[tuple[Account | None, Account]] = []
+        # Likewise of the teams' rows.
+        self.team_stream: list[tuple[Team | None, Team]] = []
 
     def read_account(self, principal: Principal) -> Account | None:
         return self.accounts.get(principal)
@@ -51,6 +53,15 @@ class MemoryRows:
             return there
         self.accounts[account.principal] = account
         self.stream.append((there, account))
+        return None
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        team = team_from_item(team_item(team))  # What the row cannot hold is lost here as well.
+        there = self.teams.get(team.team_id)
+        if (there.version if there else 0) != team.version - 1:
+            return there
+        self.teams[team.team_id] = team
+        self.team_stream.append((there, team))
         return None
 
     def put_page(self, page: Page) -> None:

@@ -1,4 +1,4 @@
-"""Publish what was committed: notices derived from the accounts table's change stream."""
+"""Publish what was committed: notices and reload requests derived from the change stream."""
 
 import os
 from typing import Any
@@ -11,8 +11,15 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.announcements import Commit, NoticeSettings, notices_of
-from agent_credits.items import account_from_item
+from agent_credits.announcements import (
+    Commit,
+    NoticeSettings,
+    TeamChange,
+    notices_of,
+    reload_requested,
+)
+from agent_credits.items import account_from_item, is_account_item, team_from_item
+from agent_credits.reload_queue import ReloadQueue
 from agent_credits.topic import NoticesTopic
 
 CALLS = Config(
@@ -25,6 +32,7 @@ class Settings(BaseModel):
 
     NOTICES_TOPIC_ARN: str
     PROBLEM_TYPE_BASE_URL: str
+    RELOADS_QUEUE_URL: str
 
 
 logger = Logger()
@@ -32,28 +40,44 @@ metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
 notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
 topic = NoticesTopic(boto3.client("sns", config=CALLS), settings.NOTICES_TOPIC_ARN)
+reloads = ReloadQueue(boto3.client("sqs", config=CALLS), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Publish the notices of each record in order; answer with the first that could not be.
+    """Announce each record in order; answer with the first that could not be.
 
     The stream comes again from that record on, so that order is kept and no notice is lost.
     """
     published = 0
     for record in event["Records"]:
         image = record["dynamodb"]
-        old = account_from_item(image["OldImage"]) if "OldImage" in image else None
-        commit = Commit(old, account_from_item(image["NewImage"]))
-        for notice in notices_of(commit, notice_settings):
-            try:
-                topic.publish(notice)
-            except (BotoCoreError, ClientError):
-                logger.exception("not published", extra={"notice_id": notice.id})
-                metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
-                return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
-            published += 1
-            logger.info("published", extra=notice.log_fields)
+        try:
+            published += _announce(_change(image))
+        except (BotoCoreError, ClientError):
+            logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
+            metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
+            return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
     metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
     return {"batchItemFailures": []}
+
+
+def _change(image: dict[str, Any]) -> Commit | TeamChange:
+    old, new = image.get("OldImage"), image["NewImage"]
+    if is_account_item(new):
+        return Commit(account_from_item(old) if old else None, account_from_item(new))
+    return TeamChange(team_from_item(old) if old else None, team_from_item(new))
+
+
+def _announce(change: Commit | TeamChange) -> int:
+    request = reload_requested(change) if isinstance(change, Commit) else None
+    if request is not None:
+        reloads.send(request)
+        extra = {"reload_id": request.reload_id, "principal": str(request.principal)}
+        logger.info("reload requested", extra=extra)
+    notices = notices_of(change, notice_settings)
+    for notice in notices:
+        topic.publish(notice)
+        logger.info("published", extra=notice.log_fields)
+    return len(notices)

@@ -55,13 +55,15 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         time_is_left=lambda: context.get_remaining_time_in_millis() > COMMIT_TIME_MS,
     )
     _log(batch)
-    hopeless = [receipt_handles[m] for m in batch.refused if m not in batch.postponed]
-    # Who lost the races of a busy account wins a little later; the visibility timeout is minutes.
+    hopeful = batch.postponed.keys() | batch.waiting.keys()
+    hopeless = [receipt_handles[m] for m in batch.refused if m not in hopeful]
+    # Who lost the races of a busy account wins a little later, and a reload takes seconds; the
+    # visibility timeout is minutes.
     contended = {m for m, error in batch.postponed.items() if isinstance(error, Contended)}
-    lost = [record for record in event["Records"] if record["messageId"] in contended]
+    soon = [r for r in event["Records"] if r["messageId"] in contended | batch.waiting.keys()]
     try:
         run_queue.return_at_once(hopeless)
-        run_queue.return_soon({r["receiptHandle"]: _receives(r) for r in lost})
+        run_queue.return_soon({r["receiptHandle"]: _receives(r) for r in soon})
     except QueueUnavailable as fault:
         logger.warning("messages return only later", extra={"reason": str(fault)})
     failures = [{"itemIdentifier": message_id} for message_id in batch.failed_message_ids]
@@ -75,6 +77,8 @@ def _receives(record: dict[str, Any]) -> int:
 def _log(batch: DebitedBatch) -> None:
     for outcome in batch.outcomes:
         logger.info(outcome.name, extra=outcome.log_fields)
+    for message_id, reload_id in batch.waiting.items():
+        logger.info("waiting", extra={"message_id": message_id, "reload_id": reload_id})
     for message_id, refusal in batch.refused.items():
         extra = {"message_id": message_id, "code": refusal.code, "reason": refusal.reason}
         logger.warning("refused", extra=extra)

@@ -3,7 +3,7 @@
 Balances are computed here and nowhere else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -11,17 +11,21 @@ from agent_credits.errors import require
 from agent_credits.grants import Grant, drawing_order
 from agent_credits.ledger import Entry, Page, PoolBalance
 from agent_credits.principals import Principal
+from agent_credits.reloads import Reload
 
 # A page is full at so many entries, or at so much identifier text, the part of an entry that does
 # not compress: a quiet account's row then stays below 1 KB, one write unit. A full page costs one
 # write more than its receipts, so a page of five costs 2.2 units per event and one of eight 2.125.
-# Either bound may be lowered at any time. Raising one is safe only once no worker of the older
-# version runs: it could flush a page as full that younger workers still add to.
+# The commit that fills a page says so on the row, for workers whose bounds differ: if each judged
+# by its own, one could flush a page as full that another still adds to.
 PAGE_ENTRIES_FULL = 8
 PAGE_IDENTIFIER_BYTES_FULL = 360
 
 # Runs that ended by the platform's fault, remembered so that their late usage is waived.
 ERRORED_RUNS_MAX = 16
+
+# More than any team's breaker counts; what is older than its window never matters.
+RELOADS_REMEMBERED_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +54,26 @@ class Account:
     grants: tuple[Grant, ...] = ()
     plan: PlanSubscription | None = None
     errored_runs: tuple[ErroredRun, ...] = ()
+    # The newest reload, while it is under way or its refusal holds; when the last few succeeded.
+    reload: Reload | None = None
+    reloaded_at: tuple[datetime, ...] = ()
+    # A run has failed here, and no credits have come since.
+    is_exhausted: bool = False
     page_number: int = 1
     entries: tuple[Entry, ...] = ()
-
-    @property
-    def page_is_full(self) -> bool:
-        identities = [entry.identity for entry in self.entries]
-        identifier_bytes = sum(len(i.subject) + len(i.id) for i in identities)
-        return (
-            len(identities) >= PAGE_ENTRIES_FULL or identifier_bytes >= PAGE_IDENTIFIER_BYTES_FULL
-        )
+    # Once it is, it never grows again.
+    page_is_full: bool = False
 
     @property
     def page(self) -> Page:
         return Page(self.principal, self.page_number, self.entries)
+
+
+def fills_page(entries: Sequence[Entry]) -> bool:
+    """Tell whether a page of these entries takes no more commits."""
+    identities = [entry.identity for entry in entries]
+    identifier_bytes = sum(len(i.subject) + len(i.id) for i in identities)
+    return len(identities) >= PAGE_ENTRIES_FULL or identifier_bytes >= PAGE_IDENTIFIER_BYTES_FULL
 
 
 def pool_balances(account: Account, pools: Iterable[str], now: datetime) -> tuple[PoolBalance, ...]:

@@ -1,7 +1,8 @@
-"""Which notices a commit gives rise to: derived from the row's old and new image alone.
+"""What a commit gives rise to: notices, and a reload to carry out.
 
-What was committed is what is announced, because announcing does not depend on the code path that
-committed. A further type of notice is a further function in `DERIVATIONS`.
+Derived from the row's old and new image alone: what was committed is what is announced, because
+announcing does not depend on the code path that committed. A further type of notice is a further
+function in the tuple of its kind of row.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +11,21 @@ from dataclasses import dataclass
 from agent_credits.accounts import Account
 from agent_credits.ledger import Entry
 from agent_credits.notices import Notice
+from agent_credits.reload_notices import (
+    credits_restored,
+    reload_frozen,
+    reload_refused,
+    reload_succeeded,
+)
+from agent_credits.reload_saga import ReloadRequest
 from agent_credits.run_failures import insufficient_credits
+from agent_credits.spending_notices import reload_suspended, spend_cap_warning
+from agent_credits.teams import Team
 
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One record of the change stream: the row before, none for a new account, and after."""
+    """One record of an account's change stream: the row before, none for a new one, and after."""
 
     old: Account | None
     new: Account
@@ -29,13 +39,18 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class TeamChange:
+    """One record of a team's change stream."""
+
+    old: Team | None
+    new: Team
+
+
+@dataclass(frozen=True, slots=True)
 class NoticeSettings:
     """What the deployment says about notices; `problem_type_base_url` may be empty."""
 
     problem_type_base_url: str
-
-
-Derivation = Callable[[Commit, NoticeSettings], Iterator[Notice]]
 
 
 def _failed_runs(commit: Commit, settings: NoticeSettings) -> Iterator[Notice]:
@@ -44,8 +59,63 @@ def _failed_runs(commit: Commit, settings: NoticeSettings) -> Iterator[Notice]:
             yield insufficient_credits(commit.new, entry, settings.problem_type_base_url)
 
 
-DERIVATIONS: tuple[Derivation, ...] = (_failed_runs,)
+def _reloads(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+    for entry in commit.new_entries:
+        match entry.type:
+            case "reload.granted":
+                yield reload_succeeded(commit.new, entry)
+            case "reload.refused" if entry.refusal == "too_many_reloads":
+                yield reload_frozen(commit.new, entry)
+            case "reload.refused":
+                yield reload_refused(commit.new, entry)
+            case _:
+                pass
 
 
-def notices_of(commit: Commit, settings: NoticeSettings) -> list[Notice]:
-    return [notice for derive in DERIVATIONS for notice in derive(commit, settings)]
+def _restored(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+    if commit.old is not None and commit.old.is_exhausted and not commit.new.is_exhausted:
+        yield credits_restored(commit.old, commit.new)
+
+
+def _cap_warnings(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
+    before = change.old.spending if change.old else None
+    for percent in change.new.spending.warned_percents:
+        same_month = before is not None and before.month == change.new.spending.month
+        if not (same_month and before is not None and percent in before.warned_percents):
+            yield spend_cap_warning(change.new, percent)
+
+
+def _suspensions(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
+    before = change.old.spending.suspended_payment_method if change.old else None
+    if change.new.spending.suspended_payment_method not in (None, before):
+        yield reload_suspended(change.new)
+
+
+OF_ACCOUNTS: tuple[Callable[[Commit, NoticeSettings], Iterator[Notice]], ...] = (
+    _failed_runs,
+    _reloads,
+    _restored,
+)
+OF_TEAMS: tuple[Callable[[TeamChange, NoticeSettings], Iterator[Notice]], ...] = (
+    _cap_warnings,
+    _suspensions,
+)
+
+
+def notices_of(change: Commit | TeamChange, settings: NoticeSettings) -> list[Notice]:
+    """Return the notices that one record of the change stream gives rise to."""
+    match change:
+        case Commit():
+            return [notice for derive in OF_ACCOUNTS for notice in derive(change, settings)]
+        case TeamChange():
+            return [notice for derive in OF_TEAMS for notice in derive(change, settings)]
+
+
+def reload_requested(commit: Commit) -> ReloadRequest | None:
+    """Return the reload that this commit requested, to be sent to its queue."""
+    reload = commit.new.reload
+    if reload is None or reload.state != "requested":
+        return None
+    if commit.old is not None and commit.old.reload and commit.old.reload.id == reload.id:
+        return None
+    return ReloadRequest(reload.id, reload.team_id, commit.new.principal)

@@ -6,8 +6,9 @@ from datetime import date, datetime
 
 from agent_credits.events import AgentRunEvent, payload_hash
 from agent_credits.grants import Grant, GrantCause
-from agent_credits.ledger import Entry, Identity, grant_identity
+from agent_credits.ledger import Entry, Identity, grant_identity, reload_identity
 from agent_credits.principals import Principal
+from agent_credits.spending import Refused
 from agent_credits.teams import Billing
 
 
@@ -69,7 +70,50 @@ class PlanChange:
         return payload_hash([self.plan_name, self.pool, self.microcredits, self.anchor.isoformat()])
 
 
-Change = RunChange | GrantChange | PlanChange
+@dataclass(frozen=True, slots=True)
+class ReloadGranted:
+    """A reload that was paid for; its id is the reload's, so it is granted once."""
+
+    principal: Principal
+    reload_id: str
+    team_id: str
+    pool: str
+    microcredits: int
+    packs: int
+    price_cents: int
+    currency: str
+
+    @property
+    def identity(self) -> Identity:
+        return reload_identity(self.principal, self.reload_id)
+
+    @property
+    def payload_hash(self) -> str:
+        return payload_hash([self.pool, self.microcredits, self.price_cents, self.currency])
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadRefused:
+    """A reload that will not be paid for; `until` as in `reloads.Reload`."""
+
+    principal: Principal
+    reload_id: str
+    team_id: str
+    cause: Refused
+    until: datetime | None
+    settings_version: int
+
+    @property
+    def identity(self) -> Identity:
+        return reload_identity(self.principal, f"{self.reload_id}:refused")
+
+    @property
+    def payload_hash(self) -> str:
+        # A reload is refused once, whatever the second of two workers found in the way.
+        return ""
+
+
+Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +137,14 @@ class Conflicting:
     entry: Entry
 
 
-Result = Recorded | AlreadyRecorded | Conflicting
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """The event is not recorded: a reload that may cover it is under way. Ask again soon."""
+
+    reload_id: str
+
+
+Result = Recorded | AlreadyRecorded | Conflicting | Waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from typing import Any
 
 from agent_credits.accounts import ErroredRun, PlanSubscription
 from agent_credits.grants import Grant
-from agent_credits.ledger import Draw, Entry, Identity, PoolBalance, RunContext
+from agent_credits.ledger import Draw, Entry, Identity, PoolBalance, ReloadFacts, RunContext
+from agent_credits.reloads import Reload
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -82,6 +83,8 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "shortfall": entry.shortfall_microcredits,
         "pools": [[p.pool, p.available_microcredits] for p in entry.pools_before],
         "fails_run": int(entry.fails_run),
+        "refusal": entry.refusal,
+        "reload": _reload_facts_to_json(entry.reload) if entry.reload else None,
         "grant": _grant_to_json(entry.grant) if entry.grant else None,
         "plan": entry.plan_name,
     }
@@ -111,6 +114,8 @@ def entry_from_json(row: dict[str, Any]) -> Entry:
         run=_run_from_json(row) if "team" in row else None,
         pools_before=tuple(PoolBalance(*pool) for pool in row.get("pools", ())),
         fails_run=bool(row.get("fails_run")),
+        refusal=row.get("refusal"),
+        reload=ReloadFacts(*row["reload"]) if "reload" in row else None,
         grant=_grant_from_json(row["grant"]) if "grant" in row else None,
         plan_name=row.get("plan"),
     )
@@ -147,6 +152,47 @@ def pack_errored_runs(runs: Sequence[ErroredRun]) -> str:
 
 def unpack_errored_runs(text: str) -> tuple[ErroredRun, ...]:
     return tuple(ErroredRun(run_id, _instant(at)) for run_id, at in json.loads(text))
+
+
+def pack_reload(reload: Reload) -> str:
+    return _dumps(
+        [
+            reload.id,
+            reload.team_id,
+            reload.state,
+            reload.wanted_microcredits,
+            reload.settings_version,
+            _seconds(reload.since),
+            _seconds(reload.until) if reload.until else None,
+            reload.cause,
+        ]
+    )
+
+
+def unpack_reload(text: str) -> Reload:
+    reload_id, team_id, state, wanted, settings_version, since, until, cause = json.loads(text)
+    return Reload(
+        id=reload_id,
+        team_id=team_id,
+        state=state,
+        wanted_microcredits=wanted,
+        settings_version=settings_version,
+        since=_instant(since),
+        until=_instant(until) if until else None,
+        cause=cause,
+    )
+
+
+def pack_instants(instants: Sequence[datetime]) -> str:
+    return _dumps([_seconds(instant) for instant in instants])
+
+
+def unpack_instants(text: str) -> tuple[datetime, ...]:
+    return tuple(_instant(seconds) for seconds in json.loads(text))
+
+
+def _reload_facts_to_json(facts: ReloadFacts) -> list[Any]:
+    return [facts.reload_id, facts.team_id, facts.packs, facts.price_cents, facts.currency]
 
 
 def _run_from_json(row: dict[str, Any]) -> RunContext:

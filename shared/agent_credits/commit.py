@@ -16,16 +16,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agent_credits.accounts import Account
-from agent_credits.changes import Change, Past, Result
+from agent_credits.changes import Change, Past, Result, Waiting
 from agent_credits.decide import (
     Decision,
     decide,
+    declines,
     grants_to_look_up,
     runs_that_fail,
     runs_that_give_back,
 )
 from agent_credits.errors import AccountMissing, Contended, InvariantViolated, require
-from agent_credits.ledger import Identity, grant_identity
+from agent_credits.ledger import Identity, origin_identity
 from agent_credits.principals import Principal
 from agent_credits.rows import Rows, entries_of
 
@@ -35,6 +36,9 @@ ATTEMPTS_MAX = 10
 # What one commit may hold, so that its row stays far below the ceiling for identifiers of a usual
 # length; where it does not, the batch is halved until it does.
 CHANGES_PER_COMMIT_MAX = 200
+
+# Bills the changes again by settings read at this moment.
+Rebill = Callable[[Sequence[Change], datetime], Sequence[Change]]
 
 # Called with the number of attempts lost so far; waits a jittered while.
 Pause = Callable[[int], None]
@@ -58,11 +62,13 @@ def commit(
     pause: Pause,
     warm: Account | None = None,
     opens_account: bool = False,
+    before_failing: Rebill | None = None,
 ) -> Committed:
     """Record a batch of at most `CHANGES_PER_COMMIT_MAX` changes of one account, all or none.
 
     Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
     lost races, `AccountTooLarge` where the changes do not fit one row, and what `rows` raises.
+    `before_failing` is asked once, when a run would fail, to bill by settings that are not cached.
     """
     require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
     account = warm or rows.read_account(principal)
@@ -73,6 +79,9 @@ def commit(
     for attempt in range(ATTEMPTS_MAX):
         try:
             decision = _decide(rows, account, changes, now)
+            if before_failing is not None and declines(decision):
+                changes, before_failing = before_failing(changes, now), None
+                decision = _decide(rows, account, changes, now)
         except InvariantViolated:
             # The ledger was read after the row, so it may know commits that this row does not, and
             # the two need not fit together. It is a bug only if the row is still the newest.
@@ -81,7 +90,18 @@ def commit(
                 raise
             account = newer
             continue
+        if not decision.changes_account and account is warm and _waits(decision):
+            # Nothing is written, so nothing would tell this worker that its row is stale and that
+            # the reload was granted long ago.
+            account, warm = rows.read_account(principal) or account, None
+            continue
         if not decision.changes_account:
+            if account is warm and any(isinstance(r, Waiting) for r in decision.results):
+                # The reload they wait for may have been resolved since this row was the newest,
+                # and without a write nothing would tell.
+                account = rows.read_account(principal) or account
+                warm = None
+                continue
             return Committed(account, decision.results, attempt)
         require(decision.account.version == account.version + 1, "a commit adds one to `version`")
         if account.page_is_full:
@@ -110,6 +130,10 @@ def _decide(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) 
     return decision
 
 
+def _waits(decision: Decision) -> bool:
+    return any(isinstance(result, Waiting) for result in decision.results)
+
+
 def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
     """Return the identities to look up; what is on the page is recorded, and costs no read."""
     on_page = {entry.identity for entry in row.entries}
@@ -119,8 +143,8 @@ def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
 def _with_runs(rows: Rows, row: Account, past: Past, run_ids: Collection[str]) -> Past:
     if not run_ids:
         return past
-    runs = {run_id: entries_of(rows.read_run(run_id), row.principal) for run_id in run_ids}
+    runs = {run: entries_of(rows.read_run(run), row.principal) for run in sorted(run_ids)}
     grant_ids = grants_to_look_up(row, runs)
-    receipts = rows.read_receipts([grant_identity(row.principal, g) for g in sorted(grant_ids)])
+    receipts = rows.read_receipts([origin_identity(row.principal, g) for g in sorted(grant_ids)])
     grants = {r.entry.grant.id: r.entry.grant for r in receipts.values() if r.entry.grant}
     return Past(past.recorded, {**past.runs, **runs}, {**past.grants, **grants})

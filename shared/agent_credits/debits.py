@@ -10,13 +10,21 @@ from datetime import datetime
 from typing import assert_never
 
 from agent_credits.accounts import Account
-from agent_credits.changes import AlreadyRecorded, Conflicting, Recorded, Result, RunChange
+from agent_credits.changes import (
+    AlreadyRecorded,
+    Change,
+    Conflicting,
+    Recorded,
+    RunChange,
+    Waiting,
+)
 from agent_credits.commit import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.directory import Directory
 from agent_credits.errors import AccountMissing, AccountTooLarge, AgentCreditsError, Contended
 from agent_credits.events import AgentRunEvent, Refusal, parse_message
 from agent_credits.principals import Principal
 from agent_credits.rows import Rows
+from agent_credits.teams import Billing
 
 WARM_ACCOUNTS_MAX = 1_000
 
@@ -36,7 +44,7 @@ class Outcome:
     message_id: str
     principal: Principal
     version: int
-    result: Result
+    result: Recorded | AlreadyRecorded | Conflicting
 
     @property
     def name(self) -> str:
@@ -65,11 +73,15 @@ class Outcome:
 
 @dataclass(slots=True)
 class DebitedBatch:
-    """`refused` messages can never be recorded as they are; `postponed` ones are to come again."""
+    """`refused` messages can never be recorded as they are; `postponed` ones are to come again.
+
+    `waiting` messages hold an event that waits for a reload, named by its id.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     refused: dict[str, Refusal] = field(default_factory=dict)
     postponed: dict[str, AgentCreditsError | None] = field(default_factory=dict)
+    waiting: dict[str, str] = field(default_factory=dict)
     retries: int = 0
 
     @property
@@ -82,7 +94,7 @@ class DebitedBatch:
     @property
     def failed_message_ids(self) -> list[str]:
         """Exactly the messages that hold an event which is not recorded."""
-        return list(self.refused | self.postponed)
+        return list({**self.refused, **self.postponed, **self.waiting})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +171,7 @@ class Debits:
                 now=now,
                 pause=self._pause,
                 warm=warm,
+                before_failing=self._rebilled,
             )
         except AccountTooLarge as error:
             if len(debits) == 1:
@@ -180,7 +193,24 @@ class Debits:
             self._keep_warm(committed.account)
             _note(committed, debits, batch)
 
+    def _rebilled(self, changes: Sequence[Change], now: datetime) -> list[Change]:
+        """Bill again by settings read now: nobody is declined on cached settings."""
+        runs = [change for change in changes if isinstance(change, RunChange)]
+        self._directory.forget(change.event.data.team_id for change in runs)
+        fresh = {run.identity: self._directory.bill(run.event, now) for run in runs}
+        return [
+            RunChange(change.event, billing)
+            if isinstance(change, RunChange)
+            and isinstance(billing := fresh[change.identity], Billing)
+            and billing.principal == change.billing.principal
+            else change
+            for change in changes
+        ]
+
     def _keep_warm(self, account: Account) -> None:
+        if account.reload is not None and account.reload.state == "requested":
+            # Another function ends the reload; from this row, events would wait for it in vain.
+            return
         if len(self._warm) >= WARM_ACCOUNTS_MAX:
             self._warm.pop(next(iter(self._warm)))
         self._warm[account.principal] = account
@@ -190,6 +220,9 @@ def _note(committed: Committed, debits: Sequence[_Debit], batch: DebitedBatch) -
     account = committed.account
     batch.retries += committed.retries
     for debit, result in zip(debits, committed.results, strict=True):
+        if isinstance(result, Waiting):
+            batch.waiting[debit.message_id] = result.reload_id
+            continue
         batch.outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
         if isinstance(result, Conflicting):
             reason = f"event {debit.change.event.id} was recorded with another payload"

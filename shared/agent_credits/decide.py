@@ -5,8 +5,9 @@ A change's outcome is the first of these that applies:
 1. malformed    refused before it gets here (`events.parse_message`)
 2. conflicting  the id was recorded with another payload; nothing is applied
 3. already recorded  a repeat; what was decided stays decided
-4. insufficient the pools hold too little
-5. debited      (or accepted, waived, finished, returned, granted: what the change asks for)
+4. waiting      the pools hold too little, and a reload that may cover it is under way
+5. insufficient the pools hold too little
+6. debited      (or accepted, waived, finished, returned, granted: what the change asks for)
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from agent_credits.accounts import (
     Account,
     PlanSubscription,
     check_account,
+    fills_page,
 )
 from agent_credits.changes import (
     AlreadyRecorded,
@@ -28,13 +30,18 @@ from agent_credits.changes import (
     Past,
     PlanChange,
     Recorded,
+    ReloadGranted,
+    ReloadRefused,
     Result,
     RunChange,
+    Waiting,
 )
 from agent_credits.events import RunFinished
 from agent_credits.grants import Grant
 from agent_credits.lapse import bring_up_to
 from agent_credits.ledger import Entry, Identity
+from agent_credits.reload_outcomes import grant_reload, refuse_reload
+from agent_credits.reload_requests import freeze, reload_where_low, with_reload_recorded
 from agent_credits.runs import apply_run
 from agent_credits.situation import Situation
 
@@ -45,12 +52,14 @@ ERRORED_RUNS_REMEMBERED_FOR = timedelta(hours=24)
 class Decision:
     """The account as it would be committed, and one result per change, in their order."""
 
+    row_version: int
     account: Account
     results: tuple[Result, ...]
 
     @property
     def changes_account(self) -> bool:
-        return any(isinstance(result, Recorded) for result in self.results)
+        """Tell whether there is anything to commit: an entry, if only of a reload it requests."""
+        return self.account.version > self.row_version
 
 
 def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -> Decision:
@@ -61,19 +70,30 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
     known: dict[Identity, Entry] = {entry.identity: entry for entry in row.entries}
     known.update(past.recorded)
     results: list[Result] = []
+    waiting: dict[Identity, Waiting] = {}
     for change in changes:
         before = known.get(change.identity)
-        if before is None:
-            current, entry = _apply(current, change, situation)
-            current = replace(current, entries=(*current.entries, entry))
-            known[change.identity] = entry
-            results.append(Recorded(entry))
+        if change.identity in waiting:
+            # The same event twice in one batch: it is wanted once.
+            results.append(waiting[change.identity])
+        elif before is None:
+            current, came_of_it = _apply(current, change, situation)
+            if isinstance(came_of_it, Waiting):
+                waiting[change.identity] = came_of_it
+                results.append(came_of_it)
+                continue
+            current = replace(current, entries=(*current.entries, came_of_it))
+            known[change.identity] = came_of_it
+            results.append(Recorded(came_of_it))
         elif before.payload_hash == change.payload_hash:
             results.append(AlreadyRecorded(before))
         else:
             results.append(Conflicting(before))
-    decision = Decision(_ready_to_commit(current, now), tuple(results))
-    return decision if decision.changes_account else Decision(row, decision.results)
+    fresh = [c for c, r in zip(changes, results, strict=True) if isinstance(r, Recorded)]
+    current = _with_reload(current, fresh, situation)
+    if not any(isinstance(result, Recorded) for result in results) and current.reload == row.reload:
+        return Decision(row.version, row, tuple(results))
+    return Decision(row.version, _ready_to_commit(current, row, now), tuple(results))
 
 
 def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
@@ -84,6 +104,14 @@ def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
         if isinstance(change, RunChange)
         and isinstance(change.event, RunFinished)
         and change.event.data.status == "error"
+    )
+
+
+def declines(decision: Decision) -> bool:
+    """Tell whether any event is declined, also one of a run that failed before."""
+    return any(
+        isinstance(result, Recorded) and result.entry.outcome == "insufficient"
+        for result in decision.results
     )
 
 
@@ -118,11 +146,37 @@ def _not_before_last_entry(account: Account, now: datetime) -> datetime:
 def _with_room_on_page(row: Account) -> Account:
     if not row.page_is_full:
         return row
-    return replace(row, page_number=row.page_number + 1, entries=())
+    return replace(row, page_number=row.page_number + 1, entries=(), page_is_full=False)
 
 
-def _ready_to_commit(account: Account, now: datetime) -> Account:
+def _with_reload(account: Account, fresh: Sequence[Change], situation: Situation) -> Account:
+    # Of what is fresh alone: events that come again, however late, must not buy anything.
+    runs = [change for change in fresh if isinstance(change, RunChange)]
+    for billing in dict.fromkeys(change.billing for change in runs):
+        account = reload_where_low(account, billing, situation)
+    for change in runs:
+        entry = next((e for e in account.entries if e.identity == change.identity), None)
+        if entry is not None and entry.refusal == "too_many_reloads":
+            account = freeze(account, change.billing, situation)
+    return with_reload_recorded(account, situation)
+
+
+def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
+    """A run has failed, and no credits have come since."""
+    exhausted = account.is_exhausted
+    for entry in new_entries:
+        if entry.outcome == "insufficient":
+            exhausted = True
+        elif entry.outcome in ("granted", "refilled") or (
+            entry.outcome == "returned" and entry.draws
+        ):
+            exhausted = False
+    return exhausted
+
+
+def _ready_to_commit(account: Account, row: Account, now: datetime) -> Account:
     account = bring_up_to(account, now)
+    kept = len(row.entries) if account.page_number == row.page_number else 0
     remembered = tuple(
         run for run in account.errored_runs if run.ended_at > now - ERRORED_RUNS_REMEMBERED_FOR
     )
@@ -132,12 +186,16 @@ def _ready_to_commit(account: Account, now: datetime) -> Account:
         # A dry grant is kept off the row; the ledger knows it, should a draw come back to it.
         grants=tuple(grant for grant in account.grants if grant.remaining_microcredits > 0),
         errored_runs=remembered[-ERRORED_RUNS_MAX:],
+        is_exhausted=_is_exhausted(account, account.entries[kept:]),
+        page_is_full=fills_page(account.entries),
     )
     check_account(committed)
     return committed
 
 
-def _apply(account: Account, change: Change, situation: Situation) -> tuple[Account, Entry]:
+def _apply(
+    account: Account, change: Change, situation: Situation
+) -> tuple[Account, Entry | Waiting]:
     match change:
         case RunChange():
             return apply_run(account, change, situation)
@@ -145,6 +203,10 @@ def _apply(account: Account, change: Change, situation: Situation) -> tuple[Acco
             return _grant(account, change, situation.now)
         case PlanChange():
             return _change_plan(account, change, situation.now)
+        case ReloadGranted():
+            return grant_reload(account, change, situation.now)
+        case ReloadRefused():
+            return refuse_reload(account, change, situation.now)
         case _:
             assert_never(change)
 

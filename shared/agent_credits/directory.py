@@ -1,5 +1,6 @@
 """A worker's view of teams and policies: cached for a minute, read again before a refusal."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,6 +41,11 @@ class Directory:
             if not team.has_member(trigger.user_id):
                 return Refusal("unknown_user", "data.trigger.user_id is not a member of the team")
         return bill(event, team, self._policy(team.tenure_at(event.time).policy_version))
+
+    def forget(self, team_ids: Iterable[str]) -> None:
+        """Read these teams again when they are next asked for."""
+        for team_id in team_ids:
+            self._teams.pop(team_id, None)
 
     def _team(self, team_id: str, now: datetime) -> Team | None:
         cached = self._teams.get(team_id)

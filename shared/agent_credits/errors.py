@@ -29,6 +29,10 @@ class AccountMissing(AgentCreditsError):
     """The principal has no account. Declare it with `agent-credits apply`, then redeliver."""
 
 
+class TeamMissing(AgentCreditsError):
+    """There is no such team. Declare it with `agent-credits apply`."""
+
+
 class PolicyMissing(AgentCreditsError):
     """A team names a policy version that is not there. Apply the policy, then redeliver."""
 

@@ -8,15 +8,16 @@ from typing import Literal
 # What the system's own entries are named; an operator's grant id that began like one of them could
 # take its identity.
 REFILL_PREFIX = "refill:"
+RELOAD_PREFIX = "reload:"
 EXPIRY_PREFIX = "expiry:"
 PLAN_CHANGE_PREFIX = "plan:"
-RESERVED_PREFIXES = (REFILL_PREFIX, EXPIRY_PREFIX, PLAN_CHANGE_PREFIX)
+RESERVED_PREFIXES = (REFILL_PREFIX, RELOAD_PREFIX, EXPIRY_PREFIX, PLAN_CHANGE_PREFIX)
 
 GRANTS_MAX = 200
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
-GrantCause = Literal["refill", "purchase", "gift", "contract"]
+GrantCause = Literal["refill", "reload", "purchase", "gift", "contract"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,14 @@ def account_item(account: Account) -> Item:
         item["plan"] = {"S": codec.pack_plan(account.plan)}
     if account.errored_runs:
         item["errored_runs"] = {"S": codec.pack_errored_runs(account.errored_runs)}
+    if account.reload is not None:
+        item["reload"] = {"S": codec.pack_reload(account.reload)}
+    if account.reloaded_at:
+        item["reloaded_at"] = {"S": codec.pack_instants(account.reloaded_at)}
+    if account.is_exhausted:
+        item["is_exhausted"] = {"BOOL": True}
+    if account.page_is_full:
+        item["page_is_full"] = {"BOOL": True}
     size = item_bytes(item)
     if size > ROW_BYTES_MAX:
         raise AccountTooLarge(f"{account.principal}: a row of {size} bytes passes {ROW_BYTES_MAX}")
@@ -86,8 +94,14 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
         errored_runs=(
             codec.unpack_errored_runs(item["errored_runs"]["S"]) if "errored_runs" in item else ()
         ),
+        reload=codec.unpack_reload(item["reload"]["S"]) if "reload" in item else None,
+        reloaded_at=(
+            codec.unpack_instants(item["reloaded_at"]["S"]) if "reloaded_at" in item else ()
+        ),
+        is_exhausted="is_exhausted" in item,
         page_number=int(item["page_number"]["N"]),
         entries=codec.unpack_entries(_text_or_bytes(item["entries"])),
+        page_is_full="page_is_full" in item,
     )
 
 
@@ -140,6 +154,10 @@ def team_from_item(item: Mapping[str, Any]) -> Team:
     return team.model_copy(update={"version": int(item["version"]["N"])})
 
 
+def is_account_item(item: Mapping[str, Any]) -> bool:
+    return str(item["pk"]["S"]).startswith(ACCOUNT_PREFIX)
+
+
 def policy_item(policy: BillingPolicy) -> Item:
     return {**policy_key(policy.version), "policy": {"S": policy.model_dump_json()}}
 
@@ -153,7 +171,13 @@ def item_bytes(item: Item) -> int:
     size = 0
     for name, typed in item.items():
         ((kind, value),) = typed.items()
-        size += len(name) + (len(value) // 2 + 2 if kind == "N" else len(value))
+        match kind:
+            case "N":
+                size += len(name) + len(value) // 2 + 2
+            case "BOOL":
+                size += len(name) + 1
+            case _:
+                size += len(name) + len(value)
     return size
 
 

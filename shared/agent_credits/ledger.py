@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from agent_credits.grants import Grant
+from agent_credits.grants import RELOAD_PREFIX, Grant
 from agent_credits.policy import Payer
 from agent_credits.principals import Principal
+from agent_credits.spending import Refused
 
-Realm = Literal["RUN", "GRANT"]
+Realm = Literal["RUN", "GRANT", "RELOAD"]
 
 # The source of entries that the system makes itself.
 OWN_SOURCE = "/agent-credits"
@@ -25,6 +26,9 @@ EntryType = Literal[
     "credits.refilled",
     "credits.expired",
     "plan.changed",
+    "reload.requested",
+    "reload.granted",
+    "reload.refused",
 ]
 Outcome = Literal[
     "accepted",  # a request that the pools can cover; it takes nothing
@@ -37,6 +41,8 @@ Outcome = Literal[
     "refilled",
     "expired",
     "changed",
+    "reload_requested",
+    "reload_refused",
 ]
 
 
@@ -59,6 +65,28 @@ def run_identity(source: str, run_id: str, event_id: str) -> Identity:
 
 def grant_identity(principal: Principal, change_id: str) -> Identity:
     return Identity("GRANT", str(principal), OWN_SOURCE, change_id)
+
+
+def reload_identity(principal: Principal, change_id: str) -> Identity:
+    return Identity("RELOAD", str(principal), OWN_SOURCE, change_id)
+
+
+def origin_identity(principal: Principal, grant_id: str) -> Identity:
+    """Return the identity of the entry that made a grant."""
+    if grant_id.startswith(RELOAD_PREFIX):
+        return reload_identity(principal, grant_id)
+    return grant_identity(principal, grant_id)
+
+
+@dataclass(frozen=True, slots=True)
+class ReloadFacts:
+    """What a reload's entry records: whose settings, how much for how much, or why not."""
+
+    reload_id: str
+    team_id: str
+    packs: int = 0
+    price_cents: int = 0
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +125,7 @@ class Entry:
     `amount_microcredits`: what usage asked for, a request estimated, a grant added, a grant lost.
     `pools_before`: of insufficient entries, what each pool of the order held before the event.
     `fails_run`: this is the entry at which the run failed; it is set once per run.
+    `refusal`: the refusal of a reload that stood in the way, or that this entry records.
     `grant`: of granted and refilled entries, the grant as it was made.
     """
 
@@ -111,6 +140,8 @@ class Entry:
     run: RunContext | None = None
     pools_before: tuple[PoolBalance, ...] = ()
     fails_run: bool = False
+    refusal: Refused | None = None
+    reload: ReloadFacts | None = None
     grant: Grant | None = None
     plan_name: str | None = None
 

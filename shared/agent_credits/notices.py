@@ -61,6 +61,11 @@ class Notice:
         }
 
 
+def format_money(cents: int, currency: str) -> str:
+    """Return an amount of minor units for a person to read: 1999, "usd" -> "19.99 USD"."""
+    return f"{cents // 100}.{cents % 100:02d} {currency.upper()}"
+
+
 def iso(instant: datetime) -> str:
     """Return the instant as RFC 3339 in UTC, as it stands in notices: 2026-12-01T00:00:00Z."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

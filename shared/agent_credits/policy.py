@@ -40,6 +40,16 @@ class BillingRule(BaseModel):
         return self
 
 
+class Pack(BaseModel):
+    """A pack of add-on credits on sale: so many credits for so much money."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    microcredits: int = Field(gt=0)
+    price_cents: int = Field(gt=0)
+    currency: str = Field(pattern=r"^[a-z]{3}$")
+
+
 class BillingPolicy(BaseModel):
     """The rules of one version; exactly one rule answers for each kind of team and trigger."""
 
@@ -49,6 +59,7 @@ class BillingPolicy(BaseModel):
     # Credits given back to a grant that has expired meanwhile live on for this many days.
     grace_days: int = Field(default=GRACE_DAYS_DEFAULT, ge=1, le=366)
     rules: tuple[BillingRule, ...]
+    packs: tuple[Pack, ...] = ()
 
     @model_validator(mode="after")
     def _every_run_has_one_rule(self) -> Self:
@@ -63,6 +74,9 @@ class BillingPolicy(BaseModel):
 
     def rule_for(self, team: TeamKind, trigger: TriggerKind) -> BillingRule:
         return next(r for r in self.rules if r.team == team and trigger in r.triggers)
+
+    def pack_of(self, microcredits: int) -> Pack | None:
+        return next((pack for pack in self.packs if pack.microcredits == microcredits), None)
 
     def pools_of(self, payer_kinds: frozenset[Payer]) -> frozenset[str]:
         """Return every pool that some rule draws from when one of these pays."""

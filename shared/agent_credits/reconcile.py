@@ -122,7 +122,7 @@ class Reconciliation:
             self._expire(entry)
         elif entry.run is not None:
             self._apply_run(entry, entry.run, policies)
-        elif entry.outcome != "changed":
+        elif entry.outcome not in ("changed", "reload_requested", "reload_refused"):
             self._find(f"{_name(entry)} is {entry.outcome}, but of no run")
 
     def compare_with(self, row: Account) -> None:

@@ -49,6 +49,14 @@ class SettingsRows(Protocol):
     def read_policy(self, version: str) -> BillingPolicy | None: ...
 
 
+class TeamRows(SettingsRows, Protocol):
+    """The rows of teams where they also change, by compare-and-set like every other row."""
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        """Write the row if the one there is one version older; else return that one."""
+        ...
+
+
 def entries_of(receipts: Iterable[Receipt], principal: Principal) -> tuple[Entry, ...]:
     """Return the entries that stand on this account, in the order of the receipts."""
     return tuple(receipt.entry for receipt in receipts if receipt.principal == principal)

@@ -9,8 +9,8 @@ from agent_credits.lapse import resets_at
 from agent_credits.ledger import Entry, PoolBalance, RunContext
 from agent_credits.notices import Notice, iso
 from agent_credits.problem import insufficient_credits_problem
-
-CAUSE = "pools_exhausted"
+from agent_credits.reload_fixes import reload_fix
+from agent_credits.spending import Refused
 
 
 def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: str) -> Notice:
@@ -19,7 +19,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     if run is None:
         raise TypeError("only a run's entry can fail a run")
     refill = resets_at(account, entry.recorded_at)
-    fix = fixes(account, run, refill)
+    fix = fixes(account, run, refill, entry.refusal)
     pools = _pools_after(entry)
     run_id = entry.identity.subject
     data = {
@@ -33,8 +33,8 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
             {"pool": p.pool, "remaining_credits": format_credits(p.available_microcredits)}
             for p in pools
         ],
-        "cause": CAUSE,
-        "auto_reload": {"state": "off"},
+        "cause": entry.refusal or "pools_exhausted",
+        "auto_reload": {"state": _reload_state(entry)},
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
         "problem": insufficient_credits_problem(problem_type_base_url),
@@ -58,7 +58,21 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     )
 
 
-def fixes(account: Account, run: RunContext, refill: datetime | None) -> list[str]:
+def _reload_state(entry: Entry) -> str:
+    match entry.refusal:
+        case None | "auto_reload_off":
+            return "off"
+        case "suspended":
+            return "suspended"
+        case "too_many_reloads":
+            return "frozen"
+        case _:
+            return "refused"
+
+
+def fixes(
+    account: Account, run: RunContext, refill: datetime | None, refusal: Refused | None
+) -> list[str]:
     """Return what can be done, by whom, most direct first; it depends on who was billed."""
     match run.payer:
         case "user":
@@ -79,6 +93,8 @@ def fixes(account: Account, run: RunContext, refill: datetime | None) -> list[st
             ]
         case _:
             assert_never(run.payer)
+    if refusal is not None:
+        steps = [*reload_fix(refusal, run.team_id), *steps]
     if refill is not None:
         steps.append(f"Or wait: the plan's credits refill at {iso(refill)}.")
     return steps
@@ -122,7 +138,7 @@ def _email_text(
             if entry.shortfall_microcredits
             else []
         ),
-        "Reload:    auto-reload is off",
+        f"Reload:    {_reload_text(entry)}",
         f"Resets at: {iso(refill) if refill else 'never; this account has no plan that refills'}",
         "",
         "What to do now:",
@@ -131,6 +147,11 @@ def _email_text(
         "Retrying will not help until then: runs that these pools do not cover fail as well.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _reload_text(entry: Entry) -> str:
+    state = _reload_state(entry)
+    return f"auto-reload is {state}" + (f" ({entry.refusal})" if entry.refusal else "")
 
 
 def _pools_text(pools: tuple[PoolBalance, ...]) -> str:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import assert_never
 
 from agent_credits.accounts import Account, ErroredRun, available_microcredits, pool_balances
-from agent_credits.changes import RunChange
+from agent_credits.changes import RunChange, Waiting
 from agent_credits.events import (
     AgentRunEvent,
     RunFinished,
@@ -17,12 +17,18 @@ from agent_credits.events import (
     UserTrigger,
 )
 from agent_credits.ledger import Entry, RunContext
+from agent_credits.reload_requests import reload_standing, wait_for_reload
+from agent_credits.reloads import Standing
 from agent_credits.returns import draws_to_return, given_back, origin_of
 from agent_credits.situation import Situation
+from agent_credits.spending import Refused
 from agent_credits.waterfall import draw
 
 
-def apply_run(account: Account, change: RunChange, situation: Situation) -> tuple[Account, Entry]:
+def apply_run(
+    account: Account, change: RunChange, situation: Situation
+) -> tuple[Account, Entry | Waiting]:
+    """Return the account after the event with its entry; or that the event waits for a reload."""
     match change.event:
         case RunRequested() as event:
             return _request(account, change, event.data.credits or 0, situation)
@@ -36,23 +42,31 @@ def apply_run(account: Account, change: RunChange, situation: Situation) -> tupl
 
 def _request(
     account: Account, change: RunChange, estimate: int, situation: Situation
-) -> tuple[Account, Entry]:
+) -> tuple[Account, Entry | Waiting]:
     available = available_microcredits(account, change.billing.pools, situation.now)
     entry = _run_entry(change, situation.now, estimate)
     # Without an estimate the run needs any credits at all: one microcredit.
     if available >= max(estimate, 1):
         return account, replace(entry, outcome="accepted")
-    short = replace(entry, shortfall_microcredits=max(estimate - available, 0))
+    stance = reload_standing(account, change.billing, situation.now)
+    if stance in ("able", "waiting"):
+        return wait_for_reload(account, change.billing, max(estimate, 1), situation)
+    short = replace(
+        entry, shortfall_microcredits=max(estimate - available, 0), refusal=_in_the_way(stance)
+    )
     return account, _insufficient(account, short, change, situation)
 
 
 def _use(
     account: Account, change: RunChange, amount: int, situation: Situation
-) -> tuple[Account, Entry]:
+) -> tuple[Account, Entry | Waiting]:
     entry = _run_entry(change, situation.now, amount)
     if any(run.run_id == change.event.subject for run in account.errored_runs):
         return account, replace(entry, outcome="waived")
     drawn = draw(account.grants, change.billing.pools, amount, situation.now)
+    stance = reload_standing(account, change.billing, situation.now)
+    if drawn.shortfall_microcredits > 0 and stance in ("able", "waiting"):
+        return wait_for_reload(account, change.billing, amount, situation)
     entry = replace(
         entry,
         outcome="debited",
@@ -60,8 +74,20 @@ def _use(
         shortfall_microcredits=drawn.shortfall_microcredits,
     )
     if entry.shortfall_microcredits > 0:
+        entry = replace(entry, refusal=_in_the_way(stance))
         entry = _insufficient(account, entry, change, situation)
     return replace(account, grants=drawn.grants), entry
+
+
+def _in_the_way(stance: Standing) -> Refused | None:
+    match stance:
+        case "able" | "waiting":
+            raise TypeError("an event that can wait for a reload does not fail")
+        case "auto_reload_off":
+            # A team that does not reload is not refused anything; its pools are simply exhausted.
+            return None
+        case _:
+            return stance
 
 
 def _insufficient(account: Account, entry: Entry, change: RunChange, situation: Situation) -> Entry:

@@ -9,13 +9,17 @@ another account, found there to be new, and be charged twice.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Self, assert_never
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from agent_credits.accounts import RELOADS_REMEMBERED_MAX
 from agent_credits.events import AgentRunEvent, UserTrigger
-from agent_credits.identifiers import Identifier
-from agent_credits.policy import BillingPolicy, Payer, TeamKind
+from agent_credits.identifiers import Identifier, PoolName
+from agent_credits.policy import BillingPolicy, BillingRule, Payer, TeamKind
 from agent_credits.principals import Principal
+from agent_credits.reloads import ReloadTerms
+from agent_credits.spending import PaymentMethod, Spending
 
 MEMBERS_MAX = 2_000
 TENURES_MAX = 100
@@ -39,6 +43,19 @@ class Tenure(BaseModel):
     policy_version: Identifier
 
 
+class AutoReload(BaseModel):
+    """When to buy which pack, and how many purchases in a while are too many to be right."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = False
+    pool: PoolName = "add_on"
+    threshold_microcredits: int = Field(gt=0)
+    pack_microcredits: int = Field(gt=0)
+    reloads_max: int = Field(default=5, ge=1, le=RELOADS_REMEMBERED_MAX)
+    window_minutes: int = Field(default=60, ge=1, le=24 * 60)
+
+
 class Team(BaseModel):
     """The settings row of a team. `members` "*" (enterprise) takes every user of the platform."""
 
@@ -49,7 +66,22 @@ class Team(BaseModel):
     plan: Identifier
     time_zone: str
     members: frozenset[Identifier] | Literal["*"]
+    # Grows with every change of what follows, but not with the spending itself.
+    settings_version: int = Field(default=0, ge=0)
+    auto_reload: AutoReload | None = None
+    payment: PaymentMethod | None = None
+    spend_cap_cents: int = Field(default=0, ge=0)
+    spending: Spending = Spending()
     tenures: tuple[Tenure, ...] = Field(min_length=1, max_length=TENURES_MAX)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is no IANA time zone") from None
+        return name
 
     @model_validator(mode="after")
     def _tenures_follow_each_other(self) -> Self:
@@ -78,6 +110,8 @@ class Billing:
     pools: tuple[str, ...]
     policy_version: str
     grace: timedelta
+    # None where the team does not reload, or not into a pool that this run may draw.
+    reload: ReloadTerms | None = None
 
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
@@ -90,6 +124,21 @@ def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
         pools=rule.pools,
         policy_version=policy.version,
         grace=timedelta(days=policy.grace_days),
+        reload=_reload_terms(team, rule),
+    )
+
+
+def _reload_terms(team: Team, rule: BillingRule) -> ReloadTerms | None:
+    settings = team.auto_reload
+    if settings is None or not settings.enabled or settings.pool not in rule.pools:
+        return None
+    return ReloadTerms(
+        team_id=team.team_id,
+        settings_version=team.settings_version,
+        pool=settings.pool,
+        threshold_microcredits=settings.threshold_microcredits,
+        reloads_max=settings.reloads_max,
+        window=timedelta(minutes=settings.window_minutes),
     )
 
 

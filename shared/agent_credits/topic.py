@@ -33,5 +33,6 @@ class NoticesTopic:
             MessageAttributes={
                 name: {"DataType": "String", "StringValue": value}
                 for name, value in attributes.items()
+                if value  # SNS refuses an attribute that is there and empty.
             },
         )

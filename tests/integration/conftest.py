@@ -59,6 +59,7 @@ def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
         "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
         "AccountsTableName": tables.accounts,
         "LedgerTableName": tables.ledger,
+        "ReloadsQueueUrl": f"{queue_url}-reloads.fifo",
     }
     return Target(
         name="moto",

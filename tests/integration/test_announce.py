@@ -51,10 +51,13 @@ def inbox_url(sqs: "SQSClient", sns: "SNSClient", topic_arn: str) -> str:
 
 
 @pytest.fixture
-def announce(topic_arn: str, monkeypatch: pytest.MonkeyPatch) -> Function:
+def announce(topic_arn: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> Function:
     environment = {
         "NOTICES_TOPIC_ARN": topic_arn,
         "PROBLEM_TYPE_BASE_URL": "https://docs.example.com",
+        "RELOADS_QUEUE_URL": sqs.create_queue(
+            QueueName="reloads.fifo", Attributes={"FifoQueue": "true"}
+        )["QueueUrl"],
     }
     return cold_start("announce", environment, monkeypatch)
 
@@ -194,7 +197,7 @@ def test_the_stream_comes_again_from_the_record_that_could_not_be_published(
     assert failed == ["00002"]
     published = [arrived["notice"]["data"]["run_id"] for arrived in inbox(sqs, inbox_url)]
     assert published == ["run-0"]
-    assert len(announce.lines("not published")) == 1
+    assert len(announce.lines("not announced")) == 1
     rest = {"Records": event["Records"][2:]}
     assert announce.failed_ids(rest) == []
     published = [arrived["notice"]["data"]["run_id"] for arrived in inbox(sqs, inbox_url)]
@@ -237,11 +240,17 @@ def test_the_sample_record_gives_one_notice(
     assert arrived["notice"]["data"]["task_state"] == "FAILED"
 
 
-@pytest.mark.parametrize("missing", ["NOTICES_TOPIC_ARN", "PROBLEM_TYPE_BASE_URL"])
+@pytest.mark.parametrize(
+    "missing", ["NOTICES_TOPIC_ARN", "PROBLEM_TYPE_BASE_URL", "RELOADS_QUEUE_URL"]
+)
 def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
     missing: str, topic_arn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {"NOTICES_TOPIC_ARN": topic_arn, "PROBLEM_TYPE_BASE_URL": ""}
+    environment = {
+        "NOTICES_TOPIC_ARN": topic_arn,
+        "PROBLEM_TYPE_BASE_URL": "",
+        "RELOADS_QUEUE_URL": "https://sqs/reloads.fifo",
+    }
     del environment[missing]
     monkeypatch.delenv(missing, raising=False)
 

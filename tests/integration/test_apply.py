@@ -10,8 +10,10 @@ from typer.testing import CliRunner, Result
 from agent_credits.changes import Recorded
 from agent_credits.commit import commit
 from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.errors import Contended
 from agent_credits.grants import GRANTS_MAX
 from agent_credits.principals import Principal
+from agent_credits.spending import Spending
 from agent_credits.teams import TENURE_NOTICE, TENURES_MAX, Team, Tenure
 from agent_credits_cli import apply as apply_module
 from agent_credits_cli import grant as grant_module
@@ -120,7 +122,8 @@ class TestApplying:
 
         kinds = [type(s).__name__ for s in plan_steps(world, read_stack(rows, world), NOW)]
 
-        assert kinds == ["PutPolicy", *["ChangeAccount"] * 12, *["SetTeam"] * 5]
+        accounts, teams = len(world.team_of_accounts()), len(world.teams)
+        assert kinds == ["PutPolicy", *["ChangeAccount"] * accounts, *["SetTeam"] * teams]
 
     def test_two_operators_at_once_grant_once(self, rows: DynamoDBRows, declare: Declare) -> None:
         world = declare()
@@ -169,7 +172,7 @@ class TestPolicies:
         steps = applied(rows, declare(('version = "2026-11"', 'version = "2026-12"')))
 
         starts = "2026-12, from 2026-11-21T10:12:00Z"
-        assert differences(steps)[1] == ("team", "acme", "policy", "2026-11", starts)
+        assert ("team", "acme", "policy", "2026-11", starts) in differences(steps)
         acme = team(rows, "acme")
         assert acme.tenure_at(NOW + TENURE_NOTICE).policy_version == "2026-12"
         assert acme.tenure_at(NOW + TENURE_NOTICE - timedelta(seconds=1)).policy_version == (
@@ -281,7 +284,7 @@ class TestTeams:
         there = team(rows, "acme")
         monkeypatch.setattr(rows, "compare_and_set_team", lambda _: there)
 
-        with pytest.raises(Refusal, match="team acme keeps changing; run apply again"):
+        with pytest.raises(Contended, match="team acme: lost"):
             applied(rows, declare(self.NEW_OWNER))
 
     def test_a_team_remembers_a_bounded_number_of_changes(
@@ -302,6 +305,49 @@ class TestTeams:
 
         with pytest.raises(Refusal, match="changed owner, kind or policy 100 times"):
             applied(rows, declare(self.NEW_OWNER))
+
+
+class TestMoney:
+    CAPPED = ("anchor = 2025-01-15\n", "anchor = 2025-01-15\nspend_cap_cents = 5000\n")
+    INVOICED = (
+        "anchor = 2025-01-15\n",
+        'anchor = 2025-01-15\nspend_cap_cents = 5000\npayment = { provider = "invoice" }\n',
+    )
+
+    def test_a_change_of_cap_or_payment_counts_as_new_settings_once(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        applied(rows, declare())
+        before = team(rows, "acme").settings_version
+
+        steps = applied(rows, declare(self.CAPPED))
+
+        assert differences(steps) == [
+            ("team", "acme", "spend cap", "0 cents a month", "5000 cents a month")
+        ]
+        assert team(rows, "acme").settings_version == before + 1
+        assert applied(rows, declare(self.CAPPED)) == []
+
+    def test_what_is_spent_stays_and_another_payment_method_starts_without_declines(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        applied(rows, declare(self.CAPPED))
+        there = team(rows, "acme")
+        spending = Spending(
+            month="2026-11",
+            spent_cents=3_000,
+            declines_in_a_row=3,
+            declined_payment_method="pm_1",
+            suspended_payment_method="pm_1",
+        )
+        update = {"version": there.version + 1, "spending": spending}
+        assert rows.compare_and_set_team(there.model_copy(update=update)) is None
+
+        applied(rows, declare(self.INVOICED))
+
+        assert team(rows, "acme").spending == spending.model_copy(
+            update={"declines_in_a_row": 0, "declined_payment_method": None}
+        )
 
 
 class TestPlans:

@@ -18,6 +18,7 @@ from agent_credits.events import parse_message
 from agent_credits.items import account_item, page_key
 from agent_credits.principals import Principal
 from agent_credits.run_failures import insufficient_credits
+from agent_credits.spending import Spending, month_of
 from agent_credits.teams import Team
 from agent_credits.topic import NoticesTopic
 from agent_credits_cli import account, dead_letters, explain, ledger, team, verify, watch
@@ -168,9 +169,9 @@ class TestTeam:
             ("ben", "pending"),
         ]
         assert shown["payers"] == [
-            {"principal": "user:olga", "available_credits": None},
-            {"principal": "user:ana", "available_credits": "3"},
-            {"principal": "user:ben", "available_credits": None},
+            {"principal": "user:olga", "available_credits": None, "reload": None},
+            {"principal": "user:ana", "available_credits": "3", "reload": None},
+            {"principal": "user:ben", "available_credits": None, "reload": None},
         ]
         assert "pending" in run("team", "acme").stdout
 
@@ -180,7 +181,9 @@ class TestTeam:
         shown = json.loads(run("team", "bigcorp", "--json").stdout)
 
         assert shown["members"] == "*"
-        assert shown["payers"] == [{"principal": "team:bigcorp", "available_credits": "9"}]
+        assert shown["payers"] == [
+            {"principal": "team:bigcorp", "available_credits": "9", "reload": None}
+        ]
 
     @pytest.mark.usefixtures("settled")
     def test_refuses_an_unknown_team(self, run: Run) -> None:
@@ -188,6 +191,22 @@ class TestTeam:
 
         assert result.exit_code == 2
         assert "there is no team nowhere" in result.stderr
+
+    def test_shows_what_is_spent_and_reserved_under_which_cap(
+        self, run: Run, settled: DynamoDBRows
+    ) -> None:
+        team = settled.read_team("acme")
+        assert team is not None
+        month = month_of(datetime.now(UTC), team.time_zone)
+        spending = Spending(month=month, spent_cents=1_250)
+        capped = {"spend_cap_cents": 5_000, "spending": spending, "version": team.version + 1}
+        settled.compare_and_set_team(team.model_copy(update=capped))
+
+        told = run("team", "acme").stdout
+        shown = json.loads(run("team", "acme", "--json").stdout)["spending"]
+
+        assert f"spend in {month}: 12.50 spent, 0.00 reserved, 37.50 left" in told
+        assert (shown["spent_cents"], shown["head_room_cents"]) == (1_250, 3_750)
 
 
 def replace_owner(owner: str, since: datetime) -> Team:

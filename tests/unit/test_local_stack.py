@@ -20,6 +20,7 @@ from agent_credits_cli.deployment import Deployment
 from agent_credits_cli.emulator import Emulator
 from agent_credits_cli.local_state import StackState, StateFolder
 from agent_credits_cli.main import app
+from agent_credits_cli.payment_stand_in import PaymentStandIn
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.target import choose, connect_to_local, local_session
 
@@ -34,10 +35,13 @@ time.sleep(600)
 OUTPUTS = {
     "AgentRunsQueueUrl": "http://127.0.0.1/queue",
     "AgentRunsDeadLetterQueueUrl": "http://127.0.0.1/dead-letter-queue",
+    "ReloadsQueueUrl": "http://127.0.0.1/reloads-queue",
     "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
     "AccountsTableName": "accounts",
     "LedgerTableName": "ledger",
 }
+
+STAND_IN_URL = "http://127.0.0.1:2"
 
 
 @pytest.fixture
@@ -59,6 +63,8 @@ def checkout(tmp_path: Path) -> Checkout:
     checkout.ministack_python.parent.mkdir(parents=True)
     checkout.sam_folder.mkdir(parents=True)
     checkout.ministack_python.symlink_to(sys.executable)
+    checkout.localstripe_python.parent.mkdir(parents=True)
+    checkout.localstripe_python.symlink_to(sys.executable)
     sam = checkout.sam_folder / "sam"
     sam.write_text("#!/bin/sh\nenv\necho the reason it failed\nexit 1\n")
     sam.chmod(0o755)
@@ -188,6 +194,38 @@ def test_down_stops_its_own_process_with_its_workers_and_no_other(folder, emulat
     assert emulator.birth_of(other_worker) is not None
 
 
+def test_down_stops_the_payment_stand_in_as_well(folder, emulators):
+    mine, other = emulators
+    stand_in = PaymentStandIn(pid=other.pid, birth=other.birth, port=other.port)
+    folder.write(state_of(mine).model_copy(update={"payment_stand_in": stand_in}))
+
+    assert local_stack.down(folder) is True
+
+    assert not mine.is_running()
+    assert not stand_in.is_running()
+
+
+def test_a_stack_without_its_payment_stand_in_is_not_usable(emulators, monkeypatch):
+    mine, other = emulators
+    monkeypatch.setattr(Emulator, "is_healthy", Emulator.is_running)
+    stand_in = PaymentStandIn(pid=other.pid, birth=other.birth, port=other.port)
+    state = state_of(mine).model_copy(update={"payment_stand_in": stand_in})
+    assert state.is_usable()
+
+    stand_in.stop()
+
+    assert not state.is_usable()
+    assert not state_of(mine).is_usable()
+
+
+@pytest.mark.parametrize(
+    "address", ["", "https://api.stripe.com", "http://localhost.example.com:8420", "127.0.0.1:8420"]
+)
+def test_a_local_stack_never_pays_at_stripe_itself(folder, checkout, console, address):
+    with pytest.raises(Refusal, match=r"pays at a stand-in on 127\.0\.0\.1"):
+        Deployment(folder, checkout, "http://127.0.0.1:1", address, console)
+
+
 def test_a_zombie_counts_as_dead():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     assert emulator.birth_of(process.pid) is not None
@@ -208,7 +246,7 @@ def test_ps_tells_the_living_from_the_dead_where_there_is_no_proc():
 
 
 def test_a_failing_tool_shows_its_last_words_and_where_the_rest_is(folder, checkout, console):
-    deployment = Deployment(folder, checkout, "http://127.0.0.1:1", console)
+    deployment = Deployment(folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, console)
 
     with pytest.raises(Refusal, match=r"sam deploy failed; .*sam-deploy\.log"):
         deployment.deploy("any")
@@ -223,7 +261,7 @@ def test_the_tools_see_nothing_of_the_callers_aws_account(folder, checkout, cons
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.com")
 
     with pytest.raises(Refusal):
-        Deployment(folder, checkout, "http://127.0.0.1:1", console).deploy("any")
+        Deployment(folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, console).deploy("any")
 
     lines = folder.log_of("sam deploy").read_text().splitlines()
     environment = dict(line.split("=", 1) for line in lines if "=" in line)

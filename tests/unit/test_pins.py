@@ -17,12 +17,15 @@ LOCKED = {
     package["name"]: package["version"]
     for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
 }
+PAYMENT = pins((ROOT / "functions" / "auto_reload" / "requirements.txt").read_text())
 LAYER = pins((ROOT / "shared" / "requirements.txt").read_text())
 
 
 def test_every_direct_dependency_is_pinned_to_what_is_locked():
     groups = PROJECT["dependency-groups"]
-    direct = [*PROJECT["project"]["dependencies"], *groups["dev"], *groups["layer"]]
+    groups = [requirement for group in groups.values() for requirement in group]
+    # A group that another one includes is a table, and is itself among the groups.
+    direct = [*PROJECT["project"]["dependencies"], *(r for r in groups if isinstance(r, str))]
 
     pinned = pins(*direct)
 
@@ -35,8 +38,15 @@ def test_the_layer_ships_the_locked_versions():
     assert pins(*PROJECT["dependency-groups"]["layer"]).items() <= LAYER.items()
 
 
+def test_the_function_that_pays_ships_the_locked_versions():
+    assert PAYMENT.items() <= LOCKED.items()
+    assert pins(*PROJECT["dependency-groups"]["payment"]).items() <= PAYMENT.items()
+
+
 def test_nothing_that_is_installed_comes_without_a_hash():
-    for path in (ROOT / "shared" / "requirements.txt", *sorted((ROOT / "tools").glob("*.txt"))):
+    functions = (ROOT / "functions").glob("*/requirements.txt")
+    tools = (ROOT / "tools").glob("*.txt")
+    for path in (ROOT / "shared" / "requirements.txt", *functions, *sorted(tools)):
         text = path.read_text()
         requirements = re.split(r"(?<!\\)\n", text.strip())
 

@@ -9,7 +9,7 @@ from agent_credits.announcements import Commit, NoticeSettings, notices_of
 from agent_credits.debits import Debits, Delivery
 from agent_credits.directory import Directory
 from agent_credits.items import account_from_item
-from agent_credits_cli.samples import Check, SeenNotice, check_samples, waves
+from agent_credits_cli.samples import Check, SeenNotice, check_payments, check_samples, waves
 from agent_credits_cli.world import Sample
 from tests.lambda_events import EVENTS, FOLDER, SQS_BATCH, sqs_batch, text_of
 from tests.sample_world import CHECKOUT, NOW, SAMPLES_FILE, SampleRun, observe, pause
@@ -48,14 +48,61 @@ def test_accounts_hold_what_the_file_says_after_all_samples(
     assert unmet(checks) == []
 
 
-def test_each_failed_run_is_announced_once(
+def test_provider_charges_what_the_teams_rows_say_was_bought_and_one_pack_in_all(
     sent: tuple[SampleRun, dict[str, list[Check]]],
 ) -> None:
     run, _ = sent
 
-    announced = sorted(notice.subject for notice in run.notices)
+    charged = {paid.team.team_id: paid.charged_cents for paid in run.team_payments()}
 
-    assert announced == sorted(n.run for sample in run.world.samples for n in sample.notices)
+    assert unmet(run.check_payments()) == []
+    assert charged == {"orbit": (1_000,), "atlas": (), "delta": (), "nova": ()}
+    assert all(not paid.team.spending.reservations for paid in run.team_payments())
+
+
+def test_suspended_card_is_asked_three_times_and_not_a_fourth(
+    sent: tuple[SampleRun, dict[str, list[Check]]],
+) -> None:
+    run, _ = sent
+
+    asked = [charge.purchase_id for charge in run.payments.attempts]
+
+    assert len([i for i in asked if i.startswith(("reload:user:uma", "reload:user:vera"))]) == 2
+    assert len([i for i in asked if i.startswith("reload:user:wim")]) == 1
+    assert not [i for i in asked if i.startswith(("reload:user:xena", "reload:user:sven"))]
+
+
+@pytest.mark.parametrize(
+    ("run_id", "cause"),
+    [
+        ("run-spend-cap-reached", "spend_cap_reached"),
+        ("run-payment-declined", "payment_declined"),
+        ("run-first-decline", "payment_declined"),
+        ("run-third-decline", "payment_declined"),
+        ("run-suspended", "suspended"),
+        ("run-exhaustion", "pools_exhausted"),
+    ],
+)
+def test_failed_run_names_the_refusal_that_stood_in_the_way(
+    run_id: str, cause: str, sent: tuple[SampleRun, dict[str, list[Check]]]
+) -> None:
+    run, _ = sent
+
+    (notice,) = [n for n in run.notices if n.subject == run_id]
+
+    assert notice.data["cause"] == cause
+
+
+def test_each_expected_notice_is_published_once(
+    sent: tuple[SampleRun, dict[str, list[Check]]],
+) -> None:
+    run, _ = sent
+
+    announced = sorted((notice.type, notice.subject) for notice in run.notices)
+
+    assert announced == sorted(
+        (n.type, n.run) for sample in run.world.samples for n in sample.notices
+    )
 
 
 def test_order_of_samples_that_do_not_wait_for_each_other_does_not_matter() -> None:
@@ -71,10 +118,13 @@ def test_sending_every_sample_again_changes_no_account_and_announces_nothing() -
     run = SampleRun()
     run.send_all()
     accounts, announced = dict(run.rows.accounts), list(run.notices)
+    teams, attempts = dict(run.rows.teams), list(run.payments.attempts)
 
     run.send_all()
 
     assert run.rows.accounts == accounts
+    assert run.rows.teams == teams
+    assert run.payments.attempts == attempts
     assert run.notices == announced
 
 
@@ -154,6 +204,16 @@ class TestJudgement:
         checks = check_samples(together, replace(observed, dead_letters=()))
 
         assert [check.what for check in unmet(checks)] == ["dead letters"]
+
+    def test_finds_a_charge_that_no_purchase_accounts_for(self) -> None:
+        run = SampleRun()
+        run.send([s for s in run.world.samples if s.name == "reloaded"])
+        once = run.team_payments()
+
+        checks = check_payments([replace(paid, charged_cents=(1_000, 1_000)) for paid in once[:1]])
+
+        assert unmet(check_payments(once)) == []
+        assert [check.what for check in unmet(checks)] == ["charges of orbit"]
 
     def test_calls_an_event_lost_that_is_neither_recorded_nor_refused(self) -> None:
         together, observed = observe(SampleRun(), [exhaustion()])

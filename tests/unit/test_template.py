@@ -2,18 +2,29 @@
 last test here can break every rule once and see that its guard notices.
 """
 
+import functools
+import importlib
+import json
+import sys
 from collections.abc import Callable, Iterator
 from itertools import chain
+from types import ModuleType
 from typing import Any
 
 import pytest
 from samtranslator.translator.transform import transform
 
+from agent_credits.reloads import RELOAD_DEADLINE
+from agent_credits.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
+from agent_credits.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
+from agent_credits.stripe_secret import SECRET_TTL
 from tests.template import Template, load_template
 
 OUTPUTS = {
     "AgentRunsQueueUrl": {"Ref": "AgentRunsQueue"},
     "AgentRunsDeadLetterQueueUrl": {"Ref": "AgentRunsDeadLetterQueue"},
+    "ReloadsQueueUrl": {"Ref": "ReloadsQueue"},
+    "StripeSecretArn": {"Fn::GetAtt": ["StripeSecret", "Id"]},
     "NoticesTopicArn": {"Ref": "NoticesTopic"},
     "AccountsTableName": {"Ref": "AccountsTable"},
     "LedgerTableName": {"Ref": "LedgerTable"},
@@ -24,8 +35,20 @@ TYPE_BEHIND_VARIABLE = {
     "_TABLE": "AWS::DynamoDB::Table",
     "_QUEUE_URL": "AWS::SQS::Queue",
     "_TOPIC_ARN": "AWS::SNS::Topic",
+    "_SECRET_ARN": "AWS::SecretsManager::Secret",
 }
 ALARM_DESCRIPTION_LENGTH_MAX = 1024
+
+DEADLINE_SECONDS = int(RELOAD_DEADLINE.total_seconds())
+# Receives that a message of AgentRunsQueue has left for faults, after waiting for a whole reload.
+RECEIVES_FOR_FAULTS_MIN = 2
+RECEIVES_FOR_FAULTS_USUAL = 5
+# A message that is refused is received once a second or so until its receives are used up.
+REFUSED_RECEIVES_MAX = 100
+# The most that SQS takes for maxReceiveCount.
+RECEIVES_COUNTED_MAX = 1_000
+# For so long an open payment is asked about before it is the operator's.
+ASKED_ABOUT_SECONDS_MIN = 4 * 60 * 60
 
 Path = tuple[str | int, ...]
 Rule = Callable[[Template], Iterator[str]]
@@ -101,13 +124,68 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def properties_of(template: Template, name: str) -> dict[str, Any]:
+    properties: dict[str, Any] = template["Resources"][name]["Properties"]
+    return properties
+
+
+def permitted(template: Template, action: str, resource: str) -> dict[str, Any]:
+    """Roles that may do it to the resource, each with the condition that its permission has."""
+    return {
+        path.split(".", 1)[0]: statement.get("Condition")
+        for path, statement in statements(template)
+        if statement["Effect"] == "Allow"
+        and action in as_list(statement["Action"])
+        and referred(statement.get("Resource")) == resource
+    }
+
+
+# What the code says, to which the template has to fit.
+
+
+@functools.cache
+def auto_reload() -> ModuleType:
+    """The function's module, which wants its settings when it is imported: here any will do."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        variables = properties_of(load_template(), "AutoReload")["Environment"]["Variables"]
+        for variable in variables:
+            monkeypatch.setenv(variable, "any")
+        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(variable, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        # Forgotten again, so that no other test gets this one instead of one with its own settings.
+        name = "functions.auto_reload.app"
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        module = importlib.import_module(name)
+        del sys.modules[name]
+        return module
+
+
+def aws_call_seconds_max() -> int:
+    """How long one AWS call of AutoReload takes at worst, all its attempts together."""
+    calls = auto_reload().CALLS
+    # What botocore made of it: its `max_attempts` are those after the first.
+    attempts = calls.retries["total_max_attempts"]
+    seconds: int = attempts * (calls.connect_timeout + calls.read_timeout)
+    return seconds
+
+
+def receives_while_waiting() -> int:
+    """How often an event is received until the reload that it waits for is past its deadline."""
+    waited, receives = 0, 1
+    while waited < DEADLINE_SECONDS:
+        waited += wait_seconds(receives)
+        receives += 1
+    return receives
+
+
 # The rules.
 
 
 def visibility_is_too_short(template: Template) -> Iterator[str]:
     for name, source in event_sources(template, "SQS"):
         timeout = functions(template)[name]["Properties"]["Timeout"]
-        window = largest(template, source["MaximumBatchingWindowInSeconds"])
+        window = largest(template, source.get("MaximumBatchingWindowInSeconds", 0))
         visibility = target_of(template, source["Queue"])["VisibilityTimeout"]
         if visibility < 6 * timeout + window:
             yield f"{name}: {visibility} s are less than 6 x {timeout} s + {window} s"
@@ -129,6 +207,8 @@ def a_queue_has_no_dead_letter_queue(template: Template) -> Iterator[str]:
             yield f"the queue of {name} has no dead-letter queue"
         elif dead_letters.get("MessageRetentionPeriod") != FOURTEEN_DAYS:
             yield f"the dead-letter queue of {name} does not keep its messages for 14 days"
+        elif dead_letters.get("FifoQueue") != queue.get("FifoQueue"):
+            yield f"the dead-letter queue of {name} is of another kind than its queue"
         elif queue["MessageRetentionPeriod"] >= FOURTEEN_DAYS:
             yield f"a message of {name} may be too old for its dead-letter queue"
         elif dead_letters.get("RedriveAllowPolicy", {}).get("redrivePermission") != "byQueue":
@@ -280,7 +360,7 @@ def something_has_no_alarm(template: Template) -> Iterator[str]:
         for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()
         for dimension in alarm["Properties"]["Dimensions"]
     }
-    needed = {("CompareAndSetRetries", "debit_runs")}
+    needed = {("CompareAndSetRetries", "debit_runs"), ("ReloadsOpen", "auto_reload")}
     for name in functions(template):
         needed |= {("Errors", name), ("Throttles", name)}
     for name in of_type(template, "AWS::DynamoDB::Table"):
@@ -320,6 +400,111 @@ def the_layer_is_built_for_another_runtime(template: Template) -> Iterator[str]:
     built_for = {"BuildMethod": {"Ref": "Runtime"}, "BuildArchitecture": {"Ref": "Architecture"}}
     if layer["Metadata"] != built_for:
         yield "the layer does not follow the runtime and architecture of the functions"
+
+
+def a_secret_is_written_out(template: Template) -> Iterator[str]:
+    for name, secret in of_type(template, "AWS::SecretsManager::Secret").items():
+        generated = secret["Properties"].get("GenerateSecretString")
+        if "SecretString" in secret["Properties"] or not generated:
+            yield f"the template knows what {name} holds"
+        elif "SecretStringTemplate" in generated or not generated.get("ExcludePunctuation"):
+            # Letters and digits alone: nothing that begins with `sk_`.
+            yield f"the placeholder of {name} could pass for a key"
+
+
+def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
+    keys = {"dynamodb:LeadingKeys": "false"}
+    accounts = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*"]}, "Null": keys}
+    with_teams = {
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "TEAM#*"]},
+        "Null": keys,
+    }
+    expected = {
+        ("sqs:SendMessage", "ReloadsQueue"): {"AnnounceRole": None},
+        ("sqs:ReceiveMessage", "ReloadsQueue"): {"AutoReloadRole": None},
+        ("sqs:ReceiveMessage", "AgentRunsQueue"): {"DebitRunsRole": None},
+        ("secretsmanager:GetSecretValue", "StripeSecret"): {"AutoReloadRole": None},
+        ("sns:Publish", "NoticesTopic"): {"AnnounceRole": None},
+        ("dynamodb:PutItem", "AccountsTable"): {
+            "DebitRunsRole": accounts,
+            "AutoReloadRole": with_teams,
+        },
+    }
+    for (action, resource), roles in expected.items():
+        if (found := permitted(template, action, resource)) != roles:
+            yield f"{action} on {resource} is permitted to {found}"
+
+
+def a_change_is_not_announced(template: Template) -> Iterator[str]:
+    [(_, source)] = event_sources(template, "DynamoDB")
+    patterns = [json.loads(f["Pattern"]) for f in source["FilterCriteria"]["Filters"]]
+    expected = {
+        "eventName": ["INSERT", "MODIFY"],
+        "dynamodb": {"Keys": {"pk": {"S": [{"prefix": "ACCOUNT#"}, {"prefix": "TEAM#"}]}}},
+    }
+    if patterns != [expected]:
+        yield f"the stream is filtered by {patterns}"
+
+
+def an_event_does_not_survive_waiting(template: Template) -> Iterator[str]:
+    receives = template["Parameters"]["MaxReceiveCount"]
+    if properties_of(template, "AgentRunsQueue")["RedrivePolicy"]["maxReceiveCount"] != {
+        "Ref": "MaxReceiveCount"
+    }:
+        yield "MaxReceiveCount is not what AgentRunsQueue counts to"
+    waiting = receives_while_waiting()
+    if receives["MinValue"] < waiting + RECEIVES_FOR_FAULTS_MIN:
+        yield f"waiting takes {waiting} receives, and {receives['MinValue']} may be all there are"
+    if receives["Default"] < waiting + RECEIVES_FOR_FAULTS_USUAL:
+        yield f"waiting takes {waiting} receives, and {receives['Default']} are all there are"
+    if str(waiting) not in receives["Description"]:
+        yield f"the description does not tell that waiting takes {waiting} receives"
+    if receives["MaxValue"] > REFUSED_RECEIVES_MAX:
+        yield "a refused message may come back for minutes before anybody hears of it"
+    if properties_of(template, "AgentRunsQueue")["VisibilityTimeout"] <= WAIT_SECONDS_LONGEST:
+        yield "an event that waits comes back later than one that failed"
+
+
+def an_attempt_to_pay_is_cut_off(template: Template) -> Iterator[str]:
+    timeout = properties_of(template, "AutoReload")["Timeout"]
+    needed = CALLS_PER_ATTEMPT_MAX * CALL_TIMEOUT_SECONDS + aws_call_seconds_max()
+    if timeout < needed:
+        yield f"{needed} s of calls do not fit into {timeout} s"
+
+
+def a_cut_off_attempt_is_repeated_too_late(template: Template) -> Iterator[str]:
+    visibility = properties_of(template, "ReloadsQueue")["VisibilityTimeout"]
+    timeout = properties_of(template, "AutoReload")["Timeout"]
+    if visibility + timeout > DEADLINE_SECONDS:
+        yield f"a second attempt ends after {visibility} s + {timeout} s: past the deadline"
+
+
+def an_open_payment_is_given_up_early(template: Template) -> Iterator[str]:
+    queue = properties_of(template, "ReloadsQueue")
+    receives = queue["RedrivePolicy"]["maxReceiveCount"]
+    if receives > RECEIVES_COUNTED_MAX:
+        yield f"SQS counts to {RECEIVES_COUNTED_MAX} and not to {receives}"
+    if receives * auto_reload().ASK_AGAIN_SECONDS < ASKED_ABOUT_SECONDS_MIN:
+        yield f"an open payment is asked about {receives} times only"
+    if queue["MessageRetentionPeriod"] <= receives * queue["VisibilityTimeout"]:
+        yield "a reload may be forgotten before it is set aside"
+
+
+def several_reloads_wait_for_one(template: Template) -> Iterator[str]:
+    for name, source in event_sources(template, "SQS"):
+        if referred(source["Queue"]) == "ReloadsQueue" and source.get("BatchSize") != 1:
+            yield f"{name} takes several reloads at once, and its timeout is for one"
+
+
+def an_alarm_about_reloads_is_late(template: Template) -> Iterator[str]:
+    late = properties_of(template, "ReloadsLateAlarm")
+    if late["Threshold"] != DEADLINE_SECONDS:
+        yield "ReloadsLateAlarm has another idea of the deadline than the code"
+    is_open = properties_of(template, "ReloadsOpenAlarm")
+    if is_open["Period"] * is_open["EvaluationPeriods"] >= DEADLINE_SECONDS:
+        yield "ReloadsOpenAlarm comes when the runs have failed already"
+    if is_open["Period"] <= auto_reload().ASK_AGAIN_SECONDS:
+        yield "ReloadsOpenAlarm would see a minute in which nobody asked"
 
 
 # The template keeps them.
@@ -395,6 +580,54 @@ def test_the_layer_follows_the_runtime_of_the_functions(template: Template) -> N
     assert list(the_layer_is_built_for_another_runtime(template)) == []
 
 
+def test_no_secret_is_written_out(template: Template) -> None:
+    assert list(a_secret_is_written_out(template)) == []
+
+
+def test_each_permission_is_the_one_functions_that_needs_it(template: Template) -> None:
+    assert list(a_permission_is_not_its_own_functions(template)) == []
+
+
+def test_changes_of_accounts_and_of_teams_are_announced(template: Template) -> None:
+    assert list(a_change_is_not_announced(template)) == []
+
+
+def test_an_event_survives_waiting_for_a_whole_reload_and_some_faults(template: Template) -> None:
+    assert list(an_event_does_not_survive_waiting(template)) == []
+
+
+def test_all_calls_of_an_attempt_to_pay_fit_into_its_timeout(template: Template) -> None:
+    assert list(an_attempt_to_pay_is_cut_off(template)) == []
+
+
+def test_an_attempt_that_was_cut_off_is_repeated_within_the_deadline(template: Template) -> None:
+    assert list(a_cut_off_attempt_is_repeated_too_late(template)) == []
+
+
+def test_an_open_payment_is_asked_about_for_hours_and_never_forgotten(template: Template) -> None:
+    assert list(an_open_payment_is_given_up_early(template)) == []
+
+
+def test_reloads_are_carried_out_one_at_a_time(template: Template) -> None:
+    assert list(several_reloads_wait_for_one(template)) == []
+
+
+def test_alarms_about_reloads_come_in_time(template: Template) -> None:
+    assert list(an_alarm_about_reloads_is_late(template)) == []
+
+
+def test_a_rotated_key_is_known_while_a_reload_can_still_succeed(template: Template) -> None:
+    asked_again = SECRET_TTL.total_seconds() + auto_reload().ASK_AGAIN_SECONDS
+
+    assert asked_again + properties_of(template, "AutoReload")["Timeout"] < DEADLINE_SECONDS
+
+
+def test_the_figures_in_the_template_are_those_of_the_code() -> None:
+    assert receives_while_waiting() == 14
+    assert (CALLS_PER_ATTEMPT_MAX, CALL_TIMEOUT_SECONDS, aws_call_seconds_max()) == (4, 6, 12)
+    assert (DEADLINE_SECONDS, auto_reload().ASK_AGAIN_SECONDS) == (300, 15)
+
+
 def test_a_holder_of_send_events_may_send_events_and_nothing_else(template: Template) -> None:
     [statement] = template["Resources"]["SendEvents"]["Properties"]["PolicyDocument"]["Statement"]
 
@@ -444,6 +677,12 @@ TOPIC_POLICY: Path = ("Resources", "AlarmsTopicPolicy", "Properties", "PolicyDoc
 KEY: Path = ("Resources", "TopicsKey", "Properties")
 SEND_EVENTS: Path = ("Resources", "SendEvents", "Properties")
 ALARM: Path = ("Resources", "ContentionAlarm", "Properties")
+RELOADS: Path = ("Resources", "ReloadsQueue", "Properties")
+AUTO_RELOAD: Path = ("Resources", "AutoReload", "Properties")
+AUTO_RELOAD_ROLE: Path = ("Resources", "AutoReloadRole", "Properties")
+SPENDING: Path = (*AUTO_RELOAD_ROLE, "Policies", 0, "PolicyDocument", "Statement", 2)
+SECRET: Path = ("Resources", "StripeSecret", "Properties")
+RECEIVES: Path = ("Parameters", "MaxReceiveCount")
 
 BROKEN: list[tuple[Rule, Path, Any]] = [
     (visibility_is_too_short, (*QUEUE, "VisibilityTimeout"), 239),
@@ -540,6 +779,73 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
         a_variable_names_no_resource,
         (*ANNOUNCE, "Environment", "Variables", "NOTICES_TOPIC_ARN"),
         {"Ref": "AgentRunsQueue"},
+    ),
+    (
+        a_variable_names_no_resource,
+        (*AUTO_RELOAD, "Environment", "Variables", "STRIPE_SECRET_ARN"),
+        "sk_live_written_out",
+    ),
+    (visibility_is_too_short, (*RELOADS, "VisibilityTimeout"), 239),
+    (visibility_is_too_short, (*AUTO_RELOAD, "Timeout"), 41),
+    (
+        a_queue_has_no_dead_letter_queue,
+        ("Resources", "ReloadsDeadLetterQueue", "Properties", "FifoQueue"),
+        REMOVED,
+    ),
+    (something_has_no_alarm, ("Resources", "ReloadsOpenAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "ReloadsSetAsideAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "ReloadsLateAlarm"), REMOVED),
+    (a_secret_is_written_out, (*SECRET, "SecretString"), "sk_live_written_out"),
+    (a_secret_is_written_out, (*SECRET, "GenerateSecretString"), REMOVED),
+    (a_secret_is_written_out, (*SECRET, "GenerateSecretString", "ExcludePunctuation"), False),
+    (a_permission_is_not_its_own_functions, (*SPENDING, "Condition"), REMOVED),
+    (
+        a_permission_is_not_its_own_functions,
+        (*COMMIT, "Condition", "ForAllValues:StringLike", "dynamodb:LeadingKeys"),
+        ["ACCOUNT#*", "TEAM#*"],
+    ),
+    (
+        a_permission_is_not_its_own_functions,
+        (*SEND_EVENTS, "PolicyDocument", "Statement", 0, "Resource"),
+        {"Fn::GetAtt": ["ReloadsQueue", "Arn"]},
+    ),
+    (a_change_is_not_announced, (*CHANGES, "FilterCriteria", "Filters"), []),
+    (
+        a_change_is_not_announced,
+        (*CHANGES, "FilterCriteria", "Filters", 0, "Pattern"),
+        '{"dynamodb": {"Keys": {"pk": {"S": [{"prefix": "ACCOUNT#"}]}}}}',
+    ),
+    (an_event_does_not_survive_waiting, (*RECEIVES, "MinValue"), 15),
+    (an_event_does_not_survive_waiting, (*RECEIVES, "Default"), 18),
+    (an_event_does_not_survive_waiting, (*RECEIVES, "MaxValue"), 1_000),
+    (an_event_does_not_survive_waiting, (*RECEIVES, "Description"), "some receives"),
+    (an_event_does_not_survive_waiting, (*QUEUE, "RedrivePolicy", "maxReceiveCount"), 5),
+    (an_event_does_not_survive_waiting, (*QUEUE, "VisibilityTimeout"), 30),
+    (an_attempt_to_pay_is_cut_off, (*AUTO_RELOAD, "Timeout"), 35),
+    (a_cut_off_attempt_is_repeated_too_late, (*AUTO_RELOAD, "Timeout"), 61),
+    (a_cut_off_attempt_is_repeated_too_late, (*RELOADS, "VisibilityTimeout"), 300),
+    (an_open_payment_is_given_up_early, (*RELOADS, "RedrivePolicy", "maxReceiveCount"), 900),
+    (an_open_payment_is_given_up_early, (*RELOADS, "RedrivePolicy", "maxReceiveCount"), 1_001),
+    (an_open_payment_is_given_up_early, (*RELOADS, "MessageRetentionPeriod"), 172_800),
+    (
+        several_reloads_wait_for_one,
+        (*AUTO_RELOAD, "Events", "Reloads", "Properties", "BatchSize"),
+        10,
+    ),
+    (
+        an_alarm_about_reloads_is_late,
+        ("Resources", "ReloadsLateAlarm", "Properties", "Threshold"),
+        600,
+    ),
+    (
+        an_alarm_about_reloads_is_late,
+        ("Resources", "ReloadsOpenAlarm", "Properties", "EvaluationPeriods"),
+        5,
+    ),
+    (
+        an_alarm_about_reloads_is_late,
+        ("Resources", "ReloadsOpenAlarm", "Properties", "Period"),
+        10,
     ),
     (
         the_layer_is_built_for_another_runtime,

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from agent_credits.accounts import Account
-from agent_credits.changes import Change
+from agent_credits.changes import Change, ReloadRefused, RunChange
 from agent_credits.commit import commit
 from agent_credits.grants import Grant
 from agent_credits.ledger import Draw, Entry, Outcome, Page, PoolBalance, Receipt
 from agent_credits.principals import Principal
+from agent_credits.reloads import ReloadTerms
 from agent_credits_cli.ledger import all_pages
 from agent_credits_cli.verify import NOTHING, Verified, verify_account, verify_all
 from tests.memory_rows import MemoryRows
@@ -83,6 +85,13 @@ def commit_each(rows: LedgerInMemory, *changes: Change) -> None:
         commit(rows, ANA, [change], now=now, pause=pause)
 
 
+def waiting_for_reload(event: dict[str, Any]) -> RunChange:
+    """Return the change of a team that reloads: too little requests one, and the event waits."""
+    change = run_change(event)
+    terms = ReloadTerms("acme", 1, "add_on", CREDIT, 5, timedelta(hours=1))
+    return replace(change, billing=replace(change.billing, reload=terms))
+
+
 def made_for_free(rows: LedgerInMemory) -> Grant:
     """Return the grant `pack`, which had run dry, with credits in it again."""
     entries = (entry for page in all_pages(rows, rows.accounts[ANA]) for entry in page.entries)
@@ -116,6 +125,8 @@ def rows() -> LedgerInMemory:
         run_change(usage("large", "30", run="run-e")),
         run_change(usage("more", "2", run="run-e")),
         run_change(requested("empty", run="run-f")),
+        waiting_for_reload(usage("waits", "50", run="run-g")),
+        ReloadRefused(ANA, "reload:user:ana:1", "acme", "payment_declined", None, 1),
     )
     return rows
 

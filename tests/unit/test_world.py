@@ -2,7 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from agent_credits.policy import Pack
 from agent_credits.principals import Principal
+from agent_credits.spending import PaymentMethod
+from agent_credits.teams import AutoReload
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.world import load_world
 
@@ -257,3 +260,81 @@ def test_an_unknown_key_cannot_break_the_line(file: Path) -> None:
     line = refusal_of(file, changed('version = "v1"', 'version = "v1"\n"a\\nb" = 1'))
 
     assert line.startswith(": policy.a b: is no key that is known")
+
+
+RELOADING = """spend_cap_cents = 20000
+
+[teams.auto_reload]
+enabled = true
+threshold = "100"
+pack = "400"
+
+[teams.payment]
+provider = "stripe"
+customer = "cus_1"
+payment_method = "pm_1"
+"""
+PACKS = """
+[[policy.packs]]
+credits = "400"
+price_cents = 2000
+currency = "usd"
+
+[[policy.packs]]
+credits = "1000"
+price_cents = 4500
+currency = "usd"
+
+[[plans]]
+name = "build\""""
+CARD = """
+[[cards]]
+team_id = "acme"
+number = "4242424242424242"
+"""
+RELOADING_WORLD = WORLD.replace('\n[[plans]]\nname = "build"', PACKS, 1).replace(
+    "anchor = 2025-01-31\n", f"anchor = 2025-01-31\n{RELOADING}", 1
+)
+
+
+def test_reads_packs_and_reload_settings_as_the_package_keeps_them(file: Path) -> None:
+    file.write_text(RELOADING_WORLD + CARD)
+
+    world = load_world(file)
+
+    assert world.policy.packs[0] == Pack(microcredits=400_000_000, price_cents=2000, currency="usd")
+    assert world.teams[0].auto_reload == AutoReload(
+        enabled=True, threshold_microcredits=100_000_000, pack_microcredits=400_000_000
+    )
+    assert world.teams[0].payment == PaymentMethod(
+        provider="stripe", customer="cus_1", payment_method="pm_1"
+    )
+    assert (world.teams[0].spend_cap_cents, world.teams[1].spend_cap_cents) == (20_000, 0)
+    assert world.teams[1].auto_reload is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("spend_cap_cents = 20000", "", "teams[0].spend_cap_cents: auto_reload needs a spend cap"),
+        (RELOADING[RELOADING.index("[teams.payment]") :], "", "payment: auto_reload needs a way"),
+        ('pack = "400"', 'pack = "500"', "teams[0].auto_reload.pack: there is no pack of 500"),
+        ('pack = "400"', 'pack = "400"\npool = "gold"', "teams[0].auto_reload.pool: there is no"),
+        ('provider = "stripe"', 'provider = "invoice"', "teams[0].payment: an invoice names no"),
+        ('payment_method = "pm_1"', "", "teams[0].payment: a stripe payment method needs"),
+        ('credits = "1000"', 'credits = "400"', "policy.packs[1].credits: the pack of 400 is"),
+        ('4500\ncurrency = "usd"', '4500\ncurrency = "eur"', "policy.packs[1].currency: a spend"),
+        ('threshold = "100"', 'threshold = "100"\nlimit = 1', "teams[0].auto_reload.limit: is no"),
+        (
+            "[[samples]]",
+            '[[cards]]\nteam_id = "nobody"\nnumber = "4242424242424242"\n\n[[samples]]',
+            "cards[0].team_id: there is no team nobody",
+        ),
+    ],
+)
+def test_refuses_reloads_that_could_never_be_made(
+    file: Path, old: str, new: str, complaint: str
+) -> None:
+    assert RELOADING_WORLD.count(old) >= 1, "the test changes what is there"
+
+    assert complaint in refusal_of(file, RELOADING_WORLD.replace(old, new, 1))

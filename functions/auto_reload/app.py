@@ -1,0 +1,83 @@
+"""Carry out reloads: the only code that touches money. One message at a time, per team in order."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+import boto3
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.config import Config
+from pydantic import BaseModel, ConfigDict
+
+from agent_credits.backoff import back_off
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.payments import InvoicePayments
+from agent_credits.reload_queue import ReloadQueue, read_request
+from agent_credits.reload_saga import Granted, NotGranted, Open, ReloadSaga, Stale
+from agent_credits.stripe_payments import StripePayments
+from agent_credits.stripe_secret import StripeSecret
+
+CALLS = Config(
+    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
+)
+
+# How soon the provider is asked again about a payment whose outcome is unknown.
+ASK_AGAIN_SECONDS = 15
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    ACCOUNTS_TABLE: str
+    LEDGER_TABLE: str
+    RELOADS_QUEUE_URL: str
+    STRIPE_SECRET_ARN: str
+    # Empty for Stripe itself; a stand-in's address on a local stack.
+    STRIPE_API_BASE: str
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+logger = Logger()
+metrics = Metrics()
+settings = Settings.model_validate(dict(os.environ))
+rows = DynamoDBRows(
+    boto3.client("dynamodb", config=CALLS), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE
+)
+stripe_secret = StripeSecret(
+    boto3.client("secretsmanager", config=CALLS), settings.STRIPE_SECRET_ARN, now
+)
+stripe = StripePayments(stripe_secret, settings.STRIPE_API_BASE or None)
+saga = ReloadSaga(rows, rows, {"stripe": stripe, "invoice": InvoicePayments()}, back_off)
+queue = ReloadQueue(boto3.client("sqs", config=CALLS), settings.RELOADS_QUEUE_URL)
+
+
+@metrics.log_metrics
+@logger.inject_lambda_context
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer with the message whose reload is still open; a fault is raised and comes again."""
+    (record,) = event["Records"]
+    request = read_request(record["body"])
+    resolution = saga.resolve(request, now())
+    fields = {"reload_id": request.reload_id, "principal": str(request.principal)}
+    match resolution:
+        case Granted(reservation):
+            logger.info("granted", extra={**fields, "price_cents": reservation.price_cents})
+            metrics.add_metric("ReloadsGranted", MetricUnit.Count, 1)
+        case NotGranted(cause):
+            logger.info("refused", extra={**fields, "cause": cause})
+            metrics.add_metric("ReloadsRefused", MetricUnit.Count, 1)
+        case Stale():
+            logger.info("stale", extra=fields)
+        case Open(reason=reason):
+            logger.warning("open", extra={**fields, "reason": reason})
+            metrics.add_metric("ReloadsOpen", MetricUnit.Count, 1)
+            queue.return_in(record["receiptHandle"], ASK_AGAIN_SECONDS)
+            return {"batchItemFailures": [{"itemIdentifier": record["messageId"]}]}
+        case _:
+            assert_never(resolution)
+    return {"batchItemFailures": []}

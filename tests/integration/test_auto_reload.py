@@ -1,0 +1,183 @@
+"""Auto-reload over the stack's tables in moto: the same guarantees, on real conditional writes."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent_credits.announcements import Commit, reload_requested
+from agent_credits.commit import commit
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.errors import Contended
+from agent_credits.items import is_account_item, policy_item, team_item
+from agent_credits.payments import InvoicePayments
+from agent_credits.principals import Principal
+from agent_credits.reload_queue import ReloadQueue, read_request
+from agent_credits.reload_saga import Granted, ReloadRequest, ReloadSaga
+from agent_credits.teams import Team
+from tests.integration.stack_tables import StackTables
+from tests.unit.payment_fakes import FakePayments
+from tests.unit.reload_builders import (
+    ACME,
+    ANA,
+    INVOICE,
+    NOW,
+    PACK_CENTS,
+    POLICY,
+    open_account,
+    pause,
+    run_change,
+    usage,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_sqs import SQSClient
+
+ACCOUNTS = 8
+TRIGGERS = 16
+ROOM_PACKS = 3
+MONTH = "2026-11"
+# A worker that lost too many races gives its message back; another has won each of them.
+DELIVERIES_MAX = 100
+
+
+class ObservedRows(DynamoDBRows):
+    """Rows that note what was spent and reserved together, after each write of a team."""
+
+    def __init__(self, client: "DynamoDBClient", accounts_table: str, ledger_table: str) -> None:
+        super().__init__(client, accounts_table, ledger_table)
+        self.observed_cents: list[int] = []
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        lost = super().compare_and_set_team(team)
+        if lost is None:
+            spending = team.spending
+            self.observed_cents.append(spending.spent_in(MONTH) + spending.reserved_in(MONTH))
+        return lost
+
+
+@pytest.fixture
+def short_switch_interval() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def request_reload(rows: DynamoDBRows, principal: Principal) -> ReloadRequest:
+    """Open an account and let an event find too little in it."""
+    old = open_account(rows, "150", principal=principal)
+    event = usage(f"e-{principal.id}", "200", run=f"run-{principal.id}", user=principal.id)
+    new = commit(rows, principal, [run_change(event)], now=NOW, pause=pause).account
+    request = reload_requested(Commit(old, new))
+    assert request is not None
+    return request
+
+
+def in_threads(saga: ReloadSaga, requests: list[ReloadRequest]) -> None:
+    faults: list[BaseException] = []
+    together = threading.Barrier(TRIGGERS)
+
+    def deliver(number: int) -> None:
+        together.wait()
+        try:
+            for _ in range(DELIVERIES_MAX):
+                try:
+                    saga.resolve(requests[number % ACCOUNTS], NOW)
+                except Contended:
+                    continue
+                return
+            pytest.fail("a message was never carried out")
+        except BaseException as fault:
+            faults.append(fault)
+            raise
+
+    threads = [threading.Thread(target=deliver, args=(n,)) for n in range(TRIGGERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+
+
+@pytest.mark.usefixtures("short_switch_interval")
+def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_there_is_room_for(
+    dynamodb: "DynamoDBClient", tables: StackTables
+) -> None:
+    rows = DynamoDBRows(dynamodb, tables.accounts, tables.ledger)
+    cap_cents = ROOM_PACKS * PACK_CENTS + PACK_CENTS // 2
+    rows.put_policy(POLICY)
+    rows.compare_and_set_team(ACME.model_copy(update={"spend_cap_cents": cap_cents}))
+    principals = [Principal("user", f"u{number}") for number in range(ACCOUNTS)]
+    requests = [request_reload(rows, principal) for principal in principals]
+    observed = ObservedRows(dynamodb, tables.accounts, tables.ledger)
+    payments = FakePayments()
+    saga = ReloadSaga(observed, observed, {"stripe": payments, "invoice": payments}, pause)
+
+    in_threads(saga, requests)
+
+    team = rows.read_team("acme")
+    assert team is not None
+    assert len(payments.charges) == ROOM_PACKS
+    assert team.spending.spent_cents == ROOM_PACKS * PACK_CENTS
+    assert team.spending.reservations == ()
+    assert len(observed.observed_cents) >= 2 * ROOM_PACKS
+    assert max(observed.observed_cents) <= cap_cents
+    accounts = [rows.read_account(principal) for principal in principals]
+    causes = [a.reload.cause if a and a.reload else "granted" for a in accounts]
+    assert sorted(map(str, causes)) == ["granted"] * 3 + ["spend_cap_reached"] * 5
+
+
+def test_a_request_goes_through_its_queue_and_is_carried_out(
+    rows: DynamoDBRows, sqs: "SQSClient"
+) -> None:
+    rows.put_policy(POLICY)
+    rows.compare_and_set_team(ACME.model_copy(update={"payment": INVOICE}))
+    request = request_reload(rows, ANA)
+    queue_url = sqs.create_queue(QueueName="reloads.fifo", Attributes={"FifoQueue": "true"})[
+        "QueueUrl"
+    ]
+    queue = ReloadQueue(sqs, queue_url)
+
+    queue.send(request)
+    queue.send(request)
+    messages = sqs.receive_message(
+        QueueUrl=queue_url, MaxNumberOfMessages=10, AttributeNames=["All"]
+    )["Messages"]
+
+    (message,) = messages
+    assert message["Attributes"]["MessageGroupId"] == "acme"
+    assert read_request(message["Body"]) == request
+    payments = {"invoice": InvoicePayments(), "stripe": FakePayments()}
+    saga = ReloadSaga(rows, rows, payments, pause)
+    assert isinstance(saga.resolve(request, NOW), Granted)
+    account = rows.read_account(ANA)
+    assert account is not None
+    assert account.reload is None
+    assert [g.cause for g in account.grants] == ["purchase", "reload"]
+
+
+def test_a_message_that_stays_open_comes_again_after_the_seconds_asked_for(
+    rows: DynamoDBRows, sqs: "SQSClient"
+) -> None:
+    rows.put_policy(POLICY)
+    rows.compare_and_set_team(ACME)
+    queue_url = sqs.create_queue(QueueName="reloads.fifo", Attributes={"FifoQueue": "true"})[
+        "QueueUrl"
+    ]
+    queue = ReloadQueue(sqs, queue_url)
+    queue.send(request_reload(rows, ANA))
+    (first,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
+
+    queue.return_in(first["ReceiptHandle"], 0)
+
+    (again,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
+    assert again["Body"] == first["Body"]
+
+
+def test_only_the_rows_of_accounts_are_read_as_accounts() -> None:
+    assert not is_account_item(team_item(ACME))
+    assert not is_account_item(policy_item(POLICY))

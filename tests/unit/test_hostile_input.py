@@ -1,0 +1,160 @@
+"""Whatever a queue or the change stream delivers: a clean refusal, in bounded memory."""
+
+import base64
+import json
+import lzma
+import tracemalloc
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent_credits.codec import unpack_entries
+from agent_credits.debits import Debits, Delivery
+from agent_credits.directory import Directory
+from agent_credits.events import EVENTS_PER_MESSAGE_MAX
+from agent_credits.items import account_from_item, account_item
+from agent_credits.principals import Principal
+from agent_credits.reload_queue import read_request
+from tests.conformance.samples import full_account
+from tests.memory_rows import MemoryRows
+
+NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
+# What a queue takes at most.
+BODY_BYTES_MAX = 1 << 20
+MIB = 1 << 20
+
+EVENT: dict[str, Any] = {
+    "specversion": "1.0",
+    "id": "e-1",
+    "source": "/platform",
+    "type": "agent_run.usage",
+    "subject": "run-1",
+    "time": "2026-11-21T10:00:00Z",
+    "data": {"team_id": "acme", "trigger": {"kind": "user", "user_id": "ana"}, "credits": "1"},
+}
+TEXT = json.dumps(EVENT)
+
+
+def refused(body: str) -> bool:
+    """Deliver a body beside a good neighbour; tell whether it was refused, as nobody is known."""
+    rows = MemoryRows()
+    deliveries = [Delivery("hostile", body), Delivery("neighbour", TEXT)]
+
+    batch = Debits(rows, Directory(rows), lambda _: None).debit(
+        deliveries, now=NOW, time_is_left=lambda: True
+    )
+
+    assert batch.refused["neighbour"].code == "unknown_team"
+    assert not batch.postponed
+    assert rows.accounts == {}
+    return "hostile" in batch.refused
+
+
+edits = st.lists(
+    st.tuples(st.integers(0, len(TEXT)), st.integers(0, 4), st.text(max_size=4)),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=400)
+@given(edits)
+def test_an_event_with_characters_changed_harms_nobody(edits: list[tuple[int, int, str]]) -> None:
+    body = TEXT
+    for at, removed, inserted in edits:
+        body = body[:at] + inserted + body[at + removed :]
+
+    assert refused(body)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from([*EVENT, *EVENT["data"], "kind", "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(values, max_size=5), st.sampled_from([*EVENT]), values)
+def test_a_message_of_anything_harms_nobody(others: list[Any], field: str, value: Any) -> None:
+    assert refused(json.dumps([*others, {**EVENT, field: value}]))
+
+
+@settings(max_examples=200)
+@given(st.text(max_size=200) | values.map(json.dumps))
+def test_a_reload_request_that_nobody_sent_is_refused(body: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        read_request(body)
+
+
+HUGE: dict[str, Callable[[], str]] = {
+    "blanks": lambda: " " * BODY_BYTES_MAX,
+    "open brackets": lambda: "[" * BODY_BYTES_MAX,
+    "empty objects": lambda: f"[{','.join(['{}'] * (BODY_BYTES_MAX // 3 - 1))}]",
+    "one long string": lambda: json.dumps({**EVENT, "id": "x" * (BODY_BYTES_MAX - 400)}),
+    "many keys": lambda: json.dumps({str(n): 0 for n in range(BODY_BYTES_MAX // 12)}),
+    "as many events as there may be": lambda: json.dumps(
+        [{**EVENT, "id": f"e-{n}", "x": "y" * 400} for n in range(EVENTS_PER_MESSAGE_MAX)]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", HUGE.values(), ids=HUGE.keys())
+def test_the_largest_message_takes_bounded_memory(make: Callable[[], str]) -> None:
+    body = make()
+    assert len(body) <= BODY_BYTES_MAX
+
+    tracemalloc.start()
+    was_refused = refused(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert was_refused
+    assert peak < 64 * MIB
+
+
+def test_a_page_that_would_unpack_without_end_is_refused() -> None:
+    filters = [{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 18, "lc": 2, "pb": 0}]
+    bomb = lzma.compress(b" " * (256 * MIB), lzma.FORMAT_RAW, filters=filters)
+
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r".+"):
+        unpack_entries(bomb)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 32 * MIB
+
+
+def test_an_image_of_the_change_stream_is_read_as_the_row_was_written() -> None:
+    account = full_account(Principal("user", "ana"))
+    item = account_item(account)
+    image = {name: _as_in_stream(value) for name, value in item.items()}
+
+    assert account_from_item(json.loads(json.dumps(image))) == account
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(sorted(account_item(full_account(Principal("user", "ana"))))), st.text())
+def test_a_damaged_image_is_an_error_and_never_another_account(field: str, text: str) -> None:
+    item = account_item(full_account(Principal("user", "ana")))
+    ((kind, _),) = item[field].items()
+    if kind == "BOOL":
+        return
+    item[field] = {kind: f"{text}\x00"}
+
+    with pytest.raises((ValueError, TypeError, KeyError, lzma.LZMAError)):
+        account_from_item(item)
+
+
+def _as_in_stream(typed: dict[str, Any]) -> dict[str, Any]:
+    if "B" not in typed:
+        return typed
+    return {"B": base64.b64encode(typed["B"]).decode()}
