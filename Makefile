@@ -2,9 +2,10 @@
 # Python 3.11 or newer: the rest is installed into .tools and .venv, at pinned versions.
 
 PYTHON ?= python3
+SEEDS ?= 1000
 
 UV := .tools/uv/bin/uv
-READY := .venv/.ready .tools/ministack/.ready .tools/sam/.ready
+READY := .venv/.ready .tools/ministack/.ready .tools/sam/.ready .tools/localstripe/.ready
 
 # One interpreter everywhere: what uv finds or downloads by itself could be another one, and the
 # embedded stack runs the functions on the very version that they were built for.
@@ -16,7 +17,7 @@ unexport VIRTUAL_ENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo down replay test test-quick lint format types template lock clean FORCE
+.PHONY: help setup demo down replay test test-quick simulate lint format types template lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,11 +33,19 @@ down: .venv/.ready ## stop the embedded stack
 replay: $(READY) ## send a production trace through the embedded stack and verify the ledger
 	@.venv/bin/agent-credits replay
 
+# Java and Maven are asked for in continuous integration only; elsewhere these tests are skipped.
+ifdef CI
+test: .tools/dynamodb-local/.ready
+endif
+
 test: lint types template ## run every check: lint, types, template, all tests
 	.venv/bin/pytest
 
-test-quick: lint types ## run every check that needs no embedded stack
+test-quick: lint types .tools/localstripe/.ready ## run every check that needs no embedded stack
 	.venv/bin/pytest -m "not e2e and not aws"
+
+simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
+	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation.simulate $(SEEDS)
 
 lint: .venv/.ready
 	.venv/bin/ruff check
@@ -58,7 +67,9 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 	$(UV) lock --no-config
 	$(UV) export --no-config --frozen --quiet --only-group layer --no-annotate --no-header \
 		--output-file shared/requirements.txt
-	for tool in uv ministack sam; do \
+	$(UV) export --no-config --frozen --quiet --only-group payment --no-annotate --no-header \
+		--output-file functions/auto_reload/requirements.txt
+	for tool in uv ministack sam localstripe; do \
 		$(UV) pip compile --no-config --quiet --universal --python-version 3.11 \
 			--generate-hashes --no-annotate --no-header \
 			--output-file tools/$$tool.txt tools/$$tool.in; \
@@ -86,6 +97,14 @@ $(UV): .tools/uv/.ready
 .venv/.ready: .tools/uv/.ready pyproject.toml uv.lock
 	@echo "Installing the project and what its tests need"
 	@$(UV) sync --quiet --frozen
+	@touch $@
+
+# Maven keeps its own copies, so that doing this again after `make clean` needs no network.
+.tools/dynamodb-local/.ready: tools/dynamodb-local/pom.xml
+	@echo "Installing DynamoDB Local"
+	@rm -rf .tools/dynamodb-local
+	@mvn --quiet --batch-mode --file tools/dynamodb-local/pom.xml dependency:copy-dependencies \
+		-DoutputDirectory=$(CURDIR)/.tools/dynamodb-local
 	@touch $@
 
 .tools/%/.ready: .tools/uv/.ready tools/%.txt

@@ -32,16 +32,26 @@ class Checkout:
         return self.root / ".tools" / "ministack" / "bin" / "python"
 
     @property
+    def localstripe_python(self) -> Path:
+        return self.root / ".tools" / "localstripe" / "bin" / "python"
+
+    @property
+    def localstripe_program(self) -> Path:
+        return self.root / "tools" / "run_localstripe.py"
+
+    @property
     def sam_folder(self) -> Path:
         """Holds `sam`, and the interpreter and the pip that `sam build` must find."""
         return self.root / ".tools" / "sam" / "bin"
 
-    @property
-    def layer_requirements(self) -> Path:
-        return self.root / "shared" / "requirements.txt"
-
     def require_tools(self) -> None:
-        for path in (self.root / "template.yaml", self.ministack_python, self.sam_folder / "sam"):
+        needed = (
+            self.root / "template.yaml",
+            self.ministack_python,
+            self.localstripe_python,
+            self.sam_folder / "sam",
+        )
+        for path in needed:
             if not path.exists():
                 raise Refusal(f"{path} is missing; run `make setup` in a checkout of Agent Credits")
 

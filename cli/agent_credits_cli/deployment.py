@@ -14,6 +14,7 @@ from rich.console import Console
 from agent_credits_cli.checkout import Checkout, architecture
 from agent_credits_cli.emulator import HOST
 from agent_credits_cli.local_state import StateFolder
+from agent_credits_cli.payment_stand_in import require_stand_in
 from agent_credits_cli.progress import step
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.target import LOCAL_KEY, LOCAL_REGION
@@ -27,7 +28,11 @@ class Deployment:
     folder: StateFolder
     checkout: Checkout
     endpoint_url: str
+    stripe_api_base: str
     console: Console
+
+    def __post_init__(self) -> None:
+        require_stand_in(self.stripe_api_base)
 
     def build(self) -> None:
         self._run(
@@ -41,7 +46,7 @@ class Deployment:
             ],
         )
         if platform.libc_ver()[0] != "glibc":
-            self._install_layer_for_this_machine()
+            self._install_libraries_for_this_machine()
 
     def deploy(self, stack_name: str) -> None:
         self._run(
@@ -67,14 +72,17 @@ class Deployment:
             "DeletionProtection=false",
             # No cap: the emulator cannot read one that a parameter gives, and then stops polling.
             "MaximumConcurrency=0",
+            f"StripeApiBase={self.stripe_api_base}",
         )
 
-    def _install_layer_for_this_machine(self) -> None:
-        """Replace the layer's compiled packages: SAM builds for the Linux that Lambda runs on, and
-        the emulator runs functions as plain processes of a machine that is not like that Linux."""
-        for package in self.folder.build.glob("*/python/agent_credits"):
+    def _install_libraries_for_this_machine(self) -> None:
+        """Replace compiled packages, of the layer and of functions that bring their own: SAM builds
+        for the Linux that Lambda runs on, and the emulator runs functions as plain processes of a
+        machine that is not like that Linux."""
+        # SAM leaves each list of requirements beside what it installed from it.
+        for requirements in sorted(self.folder.build.rglob("requirements.txt")):
             self._run(
-                "layer for this machine",
+                "libraries for this machine",
                 [
                     self.checkout.sam_folder / "python",
                     "-m",
@@ -82,8 +90,8 @@ class Deployment:
                     "install",
                     "--require-hashes",
                     "--upgrade",
-                    f"--requirement={self.checkout.layer_requirements}",
-                    f"--target={package.parent}",
+                    f"--requirement={requirements}",
+                    f"--target={requirements.parent}",
                 ],
             )
 

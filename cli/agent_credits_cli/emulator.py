@@ -1,7 +1,8 @@
-"""The emulator's process: started in a group of its own, and only that very group is stopped.
+"""An emulator's process: started in a group of its own, and only that very group is stopped.
 
 MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group. So
 ending the group at once loses nothing that a gentler end would keep, and leaves no worker behind.
+The stand-in for Stripe is another emulator of this kind.
 """
 
 import contextlib
@@ -11,16 +12,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import ClassVar, Final, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits_cli.refusal import Refusal
 
 HOST: Final = "127.0.0.1"
-HEALTH_PATH: Final = "/_ministack/health"
 START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 10.0
 POLL_SECONDS: Final = 0.05
@@ -33,17 +33,26 @@ class Emulator(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    health_path: ClassVar[str] = "/_ministack/health"
+
     pid: int
     birth: str
     port: int
 
     @classmethod
     def start(cls, python: Path, port: int, log: Path, environment: Mapping[str, str]) -> Self:
-        """Start a detached emulator; it is not yet healthy when this returns."""
+        """Start a detached MiniStack; it is not yet healthy when this returns."""
+        return cls.spawn([str(python), "-m", "ministack"], port, log, environment)
+
+    @classmethod
+    def spawn(
+        cls, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str]
+    ) -> Self:
+        """Start a detached process that will answer on the port; the command makes it do so."""
         write_log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
-            python,
-            [str(python), "-m", "ministack"],
+            command[0],
+            list(command),
             environment,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -71,7 +80,7 @@ class Emulator(BaseModel):
         # http.client knows no proxies, and a proxy would answer for somebody else.
         connection = http.client.HTTPConnection(HOST, self.port, timeout=2.0)
         try:
-            connection.request("GET", HEALTH_PATH)
+            connection.request("GET", self.health_path)
             status = connection.getresponse().status
         except (OSError, http.client.HTTPException):
             return False

@@ -73,6 +73,12 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
             "log": str(folder.emulator_log),
             "outputs": dict(state.outputs),
         }
+        if state.payment_stand_in is not None:
+            report["payment_stand_in"] = {
+                "endpoint_url": state.payment_stand_in.endpoint_url,
+                "pid": state.payment_stand_in.pid,
+                "log": str(folder.payment_stand_in_log),
+            }
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
@@ -84,4 +90,7 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
     width = max(map(len, state.outputs), default=0)
     for name, value in state.outputs.items():
         typer.echo(f"  {name:{width}}  {value}")
+    if state.payment_stand_in is not None:
+        typer.echo(f"  payments go to a stand-in at {state.payment_stand_in.endpoint_url}")
+        typer.echo(f"  log of the stand-in: {folder.payment_stand_in_log}")
     typer.echo(f"  log of the emulator: {folder.emulator_log}")

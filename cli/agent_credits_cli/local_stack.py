@@ -1,5 +1,6 @@
 """The embedded stack: an emulator of AWS on this machine, and the template deployed to it by SAM.
 
+Beside it stands a stand-in for Stripe, so that reloads are paid by the code that pays on AWS.
 Nothing here ever passes on the credentials, profile or region of whoever runs it, so what is meant
 for the embedded stack cannot reach an account.
 """
@@ -14,6 +15,7 @@ from agent_credits_cli.checkout import Checkout
 from agent_credits_cli.deployment import Deployment
 from agent_credits_cli.emulator import HOST, Emulator, free_port, is_port_free
 from agent_credits_cli.local_state import StackState, StateFolder
+from agent_credits_cli.payment_stand_in import STAND_IN_KEY, PaymentStandIn
 from agent_credits_cli.progress import step
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.target import (
@@ -46,6 +48,7 @@ def up(
             state = None
         if state is None:
             state = _start_emulator(folder, checkout, _port_to_use(port), console)
+            state = _start_payment_stand_in(folder, checkout, state, console)
         elif port not in (None, 0, state.emulator.port):
             raise Refusal(
                 f"the local stack is already up on port {state.emulator.port};"
@@ -62,10 +65,10 @@ def down(folder: StateFolder) -> bool:
 
 
 def _discard(folder: StateFolder, state: StackState) -> bool:
-    was_running = state.emulator.stop()
+    were_running = [emulator.stop() for emulator in state.started]
     folder.stack_file.unlink()
     shutil.rmtree(folder.temporary, ignore_errors=True)
-    return was_running
+    return any(were_running)
 
 
 def _port_to_use(port: int | None) -> int:
@@ -110,20 +113,49 @@ def _start_emulator(
     return state
 
 
+def _start_payment_stand_in(
+    folder: StateFolder, checkout: Checkout, state: StackState, console: Console
+) -> StackState:
+    with step("localstripe", console):
+        stand_in = PaymentStandIn.start_localstripe(
+            checkout.localstripe_python,
+            checkout.localstripe_program,
+            free_port(),
+            folder.payment_stand_in_log,
+        )
+        state = state.model_copy(update={"payment_stand_in": stand_in})
+        folder.write(state)
+        stand_in.wait_until_healthy(folder.payment_stand_in_log)
+    return state
+
+
 def _bring_up_to_date(
     folder: StateFolder, checkout: Checkout, state: StackState, console: Console
 ) -> StackState:
     fingerprint = checkout.fingerprint()
     if state.fingerprint == fingerprint:
         return state
+    if state.payment_stand_in is None:
+        raise ValueError("the stand-in is started before anything is deployed")
     # A deployment that stops half-way leaves a stack that is nobody's version.
     folder.write(state.model_copy(update={"fingerprint": None}))
-    deployment = Deployment(folder, checkout, state.emulator.endpoint_url, console)
+    deployment = Deployment(
+        folder, checkout, state.emulator.endpoint_url, state.payment_stand_in.endpoint_url, console
+    )
     deployment.build()
     deployment.deploy(STACK_NAME)
     outputs = deployed_outputs(
         local_session(), LOCAL_CLIENT_CONFIG, state.emulator.endpoint_url, STACK_NAME
     )
-    deployed = StackState(emulator=state.emulator, fingerprint=fingerprint, outputs=outputs)
+    _give_dummy_key(state.emulator.endpoint_url, outputs["StripeSecretArn"])
+    deployed = state.model_copy(update={"fingerprint": fingerprint, "outputs": outputs})
     folder.write(deployed)
     return deployed
+
+
+def _give_dummy_key(endpoint_url: str, secret_arn: str) -> None:
+    """Put the stand-in's key where an operator puts Stripe's."""
+    secrets = local_session().client(
+        "secretsmanager", endpoint_url=endpoint_url, config=LOCAL_CLIENT_CONFIG
+    )
+    secrets.put_secret_value(SecretId=secret_arn, SecretString=STAND_IN_KEY)

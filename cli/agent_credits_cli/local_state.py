@@ -10,6 +10,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits_cli.emulator import Emulator
+from agent_credits_cli.payment_stand_in import PaymentStandIn
 from agent_credits_cli.refusal import Refusal
 
 
@@ -19,11 +20,21 @@ class StackState(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     emulator: Emulator
+    payment_stand_in: PaymentStandIn | None = None
     fingerprint: str | None = None
     outputs: Mapping[str, str] = {}
 
+    @property
+    def started(self) -> tuple[Emulator, ...]:
+        """Every process that was started for the stack."""
+        return (self.emulator, self.payment_stand_in) if self.payment_stand_in else (self.emulator,)
+
     def is_usable(self) -> bool:
-        return bool(self.outputs) and self.emulator.is_healthy()
+        return (
+            bool(self.outputs)
+            and self.payment_stand_in is not None
+            and all(emulator.is_healthy() for emulator in self.started)
+        )
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,10 @@ class StateFolder:
     @property
     def emulator_log(self) -> Path:
         return self.path / "ministack.log"
+
+    @property
+    def payment_stand_in_log(self) -> Path:
+        return self.path / "localstripe.log"
 
     @property
     def build(self) -> Path:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 
 from agent_credits_cli.local_state import StateFolder
+from agent_credits_cli.payment_stand_in import PaymentStandIn
 from agent_credits_cli.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class StackOutputs(BaseModel):
 
     agent_runs_queue_url: str
     agent_runs_dead_letter_queue_url: str
+    reloads_queue_url: str
     notices_topic_arn: str
     accounts_table_name: str
     ledger_table_name: str
@@ -73,6 +75,8 @@ class Target:
     config: Config
     endpoint_url: str | None
     outputs: StackOutputs
+    # Where a local stack's reloads are paid; on AWS that is Stripe itself.
+    payment_stand_in: PaymentStandIn | None = None
 
     @cached_property
     def dynamodb(self) -> "DynamoDBClient":
@@ -129,6 +133,7 @@ def connect_to_local(folder: StateFolder) -> Target:
         config=LOCAL_CLIENT_CONFIG,
         endpoint_url=state.emulator.endpoint_url,
         outputs=_checked(state.outputs, "the local stack"),
+        payment_stand_in=state.payment_stand_in,
     )
 
 
