@@ -1,7 +1,8 @@
 """The sample world in memory: applied as `apply` does it, debited as the functions do.
 
 What AWS would do between the parts is written out here: a message that fails is delivered again
-until its queue gives up on it, and every commit reaches the announcements by the change stream.
+until its queue gives up on it, every commit reaches the announcements by the change stream, and
+the reloads that commits ask for are carried out before the next delivery.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -9,29 +10,42 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent_credits.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.announcements import (
+    Commit,
+    NoticeSettings,
+    TeamChange,
+    notices_of,
+    reload_requested,
+)
 from agent_credits.debits import Debits, Delivery
 from agent_credits.directory import Directory
+from agent_credits.grants import RELOAD_PREFIX
 from agent_credits.notices import Notice
 from agent_credits.policy import BillingPolicy
-from agent_credits.teams import Team
+from agent_credits.reload_saga import ReloadSaga
+from agent_credits.spending import PaymentMethod
 from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.payment_stand_in import CARD_THAT_DECLINES
 from agent_credits_cli.samples import (
     Check,
     Observed,
     SeenNotice,
     SentSample,
+    TeamPayments,
     check_balances,
+    check_payments,
     check_samples,
     identities_of,
     read_ledger,
     sample_files,
     waves,
+    with_cards_on_file,
 )
 from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.world import Sample, World, load_world
 from tests.memory_rows import MemoryRows
 from tests.template import load_template
+from tests.unit.payment_fakes import FakePayments
 
 CHECKOUT = Path(__file__).parent.parent
 SAMPLES_FILE = CHECKOUT / "samplesconfig.toml"
@@ -40,36 +54,39 @@ MAX_RECEIVE_COUNT: int = load_template()["Parameters"]["MaxReceiveCount"]["Defau
 
 
 class OperatedRows(MemoryRows):
-    """The rows in memory with the two writes of settings that only the operator makes."""
+    """The rows in memory with the write of settings that only the operator makes."""
 
     def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
         return self.policies.setdefault(policy.version, policy)
-
-    def compare_and_set_team(self, team: Team) -> Team | None:
-        there = self.teams.get(team.team_id)
-        if (there.version if there else 0) != team.version - 1:
-            return there
-        self.teams[team.team_id] = team
-        return None
 
 
 def pause(attempts_lost: int) -> None:
     """Wait for nobody: there is only one writer."""
 
 
+def put_on_file(card_number: str) -> PaymentMethod:
+    return PaymentMethod(provider="stripe", customer="cus", payment_method=f"pm_{card_number}")
+
+
 @dataclass(slots=True)
 class SampleRun:
     """The sample world in memory. `notices` are all that were published, repeats included."""
 
-    world: World = field(default_factory=lambda: load_world(SAMPLES_FILE))
+    world: World = field(
+        default_factory=lambda: with_cards_on_file(load_world(SAMPLES_FILE), put_on_file)
+    )
     rows: OperatedRows = field(default_factory=OperatedRows)
     notices: list[Notice] = field(default_factory=list)
+    payments: FakePayments = field(default_factory=FakePayments)
     debits: Debits = field(init=False)
+    saga: ReloadSaga = field(init=False)
 
     def __post_init__(self) -> None:
         steps = plan_steps(self.world, read_stack(self.rows, self.world), NOW)
         carry_out(self.rows, steps, now=NOW, pause=pause)
         self.debits = Debits(self.rows, Directory(self.rows), pause)
+        self.payments.declining = {f"pm_{CARD_THAT_DECLINES}"}
+        self.saga = ReloadSaga(self.rows, self.rows, {"stripe": self.payments}, pause)
 
     def send_all(
         self, order: Callable[[list[Sample]], Iterable[Sample]] = list
@@ -88,6 +105,28 @@ class SampleRun:
     def check_balances(self) -> list[Check]:
         return check_balances(self.world.balances, self.rows.accounts, NOW)
 
+    def team_payments(self) -> list[TeamPayments]:
+        """Return what was charged; a purchase's id names the account that asked for it."""
+        accounts = {str(p): t.team_id for p, t in self.world.team_of_accounts().items()}
+        charged: dict[str, list[int]] = {card.team_id: [] for card in self.world.cards}
+        for charge in self.payments.charges:
+            principal = charge.purchase_id.removeprefix(RELOAD_PREFIX).rpartition(":")[0]
+            charged[accounts[principal]].append(charge.price_cents)
+        return [
+            TeamPayments(self.rows.teams[team_id], tuple(cents))
+            for team_id, cents in charged.items()
+        ]
+
+    def check_payments(self) -> list[Check]:
+        return check_payments(self.team_payments())
+
+    def carry_out_reloads(self, commits_before: int) -> None:
+        """Do what the change stream since then asks for; a reload's own commits ask for nothing."""
+        for old, new in self.rows.stream[commits_before:]:
+            request = reload_requested(Commit(old, new))
+            if request is not None:
+                self.saga.resolve(request, NOW)
+
 
 def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample], Observed]:
     """Deliver all files of these samples in one batch; what fails comes again, on its own."""
@@ -95,13 +134,13 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
     identities = identities_of(file for sent in together for file in sent.files)
     principals = run.world.team_of_accounts()
     before = read_ledger(run.rows, principals, identities)
-    commits_before = len(run.rows.stream)
-    refusals, dead_letters = _deliver(run.debits, together)
-    published = [
-        notice
-        for old, new in run.rows.stream[commits_before:]
-        for notice in notices_of(Commit(old, new), NoticeSettings(""))
+    commits_before, team_changes_before = len(run.rows.stream), len(run.rows.team_stream)
+    refusals, dead_letters = _deliver(run, together)
+    changes = [
+        *(Commit(old, new) for old, new in run.rows.stream[commits_before:]),
+        *(TeamChange(old, new) for old, new in run.rows.team_stream[team_changes_before:]),
     ]
+    published = [n for change in changes for n in notices_of(change, NoticeSettings(""))]
     run.notices += published
     return together, Observed(
         before=before,
@@ -113,7 +152,7 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
 
 
 def _deliver(
-    debits: Debits, together: Iterable[SentSample]
+    run: SampleRun, together: Iterable[SentSample]
 ) -> tuple[dict[str, str], frozenset[str]]:
     """Return the code of each refused message, and the messages that the queue gave up on."""
     refusals: dict[str, str] = {}
@@ -123,9 +162,11 @@ def _deliver(
         for message_id, file in zip(sent.message_ids, sent.files, strict=True)
     ]
     for _ in range(MAX_RECEIVE_COUNT):
-        batch = debits.debit(waiting, now=NOW, time_is_left=lambda: True)
+        commits_before = len(run.rows.stream)
+        batch = run.debits.debit(waiting, now=NOW, time_is_left=lambda: True)
         refusals |= {message_id: refusal.code for message_id, refusal in batch.refused.items()}
         waiting = [d for d in waiting if d.message_id in batch.failed_message_ids]
+        run.carry_out_reloads(commits_before)
     return refusals, frozenset(delivery.message_id for delivery in waiting)
 
 

@@ -20,7 +20,8 @@ from agent_credits.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits.ledger import Entry, Identity, grant_identity
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
-from agent_credits.rows import Rows, SettingsRows
+from agent_credits.rows import Rows, TeamRows
+from agent_credits.team_changes import change_team
 from agent_credits.teams import Team
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.refusal import Refusal
@@ -41,8 +42,6 @@ from agent_credits_cli.world import World, load_world
 
 Thing = TypeVar("Thing")
 
-TEAM_ATTEMPTS_MAX: Final = 10
-
 # So many accounts take long enough to want to see how far it is.
 PROGRESS_FROM: Final = 100
 
@@ -50,15 +49,13 @@ PROGRESS_FROM: Final = 100
 CHANGES_PER_COMMIT: Final = 50
 
 
-class OperatorRows(Rows, SettingsRows, Protocol):
+class OperatorRows(Rows, TeamRows, Protocol):
     """What applying needs of the rows. Those in memory of the tests are the other implementation.
 
     Each method raises `RowsUnavailable` on a fault.
     """
 
     def put_policy(self, policy: BillingPolicy) -> BillingPolicy: ...
-
-    def compare_and_set_team(self, team: Team) -> Team | None: ...
 
 
 def apply(
@@ -149,17 +146,14 @@ def change_account(rows: Rows, step: ChangeAccount, *, now: datetime, pause: Pau
 
 
 def _set_team(rows: OperatorRows, step: SetTeam, now: datetime, pause: Pause) -> None:
-    before = step.before
-    for attempt in range(TEAM_ATTEMPTS_MAX):
-        after = team_after(before, step.declared, step.policy_version, now)
-        if after == before:
+    def changed(before: Team | None) -> Team:
+        return team_after(before, step.declared, step.policy_version, now)
+
+    if step.before is None:
+        first = changed(None).model_copy(update={"version": 1})
+        if rows.compare_and_set_team(first) is None:
             return
-        there = rows.compare_and_set_team(after.model_copy(update={"version": after.version + 1}))
-        if there is None:
-            return
-        before = there
-        pause(attempt + 1)
-    raise Refusal(f"team {step.declared.team_id} keeps changing; run apply again")
+    change_team(rows, step.declared.team_id, changed, pause)
 
 
 def _with_progress(things: Sequence[Thing], title: str) -> Iterator[Thing]:

@@ -9,8 +9,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from agent_credits.credits import format_credits
-from agent_credits.notices import Notice
+from agent_credits.notices import Notice, format_money
 from agent_credits.run_failures import insufficient_credits
+from agent_credits.teams import Team
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import holdings_to_json
 from agent_credits_cli.checkout import this_checkout
@@ -31,6 +32,7 @@ The stack is still up. Try, and end it with `make down`:
   .venv/bin/agent-credits account user:ana
   .venv/bin/agent-credits explain run-exhaustion
   .venv/bin/agent-credits ledger user:eli
+  .venv/bin/agent-credits team orbit
   .venv/bin/agent-credits dead-letters --body
   .venv/bin/agent-credits watch"""
 
@@ -64,6 +66,7 @@ def demo(
 def _show(run: SampleRun, seconds: float) -> None:
     _show_samples(run)
     _show_pools(run)
+    _show_payments(run)
     _show_notices(run)
     out().print(f"verify: {run.verified}\n", soft_wrap=True)
     for finding in run.verified.findings:
@@ -91,6 +94,7 @@ def _show_samples(run: SampleRun) -> None:
 def _phrase(what: str, text: str, run: SampleRun) -> str:
     """Return what came of an event as it is; of anything else, say first what it is about."""
     about = {str(principal) for principal in run.before} | ABOUT
+    about |= {f"charges of {paid.team.team_id}" for paid in run.payments}
     return f"{what}: {text}" if what in about else text
 
 
@@ -110,13 +114,43 @@ def _show_pools(run: SampleRun) -> None:
     out().print(pools)
 
 
+def _show_payments(run: SampleRun) -> None:
+    """Show, of each team that pays by card, its money beside what the provider charged."""
+    payments = table("team", ">spent", ">cap", ">charges", ">charged", "auto-reload")
+    for paid in run.payments:
+        team, currency = paid.team, _currency(run)
+        payments.add_row(
+            team.team_id,
+            format_money(team.spending.spent_cents, currency),
+            format_money(team.spend_cap_cents, currency),
+            str(len(paid.charged_cents)),
+            format_money(sum(paid.charged_cents), currency),
+            _reload_state(run, team),
+        )
+    out().print(payments)
+
+
+def _currency(run: SampleRun) -> str:
+    return run.world.policy.packs[0].currency
+
+
+def _reload_state(run: SampleRun, team: Team) -> str:
+    """Return what stands in the way of reloads: of the whole team, or else of its accounts."""
+    method = team.payment
+    if method is not None and team.spending.suspended_payment_method == method.name:
+        return "suspended"
+    held = (holdings.account.reload for holdings in run.after.values())
+    own = [reload for reload in held if reload is not None and reload.team_id == team.team_id]
+    return ", ".join(sorted({reload.cause or reload.state for reload in own})) or "able"
+
+
 def _show_notices(run: SampleRun) -> None:
     out().print(f"{len(run.notices)} notices were published:")
     for published in run.notices:
         out().print(f"  {published.notice['type']}: {published.subject}", soft_wrap=True)
     email = email_of_first(run)
     if email is not None:
-        out().print("\nThe e-mail of the first one:\n")
+        out().print("\nThe e-mail of the first failed run:\n")
         text = f"Subject: {email.email_subject}\n\n{email.email_text}"
         out().print(textwrap.indent(text, "  | ", lambda _: True))
 
@@ -142,6 +176,16 @@ def _to_json(run: SampleRun, seconds: float) -> dict[str, Any]:
         "accounts": [
             {"before": holdings_to_json(before), "after": holdings_to_json(run.after[principal])}
             for principal, before in run.before.items()
+        ],
+        "payments": [
+            {
+                "team_id": paid.team.team_id,
+                "spent_cents": paid.team.spending.spent_cents,
+                "spend_cap_cents": paid.team.spend_cap_cents,
+                "charged_cents": list(paid.charged_cents),
+                "auto_reload": _reload_state(run, paid.team),
+            }
+            for paid in run.payments
         ],
         "notices": [published.notice for published in run.notices],
         "verify": run.verified.to_json(),

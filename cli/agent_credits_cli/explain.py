@@ -210,6 +210,10 @@ def outcome_text(entry: Entry) -> str:
             return f"returned {back}: the run ended by the platform's fault"
         case "granted" | "refilled" | "expired" | "changed":
             return f"{entry.outcome} {amount}"
+        case "reload_requested":
+            return f"reload requested: {amount} credits are waited for"
+        case "reload_refused":
+            return f"reload refused: {entry.refusal}"
         case _:
             assert_never(entry.outcome)
 
@@ -218,6 +222,8 @@ def _shortfall_text(entry: Entry) -> str:
     drew = f", drew {draws_text(entry.draws)}" if entry.draws else ""
     short = format_credits(entry.shortfall_microcredits)
     fails = "this failed the run" if entry.fails_run else "the run had failed already"
+    if entry.refusal is not None:
+        fails += f"; no reload: {entry.refusal}"
     return f"{drew}: short by {short}; {fails}" if entry.shortfall_microcredits else f": {fails}"
 
 

@@ -1,5 +1,6 @@
 """`agent-credits grant`: puts credits into one account by hand, once however often repeated."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -9,15 +10,16 @@ import typer
 from agent_credits.accounts import Account
 from agent_credits.backoff import back_off
 from agent_credits.credits import format_credits
-from agent_credits.errors import AccountTooLarge, Contended, RowsUnavailable
-from agent_credits.notices import iso
+from agent_credits.errors import AccountTooLarge, Contended, RowsUnavailable, TeamMissing
+from agent_credits.notices import format_money, iso
 from agent_credits.principals import Principal
+from agent_credits.purchases import Bought, NotBought, Purchase, buy
 from agent_credits.rows import SettingsRows
 from agent_credits.teams import Team
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.apply import OperatorRows, change_account, recorded_grants
 from agent_credits_cli.refusal import Refusal
-from agent_credits_cli.steps import ChangeAccount, grant_changes
+from agent_credits_cli.steps import ChangeAccount, grant_change, grant_changes
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import connect
 from agent_credits_cli.world import DeclaredGrant, reserved_prefix
@@ -36,9 +38,19 @@ def grant(
         str | None, typer.Option(help="An instant with its zone: 2027-01-31T00:00:00Z.")
     ] = None,
     expires_in_days: Annotated[int | None, typer.Option(help="So many days from now.")] = None,
+    price_cents: Annotated[
+        int | None,
+        typer.Option(min=1, help="What it costs; counts towards the cap of --team."),
+    ] = None,
+    currency: Annotated[str, typer.Option(help="Of --price-cents, ISO 4217.")] = "usd",
+    team: Annotated[
+        str | None, typer.Option(help="Whose spend cap the price counts towards.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Put credits into a pool of one account.
+
+    With a price it is a purchase, refused where the team's spend cap leaves too little.
 
     A pool that no run of the account could draw is refused, as far as the account's team is known:
     for a team, and for a user with a recent run.
@@ -54,9 +66,15 @@ def grant(
             "expires_in_days": expires_in_days,
         }
     )
+    if (price_cents is None) != (team is None):
+        raise Refusal("--price-cents and --team go together; give both or neither")
     target = connect(context)
+    rows, now = rows_of(target), datetime.now(UTC)
     try:
-        is_new, account = give(rows_of(target), declared, datetime.now(UTC))
+        if team is not None and price_cents is not None:
+            is_new, account = sell(rows, declared, Price(team, price_cents, currency.lower()), now)
+        else:
+            is_new, account = give(rows, declared, now)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
         raise Refusal(f"{target.name}: {error}; try again, a repeat is harmless") from error
     _print(declared, account, is_new=is_new, as_json=as_json)
@@ -92,6 +110,42 @@ def give(rows: OperatorRows, declared: DeclaredGrant, now: datetime) -> tuple[bo
     _check_drawn(rows, account, declared.pool, now)
     step = ChangeAccount(account, tuple(changes))
     return True, change_account(rows, step, now=now, pause=back_off)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a purchase costs, and the team whose cap it counts towards."""
+
+    team_id: str
+    cents: int
+    currency: str
+
+
+def sell(
+    rows: OperatorRows, declared: DeclaredGrant, price: Price, now: datetime
+) -> tuple[bool, Account]:
+    """Make the grant as a purchase; return whether it is new, and the account after it."""
+    principal = declared.principal
+    account = rows.read_account(principal)
+    if account is None:
+        raise Refusal(f"{principal} has no account; declare it in a file for `agent-credits apply`")
+    _check_drawn(rows, account, declared.pool, now)
+    purchase = Purchase(price.team_id, grant_change(declared, now), price.cents, price.currency)
+    try:
+        bought = buy(rows, purchase, now, back_off)
+    except TeamMissing as error:
+        raise Refusal(f"--team: {error}; name the team whose cap it counts towards") from error
+    match bought:
+        case NotBought(has_other_terms=True):
+            raise Refusal(f"{declared.id} was granted on other terms; choose another --id")
+        case NotBought():
+            left = format_money(bought.head_room_cents, price.currency)
+            raise Refusal(
+                f"spend_cap_reached: the cap of team {price.team_id} leaves {left} this month; "
+                "raise it with `agent-credits apply`, or buy less"
+            )
+        case Bought():
+            return bought.is_new, rows.read_account(principal) or account
 
 
 def _check_drawn(rows: SettingsRows, account: Account, pool: str, now: datetime) -> None:

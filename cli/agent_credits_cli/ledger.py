@@ -82,6 +82,17 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         }
     if entry.grant is not None:
         document |= {"grant_id": entry.grant.id, "pool": entry.grant.pool}
+    if entry.refusal is not None:
+        document |= {"refusal": entry.refusal}
+    if entry.reload is not None:
+        reload = entry.reload
+        document |= {"reload_id": reload.reload_id, "team_id": reload.team_id}
+        if entry.type == "reload.granted":
+            document |= {
+                "packs": reload.packs,
+                "price_cents": reload.price_cents,
+                "currency": reload.currency,
+            }
     if entry.plan_name is not None:
         document |= {"plan": entry.plan_name}
     return document
@@ -103,6 +114,9 @@ def _line(page_number: int, entry: Entry) -> str:
             details += [f"short by {format_credits(entry.shortfall_microcredits)}"]
         about = f"{entry.identity.id} of {entry.identity.subject}"
         return f"{what}  {about}  {', '.join(filter(None, details))}".rstrip()
+    if entry.reload is not None and entry.grant is None:
+        refusal = f"  {entry.refusal}" if entry.refusal else ""
+        return f"{what}  {entry.reload.reload_id} of team {entry.reload.team_id}{refusal}"
     if entry.grant is not None:
         return f"{what}  {entry.grant.id}  {credits_text} credits {entry.grant.pool}"
     return f"{what}  plan {entry.plan_name}"

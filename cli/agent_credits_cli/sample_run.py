@@ -1,12 +1,13 @@
 """Running the samples of a world against a stack, and observing what comes of them.
 
 What is observed is what can be seen from outside of the functions: the ledger before and after, the
-refusals in the log, the dead-letter queue, and the notices that a subscriber receives.
+refusals in the log, the dead-letter queue, the notices that a subscriber receives, and the charges
+at the payment provider.
 """
 
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,23 +17,30 @@ from agent_credits.backoff import back_off
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Receipt
 from agent_credits.principals import Principal
+from agent_credits.spending import PaymentMethod
+from agent_credits.team_changes import read_team
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import Holdings, holdings_at, rows_of
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.dead_letters import peek
-from agent_credits_cli.drain import drain
+from agent_credits_cli.drain import DRY_LOOKS, drain, messages_in
+from agent_credits_cli.payment_stand_in import PaymentStandIn
+from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.samples import (
     Check,
     Ledger,
     Observed,
     SeenNotice,
     SentSample,
+    TeamPayments,
     check_balances,
+    check_payments,
     check_samples,
     identities_of,
     read_ledger,
     sample_files,
     waves,
+    with_cards_on_file,
 )
 from agent_credits_cli.send import send_messages
 from agent_credits_cli.steps import plan_steps
@@ -48,6 +56,8 @@ LETTERS_MAX: Final = 1_000
 # A commit is announced within a second or two; what does not come in this time does not come.
 NOTICES_SECONDS_MAX: Final = 20.0
 LOG_SECONDS_MAX: Final = 10.0
+# A reload takes a second or two; its message comes again for minutes where the outcome is unknown.
+RELOADS_SECONDS_MAX: Final = 60.0
 # When all that was expected has come, so long is waited for what was not.
 QUIET_SECONDS: Final = 1
 LOOK_EVERY_SECONDS: Final = 0.2
@@ -58,7 +68,7 @@ class SampleRun:
     """The samples' world before and after, each expectation beside what happened, the notices.
 
     `failures`: the entries that failed a run, by run; each is to have been announced. `refusals`:
-    the code that was logged, by message.
+    the code that was logged, by message. `payments`: of the teams that pay by card.
     """
 
     world: World
@@ -68,6 +78,7 @@ class SampleRun:
     notices: tuple[Published, ...]
     failures: dict[str, Receipt]
     refusals: dict[str, str]
+    payments: tuple[TeamPayments, ...]
     verified: Verified
 
     @property
@@ -88,7 +99,9 @@ class _Seen:
 
 def run_samples(target: Target, world_file: Path) -> SampleRun:
     """Apply the world, send its samples and observe them; the stack must not have seen them yet."""
-    world, rows, now = load_world(world_file), rows_of(target), datetime.now(UTC)
+    rows, now = rows_of(target), datetime.now(UTC)
+    stand_in = _stand_in_of(target)
+    world = with_cards_on_file(load_world(world_file), lambda number: _method(stand_in, number))
     carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
     before = _holdings(rows, world)
     seen = _Seen()
@@ -98,17 +111,39 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
     after = _holdings(rows, world)
     accounts = {principal: holdings.account for principal, holdings in after.items()}
     balances = check_balances(world.balances, accounts, datetime.now(UTC))
+    payments = tuple(_payments(rows, stand_in, world))
     dry = Check("all samples", "left in the queue", "0", str(seen.left_in_queue))
     return SampleRun(
         world,
         before,
         after,
-        (*seen.checks, *balances, dry),
+        (*seen.checks, *balances, *check_payments(payments), dry),
         tuple(seen.notices.values()),
         seen.failures,
         seen.refusals,
+        payments,
         verify_all(rows),
     )
+
+
+def _stand_in_of(target: Target) -> PaymentStandIn:
+    if target.payment_stand_in is None:
+        raise Refusal(f"{target.name} has no payment stand-in, and samples never pay anywhere else")
+    return target.payment_stand_in
+
+
+def _method(stand_in: PaymentStandIn, card_number: str) -> PaymentMethod:
+    card = stand_in.put_card_on_file(card_number)
+    return PaymentMethod(
+        provider="stripe", customer=card.customer, payment_method=card.payment_method
+    )
+
+
+def _payments(rows: DynamoDBRows, stand_in: PaymentStandIn, world: World) -> Iterator[TeamPayments]:
+    for card in world.cards:
+        team = read_team(rows, card.team_id)
+        made = stand_in.payments(team.payment.customer) if team.payment else []
+        yield TeamPayments(team, tuple(p.amount for p in made if p.status == "succeeded"))
 
 
 def _holdings(rows: DynamoDBRows, world: World) -> dict[Principal, Holdings]:
@@ -137,7 +172,7 @@ def _run_together(
         SentSample(sample, of_sample, tuple(next(ids) for _ in of_sample))
         for sample, of_sample in zip(together, files, strict=True)
     ]
-    left = drain(target, f"{len(together)} samples").left
+    left = drain(target, f"{len(together)} samples").left + _reloads_left(target)
     after = read_ledger(rows, principals, identities)
     notices = _receive(watch, sum(len(sample.notices) for sample in together), seen)
     dead_letters = {message["MessageId"] for message in peek(target, LETTERS_MAX)}
@@ -148,6 +183,17 @@ def _run_together(
     seen.checks += check_samples(sent, observed)
     seen.failures |= _failures(after)
     seen.refusals |= refusals
+
+
+def _reloads_left(target: Target) -> int:
+    """Wait until every reload is resolved; return how many were still open when patience ended."""
+    gives_up_at = time.monotonic() + RELOADS_SECONDS_MAX
+    left = dry_looks = 0
+    while dry_looks < DRY_LOOKS and time.monotonic() < gives_up_at:
+        left = messages_in(target, target.outputs.reloads_queue_url)
+        dry_looks = dry_looks + 1 if left == 0 else 0
+        time.sleep(LOOK_EVERY_SECONDS)
+    return left
 
 
 def _receive(watch: Watch, expected: int, seen: _Seen) -> list[SeenNotice]:

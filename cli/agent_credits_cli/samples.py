@@ -1,10 +1,11 @@
 """The samples of a declared world: what is sent, what came of it, and whether that was expected.
 
 Judged is only what can be seen from outside: the ledger before and after, the refusals that were
-logged, the dead-letter queue and the notices. The demo and the tests use the very same judgement.
+logged, the dead-letter queue, the notices, and what was charged. The demo and the tests use the
+very same judgement.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -16,8 +17,10 @@ from agent_credits.lapse import bring_up_to
 from agent_credits.ledger import Identity, Receipt
 from agent_credits.principals import Principal
 from agent_credits.rows import Rows
+from agent_credits.spending import PaymentMethod
+from agent_credits.teams import Team
 from agent_credits_cli.send import Message, message_of, read_text
-from agent_credits_cli.world import ExpectedBalance, ExpectedEvent, Sample
+from agent_credits_cli.world import ExpectedBalance, ExpectedEvent, Sample, World
 
 NOTHING = "nothing"
 
@@ -51,8 +54,18 @@ class SentSample:
 
 @dataclass(frozen=True, slots=True)
 class SeenNotice:
+    """`run` is what the notice is about: a run, or else a reload or a team."""
+
     type: str
     run: str
+
+
+@dataclass(frozen=True, slots=True)
+class TeamPayments:
+    """A team that pays by card, as its row stands, and what the provider charged it."""
+
+    team: Team
+    charged_cents: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +165,8 @@ def identities_of(files: Iterable[SampleFile]) -> frozenset[Identity]:
 def check_samples(together: Sequence[SentSample], observed: Observed) -> list[Check]:
     """Compare samples that were sent together with what was seen of them."""
     checks = [check for sent in together for check in _check_sample(sent, observed)]
-    runs = {event.subject for sent in together for file in sent.files for event in file.events}
-    stray = [notice for notice in observed.notices if notice.run not in runs]
+    subjects = {subject for sent in together for subject in _subjects(sent)}
+    stray = [notice for notice in observed.notices if notice.run not in subjects]
     if stray:
         checks.append(Check("no sample", "notices", NOTHING, _notices_text(stray)))
     return checks
@@ -180,6 +193,33 @@ def check_balances(
     return checks
 
 
+def with_cards_on_file(world: World, put_on_file: Callable[[str], PaymentMethod]) -> World:
+    """Return the world with the payment methods that its test cards have at the provider."""
+    methods = {card.team_id: put_on_file(card.number) for card in world.cards}
+    teams = tuple(
+        team.model_copy(update={"payment": methods.get(team.team_id, team.payment)})
+        for team in world.teams
+    )
+    return world.model_copy(update={"teams": teams})
+
+
+def check_payments(payments: Iterable[TeamPayments]) -> list[Check]:
+    """Compare what the teams' rows say was bought with what the provider charged."""
+    return [
+        Check(
+            "all samples",
+            f"charges of {paid.team.team_id}",
+            _charges_text(
+                purchase.price_cents
+                for purchase in paid.team.spending.recent
+                if purchase.outcome == "settled"
+            ),
+            _charges_text(paid.charged_cents),
+        )
+        for paid in payments
+    ]
+
+
 def _check_sample(sent: SentSample, observed: Observed) -> Iterator[Check]:
     sample = sent.sample
     came = _outcomes(sent, observed)
@@ -199,13 +239,19 @@ def _check_sample(sent: SentSample, observed: Observed) -> Iterator[Check]:
     ]
     expected_dead = sample.files if sample.dead_letter else ()
     yield Check(sample.name, "dead letters", _list_text(expected_dead), _list_text(dead))
-    runs = {event.subject for file in sent.files for event in file.events}
+    subjects = _subjects(sent)
     yield Check(
         sample.name,
         "notices",
         _notices_text(SeenNotice(notice.type, notice.run) for notice in sample.notices),
-        _notices_text(notice for notice in observed.notices if notice.run in runs),
+        _notices_text(notice for notice in observed.notices if notice.run in subjects),
     )
+
+
+def _subjects(sent: SentSample) -> set[str]:
+    """Return what a notice of this sample can be about."""
+    runs = {event.subject for file in sent.files for event in file.events}
+    return runs | {notice.run for notice in sent.sample.notices}
 
 
 def _expected_outcome(expected: ExpectedEvent) -> _EventOutcome:
@@ -259,6 +305,11 @@ def _pool_texts(pools: Mapping[str, int]) -> list[str]:
 
 def _notices_text(notices: Iterable[SeenNotice]) -> str:
     return _list_text(f"{notice.type} for {notice.run}" for notice in notices)
+
+
+def _charges_text(cents: Iterable[int]) -> str:
+    each = list(cents)
+    return f"{len(each)} of {sum(each)} cents"
 
 
 def _list_text(parts: Iterable[str]) -> str:

@@ -14,10 +14,11 @@ from agent_credits.changes import GrantChange, PlanChange
 from agent_credits.credits import format_credits
 from agent_credits.grants import GRANTS_MAX, PLAN_CHANGE_PREFIX, Grant
 from agent_credits.ledger import Entry, Identity
-from agent_credits.notices import iso
+from agent_credits.notices import format_money, iso
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
-from agent_credits.teams import TENURE_NOTICE, TENURES_MAX, Team, Tenure
+from agent_credits.spending import PaymentMethod, Spending, with_cap
+from agent_credits.teams import TENURE_NOTICE, TENURES_MAX, AutoReload, Team, Tenure
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
 
@@ -25,6 +26,9 @@ from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
 # little ahead of their clock and know the settings for a while, which is half of the notice, and
 # the rest is for clocks that differ. Such a tenure stays, or a repeat would find another payer.
 TENURE_BINDS_WITHIN: Final = TENURE_NOTICE * 3 / 4
+
+# What a team that is not there yet shows of its money.
+_NO_MONEY: Final = ("0 cents a month", "off", "none")
 
 # Between planning a grant and recording it passes less than this.
 SECONDS_TO_RECORD_MAX: Final = 3_600
@@ -49,8 +53,15 @@ class PutPolicy:
 
     @property
     def differences(self) -> list[Difference]:
-        after = f"{len(self.policy.rules)} rules"
-        return [Difference("policy", self.policy.version, "rules", None, after)]
+        policy = self.policy
+        rules = Difference("policy", policy.version, "rules", None, f"{len(policy.rules)} rules")
+        if not policy.packs:
+            return [rules]
+        packs = ", ".join(
+            f"{format_credits(p.microcredits)} for {format_money(p.price_cents, p.currency)}"
+            for p in policy.packs
+        )
+        return [rules, Difference("policy", policy.version, "packs", None, packs)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +179,7 @@ def grant_changes(
     """Return the grants that were not made yet. Raises `Refusal` for one that never can be."""
     changes = []
     for grant in grants:
-        change = _grant_change(grant, now)
+        change = grant_change(grant, now)
         entry = recorded.get(change.identity)
         if entry is None:
             _check_outlives(change, now)
@@ -190,7 +201,7 @@ def changed_grant(change: GrantChange) -> Refusal:
     )
 
 
-def _grant_change(grant: DeclaredGrant, now: datetime) -> GrantChange:
+def grant_change(grant: DeclaredGrant, now: datetime) -> GrantChange:
     expires_at = grant.expires_at
     if grant.expires_in_days is not None:
         expires_at = now.replace(microsecond=0) + timedelta(days=grant.expires_in_days)
@@ -233,16 +244,42 @@ def team_after(
 ) -> Team:
     """Return the team as declared, still with the version of what it is to replace.
 
-    Members change at once, who pays only after a notice.
+    Members change at once, who pays only after a notice. What is spent and reserved is not
+    declared: it stays as it stands on the row that is read for this very change.
     """
+    has_changed = before is None or _money_settings(before) != _money_settings(declared)
+    settings_version = before.settings_version if before else 0
     return Team(
         team_id=declared.team_id,
         version=before.version if before else 0,
         plan=declared.plan,
         time_zone=declared.time_zone,
         members=declared.member_set,
+        settings_version=settings_version + 1 if has_changed else settings_version,
+        auto_reload=declared.auto_reload,
+        payment=declared.payment,
+        spend_cap_cents=declared.spend_cap_cents,
+        spending=_spending_after(before, declared) if before else Spending(),
         tenures=_tenures_after(before, declared, policy_version, now),
     )
+
+
+def _money_settings(
+    team: Team | DeclaredTeam,
+) -> tuple[AutoReload | None, PaymentMethod | None, int]:
+    return team.auto_reload, team.payment, team.spend_cap_cents
+
+
+def _spending_after(before: Team, declared: DeclaredTeam) -> Spending:
+    spending = before.spending
+    if before.spend_cap_cents != declared.spend_cap_cents:
+        spending = with_cap(spending, declared.spend_cap_cents)
+    if before.payment != declared.payment:
+        # A method that was declined too often stays suspended by its name, another one is free.
+        spending = spending.model_copy(
+            update={"declines_in_a_row": 0, "declined_payment_method": None}
+        )
+    return spending
 
 
 def _tenures_after(
@@ -281,6 +318,7 @@ def _team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, s
             f"{new.kind}, plan {after.plan}, owner {new.owner}, {_members_text(after.members)}"
         )
         yield "settings", None, f"{settings}, {after.time_zone}, policy {new.policy_version}"
+        yield from _money_differences(None, after)
         return
     if before.plan != after.plan:
         yield "plan", before.plan, after.plan
@@ -288,6 +326,7 @@ def _team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, s
         yield "time zone", before.time_zone, after.time_zone
     if before.members != after.members:
         yield "members", _members_text(before.members), _changed_members(before, after)
+    yield from _money_differences(before, after)
     old = before.tenures[-1]
     starts = "" if new in before.tenures else f", from {iso(new.since)}"
     for what, was, becomes in (
@@ -297,6 +336,45 @@ def _team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, s
     ):
         if was != becomes:
             yield what, was, becomes + starts
+
+
+def _money_differences(before: Team | None, after: Team) -> Iterator[tuple[str, str | None, str]]:
+    for what, was, becomes in zip(
+        ("spend cap", "auto-reload", "payment"),
+        _money_texts(before) if before else _NO_MONEY,
+        _money_texts(after),
+        strict=True,
+    ):
+        if was != becomes:
+            yield what, was if before else None, becomes
+
+
+def _money_texts(team: Team) -> tuple[str, str, str]:
+    return (
+        f"{team.spend_cap_cents} cents a month",
+        auto_reload_text(team.auto_reload),
+        payment_text(team.payment),
+    )
+
+
+def auto_reload_text(settings: AutoReload | None) -> str:
+    """Return the settings in a phrase: 400 add_on below 100, at most 5 in 60 minutes."""
+    if settings is None:
+        return "off"
+    text = (
+        f"{format_credits(settings.pack_microcredits)} {settings.pool} "
+        f"below {format_credits(settings.threshold_microcredits)}, "
+        f"at most {settings.reloads_max} in {settings.window_minutes} minutes"
+    )
+    return text if settings.enabled else f"off ({text})"
+
+
+def payment_text(method: PaymentMethod | None) -> str:
+    if method is None:
+        return "none"
+    if method.provider == "invoice":
+        return "invoice"
+    return f"{method.provider} {method.name} of {method.customer}"
 
 
 def _changed_members(before: Team, after: Team) -> str:

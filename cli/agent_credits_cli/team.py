@@ -8,20 +8,25 @@ import typer
 
 from agent_credits.credits import format_credits
 from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.notices import iso
+from agent_credits.notices import format_money, iso
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
+from agent_credits.reloads import Reload
+from agent_credits.spending import month_of
 from agent_credits.teams import Team, Tenure
 from agent_credits_cli.account import holdings_at, rows_of
 from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.steps import auto_reload_text, payment_text
 from agent_credits_cli.tables import AsJson, moment, out, print_json, progress, table
 from agent_credits_cli.target import connect
 
 # Fewer accounts than this are read before a progress bar could be read.
 PROGRESS_FROM: Final = 50
 
-# A principal and its available credits; None where it has no account.
-Funds = tuple[Principal, int | None]
+# A principal, its available credits, None where it has no account, and its newest reload.
+Funds = tuple[Principal, int | None, Reload | None]
+# A principal and the reload it waits for, or was refused.
+Asking = tuple[Principal, Reload]
 
 
 def team(
@@ -63,7 +68,8 @@ def _funds(
         task = bar.add_task("reading accounts", total=len(principals))
         for principal in principals:
             row = rows.read_account(principal)
-            yield principal, holdings_at(row, policy, now).available_microcredits if row else None
+            left = holdings_at(row, policy, now).available_microcredits if row else None
+            yield principal, left, row.reload if row else None
             bar.advance(task)
 
 
@@ -82,11 +88,71 @@ def _to_json(team: Team, funds: list[Funds], now: datetime) -> dict[str, Any]:
             {
                 "principal": str(principal),
                 "available_credits": None if left is None else format_credits(left),
+                "reload": _reload_to_json(reload),
             }
-            for principal, left in funds
+            for principal, left, reload in funds
         ],
+        "spending": _spending_to_json(team, now),
         "at": iso(now),
     }
+
+
+def _reload_to_json(reload: Reload | None) -> dict[str, Any] | None:
+    if reload is None:
+        return None
+    return {
+        "reload_id": reload.id,
+        "state": reload.state,
+        "cause": reload.cause,
+        "since": iso(reload.since),
+        "until": iso(reload.until) if reload.until else None,
+    }
+
+
+def _spending_to_json(team: Team, now: datetime) -> dict[str, Any]:
+    month, spending = month_of(now, team.time_zone), team.spending
+    return {
+        "month": month,
+        "spent_cents": spending.spent_in(month),
+        "reserved_cents": spending.reserved_in(month),
+        "spend_cap_cents": team.spend_cap_cents,
+        "head_room_cents": spending.head_room(team.spend_cap_cents, month),
+        "auto_reload": team.auto_reload.model_dump(mode="json") if team.auto_reload else None,
+        "payment_method": team.payment.name if team.payment else None,
+        "declines_in_a_row": spending.declines_in_a_row,
+        "suspended_payment_method": spending.suspended_payment_method,
+        "reservations": [r.model_dump(mode="json") for r in spending.reservations],
+        "recent": [p.model_dump(mode="json") for p in spending.recent],
+    }
+
+
+def _show_spending(team: Team, reloads: list[Asking], now: datetime) -> None:
+    month, spending = month_of(now, team.time_zone), team.spending
+    out().print(
+        f"spend in {month}: {_money(spending.spent_in(month))} spent, "
+        f"{_money(spending.reserved_in(month))} reserved, "
+        f"{_money(spending.head_room(team.spend_cap_cents, month))} left of the cap of "
+        f"{_money(team.spend_cap_cents)}"
+    )
+    out().print(f"auto-reload: {auto_reload_text(team.auto_reload)}")
+    out().print(f"payment: {payment_text(team.payment)}")
+    if spending.suspended_payment_method is not None:
+        out().print(f"suspended: {spending.suspended_payment_method} was declined too often")
+    states = table("payer", "reload", "state", "until", title="reloads")
+    for principal, reload in reloads:
+        until = moment(reload.until) if reload.until else "the settings change"
+        states.add_row(str(principal), reload.id, reload.cause or reload.state, until)
+    purchases = table("ended", "purchase", "outcome", ">price", title="last purchases")
+    for purchase in spending.recent:
+        price = format_money(purchase.price_cents, purchase.currency)
+        purchases.add_row(moment(purchase.ended_at), purchase.purchase_id, purchase.outcome, price)
+    for rows_of_it in (states, purchases):
+        if rows_of_it.row_count:
+            out().print(rows_of_it)
+
+
+def _money(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02d}"
 
 
 def _show(team: Team, funds: list[Funds], now: datetime) -> None:
@@ -103,9 +169,11 @@ def _show(team: Team, funds: list[Funds], now: datetime) -> None:
         )
     out().print(tenures)
     credits_of = table("payer", ">available")
-    for principal, left in funds:
+    for principal, left, _ in funds:
         credits_of.add_row(str(principal), "no account" if left is None else format_credits(left))
     out().print(credits_of)
+    asking = [(principal, reload) for principal, _, reload in funds if reload is not None]
+    _show_spending(team, asking, now)
 
 
 def _state(team: Team, tenure: Tenure, now: datetime) -> str:

@@ -10,6 +10,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -25,13 +26,14 @@ from pydantic import (
     PlainValidator,
 )
 
-from agent_credits.credits import parse_credits
+from agent_credits.credits import format_credits, parse_credits
 from agent_credits.events import Credits
 from agent_credits.grants import GRANTS_MAX, RESERVED_PREFIXES
 from agent_credits.identifiers import Identifier, PoolName
-from agent_credits.policy import BillingPolicy, BillingRule, TeamKind
+from agent_credits.policy import BillingPolicy, BillingRule, Pack, TeamKind
 from agent_credits.principals import Principal, parse_principal
-from agent_credits.teams import MEMBERS_MAX
+from agent_credits.spending import PaymentMethod
+from agent_credits.teams import MEMBERS_MAX, AutoReload
 from agent_credits_cli.refusal import Refusal
 
 EVERYONE: Final = "*"
@@ -91,6 +93,16 @@ class _Declared(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class DeclaredPack(Pack):
+    """A pack on sale, its credits as a decimal string."""
+
+    microcredits: Credits = Field(alias="credits")
+
+
+class DeclaredPolicy(BillingPolicy):
+    packs: tuple[DeclaredPack, ...] = ()
+
+
 class Plan(_Declared):
     """What a plan puts into its pool each period; an enterprise plan may put nothing."""
 
@@ -100,8 +112,18 @@ class Plan(_Declared):
     microcredits: CreditsOrNone = Field(default=0, alias="credits")
 
 
+class DeclaredAutoReload(AutoReload):
+    """Below which balance to buy which pack, both in credits; off unless it is enabled."""
+
+    threshold_microcredits: Credits = Field(alias="threshold")
+    pack_microcredits: Credits = Field(alias="pack")
+
+
 class DeclaredTeam(_Declared):
-    """`anchor` is the day on which the plan periods of the team's accounts begin."""
+    """`anchor` is the day on which the plan periods of the team's accounts begin.
+
+    Without a spend cap nothing can be purchased, by hand or by reloading.
+    """
 
     team_id: Identifier
     kind: TeamKind
@@ -110,6 +132,14 @@ class DeclaredTeam(_Declared):
     members: Members
     time_zone: TimeZone
     anchor: date
+    spend_cap_cents: int = Field(default=0, ge=0)
+    declared_auto_reload: DeclaredAutoReload | None = Field(default=None, alias="auto_reload")
+    payment: PaymentMethod | None = None
+
+    @property
+    def auto_reload(self) -> AutoReload | None:
+        declared = self.declared_auto_reload
+        return AutoReload.model_validate(declared.model_dump()) if declared else None
 
     @property
     def takes_everyone(self) -> bool:
@@ -130,6 +160,13 @@ class DeclaredGrant(_Declared):
     cause: Literal["purchase", "gift", "contract"]
     expires_at: AwareDatetime | None = None
     expires_in_days: int | None = Field(default=None, ge=1, le=GRANT_DAYS_MAX)
+
+
+class DeclaredCard(_Declared):
+    """A test card to attach as a team's payment method where the provider is the stand-in."""
+
+    team_id: Identifier
+    number: str = Field(pattern=r"^[0-9]{12,19}$")
 
 
 ExpectedOutcome = Literal[
@@ -188,12 +225,17 @@ class ExpectedBalance(_Declared):
 
 
 class World(_Declared):
-    policy: BillingPolicy
+    declared_policy: DeclaredPolicy = Field(alias="policy")
     plans: tuple[Plan, ...]
     teams: tuple[DeclaredTeam, ...]
     grants: tuple[DeclaredGrant, ...] = ()
+    cards: tuple[DeclaredCard, ...] = ()
     samples: tuple[Sample, ...] = ()
     balances: tuple[ExpectedBalance, ...] = ()
+
+    @cached_property
+    def policy(self) -> BillingPolicy:
+        return BillingPolicy.model_validate(self.declared_policy.model_dump())
 
     def plan_of(self, team: DeclaredTeam) -> Plan:
         return next(plan for plan in self.plans if plan.name == team.plan)
@@ -278,12 +320,17 @@ def _complaints(world: World) -> Complaints:
     yield from _repeated("plans", "name", [plan.name for plan in world.plans])
     yield from _repeated("teams", "team_id", [team.team_id for team in world.teams])
     yield from _repeated("grants", "id", [f"{g.principal} {g.id}" for g in world.grants])
+    yield from _repeated("cards", "team_id", [card.team_id for card in world.cards])
     yield from _repeated("samples", "name", [sample.name for sample in world.samples])
     yield from _repeated("balances", "principal", [str(b.principal) for b in world.balances])
+    yield from _about_packs(world)
     for number, plan in enumerate(world.plans):
         yield from _about_plan(world, plan, f"plans[{number}]")
     for number, team in enumerate(world.teams):
         yield from _about_team(world, team, f"teams[{number}]")
+        yield from _about_payment(team, f"teams[{number}]")
+        yield from _about_auto_reload(world, team, f"teams[{number}]")
+    yield from _about_cards(world)
     yield from _billed_for_two_teams(world)
     yield from _about_grants(world)
     yield from _about_samples(world)
@@ -293,6 +340,18 @@ def _repeated(tables: str, key: str, names: list[str]) -> Complaints:
     for number, name in enumerate(names):
         if name in names[:number]:
             yield f"{tables}[{number}].{key}", f"{name} is declared twice; remove one of the two"
+
+
+def _about_packs(world: World) -> Complaints:
+    packs = world.policy.packs
+    sizes = [f"the pack of {format_credits(pack.microcredits)}" for pack in packs]
+    yield from _repeated("policy.packs", "credits", sizes)
+    for number, pack in enumerate(packs):
+        if pack.currency != packs[0].currency:
+            yield (
+                f"policy.packs[{number}].currency",
+                f"a spend cap counts one currency; write {packs[0].currency}, as in the first",
+            )
 
 
 def _about_plan(world: World, plan: Plan, place: str) -> Complaints:
@@ -315,6 +374,44 @@ def _about_team(world: World, team: DeclaredTeam, place: str) -> Complaints:
             f"{place}.members",
             'users of this team pay for runs and need accounts; list them instead of "*"',
         )
+
+
+def _about_payment(team: DeclaredTeam, place: str) -> Complaints:
+    match team.payment:
+        case PaymentMethod(provider="invoice", customer=None, payment_method=None):
+            pass
+        case PaymentMethod(provider="invoice"):
+            yield f"{place}.payment", "an invoice names no card; remove customer and payment_method"
+        case _:
+            pass
+
+
+def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complaints:
+    settings = team.auto_reload
+    if settings is None:
+        return
+    if world.policy.pack_of(settings.pack_microcredits) is None:
+        sizes = ", ".join(format_credits(pack.microcredits) for pack in world.policy.packs)
+        yield (
+            f"{place}.auto_reload.pack",
+            f"there is no pack of {format_credits(settings.pack_microcredits)} credits; "
+            + (f"the policy's are {sizes}" if sizes else "declare it under [[policy.packs]]"),
+        )
+    drawn = {pool for rule in world.rules_of(team.kind) for pool in rule.pools}
+    if settings.pool not in drawn:
+        whose = f"that the policy draws for {team.kind} teams"
+        yield f"{place}.auto_reload.pool", _unknown("pool", settings.pool, drawn, whose)
+    if settings.enabled and team.spend_cap_cents == 0:
+        yield f"{place}.spend_cap_cents", "auto_reload needs a spend cap; write one above 0"
+    if settings.enabled and team.payment is None:
+        yield f"{place}.payment", "auto_reload needs a way to pay; add [teams.payment]"
+
+
+def _about_cards(world: World) -> Complaints:
+    team_ids = {team.team_id for team in world.teams}
+    for number, card in enumerate(world.cards):
+        if card.team_id not in team_ids:
+            yield f"cards[{number}].team_id", _unknown("team", card.team_id, team_ids, "declared")
 
 
 def _billed_for_two_teams(world: World) -> Complaints:

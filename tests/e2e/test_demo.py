@@ -11,13 +11,17 @@ from agent_credits_cli.demo import email_of_first
 from agent_credits_cli.sample_run import SampleRun, run_samples
 from agent_credits_cli.target import Target
 from agent_credits_cli.verify import verify_all
-from agent_credits_cli.watch import QUEUE_PREFIX
+from agent_credits_cli.watch import QUEUE_PREFIX, Published
 from tests.sample_world import SAMPLES_FILE
 
 
 @pytest.fixture(scope="module")
 def run(stack: Target) -> SampleRun:
     return run_samples(stack, SAMPLES_FILE)
+
+
+def failures_announced(run: SampleRun) -> list[Published]:
+    return [p for p in run.notices if p.notice["type"] == "insufficient_credits"]
 
 
 def test_every_sample_comes_out_as_the_file_says(run: SampleRun) -> None:
@@ -33,15 +37,44 @@ def test_the_ledger_verifies(run: SampleRun) -> None:
     assert run.is_as_expected
 
 
-def test_each_failed_run_is_announced_once_and_nothing_else_is(run: SampleRun) -> None:
-    announced = [published.notice["subject"] for published in run.notices]
+def test_each_failed_run_is_announced_once_and_no_other_is(run: SampleRun) -> None:
+    announced = [published.notice["subject"] for published in failures_announced(run)]
 
     assert sorted(announced) == sorted(run.failures)
-    assert {published.notice["type"] for published in run.notices} == {"insufficient_credits"}
+
+
+def test_card_is_charged_once_for_the_one_team_that_can_pay(run: SampleRun) -> None:
+    charged = {paid.team.team_id: paid.charged_cents for paid in run.payments}
+
+    assert charged == {"orbit": (1_000,), "atlas": (), "delta": (), "nova": ()}
+    assert all(not paid.team.spending.reservations for paid in run.payments)
+    assert {paid.team.team_id: paid.team.spending.spent_cents for paid in run.payments} == {
+        "orbit": 1_000,
+        "atlas": 0,
+        "delta": 0,
+        "nova": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("run_id", "cause"),
+    [
+        ("run-spend-cap-reached", "spend_cap_reached"),
+        ("run-payment-declined", "payment_declined"),
+        ("run-suspended", "suspended"),
+    ],
+)
+def test_failed_run_names_the_refusal_that_stood_in_the_way(
+    run_id: str, cause: str, run: SampleRun
+) -> None:
+    (notice,) = [p.notice for p in run.notices if p.notice["subject"] == run_id]
+
+    assert notice["data"]["cause"] == cause
+    assert run.failures[run_id].entry.refusal == cause
 
 
 def test_what_is_announced_is_what_was_committed(run: SampleRun) -> None:
-    for published in run.notices:
+    for published in failures_announced(run):
         receipt = run.failures[published.notice["subject"]]
         account = run.after[receipt.principal].account
 
@@ -55,7 +88,7 @@ def test_the_demo_shows_an_email(run: SampleRun) -> None:
     email = email_of_first(run)
 
     assert email is not None
-    assert email.email_subject == run.notices[0].subject
+    assert email.email_subject == failures_announced(run)[0].subject
     assert "What to do now:" in email.email_text
 
 
@@ -72,7 +105,8 @@ def test_refused_messages_are_explained_by_what_the_function_logged(
 @pytest.mark.usefixtures("run")
 def test_the_demo_leaves_no_subscription_behind(stack: Target) -> None:
     assert not stack.sqs.list_queues(QueueNamePrefix=QUEUE_PREFIX).get("QueueUrls")
-    assert stack.sns.list_subscriptions()["Subscriptions"] == []
+    endpoints = [s["Endpoint"] for s in stack.sns.list_subscriptions()["Subscriptions"]]
+    assert not [endpoint for endpoint in endpoints if QUEUE_PREFIX in endpoint]
 
 
 @pytest.mark.usefixtures("run")
