@@ -1,0 +1,133 @@
+"""The engines under the port to the rows, each with tables of its own that are gone afterwards."""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from unittest import mock
+
+import boto3
+import pytest
+
+from agent_credits.accounts import Account
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.ledger import Page, Receipt
+from agent_credits.rows import Rows, TeamRows
+from agent_credits.teams import Team
+from agent_credits_cli.checkout import this_checkout
+from agent_credits_cli.emulator import HOST, Emulator, free_port
+from tests.conformance.dynamodb_local import dynamodb_local, why_unavailable
+from tests.integration.locked_moto import ENVIRONMENT, locked_moto
+from tests.integration.stack_tables import create_tables
+from tests.simulation.outside import StoredRows
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+
+class AllRows(Rows, TeamRows, Protocol):
+    """What a whole stack needs of its rows."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`is_concurrent`: threads may call at once; the rows in memory are one thread's alone."""
+
+    name: str
+    rows: AllRows
+    is_concurrent: bool = True
+
+
+class Unwatched:
+    """The simulator's rows where nobody looks on."""
+
+    def account_committed(self, old: Account | None, new: Account) -> None: ...
+
+    def team_committed(self, old: Team | None, new: Team) -> None: ...
+
+    def page_put(self, page: Page, there: Page | None) -> None: ...
+
+    def receipt_put(self, receipt: Receipt, there: Receipt | None) -> None: ...
+
+
+@contextmanager
+def in_memory(_: Path) -> Iterator[Engine]:
+    yield Engine("memory", StoredRows(Unwatched()), is_concurrent=False)
+
+
+@contextmanager
+def on_moto(_: Path) -> Iterator[Engine]:
+    with locked_moto(), _tables(boto3.client("dynamodb")) as rows:
+        yield Engine("moto", rows)
+
+
+@contextmanager
+def on_dynamodb_local(_: Path) -> Iterator[Engine]:
+    reason = why_unavailable()
+    if reason is not None:
+        assert "CI" not in os.environ, f"DynamoDB Local is required here: {reason}"
+        pytest.skip(f"DynamoDB Local: {reason}")
+    with dynamodb_local() as endpoint_url, _emulated(endpoint_url) as rows:
+        yield Engine("dynamodb_local", rows)
+
+
+@contextmanager
+def on_ministack(folder: Path) -> Iterator[Engine]:
+    log, port = folder / "ministack.log", free_port()
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": HOST,
+        "TMPDIR": str(folder),
+        # It removes the containers of every MiniStack that it finds in Docker.
+        "DOCKER_HOST": f"unix://{folder}/no-docker",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    emulator = Emulator.start(this_checkout().ministack_python, port, log, environment)
+    try:
+        emulator.wait_until_healthy(log)
+        with _emulated(emulator.endpoint_url) as rows:
+            yield Engine("ministack", rows)
+    finally:
+        emulator.stop()
+
+
+@contextmanager
+def on_aws(_: Path) -> Iterator[Engine]:
+    """The caller's own account and region, with two tables that cost a few cents at most."""
+    with _tables(boto3.client("dynamodb")) as rows:
+        yield Engine("aws", rows)
+
+
+ENGINES: dict[str, Callable[[Path], AbstractContextManager[Engine]]] = {
+    "memory": in_memory,
+    "moto": on_moto,
+    "dynamodb_local": on_dynamodb_local,
+    "ministack": on_ministack,
+    "aws": on_aws,
+}
+MARKS = {"ministack": pytest.mark.e2e, "aws": pytest.mark.aws}
+
+
+@contextmanager
+def _emulated(endpoint_url: str) -> Iterator[DynamoDBRows]:
+    elsewhere = {name: v for name, v in os.environ.items() if not name.startswith("AWS_")}
+    with mock.patch.dict("os.environ", elsewhere | ENVIRONMENT, clear=True):
+        client = boto3.client("dynamodb", endpoint_url=endpoint_url)
+        with _tables(client) as rows:
+            yield rows
+
+
+@contextmanager
+def _tables(client: "DynamoDBClient") -> Iterator[DynamoDBRows]:
+    tables = create_tables(client, f"conformance-{uuid.uuid4().hex[:8]}")
+    try:
+        yield DynamoDBRows(client, tables.accounts, tables.ledger)
+    finally:
+        for name in tables:
+            client.delete_table(TableName=name)

@@ -1,0 +1,105 @@
+"""Rows and entries in which nothing is left at its default, so that nothing can be lost unseen."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+from agent_credits.accounts import Account, ErroredRun, PlanSubscription
+from agent_credits.grants import Grant
+from agent_credits.ledger import Draw, Entry, PoolBalance, ReloadFacts, RunContext, run_identity
+from agent_credits.principals import Principal
+from agent_credits.reloads import Reload
+from agent_credits.spending import PaymentMethod, Reservation, Spending
+from agent_credits.teams import AutoReload, Team, Tenure
+
+NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
+
+
+def entry(run: str, event_id: str, *, source: str = "/platform", amount: int = 5) -> Entry:
+    return Entry(
+        identity=run_identity(source, run, event_id),
+        payload_hash="abcdef",
+        type="agent_run.usage",
+        outcome="insufficient",
+        recorded_at=NOW,
+        amount_microcredits=amount,
+        draws=(Draw("plan", "g-1", 2), Draw("add_on", "g-2", 1)),
+        shortfall_microcredits=amount - 3,
+        run=RunContext(
+            team_id="acme",
+            trigger_kind="user",
+            trigger_id="ana",
+            project_id="web",
+            event_time=NOW - timedelta(milliseconds=1_234),
+            payer="user",
+            policy_version="v1",
+            traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ),
+        pools_before=(PoolBalance("plan", 2), PoolBalance("add_on", 1)),
+        fails_run=True,
+        refusal="spend_cap_reached",
+    )
+
+
+def grant(grant_id: str = "g-1") -> Grant:
+    return Grant(grant_id, "add_on", 10, 7, NOW, NOW + timedelta(days=3), "purchase")
+
+
+def full_account(principal: Principal, version: int = 1) -> Account:
+    """An account in which nothing is left at its default."""
+    granted = replace(
+        entry("run-1", "e-2"),
+        type="reload.granted",
+        outcome="granted",
+        draws=(),
+        shortfall_microcredits=0,
+        run=None,
+        pools_before=(),
+        fails_run=False,
+        refusal=None,
+        reload=ReloadFacts("reload:1", "acme", 2, 1_000, "usd"),
+        grant=grant("reload:1"),
+    )
+    return Account(
+        principal,
+        version=version,
+        grants=(grant(), replace(grant("g-2"), expires_at=None)),
+        plan=PlanSubscription("max", "plan", 100, date(2026, 1, 31), date(2026, 10, 31)),
+        errored_runs=(ErroredRun("run-0", NOW),),
+        reload=Reload("reload:2", "acme", "refused", 3, 4, NOW, None, "suspended"),
+        reloaded_at=(NOW - timedelta(hours=1), NOW),
+        is_exhausted=True,
+        page_number=3,
+        entries=(entry("run-1", "e-1"), granted),
+        page_is_full=True,
+    )
+
+
+def team(team_id: str, version: int = 1) -> Team:
+    method = PaymentMethod(provider="stripe", customer="cus-1", payment_method="pm-1")
+    reservation = Reservation(
+        purchase_id="reload:1",
+        principal="user:ana",
+        month="2026-11",
+        packs=2,
+        pool="add_on",
+        microcredits=40,
+        price_cents=2_000,
+        currency="usd",
+        method=method,
+        reserved_at=NOW,
+        deadline=NOW + timedelta(minutes=5),
+        payment_id="pi-1",
+    )
+    return Team(
+        team_id=team_id,
+        version=version,
+        plan="max",
+        time_zone="Europe/Berlin",
+        members=frozenset({"ana", "ben"}),
+        settings_version=2,
+        auto_reload=AutoReload(enabled=True, threshold_microcredits=1, pack_microcredits=20),
+        payment=method,
+        spend_cap_cents=5_000,
+        spending=Spending(month="2026-11", spent_cents=7, reservations=(reservation,)),
+        tenures=(Tenure(since=NOW, kind="self_serve", owner="ana", policy_version="v1"),),
+    )

@@ -1,0 +1,221 @@
+"""What the port to the rows promises, asked of every engine that claims to keep it.
+
+All tests of one engine share its tables, so each works on a principal, a run and a team of its own.
+"""
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from agent_credits.accounts import Account
+from agent_credits.changes import GrantChange
+from agent_credits.commit import commit
+from agent_credits.errors import AccountTooLarge
+from agent_credits.ledger import Identity, Page, run_identity
+from agent_credits.principals import Principal
+from tests.conformance.engines import AllRows, Engine
+from tests.conformance.samples import NOW, entry, full_account, grant, team
+
+LONG = "x" * 128
+WRITERS = 8
+
+
+@pytest.fixture
+def name() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+@pytest.fixture
+def ana(name: str) -> Principal:
+    return Principal("user", name)
+
+
+def test_what_was_never_written_is_not_there(rows: AllRows, ana: Principal, name: str) -> None:
+    assert rows.read_account(ana) is None
+    assert rows.read_team(name) is None
+    assert rows.read_policy(name) is None
+    assert list(rows.read_run(name)) == []
+    assert rows.read_receipts([run_identity("/platform", name, "e-1")]) == {}
+    assert rows.read_receipts([]) == {}
+
+
+def test_a_row_is_read_as_it_was_written(rows: AllRows, ana: Principal) -> None:
+    written = full_account(ana)
+
+    assert rows.compare_and_set(written) is None
+
+    assert rows.read_account(ana) == written
+
+
+def test_a_row_of_many_entries_is_read_as_it_was_written(rows: AllRows, ana: Principal) -> None:
+    entries = tuple(entry("run-1", f"e-{number}") for number in range(200))
+    written = Account(ana, version=1, entries=entries)
+
+    assert rows.compare_and_set(written) is None
+
+    assert rows.read_account(ana) == written
+
+
+def test_a_row_is_opened_once(rows: AllRows, ana: Principal) -> None:
+    first, second = full_account(ana), Account(ana, version=1, grants=(grant(),))
+
+    assert rows.compare_and_set(first) is None
+    assert rows.compare_and_set(second) == first
+
+    assert rows.read_account(ana) == first
+
+
+def test_a_row_is_written_one_version_at_a_time(rows: AllRows, ana: Principal) -> None:
+    versions = [full_account(ana, version) for version in (1, 2, 3)]
+
+    assert [rows.compare_and_set(account) for account in versions] == [None, None, None]
+
+    assert rows.read_account(ana) == versions[2]
+
+
+@pytest.mark.parametrize("version", [1, 2, 4])
+def test_who_is_behind_or_ahead_is_told_the_row_that_is_there(
+    rows: AllRows, ana: Principal, version: int
+) -> None:
+    for number in (1, 2):
+        rows.compare_and_set(full_account(ana, number))
+
+    there = rows.compare_and_set(Account(ana, version=version))
+
+    assert there == full_account(ana, 2) == rows.read_account(ana)
+
+
+def test_a_row_past_its_ceiling_is_refused_before_anything_is_written(
+    rows: AllRows, ana: Principal
+) -> None:
+    # Hexadecimal digits of no pattern, so that compression does not save them.
+    grants = tuple(grant(uuid.uuid4().hex * 4) for _ in range(600))
+
+    with pytest.raises(AccountTooLarge):
+        rows.compare_and_set(Account(ana, version=1, grants=grants))
+
+    assert rows.read_account(ana) is None
+
+
+def test_of_writers_at_the_same_version_one_wins(engine: Engine, ana: Principal) -> None:
+    if not engine.is_concurrent:
+        pytest.skip("these rows are one thread's alone")
+    writes = [Account(ana, version=1, grants=(grant(f"g-{n}"),)) for n in range(WRITERS)]
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        answers = list(pool.map(engine.rows.compare_and_set, writes))
+
+    (winner,) = [write for write, lost in zip(writes, answers, strict=True) if lost is None]
+    assert engine.rows.read_account(ana) == winner
+    assert all(answer in (None, winner) for answer in answers)
+
+
+def test_workers_that_race_commit_everything_once(engine: Engine, ana: Principal) -> None:
+    if not engine.is_concurrent:
+        pytest.skip("these rows are one thread's alone")
+    gifts = [GrantChange(ana, f"g-{n}", "add_on", 1 + n, None, "gift") for n in range(WRITERS)]
+
+    def give(change: GrantChange) -> None:
+        commit(engine.rows, ana, [change], now=NOW, pause=lambda _: None, opens_account=True)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        list(pool.map(give, [*gifts, *gifts]))
+
+    account = engine.rows.read_account(ana)
+    assert account is not None
+    held = sum(grant.remaining_microcredits for grant in account.grants)
+    assert held == sum(gift.microcredits for gift in gifts)
+    assert account.version == WRITERS
+
+
+def test_a_page_leaves_a_receipt_for_each_of_its_entries(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    # More than one batched call takes, of writes as of reads.
+    entries = tuple(entry(name, f"e-{number}") for number in range(130))
+
+    rows.put_page(Page(ana, 1, entries))
+
+    receipts = rows.read_receipts([one.identity for one in entries])
+    assert {i: receipt.entry for i, receipt in receipts.items()} == {e.identity: e for e in entries}
+    assert {(r.principal, r.page_number) for r in receipts.values()} == {(ana, 1)}
+    assert {receipt.entry.identity for receipt in rows.read_run(name)} == receipts.keys()
+
+
+def test_a_page_put_again_changes_nothing(rows: AllRows, ana: Principal, name: str) -> None:
+    page = Page(ana, 1, (entry(name, "e-1"), entry(name, "e-2")))
+    identities = [one.identity for one in page.entries]
+
+    rows.put_page(page)
+    first = rows.read_receipts(identities)
+    rows.put_page(page)
+
+    assert rows.read_receipts(identities) == first
+    assert len(list(rows.read_run(name))) == 2
+
+
+def test_only_the_receipts_that_are_there_are_answered(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    there, missing = entry(name, "e-1"), run_identity("/platform", name, "e-2")
+    rows.put_page(Page(ana, 1, (there,)))
+
+    receipts = rows.read_receipts([missing, there.identity])
+
+    assert receipts.keys() == {there.identity}
+
+
+def test_a_run_is_read_across_accounts_and_apart_from_its_neighbours(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    ben = Principal("user", f"{name}-ben")
+    rows.put_page(Page(ana, 1, (entry(name, "e-1"), entry(f"{name}-2", "e-1"))))
+    rows.put_page(Page(ben, 1, (entry(name, "e-2"),)))
+
+    found = {(r.principal, r.entry.identity.id) for r in rows.read_run(name)}
+
+    assert found == {(ana, "e-1"), (ben, "e-2")}
+
+
+def test_no_two_identities_share_a_receipt(rows: AllRows, ana: Principal, name: str) -> None:
+    parts = [("/a", "b#c"), ("/a#b", "c"), ("/a%23b", "c"), ("/a#b#", "c"), ("/a", "b%23c")]
+    entries = [entry(name, event_id, source=source) for source, event_id in parts]
+    of_grant = Identity("GRANT", f"user:{name}", "/agent-credits", "g-1")
+    entries += [replace(entries[0], identity=of_grant)]
+
+    rows.put_page(Page(ana, 1, tuple(entries)))
+
+    receipts = rows.read_receipts([one.identity for one in entries])
+    assert {i: r.entry for i, r in receipts.items()} == {e.identity: e for e in entries}
+    assert len(list(rows.read_run(name))) == len(parts)
+
+
+def test_the_longest_names_fit_their_keys(rows: AllRows, name: str) -> None:
+    # Every character that is escaped takes three; DynamoDB ends a sort key at 1,024 bytes.
+    principal = Principal("user", (name + LONG)[:128])
+    longest = entry((name + LONG)[:128], "#" * 128, source="#" * 200)
+
+    rows.put_page(Page(principal, 1, (longest,)))
+
+    assert rows.read_receipts([longest.identity])[longest.identity].entry == longest
+
+
+def test_a_team_is_read_as_it_was_written(rows: AllRows, name: str) -> None:
+    assert rows.compare_and_set_team(team(name)) is None
+
+    assert rows.read_team(name) == team(name)
+
+
+@pytest.mark.parametrize("version", [1, 2, 4])
+def test_who_is_behind_or_ahead_is_told_the_team_that_is_there(
+    rows: AllRows, name: str, version: int
+) -> None:
+    for number in (1, 2):
+        assert rows.compare_and_set_team(team(name, number)) is None
+    other = team(name, version).model_copy(update={"spend_cap_cents": 1})
+
+    there = rows.compare_and_set_team(other)
+
+    assert there == team(name, 2) == rows.read_team(name)

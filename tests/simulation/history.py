@@ -1,0 +1,368 @@
+"""One history: a world, its workers, what is sent to it and what goes wrong, all from one seed."""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from agent_credits import accounts
+from agent_credits.changes import PlanChange
+from agent_credits.commit import commit
+from agent_credits.debits import Debits, Delivery
+from agent_credits.directory import Directory
+from agent_credits.events import parse_message
+from agent_credits.principals import Principal
+from agent_credits.reload_saga import ReloadRequest
+from agent_credits.teams import TENURE_NOTICE, Team, Tenure
+from tests.simulation.faults import Faults
+from tests.simulation.invariants import Invariants, Sent, Violation, check
+from tests.simulation.outside import Provider, Queue, StoredRows
+from tests.simulation.scheduler import Scheduler
+from tests.simulation.workers import (
+    Operator,
+    Parts,
+    ReloadWorker,
+    StackWorker,
+    pause,
+)
+from tests.simulation.world import BOUNDARIES, POLICY, build_world
+
+if TYPE_CHECKING:
+    from agent_credits.ledger import Identity
+
+MESSAGES_MIN, MESSAGES_MAX = 10, 120
+SENDS_PER_TURN = 0.012
+TURNS_MAX = 400_000
+REDRIVES_MAX = 60
+REPLAYED_AT_ONCE = 25
+# After so many workers in a row that had nothing to do, it is worth a look whether any has.
+MISSES_MAX = 6
+DEDUPLICATED_FOR = timedelta(minutes=5)
+# Encoding takes a third of the time, and what it can get wrong does not depend on the schedule.
+CODEC_SHARE = 0.2
+A_MONTH = timedelta(days=31)
+
+
+@dataclass(frozen=True)
+class Report:
+    seed: int
+    steps: int
+    events: int
+    commits: int
+    faults: Counter[str]
+
+
+class Failed(AssertionError):
+    """A history in which an invariant broke, with its seed and its last steps."""
+
+    def __init__(self, seed: int, reason: BaseException, trace: list[str]) -> None:
+        self.seed = seed
+        self.reason = reason
+        steps = "\n".join(trace)
+        super().__init__(f"{steps}\nseed {seed}: {type(reason).__name__}: {reason}")
+
+
+def run_history(seed: int, parts: Parts = Parts()) -> Report:  # noqa: B008 -- It is frozen.
+    history = History(seed, parts)
+    with _page_size_restored():
+        try:
+            return history.run()
+        except (AssertionError, Exception) as reason:
+            raise Failed(seed, reason, list(history.scheduler.trace)) from reason
+
+
+class History:
+    def __init__(self, seed: int, parts: Parts) -> None:
+        self.seed = seed
+        self.parts = parts
+        self.random = random.Random(seed)
+        world = build_world(self.random)
+        self.scheduler = Scheduler(self.random, Faults(self.random), world.starts_at)
+        self.invariants = Invariants()
+        self.invariants.steps = lambda: self.scheduler.steps
+        self.rows = StoredRows(
+            self.invariants,
+            checks_version=parts.checks_version,
+            uses_codec=self.random.random() < CODEC_SHARE,
+        )
+        self.provider = Provider(self.random, self.rows, self.invariants)
+        self.run_queue: Queue[Sent] = Queue(
+            self.random.choice((4, 15)), timedelta(seconds=self.random.choice((30, 240)))
+        )
+        self.reload_queue: Queue[ReloadRequest] = Queue(
+            self.random.choice((4, 100)), timedelta(seconds=self.random.choice((30, 360))), True
+        )
+        self.page_sizes = self.random.choice(((8,), (3,), (3, 8)))
+        self.announced = 0
+        self._misses = 0
+        self.team_ids = [team.team_id for team in world.teams]
+        self.principals = list(world.accounts)
+        self._world = world
+        self._sent: list[Sent] = []
+        self._billed_to: dict[Identity, Principal] = {}
+        self._runs: list[dict[str, Any]] = []
+        self._requested_at: dict[str, datetime] = {}
+        self.workers: list[StackWorker] = [
+            *(parts.debits(self, f"debit {n}") for n in range(self.random.randint(2, 4))),
+            *(ReloadWorker(self, f"reload {n}") for n in range(2)),
+            *(parts.announcer(self, f"announce {n}") for n in range(2)),
+            Operator(self, "operator"),
+        ]
+
+    def run(self) -> Report:
+        self._open_world()
+        for _ in range(self.random.randint(MESSAGES_MIN, MESSAGES_MAX)):
+            while self.random.random() > SENDS_PER_TURN:
+                self._take_turn()
+            self._send_something()
+        self._come_to_rest()
+        self._check_at_rest()
+        self._replay()
+        return Report(
+            seed=self.seed,
+            steps=self.scheduler.steps,
+            events=len(self._billed_to),
+            commits=len(self.rows.changes),
+            faults=self.scheduler.faults.injected,
+        )
+
+    def send_reload(self, request: ReloadRequest, now: datetime) -> None:
+        last = self._requested_at.get(request.reload_id)
+        if last is None or now >= last + DEDUPLICATED_FOR:
+            self._requested_at[request.reload_id] = now
+            self.reload_queue.send(request, request.team_id, now)
+
+    def _open_world(self) -> None:
+        self.rows.teams.update({team.team_id: team for team in self._world.teams})
+        self.rows.policies[POLICY.version] = POLICY
+        for principal, changes in self._world.accounts.items():
+            for change in changes:
+                if isinstance(change, PlanChange):
+                    self.invariants.plans[change.identity] = (change.microcredits, change.anchor)
+            rows = _Unbroken(self.rows)
+            now = self._world.starts_at
+            commit(rows, principal, changes, now=now, pause=pause, opens_account=True)
+
+    # Turns
+
+    def _take_turn(self) -> bool:
+        self.scheduler.now += timedelta(milliseconds=self.random.randint(0, 40))
+        faults = self.scheduler.faults
+        if faults.enabled:
+            self._let_time_go_wrong(faults)
+        if self.random.choice(self.workers).go_on():
+            self._misses = 0
+            return True
+        self._misses += 1
+        if self._misses < MISSES_MAX or any(worker.can_go_on() for worker in self.workers):
+            return True
+        self._misses = 0
+        return self._skip_to_what_is_due()
+
+    def _skip_to_what_is_due(self) -> bool:
+        now = self.scheduler.now
+        due = [*self.run_queue.visible_times(), *self.reload_queue.visible_times()]
+        due += [worker.frozen_until for worker in self.workers if worker.frozen_until]
+        ahead = [time for time in due if time > now]
+        self.scheduler.now = min(ahead, default=now)
+        return bool(ahead)
+
+    def _let_time_go_wrong(self, faults: Faults) -> None:
+        if self.random.random() < 0.02:
+            self.scheduler.land_one_late_write()
+        if faults.happens("clock jumped to a boundary", 0.01):
+            ahead = [b for b in BOUNDARIES if b > self.scheduler.now + timedelta(seconds=2)]
+            if ahead:
+                self.scheduler.now = min(ahead) - timedelta(seconds=1)
+        if faults.happens("clock jumped", 0.02):
+            minutes = self.random.choice((1, 6, 11, 60, 1_500))
+            self.scheduler.now += timedelta(minutes=minutes)
+        if (self.run_queue.dead or self.reload_queue.dead) and faults.happens(
+            "dead letters redriven a month later", 0.05
+        ):
+            self.scheduler.now += A_MONTH
+            self._redrive()
+        if self.random.random() < 0.0005:
+            self._change_owner()
+
+    def _redrive(self) -> int:
+        self.scheduler.note("operator", "redrives the dead letters")
+        now = self.scheduler.now
+        return self.run_queue.redrive(now) + self.reload_queue.redrive(now)
+
+    def _change_owner(self) -> None:
+        team = self.rows.teams["acme"]
+        owner = self.random.choice(("olga", "ana"))
+        since = max(self.scheduler.now, team.tenures[-1].since) + TENURE_NOTICE
+        tenure = team.tenures[-1].model_copy(update={"since": since, "owner": owner})
+        changed = {"tenures": (*team.tenures, tenure), "version": team.version + 1}
+        self.rows.compare_and_set_team(team.model_copy(update=changed))
+        self.scheduler.note("operator", f"makes {owner} the owner of acme")
+
+    # What is sent
+
+    def _send_something(self) -> None:
+        faults = self.scheduler.faults
+        if self._sent and faults.happens("event sent again days later", 3):
+            self._send(self.random.choice(self._sent).body)
+            return
+        events = [self._event() for _ in range(self.random.choice((1, 1, 1, 2, 5)))]
+        if faults.happens("malformed message", 2):
+            events.insert(self.random.randint(0, len(events)), {"specversion": "1.0"})
+        body = json.dumps(events if len(events) > 1 else events[0])
+        self._send(body)
+        if faults.happens("message sent twice", 2):
+            self._send(body)
+        if "data" in events[0] and faults.happens("event sent again with another payload", 2):
+            self._send(json.dumps({**events[0], "datacontenttype": "application/json"}))
+
+    def _send(self, body: str) -> None:
+        message = parse_message(body)
+        for event in message.events:
+            team = self.rows.teams[event.data.team_id]
+            self._billed_to.setdefault(event.identity, _payer(team, event))
+        events = tuple((event.identity, event.payload_hash) for event in message.events)
+        sent = Sent(len(self._sent), body, events, bool(message.refusals))
+        self._sent.append(sent)
+        names = [identity.id for identity, _ in events]
+        self.scheduler.note("platform", f"sends {names} as {self.run_queue.next_number}")
+        self.run_queue.send(sent, "", self.scheduler.now)
+
+    def _event(self) -> dict[str, Any]:
+        if not self._runs or self.random.random() < 0.4:
+            self._runs.append(self._run(len(self._runs)))
+        run = self.random.choice(self._runs[-6:])
+        run["events"] += 1
+        lag = timedelta(microseconds=self.random.choice((0, 10**5, 3 * 10**7, 10**11)))
+        kind, data = self._what_happened()
+        return {
+            "specversion": "1.0",
+            "id": f"{run['id']}-{run['events']}",
+            "source": "/platform",
+            "type": f"agent_run.{kind}",
+            "subject": run["id"],
+            "time": (self.scheduler.now - lag).isoformat(),
+            "data": {"team_id": run["team"], "trigger": run["trigger"], **data},
+        }
+
+    def _what_happened(self) -> tuple[str, dict[str, Any]]:
+        drawn = self.random.random()
+        if drawn < 0.2:
+            estimate = self.random.choice((None, "2", "40"))
+            return "requested", {"credits": estimate} if estimate else {}
+        if drawn < 0.35:
+            return "finished", {"status": self.random.choice(("ok", "error", "cancelled"))}
+        return "usage", {"credits": self.random.choice(("0.000001", "1", "3.5", "7", "25"))}
+
+    def _run(self, number: int) -> dict[str, Any]:
+        team_id = self.random.choice(self.team_ids)
+        team = self.rows.teams[team_id]
+        users = sorted(team.members) if team.members != "*" else ["anybody"]
+        triggers = (
+            {"kind": "user", "user_id": self.random.choice(users)},
+            {"kind": "team_api_key", "key_id": "key"},
+            {"kind": "schedule", "schedule_id": "nightly"},
+        )
+        trigger = self.random.choice(triggers)
+        return {"id": f"run-{number}", "team": team_id, "trigger": trigger, "events": 0}
+
+    # The end
+
+    def _come_to_rest(self) -> None:
+        self.scheduler.faults.enabled = False
+        while self.scheduler.late:
+            self.scheduler.land_one_late_write()
+        for _ in range(REDRIVES_MAX):
+            self._drain()
+            self._bury_the_hopeless()
+            if not (self.run_queue.dead or self.reload_queue.dead):
+                return
+            self.scheduler.now += A_MONTH
+            self._redrive()
+        raise Violation("the dead letters that can be recorded are recorded once they are redriven")
+
+    def _drain(self) -> None:
+        for _ in range(TURNS_MAX):
+            if not self._take_turn():
+                return
+        raise Violation("a history comes to rest")
+
+    def _bury_the_hopeless(self) -> None:
+        dead = self.run_queue.dead
+        for number in [n for n, message in dead.items() if self._is_hopeless(message.sent)]:
+            del dead[number]
+
+    def _is_hopeless(self, sent: Sent) -> bool:
+        """Tell whether all was recorded that could be, and still the message will never be done."""
+        recorded = self.invariants.recorded
+        if any(identity not in recorded for identity, _ in sent.events):
+            return False
+        return sent.is_refused or not all(
+            self.invariants.has_outcome(*event) for event in sent.events
+        )
+
+    def _check_at_rest(self) -> None:
+        for sent in self._sent:
+            for identity, _ in sent.events:
+                check(identity in self.invariants.recorded, "each event id has an outcome")
+                principal, _ = self.invariants.recorded[identity]
+                check(principal == self._billed_to[identity], "who has to pay is billed")
+        for account in self.rows.accounts.values():
+            self.invariants.check_ledger(
+                account, lambda number, p=account.principal: self.rows.pages.get((p, number))
+            )
+        self.invariants.check_at_the_end()
+
+    def _replay(self) -> None:
+        """Send everything again, months later, to workers that know nothing: nothing changes."""
+        before = dict(self.rows.accounts)
+        rows = _Unbroken(self.rows)
+        debits = Debits(rows, Directory(rows), pause)
+        now = self.scheduler.now + 2 * A_MONTH
+        for start in range(0, len(self._sent), REPLAYED_AT_ONCE):
+            sent = self._sent[start : start + REPLAYED_AT_ONCE]
+            deliveries = [Delivery(str(message.number), message.body) for message in sent]
+            batch = debits.debit(deliveries, now=now, time_is_left=lambda: True)
+            done = {str(m.number) for m in sent} - set(batch.failed_message_ids)
+            hopeful = {str(m.number) for m in sent if not self._is_hopeless(m)}
+            check(done == hopeful, "what was done is done, and nothing else")
+        check(self.rows.accounts == before, "replaying the whole queue changes nothing")
+
+
+class _Unbroken:
+    """The rows where nothing goes wrong: for what is there before a history begins."""
+
+    def __init__(self, rows: StoredRows) -> None:
+        self.read_account = rows.read_account
+        self.read_receipts = rows.read_receipts
+        self.read_run = rows.read_run
+        self.read_team = rows.read_team
+        self.read_policy = rows.read_policy
+        self.compare_and_set = rows.compare_and_set
+        self.put_page = rows.put_page
+
+
+def _payer(team: Team, event: Any) -> Principal:
+    tenure = _tenure_at(team, event.time)
+    if tenure.kind == "enterprise":
+        return Principal("team", team.team_id)
+    if event.data.trigger.kind == "user":
+        return Principal("user", event.data.trigger.user_id)
+    return Principal("user", tenure.owner)
+
+
+def _tenure_at(team: Team, time: datetime) -> Tenure:
+    return max((t for t in team.tenures if t.since <= time), key=lambda t: t.since)
+
+
+@contextmanager
+def _page_size_restored() -> Iterator[None]:
+    before = accounts.PAGE_ENTRIES_FULL
+    try:
+        yield
+    finally:
+        accounts.PAGE_ENTRIES_FULL = before

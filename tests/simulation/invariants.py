@@ -1,0 +1,276 @@
+"""The invariants of the design, checked at each step on what was written, by nobody's word for it.
+
+Each account's ledger is kept a second time, by the sequential reference, in the order of the
+commits; each team's spending is added up a second time, purchase by purchase. Nothing that is
+checked here is taken from the code that is checked.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agent_credits.accounts import Account
+from agent_credits.ledger import Entry, Identity, Page, Receipt
+from agent_credits.notices import Notice
+from agent_credits.principals import Principal
+from agent_credits.spending import Reservation
+from agent_credits.teams import Team
+from tests.simulation.reference import Expected, Lapse, Reference
+
+if TYPE_CHECKING:
+    from datetime import date
+
+
+class Violation(AssertionError):
+    """An invariant does not hold. Nothing may catch this but the end of the history."""
+
+
+def check(holds: object, invariant: str) -> None:
+    if not holds:
+        raise Violation(invariant)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A message as it was sent: the events that must be recorded, unless it is refused."""
+
+    number: int
+    body: str
+    events: tuple[tuple[Identity, str], ...]
+    is_refused: bool
+
+
+@dataclass
+class Spent:
+    """What one team reserved, settled and was declined, by purchase and by month."""
+
+    reserved: dict[str, Reservation] = field(default_factory=dict)
+    ended: dict[str, str] = field(default_factory=dict)
+    settled_cents: Counter[str] = field(default_factory=Counter)
+
+
+class Invariants:
+    def __init__(self) -> None:
+        self.references: dict[Principal, Reference] = {}
+        self.entries: dict[Principal, list[Entry]] = defaultdict(list)
+        self.recorded: dict[Identity, tuple[Principal, Entry]] = {}
+        self.spent: dict[str, Spent] = defaultdict(Spent)
+        self.charged: dict[str, int] = {}
+        self.notices: dict[str, Notice] = {}
+        # A plan's entry does not say how much it refills, so whoever changes a plan tells.
+        self.plans: dict[Identity, tuple[int, date]] = {}
+        self.reload_resolved_at: dict[str, int] = {}
+        self.steps: Callable[[], int] = lambda: 0
+        self.failed_runs: set[tuple[Principal, str]] = set()
+        self.announced_runs: set[tuple[Principal, str]] = set()
+
+    # Accounts and their ledger
+
+    def account_committed(self, old: Account | None, new: Account) -> None:
+        check(new.version == (old.version if old else 0) + 1, "version grows by one per commit")
+        entries = self._new_entries(old, new)
+        check(entries, "a commit records something")
+        now = entries[0].recorded_at
+        past = self.entries[new.principal]
+        check(not past or past[-1].recorded_at <= now, "time never runs backwards on an account")
+        reference = self.references.setdefault(new.principal, Reference(new.principal.kind))
+        due = Counter(reference.pass_time(now))
+        changes_are_over = False
+        for entry in entries:
+            check(entry.identity not in self.recorded, "each event id has exactly one outcome")
+            check(entry.recorded_at == now, "a commit has one time")
+            self.recorded[entry.identity] = (new.principal, entry)
+            past.append(entry)
+            if entry.outcome in ("expired", "refilled"):
+                lapse = Lapse(entry.outcome, _grant_id(entry), entry.amount_microcredits)
+                if not due[lapse] and not changes_are_over:
+                    changes_are_over = True
+                    due += Counter(reference.pass_time(now))
+                check(due[lapse], f"credits lapse and refill when they should: {lapse}")
+                due[lapse] -= 1
+            else:
+                check(not changes_are_over, "what time does comes before the changes, or after")
+                self._check_change(new.principal, reference, entry)
+        due += Counter(reference.end_commit(now))
+        check(not +due, f"what is due is recorded: {+due}")
+        held = {grant.id: grant.remaining_microcredits for grant in new.grants}
+        check(all(left > 0 for left in held.values()), "no grant is below zero")
+        check(held == reference.balances(), "the row holds what the ledger leaves")
+
+    def _new_entries(self, old: Account | None, new: Account) -> tuple[Entry, ...]:
+        if old is None:
+            check(new.page_number == 1, "the ledger begins with page 1")
+            return new.entries
+        if new.page_number == old.page_number:
+            kept = len(old.entries)
+            check(new.entries[:kept] == old.entries, "a recorded entry never changes")
+            return new.entries[kept:]
+        check(new.page_number == old.page_number + 1, "pages follow each other")
+        return new.entries
+
+    def _check_change(self, principal: Principal, reference: Reference, entry: Entry) -> None:
+        expected = self._expected(reference, entry)
+        if expected is not None:
+            draws = tuple((draw.grant_id, draw.microcredits) for draw in entry.draws)
+            if entry.outcome == "returned":
+                expected = expected._replace(draws=tuple(sorted(expected.draws)))
+                draws = tuple(sorted(draws))
+            found = Expected(entry.outcome, draws, entry.shortfall_microcredits, entry.fails_run)
+            check(found == expected, f"{entry.identity.id}: {found}, but the rules say {expected}")
+        if entry.type == "agent_run.usage" and entry.outcome != "waived":
+            total = entry.drawn_microcredits + entry.shortfall_microcredits
+            check(total == entry.amount_microcredits, "draws plus shortfall equal the amount")
+        if entry.outcome == "insufficient":
+            self.failed_runs.add((principal, entry.identity.subject))
+        if entry.reload and entry.type in ("reload.granted", "reload.refused"):
+            self.reload_resolved_at.setdefault(entry.reload.reload_id, self.steps())
+        if entry.type == "reload.granted":
+            facts = entry.reload
+            check(
+                facts and self.charged.get(facts.reload_id) == facts.price_cents,
+                "no credits unpaid",
+            )
+
+    def _expected(self, reference: Reference, entry: Entry) -> Expected | None:
+        run, amount, now = entry.identity.subject, entry.amount_microcredits, entry.recorded_at
+        match entry.type:
+            case "agent_run.requested":
+                return reference.request(run, amount, now)
+            case "agent_run.usage":
+                return reference.use(run, amount, now)
+            case "agent_run.finished":
+                return reference.finish(run, "error" if entry.outcome == "returned" else "ok", now)
+            case "credits.granted" | "reload.granted":
+                grant = entry.grant
+                assert grant is not None
+                check(grant.amount_microcredits == amount, "an entry says what it granted")
+                return reference.grant(grant.id, grant.pool, amount, grant.expires_at, now)
+            case "plan.changed":
+                return reference.change_plan(*self.plans[entry.identity])
+            case _:
+                return None
+
+    def page_put(self, page: Page, there: Page | None) -> None:
+        committed = self.entries[page.principal]
+        first = committed.index(page.entries[0]) if page.entries[0] in committed else -1
+        check(first >= 0, "what the ledger holds was committed")
+        stand = tuple(committed[first : first + len(page.entries)])
+        check(stand == page.entries, "a page holds what was committed, in that order")
+        check(there is None or there == page, "a page never changes once it is written")
+
+    def receipt_put(self, receipt: Receipt, there: Receipt | None) -> None:
+        check(there is None or there == receipt, "a receipt never changes")
+        check(
+            self.recorded.get(receipt.entry.identity) == (receipt.principal, receipt.entry),
+            "a receipt tells of what was committed",
+        )
+
+    # Messages and notices
+
+    def acknowledged(self, message: Sent) -> None:
+        check(not message.is_refused, "what is refused is not acknowledged")
+        for identity, payload_hash in message.events:
+            check(self.has_outcome(identity, payload_hash), "acknowledged implies recorded")
+
+    def has_outcome(self, identity: Identity, payload_hash: str) -> bool:
+        found = self.recorded.get(identity)
+        return found is not None and found[1].payload_hash == payload_hash
+
+    def published(self, notice: Notice) -> None:
+        first = self.notices.setdefault(notice.id, notice)
+        # A cap that is changed and changed back may be reached again, and is announced once.
+        may_differ = notice.type == "spend_cap.warning"
+        check(first == notice or may_differ, "a notice published again says the same")
+        if notice.type == "insufficient_credits":
+            run = (notice.principal, notice.subject)
+            check(run in self.failed_runs, "only a failed run is announced as failed")
+            self.announced_runs.add(run)
+
+    # Money
+
+    def team_committed(self, old: Team | None, new: Team) -> None:
+        check(
+            new.version == (old.version if old else 0) + 1,
+            "a team's version grows by one per commit",
+        )
+        spent = self.spent[new.team_id]
+        there = {r.purchase_id: r for r in new.spending.reservations}
+        for purchase_id in spent.reserved.keys() - there.keys():
+            self._purchase_ended(spent, spent.reserved[purchase_id], new)
+        for purchase_id in there.keys() - spent.reserved.keys():
+            check(purchase_id not in spent.ended, "a purchase that has ended is not made again")
+            self._check_cap(spent, there[purchase_id], new)
+        for purchase_id in there.keys() & spent.reserved.keys():
+            before, after = spent.reserved[purchase_id], there[purchase_id]
+            check(before.payment_id in (None, after.payment_id), "a stored payment stays the one")
+            check(before == _with_payment_of(after, before), "a reservation does not change")
+        spent.reserved = there
+        owners = Counter(reservation.principal for reservation in there.values())
+        check(not owners or max(owners.values()) == 1, "one live reload per account")
+
+    def _purchase_ended(self, spent: Spent, held: Reservation, new: Team) -> None:
+        # What was given up before anything was charged leaves no record.
+        recent = reversed(new.spending.recent)
+        outcomes = (p.outcome for p in recent if p.purchase_id == held.purchase_id)
+        outcome = next(outcomes, "given up")
+        was_charged = held.purchase_id in self.charged
+        check(
+            (outcome == "settled") == was_charged,
+            "a reservation is settled if it was charged, and released if it was not",
+        )
+        spent.ended[held.purchase_id] = outcome
+        if was_charged:
+            spent.settled_cents[held.month] += held.price_cents
+
+    def _check_cap(self, spent: Spent, added: Reservation, team: Team) -> None:
+        held = sum(r.price_cents for r in spent.reserved.values() if r.month == added.month)
+        total = held + spent.settled_cents[added.month] + added.price_cents
+        check(total <= team.spend_cap_cents, "spent plus reserved never passes the cap")
+
+    def charged_card(
+        self, purchase_id: str, payment_id: str, cents: int, held: Reservation | None
+    ) -> None:
+        """A provider takes money; `held` is the reservation as it stands at this moment."""
+        check(purchase_id not in self.charged, "a purchase is charged once")
+        check(held is not None, "nothing is charged that is not reserved")
+        if held is not None:
+            check(held.payment_id == payment_id, "nothing is charged that the row does not name")
+            check(held.price_cents == cents, "what is charged is what was reserved")
+        self.charged[purchase_id] = cents
+
+    # The end of a history
+
+    def check_ledger(self, account: Account, pages: Callable[[int], Page | None]) -> None:
+        """Check the account as it is stored against everything that was ever committed to it."""
+        stored: list[Entry] = []
+        for number in range(1, account.page_number):
+            page = pages(number)
+            check(page is not None, f"page {number} of {account.principal} is there")
+            stored += page.entries if page else ()
+        stored += account.entries
+        check(stored == self.entries[account.principal], "the ledger holds every entry, in order")
+
+    def check_at_the_end(self) -> None:
+        missing = self.failed_runs - self.announced_runs
+        check(not missing, f"every failed run has at least one notice: {missing}")
+        for team_id, spent in self.spent.items():
+            check(not spent.reserved, f"no purchase of {team_id} is left open")
+        settled = {p for s in self.spent.values() for p, end in s.ended.items() if end == "settled"}
+        granted = {
+            entry.reload.reload_id: entry.reload.price_cents
+            for _, entry in self.recorded.values()
+            if entry.type == "reload.granted" and entry.reload
+        }
+        check(self.charged == granted, "what was charged was granted")
+        check(settled == granted.keys(), "what was granted was settled")
+
+
+def _grant_id(entry: Entry) -> str:
+    check(entry.grant is not None, "an entry names the grant that lapsed or refilled")
+    assert entry.grant is not None
+    return entry.grant.id
+
+
+def _with_payment_of(after: Reservation, before: Reservation) -> Reservation:
+    return after.model_copy(update={"payment_id": before.payment_id})

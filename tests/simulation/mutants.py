@@ -1,0 +1,163 @@
+"""Ways in which the code could be wrong; the simulator must notice each within a few seeds."""
+
+from collections.abc import Collection, Mapping
+from functools import partial
+
+from agent_credits.accounts import Account
+from agent_credits.announcements import Commit, TeamChange
+from agent_credits.errors import QueueUnavailable, RowsUnavailable
+from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.payments import Charge, Paid, PaymentUnavailable
+from agent_credits.principals import Principal
+from agent_credits.reload_saga import (
+    ReloadRequest,
+    ReloadSaga,
+    Resolution,
+)
+from agent_credits.spending import Reservation, release, settle
+from agent_credits.team_changes import read_team
+from tests.simulation.outside import Message
+from tests.simulation.workers import AnnounceWorker, DebitWorker, Parts, WorkerRows
+
+
+class NeverFlushes(WorkerRows):
+    def put_page(self, page: Page) -> None:
+        """Let the full page go: the next one overwrites it on the row."""
+
+
+class WritesNoReceipts(WorkerRows):
+    def put_page(self, page: Page) -> None:
+        put = partial(self._rows.put_item, page)
+        self._worker.put_items(f"put page {page.number} alone", [put], RowsUnavailable)
+
+
+class WritesNoPage(WorkerRows):
+    def put_page(self, page: Page) -> None:
+        receipts = [Receipt(page.principal, page.number, entry) for entry in page.entries]
+        puts = [partial(self._rows.put_item, receipt) for receipt in receipts]
+        self._worker.put_items(f"put receipts of {page.number} alone", puts, RowsUnavailable)
+
+
+class ReadsReceiptsFirst(WorkerRows):
+    """Receipts as they were before the row was read: the gap that the order of the reads closes."""
+
+    _known: Mapping[Identity, Receipt] = {}
+
+    def read_account(self, principal: Principal) -> Account | None:
+        self._known = dict(self._rows.receipts)
+        return super().read_account(principal)
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        super().read_receipts(identities)
+        return {i: self._known[i] for i in identities if i in self._known}
+
+
+class AcknowledgesFirst(DebitWorker):
+    def _debit(self, deliveries: Mapping[int, tuple[Message, int]]) -> None:
+        done = {number: message.sent for number, (message, _) in deliveries.items()}
+        self._call_queue(f"acknowledge {[*done]}", lambda: self._acknowledge(done))
+        super()._debit(deliveries)
+
+
+class AnnouncesAtMostOnce(AnnounceWorker):
+    def _announce(self, start: int, end: int) -> None:
+        self.history.announced = min(end, len(self.history.rows.changes))
+        super()._announce(start, end)
+
+
+class LosesNoticesOnFaults(AnnounceWorker):
+    def _announce_one(self, change: Commit | TeamChange) -> None:
+        try:
+            super()._announce_one(change)
+        except QueueUnavailable:
+            return
+
+
+class ReservesAfterCharging(ReloadSaga):
+    def _reserve(self, request, now):  # type: ignore[no-untyped-def]
+        team = read_team(self._teams, request.team_id)
+        account = self._rows.read_account(request.principal)
+        found = self._priced(request, team, account, now)
+        if isinstance(found, Reservation) and account.reload:
+            payments = self._payments[found.method.provider]
+            charge = Charge(
+                found.purchase_id, found.price_cents, found.currency, found.method, "a purchase"
+            )
+            payments.confirm(payments.create(charge))
+        return super()._reserve(request, now)
+
+
+class StoresNoPayment(ReloadSaga):
+    def _stored(self, _: ReloadRequest, payment_id: str) -> str:
+        return payment_id
+
+
+class ReleasesOnUnknownOutcome(ReloadSaga):
+    def _charge(self, request, held, now) -> Resolution:  # type: ignore[no-untyped-def]
+        if isinstance(self._payment_state(request, held, now), PaymentUnavailable):
+            self._change_spending(request, lambda t: release(t.spending, held.purchase_id, now))
+            team = read_team(self._teams, request.team_id)
+            return self._refuse(request, "payment_unavailable", team, now)
+        return super()._charge(request, held, now)
+
+
+class SettlesBeforeGranting(ReloadSaga):
+    def _grant(self, request, held, now) -> None:  # type: ignore[no-untyped-def]
+        self._change_spending(
+            request, lambda t: settle(t.spending, held.purchase_id, t.spend_cap_cents, now)
+        )
+        super()._grant(request, held, now)
+
+
+class GrantsBeforeItIsPaid(ReloadSaga):
+    def _payment_state(self, request, held, now):  # type: ignore[no-untyped-def]
+        state = super()._payment_state(request, held, now)
+        return Paid("hopefully") if isinstance(state, PaymentUnavailable) else state
+
+
+class ShutsNobodyOut(ReloadSaga):
+    """A reload that ends without a reservation leaves the team's row as it is."""
+
+    def _reserved_meanwhile(self, _: ReloadRequest) -> None:
+        return None
+
+
+class ReservesOnAnOldRead(ReloadSaga):
+    """The account is read once, before the team's row, and not again when that row changed."""
+
+    def resolve(self, request, now) -> Resolution:  # type: ignore[no-untyped-def]
+        rows, account = self._rows, self._rows.read_account(request.principal)
+        self._rows = _Remembering(rows, account)
+        try:
+            return super().resolve(request, now)
+        finally:
+            self._rows = rows
+
+
+class _Remembering:
+    def __init__(self, rows, account) -> None:  # type: ignore[no-untyped-def]
+        self._account = account
+        self.read_receipts, self.read_run = rows.read_receipts, rows.read_run
+        self.compare_and_set, self.put_page = rows.compare_and_set, rows.put_page
+
+    def read_account(self, _: Principal) -> Account | None:
+        return self._account
+
+
+# What takes an interleaving that few seeds reach is left to the exhaustive model of the saga, which
+# catches `ShutsNobodyOut` and `ReservesOnAnOldRead` as well.
+MUTANTS: Mapping[str, Parts] = {
+    "no version condition": Parts(checks_version=False),
+    "no flush": Parts(rows=NeverFlushes),
+    "page without receipts": Parts(rows=WritesNoReceipts),
+    "receipts without page": Parts(rows=WritesNoPage),
+    "receipts read before the row": Parts(rows=ReadsReceiptsFirst),
+    "acknowledged before it is recorded": Parts(debits=AcknowledgesFirst),
+    "stream record done before it is announced": Parts(announcer=AnnouncesAtMostOnce),
+    "notice lost where the topic fails": Parts(announcer=LosesNoticesOnFaults),
+    "reserved after the charge": Parts(saga=ReservesAfterCharging),
+    "charged without a stored payment": Parts(saga=StoresNoPayment),
+    "released on an unknown outcome": Parts(saga=ReleasesOnUnknownOutcome),
+    "settled before the credits are granted": Parts(saga=SettlesBeforeGranting),
+    "granted before it is paid": Parts(saga=GrantsBeforeItIsPaid),
+}

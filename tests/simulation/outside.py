@@ -1,0 +1,256 @@
+"""Everything outside of the workers: rows, queues, topic and payment provider, kept in memory.
+
+One method is one atomic step. What is written is shown to the invariants at that moment.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Generic, Literal, Protocol, TypeVar
+
+from agent_credits.accounts import Account
+from agent_credits.announcements import Commit, TeamChange
+from agent_credits.items import (
+    account_from_item,
+    account_item,
+    page_from_item,
+    page_item,
+    receipt_from_item,
+    receipt_items,
+)
+from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.payments import Canceled, Charge, Declined, Paid, PaymentState, Unresolved
+from agent_credits.spending import Reservation
+from agent_credits.teams import Team
+from tests.memory_rows import MemoryRows
+from tests.simulation.invariants import Invariants
+
+Body = TypeVar("Body")
+
+# For so long a provider remembers an idempotency key; this one may also ignore it altogether.
+KEY_REMEMBERED_FOR = timedelta(days=1)
+
+
+class Watch(Protocol):
+    """Whoever wants to see each write at the moment at which it is done."""
+
+    def account_committed(self, old: Account | None, new: Account) -> None: ...
+
+    def team_committed(self, old: Team | None, new: Team) -> None: ...
+
+    def page_put(self, page: Page, there: Page | None) -> None: ...
+
+    def receipt_put(self, receipt: Receipt, there: Receipt | None) -> None: ...
+
+
+class StoredRows(MemoryRows):
+    """The rows as they are stored, and the change stream they give rise to."""
+
+    def __init__(
+        self, watch: Watch, *, checks_version: bool = True, uses_codec: bool = True
+    ) -> None:
+        super().__init__()
+        self.changes: list[Commit | TeamChange] = []
+        self.receipts_of_run: dict[str, dict[Identity, Receipt]] = {}
+        self._watch = watch
+        self._checks_version = checks_version
+        self._uses_codec = uses_codec
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        # A row past its ceiling is refused before anything else, as it is by the real rows.
+        item = account_item(account) if self._uses_codec else None
+        there = self.accounts.get(account.principal)
+        if self._checks_version and (there.version if there else 0) != account.version - 1:
+            return there
+        # What is read later is what the item says, not what was meant.
+        stored = account_from_item(item) if item else account
+        self._watch.account_committed(there, stored)
+        self.accounts[account.principal] = stored
+        self.changes.append(Commit(there, stored))
+        return None
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        there = self.teams.get(team.team_id)
+        if (there.version if there else 0) != team.version - 1:
+            return there
+        self._watch.team_committed(there, team)
+        self.teams[team.team_id] = team
+        self.changes.append(TeamChange(there, team))
+        return None
+
+    def read_run(self, run_id: str) -> Iterator[Receipt]:
+        yield from list(self.receipts_of_run.get(run_id, {}).values())
+
+    def put_page(self, page: Page) -> None:
+        self.put_item(page)
+        for entry in page.entries:
+            self.put_item(Receipt(page.principal, page.number, entry))
+
+    def put_item(self, item: Page | Receipt) -> None:
+        """Put one item of a page, as the batched call does: in any order, or not at all."""
+        if self._uses_codec:
+            item = _as_stored(item)
+        if isinstance(item, Page):
+            self._watch.page_put(item, self.pages.get((item.principal, item.number)))
+            self.pages[item.principal, item.number] = item
+            return
+        identity = item.entry.identity
+        self._watch.receipt_put(item, self.receipts.get(identity))
+        self.receipts[identity] = item
+        if identity.realm == "RUN":
+            self.receipts_of_run.setdefault(identity.subject, {})[identity] = item
+
+
+def _as_stored(item: Page | Receipt) -> Page | Receipt:
+    if isinstance(item, Page):
+        return page_from_item(page_item(item))
+    (stored,) = receipt_items(Page(item.principal, item.page_number, (item.entry,)))
+    return receipt_from_item(stored)
+
+
+@dataclass(slots=True)
+class Message(Generic[Body]):
+    sent: Body
+    group: str
+    visible_at: datetime
+    receives: int = 0
+
+
+@dataclass
+class Queue(Generic[Body]):
+    """At least once, in no order; or first in, first out of each group, one at a time."""
+
+    receives_max: int
+    visibility: timedelta
+    is_fifo: bool = False
+    messages: dict[int, Message[Body]] = field(default_factory=dict)
+    dead: dict[int, Message[Body]] = field(default_factory=dict)
+    next_number: int = 0
+
+    def send(self, sent: Body, group: str, now: datetime) -> None:
+        self.messages[self.next_number] = Message(sent, group, now)
+        self.next_number += 1
+
+    def receivable(self, now: datetime) -> list[int]:
+        """Return which messages could be delivered now; those received too often die here."""
+        ready, groups = [], set()
+        for number, message in list(self.messages.items()):
+            if self.is_fifo and message.group in groups:
+                continue
+            groups.add(message.group)
+            if message.visible_at > now:
+                continue
+            if message.receives >= self.receives_max:
+                self.dead[number] = self.messages.pop(number)
+            else:
+                ready.append(number)
+        return ready
+
+    def receive(self, number: int, now: datetime, *, hides: bool = True) -> Message[Body]:
+        message = self.messages[number]
+        message.receives += 1
+        if hides:
+            message.visible_at = now + self.visibility
+        return message
+
+    def delete(self, number: int) -> None:
+        # Also by a consumer whose delivery timed out long ago: the queue may well accept that.
+        self.messages.pop(number, None)
+        self.dead.pop(number, None)
+
+    def return_at(self, number: int, visible_at: datetime) -> None:
+        if number in self.messages:
+            self.messages[number].visible_at = visible_at
+
+    def redrive(self, now: datetime) -> int:
+        """Move the dead letters back; return how many there were."""
+        moved = len(self.dead)
+        for number, message in self.dead.items():
+            message.receives, message.visible_at = 0, now
+            self.messages[number] = message
+        self.dead.clear()
+        return moved
+
+    def visible_times(self) -> list[datetime]:
+        return [message.visible_at for message in self.messages.values()]
+
+
+@dataclass(slots=True)
+class Payment:
+    charge: Charge
+    made_at: datetime
+    state: Literal["made", "processing", "paid", "declined", "canceled"] = "made"
+    settles_at: datetime | None = None
+
+
+class Provider:
+    """Takes cards. How a payment ends is drawn when it is confirmed first, and then stays so."""
+
+    def __init__(self, randomness: random.Random, rows: StoredRows, invariants: Invariants) -> None:
+        self._random = randomness
+        self._rows = rows
+        self._invariants = invariants
+        self._honours_keys = randomness.random() < 0.5
+        self._declines = randomness.choice((0.0, 0.1, 0.6))
+        self._is_slow = randomness.choice((0.0, 0.1, 0.5))
+        self.payments: dict[str, Payment] = {}
+        self._by_key: dict[str, str] = {}
+
+    def create(self, charge: Charge, now: datetime) -> str:
+        known = self._by_key.get(charge.purchase_id)
+        if known and self._honours_keys and now < self.payments[known].made_at + KEY_REMEMBERED_FOR:
+            return known
+        payment_id = f"pi-{len(self.payments)}"
+        self.payments[payment_id] = Payment(charge, now)
+        self._by_key[charge.purchase_id] = payment_id
+        return payment_id
+
+    def confirm(self, payment_id: str, now: datetime) -> PaymentState:
+        payment = self.payments[payment_id]
+        if payment.state == "made":
+            payment.state = "processing"
+            payment.settles_at = now
+            if self._random.random() < self._is_slow:
+                payment.settles_at += timedelta(seconds=self._random.choice((10, 400, 100_000)))
+        return self._state_of(payment_id, payment, now)
+
+    def cancel(self, payment_id: str, now: datetime) -> PaymentState:
+        payment = self.payments[payment_id]
+        if payment.state == "made":
+            payment.state = "canceled"
+        return self._state_of(payment_id, payment, now)
+
+    def _state_of(self, payment_id: str, payment: Payment, now: datetime) -> PaymentState:
+        if payment.state == "processing" and payment.settles_at and now >= payment.settles_at:
+            self._settle(payment_id, payment)
+        match payment.state:
+            case "canceled":
+                return Canceled(payment_id)
+            case "paid":
+                return Paid(payment_id)
+            case "declined":
+                return Declined(payment_id, "card_declined")
+            case _:
+                return Unresolved(payment_id)
+
+    def _settle(self, payment_id: str, payment: Payment) -> None:
+        if self._random.random() < self._declines:
+            payment.state = "declined"
+            return
+        payment.state = "paid"
+        charge = payment.charge
+        held = self._reservation(charge.purchase_id)
+        self._invariants.charged_card(charge.purchase_id, payment_id, charge.price_cents, held)
+
+    def invoice(self, payment_id: str) -> None:
+        """Count a purchase as charged that is only written down, once."""
+        purchase_id = payment_id.removeprefix("invoice:")
+        held = self._reservation(purchase_id)
+        if purchase_id not in self._invariants.charged:
+            cents = held.price_cents if held else 0
+            self._invariants.charged_card(purchase_id, payment_id, cents, held)
+
+    def _reservation(self, purchase_id: str) -> Reservation | None:
+        held = (team.spending.reservation(purchase_id) for team in self._rows.teams.values())
+        return next((reservation for reservation in held if reservation), None)

@@ -1,0 +1,160 @@
+"""What an account must do, written down a second time: sequentially, without protocol or batches.
+
+Nothing of the decision is imported. Where this page and the code disagree, one of them is wrong.
+Amounts are microcredits. A commit is bracketed by `pass_time` and `end_commit`: what ran dry in a
+batch is forgotten only at its end, and time can let credits expire before and after the changes.
+"""
+
+import calendar
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
+
+POOLS = {"user": ("trial", "plan", "add_on"), "team": ("trial", "contract")}
+GRACE = timedelta(days=30)
+ERRORED_FOR, ERRORED_MAX = timedelta(hours=24), 16
+FOR_EVER = datetime.max.replace(tzinfo=UTC)
+
+
+class Expected(NamedTuple):
+    outcome: str
+    draws: tuple[tuple[str, int], ...] = ()
+    shortfall: int = 0
+    fails_run: bool = False
+
+
+class Lapse(NamedTuple):
+    """What time alone does: a grant `expired` with so much left, or the plan `refilled` it."""
+
+    outcome: str
+    grant_id: str
+    amount: int
+
+
+@dataclass
+class Credits:
+    pool: str
+    left: int
+    expires_at: datetime
+    granted_at: datetime
+
+
+@dataclass
+class Reference:
+    """One account. `made` keeps each grant's first expiry, for credits that are given back."""
+
+    kind: str
+    held: dict[str, Credits] = field(default_factory=dict)
+    made: dict[str, Credits] = field(default_factory=dict)
+    drawn: dict[str, dict[str, int]] = field(default_factory=dict)
+    failed: set[str] = field(default_factory=set)
+    errored: dict[str, datetime] = field(default_factory=dict)
+    plan: tuple[int, date] | None = None
+    refilled_from: date | None = None
+
+    def pass_time(self, now: datetime) -> list[Lapse]:
+        lapsed = {name: c for name, c in self.held.items() if c.expires_at <= now}
+        self.held = {name: c for name, c in self.held.items() if name not in lapsed}
+        return [Lapse("expired", n, c.left) for n, c in lapsed.items() if c.left] + self._refill(
+            now
+        )
+
+    def end_commit(self, now: datetime) -> list[Lapse]:
+        lapses = self.pass_time(now)
+        self.held = {name: c for name, c in self.held.items() if c.left}
+        recent = {run: at for run, at in self.errored.items() if at > now - ERRORED_FOR}
+        self.errored = dict(list(recent.items())[-ERRORED_MAX:])
+        return lapses
+
+    def grant(
+        self, name: str, pool: str, amount: int, expires_at: datetime | None, granted_at: datetime
+    ) -> Expected:
+        assert name not in self.made, f"{name} is granted once"
+        self.made[name] = Credits(pool, amount, expires_at or FOR_EVER, granted_at)
+        self.held[name] = Credits(pool, amount, expires_at or FOR_EVER, granted_at)
+        return Expected("granted")
+
+    def change_plan(self, amount: int, anchor: date) -> Expected:
+        self.plan = (amount, anchor)
+        return Expected("changed")
+
+    def request(self, run: str, estimate: int, now: datetime) -> Expected:
+        available = sum(held.left for _, held in self._in_order(now))
+        if available >= max(estimate, 1):
+            return Expected("accepted")
+        return self._fail(run, (), max(estimate - available, 0))
+
+    def use(self, run: str, amount: int, now: datetime) -> Expected:
+        if run in self.errored:
+            return Expected("waived")
+        draws = []
+        for name, held in self._in_order(now):
+            part = min(held.left, amount)
+            if part:
+                held.left -= part
+                amount -= part
+                draws.append((name, part))
+                taken = self.drawn.setdefault(run, {})
+                taken[name] = taken.get(name, 0) + part
+        return (
+            self._fail(run, tuple(draws), amount) if amount else Expected("debited", tuple(draws))
+        )
+
+    def finish(self, run: str, status: str, now: datetime) -> Expected:
+        if status != "error":
+            return Expected("finished")
+        self.errored.pop(run, None)
+        self.errored[run] = now
+        returned = self.drawn.pop(run, {})
+        for name, amount in returned.items():
+            self._give_back(name, amount, now)
+        return Expected("returned", tuple(returned.items()))
+
+    def balances(self) -> dict[str, int]:
+        return {name: held.left for name, held in self.held.items() if held.left}
+
+    def _in_order(self, now: datetime) -> list[tuple[str, Credits]]:
+        pools = POOLS[self.kind]
+        live = [(n, c) for n, c in self.held.items() if c.pool in pools and c.expires_at > now]
+        return sorted(
+            live, key=lambda g: (pools.index(g[1].pool), g[1].expires_at, g[1].granted_at, g[0])
+        )
+
+    def _fail(self, run: str, draws: tuple[tuple[str, int], ...], shortfall: int) -> Expected:
+        first = run not in self.failed
+        self.failed.add(run)
+        return Expected("insufficient", draws, shortfall, first)
+
+    def _give_back(self, name: str, amount: int, now: datetime) -> None:
+        if name not in self.held:
+            made = self.made[name]
+            expires_at = made.expires_at if made.expires_at > now else now + GRACE
+            self.held[name] = Credits(made.pool, 0, expires_at, made.granted_at)
+        self.held[name].left += amount
+
+    def _refill(self, now: datetime) -> list[Lapse]:
+        amount, anchor = self.plan or (0, now.date())
+        if amount == 0:
+            return []
+        starts = [start for start in _starts_around(anchor, now.date()) if start <= now.date()]
+        if not starts or (self.refilled_from and max(starts) <= self.refilled_from):
+            return []
+        start = self.refilled_from = max(starts)
+        end = min(s for s in _starts_around(anchor, now.date()) if s > start)
+        name = f"refill:{start.isoformat()}"
+        self.grant(name, "plan", amount, _midnight(end), _midnight(start))
+        return [Lapse("refilled", name, amount)]
+
+
+def _starts_around(anchor: date, today: date) -> list[date]:
+    """Return the anchor's day in the months around today, clamped, from the anchor on."""
+    months = [divmod(today.year * 12 + today.month - 1 + step, 12) for step in range(-2, 3)]
+    last_days = [
+        (year, month0 + 1, calendar.monthrange(year, month0 + 1)[1]) for year, month0 in months
+    ]
+    starts = [date(year, month, min(anchor.day, last)) for year, month, last in last_days]
+    return [start for start in starts if start >= anchor]
+
+
+def _midnight(day: date) -> datetime:
+    return datetime(day.year, day.month, day.day, tzinfo=UTC)

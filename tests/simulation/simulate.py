@@ -1,0 +1,68 @@
+"""`make simulate SEEDS=1..1000`: run histories, print what they met, stop at a violation."""
+
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+
+from tests.simulation.history import Failed, Report, run_history
+
+CHUNK = 25
+
+
+def main(wanted: str) -> int:
+    seeds = parse_seeds(wanted)
+    began = time.monotonic()
+    totals: Counter[str] = Counter()
+    faults: Counter[str] = Counter()
+    for report in _reports(seeds):
+        if isinstance(report, str):
+            sys.stdout.write(f"{report}\n")
+            return 1
+        totals.update(histories=1, steps=report.steps, events=report.events, commits=report.commits)
+        faults.update(report.faults)
+        if totals["histories"] % 1_000 == 0:
+            sys.stdout.write(f"… {totals['histories']:,} histories, {faults.total():,} faults\n")
+            sys.stdout.flush()
+    sys.stdout.write(summary(seeds, totals, faults, time.monotonic() - began))
+    return 0
+
+
+def parse_seeds(wanted: str) -> range:
+    """Read `1000` as the seeds 1..1000, `7..9` as those three, `=42` as that very one."""
+    if wanted.startswith("="):
+        return range(int(wanted[1:]), int(wanted[1:]) + 1)
+    first, dots, last = wanted.partition("..")
+    return range(int(first), int(last) + 1) if dots else range(1, int(first) + 1)
+
+
+def summary(seeds: range, totals: Counter[str], faults: Counter[str], seconds: float) -> str:
+    rate = totals["events"] / max(seconds, 0.001)
+    lines = [
+        f"seeds      {seeds.start}..{seeds.stop - 1}, each a history of its own",
+        f"steps      {totals['steps']:,} calls, each a point where workers interleave",
+        f"events     {totals['events']:,} ({rate:,.0f} per second), {totals['commits']:,} commits",
+        f"violations 0 in {seconds:,.0f} s",
+        f"faults     {faults.total():,}",
+        *(f"  {count:>9,}  {kind}" for kind, count in faults.most_common()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _reports(seeds: range) -> Iterator[Report | str]:
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        yield from pool.map(_run, seeds, chunksize=min(CHUNK, len(seeds) // 8 + 1))
+
+
+def _run(seed: int) -> Report | str:
+    # A failure crosses processes as its text: the trace, the seed and what broke.
+    try:
+        return run_history(seed)
+    except Failed as failed:
+        return str(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,384 @@
+"""Every interleaving of two workers that carry out reloads: the real saga, call by call.
+
+Explored breadth first. Each request is delivered several times, to any worker, in time or after its
+deadline; a worker may crash before and after each call; the provider may pay, decline or take its
+time, its answers may be lost, and it ignores idempotency keys. All that a saga knows is what it was
+answered so far, so a worker's state is that sequence of answers, and its next call is found by
+running the saga on it again.
+"""
+
+import collections
+from collections.abc import Hashable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import pytest
+
+from agent_credits.accounts import Account
+from agent_credits.errors import AgentCreditsError
+from agent_credits.payments import (
+    Canceled,
+    Declined,
+    Paid,
+    PaymentState,
+    PaymentUnavailable,
+    Unresolved,
+)
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal
+from agent_credits.reload_saga import Open, ReloadRequest, ReloadSaga, Resolution
+from agent_credits.reloads import RELOAD_DEADLINE, Reload
+from agent_credits.spending import PaymentMethod
+from agent_credits.teams import AutoReload, Team, Tenure
+from tests.simulation import mutants
+from tests.simulation.workers import pause
+from tests.simulation.world import CREDIT, FAR_PAST, POLICY
+
+NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
+IN_TIME, TOO_LATE = 0, 1
+CLOCKS = (NOW + timedelta(seconds=5), NOW + RELOAD_DEADLINE + timedelta(seconds=5))
+PRICE_CENTS = 1_000
+STATES_MAX = 2_000_000
+ROW_OF_TEAM = -1
+
+
+class Asked(BaseException):
+    """Stops a saga at the first call that has no answer yet."""
+
+    def __init__(self, name: str, argument: Any) -> None:
+        self.name = name
+        self.argument = argument
+
+
+class Answered:
+    """Rows and provider in one, that answer from a recorded sequence and stop where it ends."""
+
+    def __init__(self, answers: list[Any], policy: BillingPolicy) -> None:
+        self._answers = iter(answers)
+        self._policy = policy
+
+    def _next(self, name: str, argument: Any) -> Any:
+        for answer in self._answers:
+            if isinstance(answer, Unavailable):
+                raise PaymentUnavailable(name)
+            return answer
+        raise Asked(name, argument)
+
+    def read_team(self, team_id: str) -> Any:
+        return self._next("read_team", team_id)
+
+    def read_policy(self, version: str) -> BillingPolicy:
+        assert version == self._policy.version
+        return self._policy
+
+    def read_account(self, principal: Principal) -> Any:
+        return self._next("read_account", principal)
+
+    def read_receipts(self, _: Any) -> Any:
+        return {}  # No page is ever full here, so there are none.
+
+    def read_run(self, run_id: str) -> Any:
+        raise AssertionError(f"a reload asked for {run_id}")
+
+    def put_page(self, page: Any) -> None:
+        raise AssertionError(f"page {page.number} was full already")
+
+    def compare_and_set(self, account: Account) -> Any:
+        return self._next("compare_and_set", account)
+
+    def compare_and_set_team(self, team: Team) -> Any:
+        return self._next("compare_and_set_team", team)
+
+    def create(self, charge: Any) -> Any:
+        return self._next("create", charge.purchase_id)
+
+    def confirm(self, payment_id: str) -> Any:
+        return self._next("confirm", payment_id)
+
+    def cancel(self, payment_id: str) -> Any:
+        return self._next("cancel", payment_id)
+
+
+class Unavailable(NamedTuple):
+    """The provider's answer did not come; what was asked may have been done."""
+
+
+class Worker(NamedTuple):
+    request: int = -1
+    clock: int = 0
+    answers: tuple[int, ...] = ()
+
+
+class State(NamedTuple):
+    """Rows by number of their interned value; payments as (purchase, state)."""
+
+    team: int
+    accounts: tuple[int, ...]
+    payments: tuple[tuple[str, str], ...]
+    deliveries: tuple[int, ...]
+    done: frozenset[int]
+    workers: tuple[Worker, ...]
+
+
+class Model:
+    def __init__(
+        self,
+        saga: type[ReloadSaga],
+        *,
+        deliveries: tuple[int, ...],
+        clocks: tuple[int, ...],
+        endings: tuple[str, ...],
+        checks_version: bool = True,
+    ) -> None:
+        self._saga = saga
+        self._deliveries_max = deliveries
+        self._clocks = clocks
+        self._endings = endings
+        self._checks_version = checks_version
+        self._values: list[Any] = []
+        self._numbers: dict[Hashable, int] = {}
+        self._steps: dict[Worker, Asked | Resolution | AgentCreditsError] = {}
+        accounts = [_asking(number) for number, _ in enumerate(deliveries)]
+        self._requests = [
+            ReloadRequest(account.reload.id, "acme", account.principal)
+            for account in accounts
+            if account.reload
+        ]
+        self._first = State(
+            team=self._intern(_team()),
+            accounts=tuple(self._intern(account) for account in accounts),
+            payments=(),
+            deliveries=(0,) * len(deliveries),
+            done=frozenset(),
+            workers=(Worker(), Worker()),
+        )
+
+    def explore(self) -> int:
+        """Return how many states there are; raises AssertionError at one that is wrong."""
+        seen = {self._first}
+        frontier = collections.deque(seen)
+        while frontier:
+            for state in self._successors(frontier.popleft()):
+                state = state._replace(workers=tuple(sorted(state.workers)))
+                if state not in seen:
+                    self._check(state)
+                    seen.add(state)
+                    frontier.append(state)
+            assert len(seen) < STATES_MAX, "the model is too large to be explored"
+        return len(seen)
+
+    def _successors(self, state: State) -> Iterator[State]:
+        for number, worker in enumerate(state.workers):
+            if worker.request < 0:
+                yield from self._deliveries_to(state, number)
+                continue
+            yield self._with(state, number, Worker())  # It crashes.
+            step = self._next_step(worker)
+            if not isinstance(step, Asked):
+                rests = self._with(state, number, Worker())
+                yield rests  # Its message stays, or the word that it is done is lost.
+                if not isinstance(step, Open | AgentCreditsError):
+                    yield rests._replace(done=state.done | {worker.request})
+                continue
+            for changed, answer in self._answers(state, step):
+                answers = (*worker.answers, self._intern(answer))
+                yield self._with(changed, number, worker._replace(answers=answers))
+
+    def _deliveries_to(self, state: State, number: int) -> Iterator[State]:
+        for request, count in enumerate(state.deliveries):
+            if count < self._deliveries_max[request]:
+                counts = tuple(c + (r == request) for r, c in enumerate(state.deliveries))
+                for clock in self._clocks:
+                    worker = Worker(request, clock)
+                    yield self._with(state, number, worker)._replace(deliveries=counts)
+
+    def _answers(self, state: State, step: Asked) -> Iterator[tuple[State, Any]]:
+        match step.name:
+            case "read_team":
+                yield state, self._values[state.team]
+            case "read_account":
+                yield state, self._values[state.accounts[self._account_of(step.argument)]]
+            case "compare_and_set_team":
+                yield self._compare_and_set(state, ROW_OF_TEAM, step.argument)
+            case "compare_and_set":
+                row = self._account_of(step.argument.principal)
+                yield self._compare_and_set(state, row, step.argument)
+            case "create":
+                made = state._replace(payments=(*state.payments, (step.argument, "made")))
+                yield made, f"pi-{len(state.payments)}"
+                yield made, Unavailable()
+            case "confirm":
+                yield state, Unavailable()
+                yield from self._confirm(state, step.argument)
+            case "cancel":
+                yield state, Unavailable()
+                yield from self._cancel(state, step.argument)
+
+    def _cancel(self, state: State, payment_id: str) -> Iterator[tuple[State, Any]]:
+        number = int(payment_id.removeprefix("pi-"))
+        purchase, before = state.payments[number]
+        after = "canceled" if before == "made" else before
+        payments = (*state.payments[:number], (purchase, after), *state.payments[number + 1 :])
+        yield state._replace(payments=payments), _answer(payment_id, after)
+        yield state._replace(payments=payments), Unavailable()
+
+    def _confirm(self, state: State, payment_id: str) -> Iterator[tuple[State, Any]]:
+        number = int(payment_id.removeprefix("pi-"))
+        purchase, before = state.payments[number]
+        for ending in self._endings if before == "made" else (before,):
+            payments = list(state.payments)
+            payments[number] = (purchase, ending)
+            changed = state._replace(payments=tuple(payments))
+            if before == "made" and ending == "paid":
+                held = self._values[state.team].spending.reservation(purchase)
+                assert held, "nothing is charged that is not reserved"
+                assert held.payment_id == payment_id, (
+                    "nothing is charged that the row does not name"
+                )
+            yield changed, _answer(payment_id, ending)
+            yield changed, Unavailable()
+
+    def _compare_and_set(self, state: State, row: int, new: Any) -> tuple[State, Any]:
+        there = self._values[state.team if row == ROW_OF_TEAM else state.accounts[row]]
+        if self._checks_version and there.version != new.version - 1:
+            return state, there
+        number = self._intern(new)
+        if row == ROW_OF_TEAM:
+            return state._replace(team=number), None
+        accounts = (*state.accounts[:row], number, *state.accounts[row + 1 :])
+        return state._replace(accounts=accounts), None
+
+    def _next_step(self, worker: Worker) -> Asked | Resolution | AgentCreditsError:
+        if worker not in self._steps:
+            ports: Any = Answered([self._values[number] for number in worker.answers], POLICY)
+            saga = self._saga(ports, ports, {"stripe": ports}, pause)
+            try:
+                step: Asked | Resolution | AgentCreditsError = saga.resolve(
+                    self._requests[worker.request], CLOCKS[worker.clock]
+                )
+            except Asked as asked:
+                step = asked
+            except AgentCreditsError as error:
+                step = error
+            self._steps[worker] = step
+        return self._steps[worker]
+
+    def _check(self, state: State) -> None:
+        team: Team = self._values[state.team]
+        spending = team.spending
+        settled = [p.purchase_id for p in spending.recent if p.outcome == "settled"]
+        held = {reservation.purchase_id for reservation in spending.reservations}
+        paid = [purchase for purchase, ending in state.payments if ending == "paid"]
+        committed = PRICE_CENTS * (len(settled) + len(held))
+        assert committed <= team.spend_cap_cents, "spent plus reserved never passes the cap"
+        assert len(paid) == len(set(paid)), "a purchase is charged once"
+        assert len(settled) == len(set(settled)), "a purchase is settled once"
+        assert set(settled) <= set(paid), "what is settled was charged"
+        assert set(paid) <= held | set(settled), "what is charged is on the row"
+        for number, request in enumerate(self._requests):
+            account: Account = self._values[state.accounts[number]]
+            has_credits = any(grant.id == request.reload_id for grant in account.grants)
+            assert not has_credits or request.reload_id in paid, "no credits unpaid"
+            assert request.reload_id not in settled or has_credits, "no credits are owed"
+            if number in state.done and all(w.request != number for w in state.workers):
+                assert request.reload_id not in held, "what nobody asks about any more has ended"
+
+    def _account_of(self, principal: Principal) -> int:
+        return next(n for n, r in enumerate(self._requests) if r.principal == principal)
+
+    def _with(self, state: State, number: int, worker: Worker) -> State:
+        workers = state.workers
+        return state._replace(workers=(*workers[:number], worker, *workers[number + 1 :]))
+
+    def _intern(self, value: Hashable) -> int:
+        number = self._numbers.get(value)
+        if number is None:
+            number = self._numbers[value] = len(self._values)
+            self._values.append(value)
+        return number
+
+
+def _answer(payment_id: str, ending: str) -> PaymentState:
+    match ending:
+        case "paid":
+            return Paid(payment_id)
+        case "declined":
+            return Declined(payment_id, "card_declined")
+        case "canceled":
+            return Canceled(payment_id)
+        case _:
+            return Unresolved(payment_id)
+
+
+def _asking(number: int) -> Account:
+    principal = Principal("user", f"user-{number}")
+    reload = Reload(
+        id=f"reload:{principal}:2",
+        team_id="acme",
+        state="requested",
+        wanted_microcredits=CREDIT,
+        settings_version=1,
+        since=NOW,
+        until=NOW + RELOAD_DEADLINE,
+    )
+    return Account(principal, version=2, reload=reload)
+
+
+def _team() -> Team:
+    """A team whose cap affords one pack."""
+    return Team(
+        team_id="acme",
+        version=1,
+        plan="max",
+        time_zone="Europe/Berlin",
+        members=frozenset({"user-0", "user-1"}),
+        settings_version=1,
+        auto_reload=AutoReload(
+            enabled=True, threshold_microcredits=CREDIT, pack_microcredits=20 * CREDIT
+        ),
+        payment=PaymentMethod(provider="stripe", customer="cus-1", payment_method="pm-1"),
+        spend_cap_cents=PRICE_CENTS,
+        tenures=(
+            Tenure(
+                since=FAR_PAST, kind="self_serve", owner="user-0", policy_version=POLICY.version
+            ),
+        ),
+    )
+
+
+ONE_ASKS: dict[str, Any] = {
+    "deliveries": (3,),
+    "clocks": (IN_TIME, TOO_LATE),
+    "endings": ("paid", "declined", "processing"),
+}
+TWO_ASK: dict[str, Any] = {"deliveries": (2, 1), "clocks": (IN_TIME,), "endings": ("paid",)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("bounds", [ONE_ASKS, TWO_ASK], ids=["one_asks", "two_ask"])
+def test_money_and_credits_agree_in_every_interleaving(bounds: dict[str, Any]) -> None:
+    states = Model(ReloadSaga, **bounds).explore()
+
+    assert states > 50_000
+
+
+@pytest.mark.parametrize(
+    "saga",
+    [
+        mutants.ReservesAfterCharging,
+        mutants.StoresNoPayment,
+        mutants.ReleasesOnUnknownOutcome,
+        mutants.SettlesBeforeGranting,
+        mutants.GrantsBeforeItIsPaid,
+        mutants.ShutsNobodyOut,
+        mutants.ReservesOnAnOldRead,
+    ],
+)
+def test_a_broken_saga_is_caught(saga: type[ReloadSaga]) -> None:
+    with pytest.raises(AssertionError):
+        Model(saga, **ONE_ASKS).explore()
+
+
+def test_a_row_written_without_its_version_condition_is_caught() -> None:
+    with pytest.raises(AssertionError):
+        Model(ReloadSaga, **TWO_ASK, checks_version=False).explore()

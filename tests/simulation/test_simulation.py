@@ -1,0 +1,61 @@
+"""A fixed budget of histories for continuous integration; `make simulate` runs many more."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.faults import CALL_FAULTS, OTHER_FAULTS
+from tests.simulation.history import Failed, run_history
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.simulate import parse_seeds
+from tests.simulation.workers import Parts
+
+HISTORIES = 50
+# Histories that come far enough for every mutant to do its damage in one of them.
+TELLING_SEEDS = (13, 3, 1, 12, 4, 10, *range(14, 40))
+
+FOUND_SEEDS = [
+    int(line.split()[0])
+    for line in (Path(__file__).parent / "found_seeds.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+
+def run_histories(parts: Parts) -> None:
+    for seed in TELLING_SEEDS:
+        run_history(seed, parts)
+
+
+def test_no_history_breaks_an_invariant_and_every_fault_is_among_them() -> None:
+    faults: Counter[str] = Counter()
+
+    for seed in range(100, 100 + HISTORIES):
+        faults += run_history(seed).faults
+
+    kinds = {kind for kinds in CALL_FAULTS.values() for kind in kinds} | {*OTHER_FAULTS}
+    assert faults.keys() == kinds
+
+
+@pytest.mark.parametrize("seed", FOUND_SEEDS)
+def test_what_was_found_once_stays_away(seed: int) -> None:
+    run_history(seed)
+
+
+def test_a_seed_replays_exactly() -> None:
+    first, again = run_history(13), run_history(13)
+
+    assert first == again
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_simulator_notices(name: str) -> None:
+    with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
+        run_histories(MUTANTS[name])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "seeds"), [("3", [1, 2, 3]), ("7..9", [7, 8, 9]), ("=42", [42])]
+)
+def test_seeds_are_chosen_by_number_by_range_or_alone(wanted: str, seeds: list[int]) -> None:
+    assert list(parse_seeds(wanted)) == seeds

@@ -1,0 +1,380 @@
+"""The functions of the stack, and its operator: the project's code over ports that go wrong."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from agent_credits import accounts
+from agent_credits.accounts import Account
+from agent_credits.announcements import (
+    Commit,
+    NoticeSettings,
+    TeamChange,
+    notices_of,
+    reload_requested,
+)
+from agent_credits.changes import GrantChange, PlanChange
+from agent_credits.commit import commit
+from agent_credits.debits import DebitedBatch, Debits, Delivery
+from agent_credits.directory import Directory
+from agent_credits.errors import (
+    AgentCreditsError,
+    InvariantViolated,
+    QueueUnavailable,
+    RowsUnavailable,
+)
+from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.payments import Charge, InvoicePayments, PaymentState, PaymentUnavailable
+from agent_credits.policy import BillingPolicy
+from agent_credits.principals import Principal
+from agent_credits.reload_saga import Open, ReloadRequest, ReloadSaga
+from agent_credits.run_queue import wait_seconds
+from agent_credits.spending import with_cap
+from agent_credits.team_changes import change_team
+from agent_credits.teams import Team
+from tests.simulation.invariants import Sent, Violation, check
+from tests.simulation.outside import Message
+from tests.simulation.scheduler import Worker
+from tests.simulation.world import CREDIT, payment_method
+
+if TYPE_CHECKING:
+    from tests.simulation.history import History
+
+Result = TypeVar("Result")
+
+BATCH_MAX = 6
+RECORDS_MAX = 5
+ASK_AGAIN = timedelta(seconds=15)
+SETTINGS = NoticeSettings("https://docs.example.com")
+
+
+def pause(attempts_lost: int) -> None:
+    """Wait for nobody: the scheduler decides who goes on."""
+
+
+class StackWorker(Worker):
+    """A worker of this stack: one history, and one version of the code."""
+
+    def __init__(self, history: "History", name: str) -> None:
+        self.history = history
+        self.page_entries_full = 0
+        super().__init__(history.scheduler, name)
+
+    def boot(self) -> None:
+        # Whatever starts may be of another version than what runs already.
+        self.page_entries_full = self.history.random.choice(self.history.page_sizes)
+        self.rows = self.history.parts.rows(self)
+
+    def before_resuming(self) -> None:
+        accounts.PAGE_ENTRIES_FULL = self.page_entries_full
+
+
+class WorkerRows:
+    """The rows as one worker reaches them: each call a step, at which anything can go wrong."""
+
+    def __init__(self, worker: "StackWorker") -> None:
+        self._worker = worker
+        self._rows = worker.history.rows
+
+    def read_account(self, principal: Principal) -> Account | None:
+        return self._read(f"read {principal}", lambda: self._rows.read_account(principal))
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        if not identities:
+            return {}
+        what = f"read receipts of {' '.join(i.id for i in identities)}"
+        return self._read(what, lambda: self._rows.read_receipts(identities))
+
+    def read_run(self, run_id: str) -> Iterable[Receipt]:
+        return self._read(f"read {run_id}", lambda: list(self._rows.read_run(run_id)))
+
+    def read_team(self, team_id: str) -> Team | None:
+        return self._read(f"read team {team_id}", lambda: self._rows.read_team(team_id))
+
+    def read_policy(self, version: str) -> BillingPolicy | None:
+        return self._read(f"read policy {version}", lambda: self._rows.read_policy(version))
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return self._worker.call(
+            "write",
+            f"write {account.principal} version {account.version}",
+            lambda: self._rows.compare_and_set(account),
+            RowsUnavailable,
+        )
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        return self._worker.call(
+            "write",
+            f"write team {team.team_id} version {team.version}",
+            lambda: self._rows.compare_and_set_team(team),
+            RowsUnavailable,
+        )
+
+    def put_page(self, page: Page) -> None:
+        items = [page, *(Receipt(page.principal, page.number, entry) for entry in page.entries)]
+        puts = [partial(self._rows.put_item, item) for item in items]
+        what = f"put page {page.number} of {page.principal}"
+        self._worker.put_items(what, puts, RowsUnavailable)
+
+    def _read(self, what: str, read: Callable[[], Result]) -> Result:
+        return self._worker.call("read", what, read, RowsUnavailable)
+
+
+class DebitWorker(StackWorker):
+    """functions/debit_runs, with the poller that Lambda puts before it."""
+
+    def boot(self) -> None:
+        super().boot()
+        self.debits = Debits(self.rows, Directory(self.rows), pause)
+
+    def has_work(self) -> bool:
+        return bool(self.history.run_queue.receivable(self.scheduler.now))
+
+    def next_invocation(self) -> Callable[[], None] | None:
+        queue, now = self.history.run_queue, self.scheduler.now
+        ready = queue.receivable(now)
+        if not ready:
+            return None
+        size = min(self.scheduler.random.randint(1, BATCH_MAX), len(ready))
+        deliveries = {}
+        for number in self.scheduler.random.sample(ready, size):
+            hides = not self.scheduler.faults.happens("message delivered twice")
+            message = queue.receive(number, now, hides=hides)
+            deliveries[number] = (message, message.receives)
+        return partial(self._debit, deliveries)
+
+    def _debit(self, deliveries: Mapping[int, tuple[Message, int]]) -> None:
+        began = self.scheduler.steps
+        self.scheduler.note(self.name, f"receives messages {[*deliveries]}")
+        batch = self.debits.debit(
+            [Delivery(str(number), m.sent.body) for number, (m, _) in deliveries.items()],
+            now=self.clock(),
+            time_is_left=lambda: not self.scheduler.faults.happens("function's time was up"),
+        )
+        self._check(batch, began)
+        now = self.scheduler.now
+        returned = {int(m): now for m in batch.refused if m not in batch.postponed}
+        for message_id in batch.waiting:
+            receives = deliveries[int(message_id)][1]
+            returned[int(message_id)] = now + timedelta(seconds=wait_seconds(receives))
+        if returned:
+            self._call_queue(f"return {[*returned]}", lambda: self._return(returned))
+        failed = {int(message_id) for message_id in batch.failed_message_ids}
+        done = {n: message.sent for n, (message, _) in deliveries.items() if n not in failed}
+        if done:
+            self._call_queue(f"acknowledge {[*done]}", lambda: self._acknowledge(done))
+
+    def _check(self, batch: DebitedBatch, began: int) -> None:
+        for error in batch.postponed.values():
+            if isinstance(error, InvariantViolated):
+                raise Violation(str(error)) from error
+        for reload_id in batch.waiting.values():
+            resolved = self.history.invariants.reload_resolved_at.get(reload_id)
+            check(resolved is None or resolved >= began, "nobody waits for a resolved reload")
+
+    def _call_queue(self, what: str, apply: Callable[[], None]) -> None:
+        try:
+            self.call("write", what, apply, QueueUnavailable)
+        except QueueUnavailable:
+            return
+
+    def _return(self, returned: Mapping[int, datetime]) -> None:
+        for number, visible_at in returned.items():
+            self.history.run_queue.return_at(number, visible_at)
+
+    def _acknowledge(self, done: Mapping[int, Sent]) -> None:
+        for number, sent in done.items():
+            self.history.invariants.acknowledged(sent)
+            self.history.run_queue.delete(number)
+
+
+class WorkerPayments:
+    """The payment provider as one worker reaches it."""
+
+    def __init__(self, worker: StackWorker) -> None:
+        self._worker = worker
+        self._provider = worker.history.provider
+
+    def create(self, charge: Charge) -> str:
+        now = self._worker.scheduler.now
+        return self._call(f"pay {charge.purchase_id}", lambda: self._provider.create(charge, now))
+
+    def confirm(self, payment_id: str) -> PaymentState:
+        return self._call(f"confirm {payment_id}", self._confirm(payment_id))
+
+    def cancel(self, payment_id: str) -> PaymentState:
+        return self._call(f"cancel {payment_id}", self._cancel(payment_id))
+
+    def _cancel(self, payment_id: str) -> Callable[[], PaymentState]:
+        return lambda: self._provider.cancel(payment_id, self._worker.scheduler.now)
+
+    def _confirm(self, payment_id: str) -> Callable[[], PaymentState]:
+        # At whatever time the call gets there.
+        return lambda: self._provider.confirm(payment_id, self._worker.scheduler.now)
+
+    def _call(self, what: str, apply: Callable[[], Result]) -> Result:
+        return self._worker.call("write", what, apply, PaymentUnavailable)
+
+
+class WorkerInvoices(InvoicePayments):
+    """Payment by invoice: what the row says is paid counts as charged from that moment."""
+
+    def __init__(self, worker: StackWorker) -> None:
+        self._worker = worker
+
+    def confirm(self, payment_id: str) -> PaymentState:
+        self._worker.history.provider.invoice(payment_id)
+        return super().confirm(payment_id)
+
+    def cancel(self, payment_id: str) -> PaymentState:
+        self._worker.history.provider.invoice(payment_id)
+        return super().cancel(payment_id)
+
+
+class ReloadWorker(StackWorker):
+    """functions/auto_reload: one message at a time, per team in order."""
+
+    def boot(self) -> None:
+        super().boot()
+        payments = {"stripe": WorkerPayments(self), "invoice": WorkerInvoices(self)}
+        self.saga = self.history.parts.saga(self.rows, self.rows, payments, pause)
+
+    def has_work(self) -> bool:
+        return bool(self.history.reload_queue.receivable(self.scheduler.now))
+
+    def next_invocation(self) -> Callable[[], None] | None:
+        queue, now = self.history.reload_queue, self.scheduler.now
+        ready = queue.receivable(now)
+        if not ready:
+            return None
+        number = self.scheduler.random.choice(ready)
+        return partial(self._resolve, number, queue.receive(number, now).sent)
+
+    def _resolve(self, number: int, request: ReloadRequest) -> None:
+        self.scheduler.note(self.name, f"receives the request of {request.reload_id}")
+        queue = self.history.reload_queue
+        try:
+            resolution = self.saga.resolve(request, self.clock())
+            self.scheduler.note(self.name, f"resolved: {type(resolution).__name__}")
+            if isinstance(resolution, Open):
+                later = self.scheduler.now + ASK_AGAIN
+                self.call(
+                    "write", "ask again", lambda: queue.return_at(number, later), QueueUnavailable
+                )
+            else:
+                self.call("write", "done", lambda: queue.delete(number), QueueUnavailable)
+        except InvariantViolated as violated:
+            raise Violation(str(violated)) from violated
+        except AgentCreditsError as error:
+            self.scheduler.note(self.name, f"gives up for now: {type(error).__name__} {error}")
+
+
+class AnnounceWorker(StackWorker):
+    """functions/announce: the change stream, in order, from the first record not yet done."""
+
+    def has_work(self) -> bool:
+        return self.history.announced < len(self.history.rows.changes)
+
+    def next_invocation(self) -> Callable[[], None] | None:
+        history = self.history
+        others = (w for w in history.workers if isinstance(w, AnnounceWorker) and w is not self)
+        if any(not other.is_idle and not other.is_frozen for other in others):
+            return None
+        start = history.announced
+        if start >= len(history.rows.changes):
+            return None
+        return partial(self._announce, start, start + self.scheduler.random.randint(1, RECORDS_MAX))
+
+    def _announce(self, start: int, end: int) -> None:
+        history = self.history
+        for number, change in enumerate(history.rows.changes[start:end], start):
+            try:
+                self._announce_one(change)
+            except QueueUnavailable:
+                return
+            history.announced = max(history.announced, number + 1)
+
+    def _announce_one(self, change: Commit | TeamChange) -> None:
+        history = self.history
+        request = reload_requested(change) if isinstance(change, Commit) else None
+        if request is not None:
+            now = self.scheduler.now
+            what = f"request {request.reload_id}"
+            self.call("write", what, lambda: history.send_reload(request, now), QueueUnavailable)
+        for notice in notices_of(change, SETTINGS):
+            publish = partial(history.invariants.published, notice)
+            self.call("write", f"publish {notice.type} {notice.subject}", publish, QueueUnavailable)
+
+
+class Operator(StackWorker):
+    """Somebody at a terminal: tops up, changes plans, caps, cards and owners."""
+
+    def has_work(self) -> bool:
+        return False
+
+    def next_invocation(self) -> Callable[[], None] | None:
+        if not self.scheduler.faults.enabled or self.scheduler.random.random() > 0.02:
+            return None
+        return partial(self._act, self.scheduler.random.choice((self._top_up, self._change_team)))
+
+    def _act(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except InvariantViolated as violated:
+            raise Violation(str(violated)) from violated
+        except AgentCreditsError as error:
+            self.scheduler.note(self.name, f"is told {type(error).__name__}")
+
+    def _top_up(self) -> None:
+        randomness = self.scheduler.random
+        principal = randomness.choice(self.history.principals)
+        # A top-up is repeated where the first answer was lost, so a repeat must do nothing.
+        name = f"top-up-{randomness.randint(1, 12)}"
+        if principal.kind == "user" and randomness.random() < 0.2:
+            anchor = self.scheduler.now.date() - timedelta(days=randomness.randint(0, 40))
+            change = PlanChange(principal, f"plan:{name}", name, "plan", 7 * CREDIT, anchor)
+            planned = self.history.invariants.plans.setdefault(
+                change.identity, (change.microcredits, change.anchor)
+            )
+            change = PlanChange(principal, f"plan:{name}", name, "plan", planned[0], planned[1])
+        else:
+            pool = "contract" if principal.kind == "team" else "add_on"
+            hours = randomness.choice((None, 1, 30))
+            expires_at = self.scheduler.now + timedelta(hours=hours) if hours else None
+            change = GrantChange(principal, name, pool, 9 * CREDIT, expires_at, "purchase")
+        commit(self.rows, principal, [change], now=self.clock(), pause=pause)
+
+    def _change_team(self) -> None:
+        randomness = self.scheduler.random
+        team_id = randomness.choice(self.history.team_ids)
+        cap = randomness.choice((0, 2_500, 6_000, 20_000, 100_000))
+        method = payment_method(randomness, team_id)
+        turns_off = randomness.random() < 0.1
+
+        def changed(team: Team) -> Team:
+            reloads = team.auto_reload
+            if reloads is not None:
+                reloads = reloads.model_copy(update={"enabled": not turns_off})
+            settings = {
+                "spend_cap_cents": cap,
+                "spending": with_cap(team.spending, cap),
+                "payment": method,
+                "auto_reload": reloads,
+                "settings_version": team.settings_version + 1,
+            }
+            return team.model_copy(update=settings)
+
+        change_team(self.rows, team_id, changed, pause)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The classes that a history is built from; a mutant replaces one of them."""
+
+    rows: type[WorkerRows] = WorkerRows
+    saga: type[ReloadSaga] = ReloadSaga
+    debits: type[DebitWorker] = DebitWorker
+    announcer: type[AnnounceWorker] = AnnounceWorker
+    checks_version: bool = True
