@@ -63,16 +63,18 @@ template: $(READY)
 	env -u AWS_PROFILE AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test SAM_CLI_TELEMETRY=0 \
 		.tools/sam/bin/sam validate --lint --region us-east-1
 
+COMPILE := pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header
+
 lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools/*.in
-	$(UV) lock --no-config
-	$(UV) export --no-config --frozen --quiet --only-group layer --no-annotate --no-header \
+	$(UV) $(COMPILE) --group dev --group layer --group payment \
+		--output-file tools/project.txt pyproject.toml
+	$(UV) $(COMPILE) --constraint tools/project.txt --group layer \
 		--output-file shared/requirements.txt
-	$(UV) export --no-config --frozen --quiet --only-group payment --no-annotate --no-header \
+	$(UV) $(COMPILE) --constraint tools/project.txt --group payment \
 		--output-file functions/auto_reload/requirements.txt
 	for tool in uv ministack sam localstripe; do \
-		$(UV) pip compile --no-config --quiet --universal --python-version 3.11 \
-			--generate-hashes --no-annotate --no-header \
-			--output-file tools/$$tool.txt tools/$$tool.in; \
+		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
 
 clean: ## stop the embedded stack and remove everything that was installed or built here
@@ -94,9 +96,11 @@ clean: ## stop the embedded stack and remove everything that was installed or bu
 
 $(UV): .tools/uv/.ready
 
-.venv/.ready: .tools/uv/.ready pyproject.toml uv.lock
+.venv/.ready: .tools/uv/.ready pyproject.toml tools/project.txt
 	@echo "Installing the project and what its tests need"
-	@$(UV) sync --quiet --frozen
+	@$(UV) venv --quiet --clear .venv
+	@$(UV) pip sync --quiet --require-hashes --python .venv/bin/python tools/project.txt
+	@$(UV) pip install --quiet --no-deps --python .venv/bin/python --editable .
 	@touch $@
 
 # Maven keeps its own copies, so that doing this again after `make clean` needs no network.

@@ -13,10 +13,7 @@ def pins(*requirements: str) -> dict[str, str]:
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKED = {
-    package["name"]: package["version"]
-    for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
-}
+LOCKED = pins((ROOT / "tools" / "project.txt").read_text())
 PAYMENT = pins((ROOT / "functions" / "auto_reload" / "requirements.txt").read_text())
 LAYER = pins((ROOT / "shared" / "requirements.txt").read_text())
 
