@@ -351,3 +351,20 @@ def test_what_the_stand_in_remembers_ends_with_it(stand_in, tmp_path: Path):
         assert another.stop()
     assert not another.is_running()
     assert stand_in.is_healthy()
+
+
+def test_a_payment_that_is_given_up_is_never_charged(stand_in, payments, card):
+    payment_id = payments.create(charge_to(card))
+
+    assert payments.cancel(payment_id) == Canceled(payment_id)
+
+    assert payments.cancel(payment_id) == Canceled(payment_id)
+    assert payments.confirm(payment_id) == Canceled(payment_id)
+    assert [p.status for p in stand_in.payments(card.customer)] == ["canceled"]
+
+
+def test_what_was_charged_already_cannot_be_given_up(payments, card):
+    payment_id = payments.create(charge_to(card))
+    payments.confirm(payment_id)
+
+    assert payments.cancel(payment_id) == Paid(payment_id)
