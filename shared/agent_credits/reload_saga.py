@@ -230,8 +230,14 @@ class ReloadSaga:
                 # Refused before released: a crash in between finds the reservation and does both.
                 team = read_team(self._teams, request.team_id)
                 refused = self._refuse(request, "payment_declined", team, now)
-                self._change_spending(request, lambda t: release(t.spending, held.purchase_id, now))
-                return refused
+                # Without an id, the provider made no payment at all.
+                declined = state.payment_id or None
+                team = self._change_spending(
+                    request, lambda t: release(t.spending, held.purchase_id, declined, now)
+                )
+                left = team.spending.reservation(held.purchase_id)
+                # Another worker stored a payment meanwhile, and may be gone: ask about that one.
+                return Open(left, "a payment was made meanwhile") if left else refused
             case Canceled() | NeverMade():
                 team = read_team(self._teams, request.team_id)
                 refused = self._refuse(request, "payment_unavailable", team, now)

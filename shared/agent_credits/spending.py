@@ -210,10 +210,15 @@ def settle(spending: Spending, purchase_id: str, cap_cents: int, now: datetime) 
     )
 
 
-def release(spending: Spending, purchase_id: str, now: datetime) -> Spending:
-    """Give a declined purchase's head-room back and count the decline; the third suspends."""
+def release(
+    spending: Spending, purchase_id: str, payment_id: str | None, now: datetime
+) -> Spending:
+    """Give a declined purchase's head-room back and count the decline; the third suspends.
+
+    Not where another worker has stored a payment meanwhile: that one may be charged.
+    """
     held = spending.reservation(purchase_id)
-    if held is None:
+    if held is None or held.payment_id != payment_id:
         return spending
     return _update(
         spending,

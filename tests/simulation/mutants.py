@@ -95,8 +95,12 @@ class StoresNoPayment(ReloadSaga):
 class ReleasesOnUnknownOutcome(ReloadSaga):
     def _charge(self, request, held, now) -> Resolution:  # type: ignore[no-untyped-def]
         if isinstance(self._payment_state(request, held, now), PaymentUnavailable):
-            self._change_spending(request, lambda t: release(t.spending, held.purchase_id, now))
             team = read_team(self._teams, request.team_id)
+            left = team.spending.reservation(held.purchase_id)
+            payment_id = left.payment_id if left else None
+            team = self._change_spending(
+                request, lambda t: release(t.spending, held.purchase_id, payment_id, now)
+            )
             return self._refuse(request, "payment_unavailable", team, now)
         return super()._charge(request, held, now)
 

@@ -207,6 +207,9 @@ class Model:
                 made = state._replace(payments=(*state.payments, (step.argument, "made")))
                 yield made, f"pi-{len(state.payments)}"
                 yield made, Unavailable()
+                if "declined" in self._endings:
+                    # The card is gone at the provider, perhaps since another worker's payment.
+                    yield state, Declined("", "resource_missing")
             case "confirm":
                 yield state, Unavailable()
                 yield from self._confirm(state, step.argument)

@@ -53,7 +53,7 @@ def declined(
         one = reservation(f"reload:{method.name}:{number}", method=method)
         reserved = reserve(spending, one, CAP)
         assert reserved is not None
-        spending = release(reserved, one.purchase_id, NOW)
+        spending = release(reserved, one.purchase_id, None, NOW)
     return spending
 
 
@@ -102,8 +102,8 @@ def test_settling_or_releasing_a_second_time_changes_nothing() -> None:
     settled, released = spent(30), declined(1)
 
     assert settle(settled, "reload:user:ana:0", CAP, NOW) == settled
-    assert release(settled, "reload:user:ana:0", NOW) == settled
-    assert release(released, "reload:pm_good:0", NOW) == released
+    assert release(settled, "reload:user:ana:0", None, NOW) == settled
+    assert release(released, "reload:pm_good:0", None, NOW) == released
     assert settle(released, "reload:pm_good:0", CAP, NOW) == released
 
 
@@ -248,7 +248,7 @@ def test_a_late_decline_of_the_card_before_does_not_lift_the_suspension_of_the_p
     suspended = declined(DECLINES_MAX, OTHER_CARD, after=held)
     assert suspended.suspended_payment_method == OTHER_CARD.name
 
-    late = release(suspended, "reload:old", NOW)
+    late = release(suspended, "reload:old", None, NOW)
 
     assert late.suspended_payment_method == OTHER_CARD.name
 
@@ -345,3 +345,11 @@ def test_in_every_zone_the_month_changes_at_its_end_and_not_a_second_earlier(
 def test_a_team_s_zone_is_one_that_exists() -> None:
     with pytest.raises(ValidationError):
         Team.model_validate({**ACME.model_dump(), "time_zone": "Europe/Berlinn"})
+
+
+def test_a_decline_releases_no_reservation_that_another_payment_is_stored_on() -> None:
+    held = reserve(Spending(), reservation("reload:user:ana:9"), 100_000)
+    assert held is not None
+    stored = with_payment(held, "reload:user:ana:9", "pi-of-another-worker")
+
+    assert release(stored, "reload:user:ana:9", None, NOW) == stored

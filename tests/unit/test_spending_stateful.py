@@ -100,8 +100,8 @@ class AnyPurchases(RuleBasedStateMachine):
     @rule(purchase_id=consumes(held))
     def release(self, purchase_id: str) -> None:
         now = datetime(2026, 11, 21, tzinfo=UTC)
-        self.spending = release(self.spending, purchase_id, now)
-        assert release(self.spending, purchase_id, now) == self.spending
+        self.spending = release(self.spending, purchase_id, None, now)
+        assert release(self.spending, purchase_id, None, now) == self.spending
         del self.prices[purchase_id], self.months[purchase_id]
 
     @rule(by=st.integers(1, 200))
