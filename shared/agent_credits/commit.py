@@ -96,12 +96,6 @@ def commit(
             account, warm = rows.read_account(principal) or account, None
             continue
         if not decision.changes_account:
-            if account is warm and any(isinstance(r, Waiting) for r in decision.results):
-                # The reload they wait for may have been resolved since this row was the newest,
-                # and without a write nothing would tell.
-                account = rows.read_account(principal) or account
-                warm = None
-                continue
             return Committed(account, decision.results, attempt)
         require(decision.account.version == account.version + 1, "a commit adds one to `version`")
         if account.page_is_full:

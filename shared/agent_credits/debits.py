@@ -208,9 +208,6 @@ class Debits:
         ]
 
     def _keep_warm(self, account: Account) -> None:
-        if account.reload is not None and account.reload.state == "requested":
-            # Another function ends the reload; from this row, events would wait for it in vain.
-            return
         if len(self._warm) >= WARM_ACCOUNTS_MAX:
             self._warm.pop(next(iter(self._warm)))
         self._warm[account.principal] = account
