@@ -17,7 +17,8 @@ unexport VIRTUAL_ENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo down replay test test-quick simulate lint format types template lock clean FORCE
+.PHONY: help setup demo down replay test test-quick simulate lint format types template security audit
+.PHONY: lock clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,7 +39,7 @@ ifdef CI
 test: .tools/dynamodb-local/.ready
 endif
 
-test: lint types template ## run every check: lint, types, template, all tests
+test: lint types template security ## run every check: lint, types, template, security, all tests
 	.venv/bin/pytest
 
 test-quick: lint types .tools/localstripe/.ready ## run every check that needs no embedded stack
@@ -63,6 +64,25 @@ template: $(READY)
 	env -u AWS_PROFILE AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test SAM_CLI_TELEMETRY=0 \
 		.tools/sam/bin/sam validate --lint --region us-east-1
 
+security: .tools/bandit/.ready .tools/checkov/.ready ## look for insecure Python and insecure resources
+	.tools/bandit/bin/bandit --quiet --configfile pyproject.toml --recursive shared functions cli tools
+	.tools/checkov/bin/checkov --file template.yaml --framework cloudformation --skip-download \
+		--compact --quiet
+
+# Every file of pins. What is known of them changes from day to day, so this is no part of `test`; it
+# asks PyPI, and --strict makes a package that PyPI does not answer for a failure.
+AUDITED := shared/requirements.txt $(wildcard functions/*/requirements.txt) $(wildcard tools/*.txt)
+ACCEPTED := $(shell sed 's/\#.*//' tools/accepted-advisories)
+AUDIT_OPTIONS ?=
+
+audit: .tools/pip-audit/.ready ## look for known vulnerabilities in everything that is pinned
+	@failed=0; for file in $(AUDITED); do \
+		echo "$$file"; \
+		.tools/pip-audit/bin/pip-audit --strict --disable-pip --require-hashes \
+			--progress-spinner off $(ACCEPTED:%=--ignore-vuln %) $(AUDIT_OPTIONS) \
+			--requirement $$file || failed=1; \
+	done; exit $$failed
+
 COMPILE := pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header
 
@@ -73,7 +93,7 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 		--output-file shared/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group payment \
 		--output-file functions/auto_reload/requirements.txt
-	for tool in uv ministack sam localstripe; do \
+	for tool in uv ministack sam localstripe bandit checkov pip-audit; do \
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
 
