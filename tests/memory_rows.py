@@ -1,18 +1,27 @@
 """The rows in memory: a fake with state that keeps what the port of `rows.py` promises."""
 
 from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 
 from agent_credits.accounts import Account
 from agent_credits.errors import RowsUnavailable
-from agent_credits.items import account_item, team_from_item, team_item
+from agent_credits.items import (
+    Item,
+    account_item,
+    observation_from_item,
+    observation_item,
+    team_from_item,
+    team_item,
+)
 from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
 from agent_credits.teams import Team
 
 
 class MemoryRows:
-    """Implements `Rows` and `TeamRows`; one call is one atomic step."""
+    """Implements `Rows`, `TeamRows` and `ObservationRows`; one call is one atomic step."""
 
     def __init__(self) -> None:
         self.accounts: dict[Principal, Account] = {}
@@ -20,10 +29,12 @@ class MemoryRows:
         self.receipts: dict[Identity, Receipt] = {}
         self.teams: dict[str, Team] = {}
         self.policies: dict[str, BillingPolicy] = {}
+        self.observations: dict[str, Item] = {}
         # Every image an account's row ever had, as the change stream would deliver them.
         self.stream: list[tuple[Account | None, Account]] = []
         # Likewise of the teams' rows.
         self.team_stream: list[tuple[Team | None, Team]] = []
+        self.observation_stream: list[Observation] = []
 
     def read_account(self, principal: Principal) -> Account | None:
         return self.accounts.get(principal)
@@ -63,6 +74,16 @@ class MemoryRows:
         self.teams[team.team_id] = team
         self.team_stream.append((there, team))
         return None
+
+    def put_observation(self, observation: Observation, now: datetime) -> bool:
+        item = observation_item(observation, now)
+        key = item["pk"]["S"]
+        if key in self.observations:
+            return False
+        self.observations[key] = item
+        # What is announced is what the item says, not what was meant.
+        self.observation_stream.append(observation_from_item(item))
+        return True
 
     def put_page(self, page: Page) -> None:
         self.pages[page.principal, page.number] = page

@@ -14,12 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from agent_credits.announcements import (
     Commit,
     NoticeSettings,
-    TeamChange,
+    StreamChange,
     notices_of,
     reload_requested,
 )
-from agent_credits.items import account_from_item, is_account_item, team_from_item
 from agent_credits.reload_queue import ReloadQueue
+from agent_credits.stream_records import change_of
 from agent_credits.topic import NoticesTopic
 
 CALLS = Config(
@@ -54,7 +54,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     for record in event["Records"]:
         image = record["dynamodb"]
         try:
-            published += _announce(_change(image))
+            published += _announce(change_of(image))
         except (BotoCoreError, ClientError):
             logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
             metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
@@ -63,14 +63,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"batchItemFailures": []}
 
 
-def _change(image: dict[str, Any]) -> Commit | TeamChange:
-    old, new = image.get("OldImage"), image["NewImage"]
-    if is_account_item(new):
-        return Commit(account_from_item(old) if old else None, account_from_item(new))
-    return TeamChange(team_from_item(old) if old else None, team_from_item(new))
-
-
-def _announce(change: Commit | TeamChange) -> int:
+def _announce(change: StreamChange) -> int:
     request = reload_requested(change) if isinstance(change, Commit) else None
     if request is not None:
         reloads.send(request)

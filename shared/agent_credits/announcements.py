@@ -2,15 +2,18 @@
 
 Derived from the row's old and new image alone: what was committed is what is announced, because
 announcing does not depend on the code path that committed. A further type of notice is a further
-function in the tuple of its kind of row.
+function in the tuple of its kind of row; what no commit tells is an observation, a row of its own.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import assert_never
 
 from agent_credits.accounts import Account
 from agent_credits.ledger import Entry
 from agent_credits.notices import Notice
+from agent_credits.observations import Observation, ProviderRefused
+from agent_credits.provider_notices import provider_refused
 from agent_credits.reload_notices import (
     credits_restored,
     reload_frozen,
@@ -44,6 +47,16 @@ class TeamChange:
 
     old: Team | None
     new: Team
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One record of the change stream that is a new observation; it never changes."""
+
+    observation: Observation
+
+
+StreamChange = Commit | TeamChange | Observed
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +115,26 @@ OF_TEAMS: tuple[Callable[[TeamChange, NoticeSettings], Iterator[Notice]], ...] =
 )
 
 
-def notices_of(change: Commit | TeamChange, settings: NoticeSettings) -> list[Notice]:
+def notices_of(change: StreamChange, settings: NoticeSettings) -> list[Notice]:
     """Return the notices that one record of the change stream gives rise to."""
     match change:
         case Commit():
             return [notice for derive in OF_ACCOUNTS for notice in derive(change, settings)]
         case TeamChange():
             return [notice for derive in OF_TEAMS for notice in derive(change, settings)]
+        case Observed(observation):
+            return [notice_of(observation)]
+        case _:
+            assert_never(change)
+
+
+def notice_of(observation: Observation) -> Notice:
+    """Return the one notice that an observation is put for."""
+    match observation:
+        case ProviderRefused():
+            return provider_refused(observation)
+        case _:
+            assert_never(observation)
 
 
 def reload_requested(commit: Commit) -> ReloadRequest | None:

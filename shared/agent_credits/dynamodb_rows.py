@@ -7,6 +7,7 @@ and the messages go back to the queue.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -22,6 +23,7 @@ from agent_credits.items import (
     account_from_item,
     account_item,
     account_key,
+    observation_item,
     page_from_item,
     page_item,
     pages_partition,
@@ -37,6 +39,7 @@ from agent_credits.items import (
     team_key,
 )
 from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
 from agent_credits.teams import Team
@@ -54,7 +57,7 @@ PARALLEL_CALLS = 4
 
 
 class DynamoDBRows:
-    """Implements `Rows` and `SettingsRows` over the two tables."""
+    """Implements `Rows`, `TeamRows` and `ObservationRows` over the two tables."""
 
     def __init__(self, client: "DynamoDBClient", accounts_table: str, ledger_table: str) -> None:
         self._client = client
@@ -120,6 +123,18 @@ class DynamoDBRows:
             except self._client.exceptions.ConditionalCheckFailedException as lost:
                 return policy_from_item(_item_that_is_there(lost))
         return policy
+
+    def put_observation(self, observation: Observation, now: datetime) -> bool:
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.put_item(
+                    TableName=self._accounts_table,
+                    Item=observation_item(observation, now),
+                    ConditionExpression="attribute_not_exists(pk)",
+                )
+            except self._client.exceptions.ConditionalCheckFailedException:
+                return False
+        return True
 
     def put_page(self, page: Page) -> None:
         items = [page_item(page), *receipt_items(page)]

@@ -14,9 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AwareDatetime,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     TypeAdapter,
     ValidationError,
@@ -25,6 +23,7 @@ from pydantic import (
 from agent_credits.credits import parse_credits
 from agent_credits.identifiers import Identifier, SourceUri
 from agent_credits.ledger import Identity, run_identity
+from agent_credits.strict import Strict
 
 EVENTS_PER_MESSAGE_MAX = 1_000
 # 96 bits: the hash tells a repeat from a conflict, it does not authenticate anybody.
@@ -55,21 +54,17 @@ def _rfc3339(value: object) -> datetime:
     return time
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class UserTrigger(_Strict):
+class UserTrigger(Strict):
     kind: Literal["user"]
     user_id: Identifier
 
 
-class TeamApiKeyTrigger(_Strict):
+class TeamApiKeyTrigger(Strict):
     kind: Literal["team_api_key"]
     key_id: Identifier
 
 
-class ScheduleTrigger(_Strict):
+class ScheduleTrigger(Strict):
     kind: Literal["schedule"]
     schedule_id: Identifier
 
@@ -77,7 +72,7 @@ class ScheduleTrigger(_Strict):
 Trigger = Annotated[UserTrigger | TeamApiKeyTrigger | ScheduleTrigger, Field(discriminator="kind")]
 
 
-class _RunData(_Strict):
+class _RunData(Strict):
     team_id: Identifier
     trigger: Trigger
     project_id: Identifier | None = None
@@ -99,7 +94,7 @@ class FinishedData(_RunData):
     status: RunStatus
 
 
-class _CloudEvent(_Strict):
+class _CloudEvent(Strict):
     specversion: Literal["1.0"]
     id: Identifier
     source: SourceUri

@@ -1,18 +1,25 @@
 """Keys and item shapes: the one place that knows how a noun of the domain lies in DynamoDB.
 
-AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>
+AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>
 LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
                receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
 """
 
 import base64
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from agent_credits import codec
 from agent_credits.accounts import Account
 from agent_credits.errors import AccountTooLarge
 from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.observations import (
+    Observation,
+    expires_at,
+    observation_from_json,
+    observation_to_json,
+)
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal, parse_principal
 from agent_credits.teams import Team
@@ -23,6 +30,11 @@ Item = dict[str, Any]
 ACCOUNT_PREFIX = "ACCOUNT#"
 TEAM_PREFIX = "TEAM#"
 PAGE_PREFIX = "PAGE#"
+OBSERVED_PREFIX = "OBSERVED#"
+
+# DynamoDB removes an item when the time in this attribute has passed, so that no row of money may
+# ever have an attribute of this name.
+EXPIRY_ATTRIBUTE = "expires_at"
 
 ROW_BYTES_MAX = 64 * 1024
 
@@ -156,6 +168,28 @@ def team_from_item(item: Mapping[str, Any]) -> Team:
 
 def is_account_item(item: Mapping[str, Any]) -> bool:
     return str(item["pk"]["S"]).startswith(ACCOUNT_PREFIX)
+
+
+def observation_key(observation: Observation) -> Item:
+    # A kind holds no separator, so whatever the key holds, no two observations share a row.
+    return {"pk": {"S": f"{OBSERVED_PREFIX}{observation.kind}#{observation.key}"}}
+
+
+def observation_item(observation: Observation, now: datetime) -> Item:
+    return {
+        **observation_key(observation),
+        "observation": {"S": observation_to_json(observation)},
+        EXPIRY_ATTRIBUTE: {"N": str(int(expires_at(now).timestamp()))},
+    }
+
+
+def observation_from_item(item: Mapping[str, Any]) -> Observation:
+    """Read an observation; one that a younger version put raises ValueError."""
+    return observation_from_json(item["observation"]["S"])
+
+
+def is_observation_item(item: Mapping[str, Any]) -> bool:
+    return str(item["pk"]["S"]).startswith(OBSERVED_PREFIX)
 
 
 def policy_item(policy: BillingPolicy) -> Item:

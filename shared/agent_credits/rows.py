@@ -1,15 +1,17 @@
 """The port to the rows: everything that may be read or written, and by nothing else.
 
-Reads are strongly consistent. Writes are of two kinds: a compare-and-set of one row, which commits,
-and plain puts of pages and receipts, whose content is a pure function of a committed row, so that
-writing them twice writes the same.
+Reads are strongly consistent. Writes are of three kinds: a compare-and-set of one row, which
+commits; plain puts of pages and receipts, whose content is a pure function of a committed row, so
+that writing them twice writes the same; and observations, each put once and never changed.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
 from typing import Protocol
 
 from agent_credits.accounts import Account
 from agent_credits.ledger import Entry, Identity, Page, Receipt
+from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
 from agent_credits.teams import Team
@@ -54,6 +56,18 @@ class TeamRows(SettingsRows, Protocol):
 
     def compare_and_set_team(self, team: Team) -> Team | None:
         """Write the row if the one there is one version older; else return that one."""
+        ...
+
+
+class ObservationRows(Protocol):
+    """The rows of what is to be announced though no account changed."""
+
+    def put_observation(self, observation: Observation, now: datetime) -> bool:
+        """Put it unless it is there, and tell whether it is new.
+
+        The change stream shows a new one to `announce`. Raises `RowsUnavailable` on a fault; a put
+        whose answer was lost may be repeated.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ import pytest
 from agent_credits.accounts import Account
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Page, Receipt
-from agent_credits.rows import Rows, TeamRows
+from agent_credits.rows import ObservationRows, Rows, TeamRows
 from agent_credits.teams import Team
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.emulator import HOST, Emulator, free_port
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-class AllRows(Rows, TeamRows, Protocol):
+class AllRows(Rows, TeamRows, ObservationRows, Protocol):
     """What a whole stack needs of its rows."""
 
 

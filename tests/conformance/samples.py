@@ -6,7 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 from agent_credits.accounts import Account, ErroredRun, PlanSubscription
 from agent_credits.grants import Grant
 from agent_credits.ledger import Draw, Entry, PoolBalance, ReloadFacts, RunContext, run_identity
+from agent_credits.observations import ProviderRefused
 from agent_credits.principals import Principal
+from agent_credits.provider_errors import ProviderAnswer
 from agent_credits.reloads import Reload
 from agent_credits.spending import PaymentMethod, Reservation, Spending
 from agent_credits.teams import AutoReload, Team, Tenure
@@ -102,4 +104,28 @@ def team(team_id: str, version: int = 1) -> Team:
         spend_cap_cents=5_000,
         spending=Spending(month="2026-11", spent_cents=7, reservations=(reservation,)),
         tenures=(Tenure(since=NOW, kind="self_serve", owner="ana", policy_version="v1"),),
+    )
+
+
+def provider_refused(run_id: str, event_id: str = "e-1") -> ProviderRefused:
+    return ProviderRefused(
+        principal=Principal("user", "ana"),
+        team_id="acme",
+        project_id="web",
+        run_id=run_id,
+        source="/platform",
+        event_id=event_id,
+        time=NOW - timedelta(seconds=2),
+        traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        provider="openai",
+        model="gpt-5",
+        answer=ProviderAnswer(
+            status_code=429,
+            type="insufficient_quota",
+            code="credit_balance_exhausted",
+            reason="none",
+            quota_id="per-day",
+            retry_after_seconds=3,
+        ),
+        classification="quota_exhausted",
     )

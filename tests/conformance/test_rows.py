@@ -6,6 +6,7 @@ All tests of one engine share its tables, so each works on a principal, a run an
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -16,7 +17,7 @@ from agent_credits.errors import AccountTooLarge
 from agent_credits.ledger import Identity, Page, run_identity
 from agent_credits.principals import Principal
 from tests.conformance.engines import AllRows, Engine
-from tests.conformance.samples import NOW, entry, full_account, grant, team
+from tests.conformance.samples import NOW, entry, full_account, grant, provider_refused, team
 
 LONG = "x" * 128
 WRITERS = 8
@@ -219,3 +220,37 @@ def test_who_is_behind_or_ahead_is_told_the_team_that_is_there(
     there = rows.compare_and_set_team(other)
 
     assert there == team(name, 2) == rows.read_team(name)
+
+
+def test_an_observation_is_put_once(rows: AllRows, name: str) -> None:
+    first, other = provider_refused(name, "e-1"), provider_refused(name, "e-2")
+
+    assert [rows.put_observation(first, NOW), rows.put_observation(other, NOW)] == [True, True]
+
+    # Of the same identity, whatever else it says and however much later.
+    again = first.model_copy(update={"model": "gpt-6"})
+    assert not rows.put_observation(again, NOW + timedelta(days=1))
+
+
+def test_of_workers_that_observe_the_same_one_is_told_that_it_is_new(
+    engine: Engine, name: str
+) -> None:
+    if not engine.is_concurrent:
+        pytest.skip("these rows are one thread's alone")
+    observation = provider_refused(name)
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        answers = list(
+            pool.map(lambda _: engine.rows.put_observation(observation, NOW), range(WRITERS))
+        )
+
+    assert sorted(answers) == [False] * (WRITERS - 1) + [True]
+
+
+def test_the_longest_observation_fits_its_key(rows: AllRows, name: str) -> None:
+    longest = provider_refused((name + LONG)[:128], "#" * 128)
+    longest = longest.model_copy(update={"source": "/" * 200})
+
+    assert rows.put_observation(longest, NOW)
+
+    assert not rows.put_observation(longest, NOW)

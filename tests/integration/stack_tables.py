@@ -14,6 +14,8 @@ WITHOUT_EFFECT_IN_TESTS = {
     "DeletionProtectionEnabled",
     "PointInTimeRecoverySpecification",
     "SSESpecification",
+    # It removes what is long past, at some time: no code may rely on that.
+    "TimeToLiveSpecification",
 }
 
 

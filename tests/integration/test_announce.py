@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from agent_credits.accounts import Account
 from agent_credits.commit import commit
-from agent_credits.items import account_item, account_key
+from agent_credits.items import account_item, account_key, observation_item
+from tests.conformance.samples import provider_refused
 from tests.integration.lambda_runtime import Function, cold_start, receive
 from tests.lambda_events import FOLDER
 from tests.memory_rows import MemoryRows
@@ -98,6 +99,19 @@ def stream_event(rows: MemoryRows) -> dict[str, Any]:
             }
             for number, (old, new) in enumerate(rows.stream)
         ]
+    }
+
+
+def observed(run_id: str, number: int) -> dict[str, Any]:
+    """Return the stream's record of an observation that was put."""
+    item = observation_item(provider_refused(run_id), NOW)
+    return {
+        "eventName": "INSERT",
+        "dynamodb": {
+            "Keys": {"pk": item["pk"]},
+            "NewImage": item,
+            "SequenceNumber": f"{number:05d}",
+        },
     }
 
 
@@ -202,6 +216,42 @@ def test_the_stream_comes_again_from_the_record_that_could_not_be_published(
     assert announce.failed_ids(rest) == []
     published = [arrived["notice"]["data"]["run_id"] for arrived in inbox(sqs, inbox_url)]
     assert sorted(published) == ["run-1", "run-2"]
+
+
+def test_an_observation_is_published_like_a_commit(
+    announce: Function, sqs: "SQSClient", inbox_url: str
+) -> None:
+    failed = announce.failed_ids({"Records": [observed("run-1", 1)]})
+
+    assert failed == []
+    (arrived,) = inbox(sqs, inbox_url)
+    assert arrived["notice"]["subject"] == "run-1"
+    assert arrived["attributes"] == {
+        "type": "provider_quota_exhausted",
+        "severity": "critical",
+        "team_id": "acme",
+        "principal": "user:ana",
+        "retryable": "false",
+    }
+
+
+# A batch that fails has no metrics, of which Powertools warns on its way out.
+@pytest.mark.filterwarnings("ignore:No application metrics to publish")
+def test_a_row_of_a_younger_version_fails_the_batch_so_that_lambda_isolates_it(
+    announce: Function, sqs: "SQSClient", inbox_url: str
+) -> None:
+    records = [observed(f"run-{number}", number) for number in range(3)]
+    of_then = {"kind": "of_a_younger_version"}
+    records[1]["dynamodb"]["NewImage"]["observation"] = {"S": json.dumps(of_then)}
+
+    with pytest.raises(ValidationError, match="younger_version"):
+        announce.invoke({"Records": records})
+
+    # Lambda halves the batch until the record is alone, and sets that one aside.
+    inbox(sqs, inbox_url)
+    assert announce.failed_ids({"Records": [records[2]]}) == []
+    (arrived,) = inbox(sqs, inbox_url)
+    assert arrived["notice"]["data"]["run_id"] == "run-2"
 
 
 def test_a_run_with_the_longest_name_is_published(

@@ -17,9 +17,17 @@ from agent_credits.dynamodb_rows import (
     DynamoDBRows,
 )
 from agent_credits.errors import AgentCreditsError, RowsUnavailable
-from agent_credits.items import account_item, page_item, receipt_items, receipt_key
+from agent_credits.items import (
+    account_item,
+    observation_item,
+    observation_key,
+    page_item,
+    receipt_items,
+    receipt_key,
+)
 from agent_credits.ledger import Page
 from agent_credits.principals import Principal
+from tests.conformance.samples import provider_refused
 from tests.integration.stack_tables import StackTables
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -52,6 +60,27 @@ def page_of(count: int, number: int = 1) -> Page:
     changes = run_changes(*[usage(f"e{n}") for n in range(count)])
     account = commit(rows, ANA, changes, now=NOW, pause=pause).account
     return Page(ANA, number, account.entries[1:])
+
+
+def test_an_observation_lies_in_the_table_whose_changes_are_announced(
+    rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
+) -> None:
+    observation = provider_refused("run-1")
+
+    rows.put_observation(observation, NOW)
+
+    key = observation_key(observation)
+    there = dynamodb.get_item(TableName=tables.accounts, Key=key)["Item"]
+    assert there == observation_item(observation, NOW)
+
+
+def test_an_observation_is_none_of_the_accounts_and_teams_that_are_listed(
+    rows: DynamoDBRows,
+) -> None:
+    rows.put_observation(provider_refused("run-1"), NOW)
+
+    assert list(rows.list_accounts()) == []
+    assert list(rows.list_teams()) == []
 
 
 def test_a_row_that_is_not_there_is_read_as_none(rows: DynamoDBRows) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from functools import partial
 
 from agent_credits.accounts import Account
-from agent_credits.announcements import Commit, TeamChange
+from agent_credits.announcements import StreamChange
 from agent_credits.errors import QueueUnavailable, RowsUnavailable
 from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.payments import Charge, Paid, PaymentUnavailable
@@ -66,7 +66,7 @@ class AnnouncesAtMostOnce(AnnounceWorker):
 
 
 class LosesNoticesOnFaults(AnnounceWorker):
-    def _announce_one(self, change: Commit | TeamChange) -> None:
+    def _announce_one(self, change: StreamChange) -> None:
         try:
             super()._announce_one(change)
         except QueueUnavailable:

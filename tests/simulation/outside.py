@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Generic, Literal, Protocol, TypeVar
 
 from agent_credits.accounts import Account
-from agent_credits.announcements import Commit, TeamChange
+from agent_credits.announcements import Commit, Observed, StreamChange, TeamChange
 from agent_credits.items import (
     account_from_item,
     account_item,
@@ -20,6 +20,7 @@ from agent_credits.items import (
     receipt_items,
 )
 from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.observations import Observation
 from agent_credits.payments import Canceled, Charge, Declined, Paid, PaymentState, Unresolved
 from agent_credits.spending import Reservation
 from agent_credits.teams import Team
@@ -51,7 +52,7 @@ class StoredRows(MemoryRows):
         self, watch: Watch, *, checks_version: bool = True, uses_codec: bool = True
     ) -> None:
         super().__init__()
-        self.changes: list[Commit | TeamChange] = []
+        self.changes: list[StreamChange] = []
         self.receipts_of_run: dict[str, dict[Identity, Receipt]] = {}
         self._watch = watch
         self._checks_version = checks_version
@@ -78,6 +79,12 @@ class StoredRows(MemoryRows):
         self.teams[team.team_id] = team
         self.changes.append(TeamChange(there, team))
         return None
+
+    def put_observation(self, observation: Observation, now: datetime) -> bool:
+        is_new = super().put_observation(observation, now)
+        if is_new:
+            self.changes.append(Observed(self.observation_stream[-1]))
+        return is_new
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         yield from list(self.receipts_of_run.get(run_id, {}).values())

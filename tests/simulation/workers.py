@@ -11,7 +11,7 @@ from agent_credits.accounts import Account
 from agent_credits.announcements import (
     Commit,
     NoticeSettings,
-    TeamChange,
+    StreamChange,
     notices_of,
     reload_requested,
 )
@@ -296,7 +296,7 @@ class AnnounceWorker(StackWorker):
                 return
             history.announced = max(history.announced, number + 1)
 
-    def _announce_one(self, change: Commit | TeamChange) -> None:
+    def _announce_one(self, change: StreamChange) -> None:
         history = self.history
         request = reload_requested(change) if isinstance(change, Commit) else None
         if request is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from samtranslator.translator.transform import transform
 
+from agent_credits.items import ACCOUNT_PREFIX, EXPIRY_ATTRIBUTE, OBSERVED_PREFIX, TEAM_PREFIX
 from agent_credits.reloads import RELOAD_DEADLINE
 from agent_credits.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
 from agent_credits.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
@@ -29,6 +30,8 @@ OUTPUTS = {
     "AccountsTableName": {"Ref": "AccountsTable"},
     "LedgerTableName": {"Ref": "LedgerTable"},
 }
+# Which rows concern somebody when they change.
+ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX)
 FOURTEEN_DAYS = 14 * 24 * 60 * 60
 # The type of resource that a variable of this ending must name.
 TYPE_BEHIND_VARIABLE = {
@@ -414,7 +417,10 @@ def a_secret_is_written_out(template: Template) -> Iterator[str]:
 
 def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     keys = {"dynamodb:LeadingKeys": "false"}
-    accounts = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*"]}, "Null": keys}
+    with_observations = {
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "OBSERVED#*"]},
+        "Null": keys,
+    }
     with_teams = {
         "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "TEAM#*"]},
         "Null": keys,
@@ -426,7 +432,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         ("secretsmanager:GetSecretValue", "StripeSecret"): {"AutoReloadRole": None},
         ("sns:Publish", "NoticesTopic"): {"AnnounceRole": None},
         ("dynamodb:PutItem", "AccountsTable"): {
-            "DebitRunsRole": accounts,
+            "DebitRunsRole": with_observations,
             "AutoReloadRole": with_teams,
         },
     }
@@ -440,10 +446,20 @@ def a_change_is_not_announced(template: Template) -> Iterator[str]:
     patterns = [json.loads(f["Pattern"]) for f in source["FilterCriteria"]["Filters"]]
     expected = {
         "eventName": ["INSERT", "MODIFY"],
-        "dynamodb": {"Keys": {"pk": {"S": [{"prefix": "ACCOUNT#"}, {"prefix": "TEAM#"}]}}},
+        "dynamodb": {"Keys": {"pk": {"S": [{"prefix": prefix} for prefix in ANNOUNCED_PREFIXES]}}},
     }
     if patterns != [expected]:
         yield f"the stream is filtered by {patterns}"
+
+
+def a_row_of_money_may_be_removed(template: Template) -> Iterator[str]:
+    removed = {
+        name: table["Properties"]["TimeToLiveSpecification"]
+        for name, table in of_type(template, "AWS::DynamoDB::Table").items()
+        if "TimeToLiveSpecification" in table["Properties"]
+    }
+    if removed != {"AccountsTable": {"AttributeName": EXPIRY_ATTRIBUTE, "Enabled": True}}:
+        yield f"DynamoDB removes items by {removed}"
 
 
 def an_event_does_not_survive_waiting(template: Template) -> Iterator[str]:
@@ -592,6 +608,10 @@ def test_changes_of_accounts_and_of_teams_are_announced(template: Template) -> N
     assert list(a_change_is_not_announced(template)) == []
 
 
+def test_only_observations_are_ever_removed(template: Template) -> None:
+    assert list(a_row_of_money_may_be_removed(template)) == []
+
+
 def test_an_event_survives_waiting_for_a_whole_reload_and_some_faults(template: Template) -> None:
     assert list(an_event_does_not_survive_waiting(template)) == []
 
@@ -668,6 +688,7 @@ ANNOUNCE: Path = ("Resources", "Announce", "Properties")
 CHANGES: Path = (*ANNOUNCE, "Events", "AccountChanges", "Properties")
 QUEUE: Path = ("Resources", "AgentRunsQueue", "Properties")
 DEAD_LETTERS: Path = ("Resources", "AgentRunsDeadLetterQueue", "Properties")
+ACCOUNTS: Path = ("Resources", "AccountsTable", "Properties")
 LEDGER: Path = ("Resources", "LedgerTable")
 DEBIT_RUNS_ROLE: Path = ("Resources", "DebitRunsRole", "Properties")
 RECEIVE: Path = (*DEBIT_RUNS_ROLE, "Policies", 0, "PolicyDocument", "Statement", 0)
@@ -814,6 +835,17 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
         a_change_is_not_announced,
         (*CHANGES, "FilterCriteria", "Filters", 0, "Pattern"),
         '{"dynamodb": {"Keys": {"pk": {"S": [{"prefix": "ACCOUNT#"}]}}}}',
+    ),
+    (a_row_of_money_may_be_removed, (*ACCOUNTS, "TimeToLiveSpecification"), REMOVED),
+    (
+        a_row_of_money_may_be_removed,
+        (*ACCOUNTS, "TimeToLiveSpecification", "AttributeName"),
+        "version",
+    ),
+    (
+        a_row_of_money_may_be_removed,
+        (*LEDGER, "Properties", "TimeToLiveSpecification"),
+        {"AttributeName": "expires_at", "Enabled": True},
     ),
     (an_event_does_not_survive_waiting, (*RECEIVES, "MinValue"), 15),
     (an_event_does_not_survive_waiting, (*RECEIVES, "Default"), 18),

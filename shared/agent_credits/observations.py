@@ -1,0 +1,84 @@
+"""What is to be announced though no account changed: a record of it, put once.
+
+Announcing reads the change stream and nothing else, so what no commit tells has to become a row of
+its own. The row is put only if it is not there; whoever observes the same thing again, after a
+crash, on a redelivery or in a second worker, announces nothing anew.
+
+A further kind is a further class in the union, with a `kind` and a `key` that tells it from every
+other of its kind for ever; its notice is a further case in `announcements.notice_of`. During a
+deployment an older `announce` may meet it: it then fails on that record alone until it is replaced.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, PlainSerializer, PlainValidator, TypeAdapter
+
+from agent_credits.identifiers import Identifier, SourceUri
+from agent_credits.principals import Principal, parse_principal
+from agent_credits.provider_errors import Classification, ProviderAnswer, ProviderName
+from agent_credits.strict import Strict
+
+# Longer than any queue keeps a message (fourteen days) and than an operator takes to redrive one.
+KEPT_FOR = timedelta(days=90)
+
+
+def _principal(value: object) -> Principal:
+    return value if isinstance(value, Principal) else parse_principal(str(value))
+
+
+# At rest as people write it, "user:ana".
+PrincipalText = Annotated[
+    Principal, PlainValidator(_principal), PlainSerializer(str, return_type=str)
+]
+
+
+class ProviderRefused(Strict):
+    """A model provider refused a call of a run. No credits move."""
+
+    kind: Literal["provider_refused"] = "provider_refused"
+    principal: PrincipalText
+    team_id: Identifier
+    project_id: Identifier | None = None
+    run_id: Identifier
+    source: SourceUri
+    event_id: Identifier
+    time: AwareDatetime
+    traceparent: Identifier | None = None
+    provider: ProviderName
+    model: Identifier | None = None
+    answer: ProviderAnswer
+    classification: Classification
+
+    @property
+    def key(self) -> str:
+        """Return what makes it count once.
+
+        An empty account is told for every event, at once. That a provider is busy is told once per
+        team, project, provider and hour of the event's time: fifty runs that back off are one
+        notice. What nobody could classify may be either, so it counts like the worse of the two.
+        """
+        # None of the parts can hold a space.
+        if self.classification in ("quota_exhausted", "unclassified"):
+            return " ".join(("event", self.source, self.run_id, self.event_id))
+        hour = self.time.astimezone(UTC).strftime("%Y-%m-%dT%H")
+        project = (self.project_id,) if self.project_id else ()
+        return " ".join((self.classification, self.provider, hour, self.team_id, *project))
+
+
+Observation = Annotated[ProviderRefused, Field(discriminator="kind")]
+_OBSERVATION: TypeAdapter[Observation] = TypeAdapter(Observation)
+
+
+def observation_to_json(observation: Observation) -> str:
+    return observation.model_dump_json(exclude_none=True)
+
+
+def observation_from_json(text: str) -> Observation:
+    """Read an observation; a kind or a field of a younger version raises ValueError."""
+    return _OBSERVATION.validate_json(text)
+
+
+def expires_at(now: datetime) -> datetime:
+    """Return when an observation put now may be forgotten."""
+    return now + KEPT_FOR
