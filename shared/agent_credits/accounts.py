@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
+from agent_credits.alerts import LowCredits
 from agent_credits.errors import require
 from agent_credits.grants import Grant, drawing_order
 from agent_credits.ledger import Entry, Page, PoolBalance
@@ -38,6 +39,9 @@ class PlanSubscription:
     anchor: date
     refilled_from: date | None = None
 
+    def refills_one_of(self, pools: Iterable[str]) -> bool:
+        return self.microcredits > 0 and self.pool in pools
+
 
 @dataclass(frozen=True, slots=True)
 class ErroredRun:
@@ -59,6 +63,8 @@ class Account:
     reloaded_at: tuple[datetime, ...] = ()
     # A run has failed here, and no credits have come since.
     is_exhausted: bool = False
+    # While it is below one of its team's thresholds; see `low_credits`.
+    low: LowCredits | None = None
     page_number: int = 1
     entries: tuple[Entry, ...] = ()
     # Once it is, it never grows again.

@@ -11,6 +11,7 @@ from typing import assert_never
 
 from agent_credits.accounts import Account
 from agent_credits.ledger import Entry
+from agent_credits.low_credits_notice import credits_low
 from agent_credits.notices import Notice
 from agent_credits.observations import Observation, ProviderRefused
 from agent_credits.provider_notices import provider_refused
@@ -85,9 +86,24 @@ def _reloads(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
                 pass
 
 
+def _low_credits(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+    low = commit.new.low
+    if low is not None and low.told_at_version == commit.new.version:
+        yield credits_low(commit.new, low)
+
+
 def _restored(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
-    if commit.old is not None and commit.old.is_exhausted and not commit.new.is_exhausted:
-        yield credits_restored(commit.old, commit.new)
+    old, new = commit.old, commit.new
+    if old is None:
+        return
+    # Credits must have come, too: without, somebody changed the thresholds, or a worker of an older
+    # version wrote the row, which knows nothing of them.
+    credits_came = any(entry.brings_credits for entry in commit.new_entries)
+    was_low = old.low is not None and bool(old.low.told)
+    if (old.is_exhausted and not new.is_exhausted) or (
+        was_low and new.low is None and credits_came
+    ):
+        yield credits_restored(old, new)
 
 
 def _cap_warnings(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
@@ -107,6 +123,7 @@ def _suspensions(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
 OF_ACCOUNTS: tuple[Callable[[Commit, NoticeSettings], Iterator[Notice]], ...] = (
     _failed_runs,
     _reloads,
+    _low_credits,
     _restored,
 )
 OF_TEAMS: tuple[Callable[[TeamChange, NoticeSettings], Iterator[Notice]], ...] = (

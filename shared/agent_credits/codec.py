@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from agent_credits.accounts import ErroredRun, PlanSubscription
+from agent_credits.alerts import LowCredits, parse_threshold
 from agent_credits.grants import Grant
 from agent_credits.ledger import Draw, Entry, Identity, PoolBalance, ReloadFacts, RunContext
 from agent_credits.reloads import Reload
@@ -180,6 +181,35 @@ def unpack_reload(text: str) -> Reload:
         since=_instant(since),
         until=_instant(until) if until else None,
         cause=cause,
+    )
+
+
+def pack_low(low: LowCredits) -> str:
+    return _dumps(
+        [
+            low.team_id,
+            low.payer,
+            low.pools,
+            low.base_microcredits,
+            [str(threshold) for threshold in low.told],
+            [str(threshold) for threshold in low.held],
+            low.told_at_version,
+            low.refusal,
+        ]
+    )
+
+
+def unpack_low(text: str) -> LowCredits:
+    team_id, payer, pools, base, told, held, told_at_version, refusal = json.loads(text)
+    return LowCredits(
+        team_id=team_id,
+        payer=payer,
+        pools=tuple(pools),
+        base_microcredits=base,
+        told=tuple(parse_threshold(threshold) for threshold in told),
+        held=tuple(parse_threshold(threshold) for threshold in held),
+        told_at_version=told_at_version,
+        refusal=refusal,
     )
 
 

@@ -40,6 +40,7 @@ from agent_credits.events import RunFinished
 from agent_credits.grants import Grant
 from agent_credits.lapse import bring_up_to
 from agent_credits.ledger import Entry, Identity
+from agent_credits.low_credits import with_low_credits
 from agent_credits.reload_outcomes import grant_reload, refuse_reload
 from agent_credits.reload_requests import freeze, reload_where_low, with_reload_recorded
 from agent_credits.runs import apply_run
@@ -93,7 +94,7 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
     current = _with_reload(current, fresh, situation)
     if not any(isinstance(result, Recorded) for result in results) and current.reload == row.reload:
         return Decision(row.version, row, tuple(results))
-    return Decision(row.version, _ready_to_commit(current, row, now), tuple(results))
+    return Decision(row.version, _ready_to_commit(current, fresh, situation), tuple(results))
 
 
 def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
@@ -167,19 +168,20 @@ def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
     for entry in new_entries:
         if entry.outcome == "insufficient":
             exhausted = True
-        elif entry.outcome in ("granted", "refilled") or (
-            entry.outcome == "returned" and entry.draws
-        ):
+        elif entry.brings_credits:
             exhausted = False
     return exhausted
 
 
-def _ready_to_commit(account: Account, row: Account, now: datetime) -> Account:
+def _ready_to_commit(account: Account, fresh: Sequence[Change], situation: Situation) -> Account:
+    row, now = situation.row, situation.now
     account = bring_up_to(account, now)
     kept = len(row.entries) if account.page_number == row.page_number else 0
     remembered = tuple(
         run for run in account.errored_runs if run.ended_at > now - ERRORED_RUNS_REMEMBERED_FOR
     )
+    runs = [change for change in fresh if isinstance(change, RunChange)]
+    account = with_low_credits(account, runs, account.entries[kept:], situation)
     committed = replace(
         account,
         version=account.version + 1,

@@ -1,12 +1,13 @@
 """A worker's view of teams and policies: cached for a minute, read again before a refusal."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from agent_credits.errors import PolicyMissing
 from agent_credits.events import AgentRunEvent, Refusal, UserTrigger
 from agent_credits.policy import BillingPolicy
+from agent_credits.reload_offers import refusal_foreseen
 from agent_credits.rows import SettingsRows
 from agent_credits.teams import CLOCK_SKEW_MAX, SETTINGS_TTL, Billing, Team, bill
 
@@ -40,7 +41,10 @@ class Directory:
             team = self._read_team(team.team_id, now) or team
             if not team.has_member(trigger.user_id):
                 return Refusal("unknown_user", "data.trigger.user_id is not a member of the team")
-        return bill(event, team, self._policy(team.tenure_at(event.time).policy_version))
+        policy = self._policy(team.tenure_at(event.time).policy_version)
+        billing = bill(event, team, policy)
+        refusal = billing.reload and refusal_foreseen(team, policy, now)
+        return replace(billing, refusal_foreseen=refusal) if refusal else billing
 
     def forget(self, team_ids: Iterable[str]) -> None:
         """Read these teams again when they are next asked for."""

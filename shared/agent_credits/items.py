@@ -12,6 +12,7 @@ from typing import Any
 
 from agent_credits import codec
 from agent_credits.accounts import Account
+from agent_credits.alerts import Alerts
 from agent_credits.errors import AccountTooLarge
 from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.observations import (
@@ -88,6 +89,8 @@ def account_item(account: Account) -> Item:
         item["reloaded_at"] = {"S": codec.pack_instants(account.reloaded_at)}
     if account.is_exhausted:
         item["is_exhausted"] = {"BOOL": True}
+    if account.low is not None:
+        item["low"] = {"S": codec.pack_low(account.low)}
     if account.page_is_full:
         item["page_is_full"] = {"BOOL": True}
     size = item_bytes(item)
@@ -111,6 +114,7 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
             codec.unpack_instants(item["reloaded_at"]["S"]) if "reloaded_at" in item else ()
         ),
         is_exhausted="is_exhausted" in item,
+        low=codec.unpack_low(item["low"]["S"]) if "low" in item else None,
         page_number=int(item["page_number"]["N"]),
         entries=codec.unpack_entries(_text_or_bytes(item["entries"])),
         page_is_full="page_is_full" in item,
@@ -154,10 +158,13 @@ def receipt_from_item(item: Mapping[str, Any]) -> Receipt:
 
 
 def team_item(team: Team) -> Item:
+    # Settings that an older version of the code does not know are left out at their default, so
+    # that it goes on reading the row while a deployment is under way, and after one is undone.
+    unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
     return {
         **team_key(team.team_id),
         "version": {"N": str(team.version)},
-        "settings": {"S": team.model_dump_json(exclude={"version"})},
+        "settings": {"S": team.model_dump_json(exclude={"version"} | unknown_to_older)},
     }
 
 

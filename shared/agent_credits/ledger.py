@@ -146,6 +146,13 @@ class Entry:
     plan_name: str | None = None
 
     @property
+    def brings_credits(self) -> bool:
+        """Tell whether there is more to draw after it: credits came, or came back."""
+        return self.outcome in ("granted", "refilled") or (
+            self.outcome == "returned" and bool(self.draws)
+        )
+
+    @property
     def drawn_microcredits(self) -> int:
         return sum(draw.microcredits for draw in self.draws)
 

@@ -81,7 +81,21 @@ def reload_frozen(account: Account, entry: Entry) -> Notice:
 
 def credits_restored(old: Account, account: Account) -> Notice:
     """The key is the version, so that each recovery is announced, and each once."""
-    team_id = _newest_team(old) or _newest_team(account)
+    team_id = old.low.team_id if old.low else _newest_team(old) or _newest_team(account)
+    if old.is_exhausted:
+        subject = f"{account.principal} has credits again"
+        lines = [
+            f"{account.principal} was out of credits and has credits again.",
+            "",
+            "Runs that failed meanwhile stay failed: start them anew where they are still wanted.",
+        ]
+    else:
+        subject = f"{account.principal} is no longer low on credits"
+        lines = [
+            f"{account.principal} was low on credits and is above its thresholds again.",
+            "",
+            "Nothing is to be done.",
+        ]
     return Notice(
         type="credits_restored",
         severity="info",
@@ -90,14 +104,15 @@ def credits_restored(old: Account, account: Account) -> Notice:
         key=str(account.version),
         subject=str(account.principal),
         time=account.entries[-1].recorded_at,
-        retryable=True,
-        data={"principal": str(account.principal), "team_id": team_id},
-        email_subject=f"{account.principal} has credits again",
-        email_text=(
-            f"{account.principal} was out of credits and has credits again.\n"
-            "\n"
-            "Runs that failed meanwhile stay failed: start them anew where they are still wanted.\n"
-        ),
+        # A run that failed can be started anew; where the account was merely low, none has.
+        retryable=old.is_exhausted,
+        data={
+            "principal": str(account.principal),
+            "team_id": team_id,
+            "recovered_from": "exhausted" if old.is_exhausted else "low",
+        },
+        email_subject=subject,
+        email_text="\n".join(lines) + "\n",
     )
 
 

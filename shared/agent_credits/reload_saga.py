@@ -32,6 +32,7 @@ from agent_credits.payments import (
 )
 from agent_credits.policy import BillingPolicy, Payer
 from agent_credits.principals import Principal
+from agent_credits.reload_offers import ReloadOffer, reload_offer
 from agent_credits.reloads import hold_after, packs_to_close
 from agent_credits.rows import Rows, TeamRows
 from agent_credits.spending import (
@@ -42,7 +43,6 @@ from agent_credits.spending import (
     fence,
     give_up,
     month_end,
-    month_to_reserve_in,
     release,
     reserve,
     settle,
@@ -160,44 +160,35 @@ class ReloadSaga:
         if now >= _deadline(account, now):
             # Whoever waited has been told no; nobody expects their card to be charged now.
             return "payment_unavailable"
-        settings, method = team.auto_reload, team.payment
-        if settings is None or not settings.enabled:
-            return "auto_reload_off"
-        if method is None:
-            return "payment_method_missing"
-        if team.spending.suspended_payment_method == method.name:
-            return "suspended"
+        policy = self._policy(team.tenure_at(now).policy_version)
+        offer = reload_offer(team, policy, now)
+        if not isinstance(offer, ReloadOffer):
+            return offer
         if len(team.spending.reservations) >= RESERVATIONS_MAX:
             return "payment_unavailable"
         if _open_reload(team.spending, request.principal) is not None:
             return "payment_unavailable"
-        tenure = team.tenure_at(now)
-        policy = self._policy(tenure.policy_version)
-        pack = policy.pack_of(settings.pack_microcredits)
-        if pack is None:
-            return "auto_reload_off"
-        month = month_to_reserve_in(team.spending, now, team.time_zone)
+        settings, pack = offer.settings, offer.pack
         pools = _pools(policy, team, request.principal, now, settings.pool)
         packs = packs_to_close(
             available=available_microcredits(account, pools, now),
             wanted=account.reload.wanted_microcredits if account.reload else 0,
             threshold=settings.threshold_microcredits,
             pack=pack.microcredits,
-            affordable_packs=team.spending.head_room(team.spend_cap_cents, month)
-            // pack.price_cents,
+            affordable_packs=offer.affordable_packs,
         )
         if packs == 0:
             return "spend_cap_reached"
         return Reservation(
             purchase_id=request.reload_id,
             principal=str(request.principal),
-            month=month,
+            month=offer.month,
             packs=packs,
             pool=settings.pool,
             microcredits=packs * pack.microcredits,
             price_cents=packs * pack.price_cents,
             currency=pack.currency,
-            method=method,
+            method=offer.method,
             reserved_at=now,
             deadline=_deadline(account, now),
         )

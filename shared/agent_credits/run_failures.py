@@ -8,6 +8,7 @@ from agent_credits.credits import format_credits
 from agent_credits.lapse import resets_at
 from agent_credits.ledger import Entry, PoolBalance, RunContext
 from agent_credits.notices import Notice, iso
+from agent_credits.policy import Payer
 from agent_credits.problem import insufficient_credits_problem
 from agent_credits.reload_fixes import reload_fix
 from agent_credits.spending import Refused
@@ -19,7 +20,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     if run is None:
         raise TypeError("only a run's entry can fail a run")
     refill = resets_at(account, entry.recorded_at)
-    fix = fixes(account, run, refill, entry.refusal)
+    fix = fixes(account, run.payer, run.team_id, refill, entry.refusal)
     pools = _pools_after(entry)
     run_id = entry.identity.subject
     data = {
@@ -34,7 +35,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
             for p in pools
         ],
         "cause": entry.refusal or "pools_exhausted",
-        "auto_reload": {"state": _reload_state(entry)},
+        "auto_reload": {"state": reload_state(entry.refusal)},
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
         "problem": insufficient_credits_problem(problem_type_base_url),
@@ -58,8 +59,8 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     )
 
 
-def _reload_state(entry: Entry) -> str:
-    match entry.refusal:
+def reload_state(refusal: Refused | None) -> str:
+    match refusal:
         case None | "auto_reload_off":
             return "off"
         case "suspended":
@@ -71,30 +72,34 @@ def _reload_state(entry: Entry) -> str:
 
 
 def fixes(
-    account: Account, run: RunContext, refill: datetime | None, refusal: Refused | None
+    account: Account,
+    payer: Payer,
+    team_id: str,
+    refill: datetime | None,
+    refusal: Refused | None,
 ) -> list[str]:
     """Return what can be done, by whom, most direct first; it depends on who was billed."""
-    match run.payer:
+    match payer:
         case "user":
             steps = [f"{account.principal.id}: purchase add-on credits for your own account."]
         case "owner":
             steps = [
                 (
-                    f"The owner of team {run.team_id}, {account.principal.id}: purchase add-on "
+                    f"The owner of team {team_id}, {account.principal.id}: purchase add-on "
                     "credits; unattended runs are paid from the owner's pools."
                 )
             ]
         case "team":
             return [
                 (
-                    f"An admin of team {run.team_id}: contact your account manager to extend the "
+                    f"An admin of team {team_id}: contact your account manager to extend the "
                     "contract's credits."
                 )
             ]
         case _:
-            assert_never(run.payer)
+            assert_never(payer)
     if refusal is not None:
-        steps = [*reload_fix(refusal, run.team_id), *steps]
+        steps = [*reload_fix(refusal, team_id), *steps]
     if refill is not None:
         steps.append(f"Or wait: the plan's credits refill at {iso(refill)}.")
     return steps
@@ -132,13 +137,13 @@ def _email_text(
         f"Run:       {entry.identity.subject}, {trigger}",
         *([f"Project:   {run.project_id}"] if run.project_id else []),
         f"Billed:    {account.principal}",
-        f"Pools:     {_pools_text(pools)}",
+        f"Pools:     {pools_text(pools)}",
         *(
             [f"Short by:  {format_credits(entry.shortfall_microcredits)} credits"]
             if entry.shortfall_microcredits
             else []
         ),
-        f"Reload:    {_reload_text(entry)}",
+        f"Reload:    {reload_text(entry.refusal)}",
         f"Resets at: {iso(refill) if refill else 'never; this account has no plan that refills'}",
         "",
         "What to do now:",
@@ -149,10 +154,10 @@ def _email_text(
     return "\n".join(lines) + "\n"
 
 
-def _reload_text(entry: Entry) -> str:
-    state = _reload_state(entry)
-    return f"auto-reload is {state}" + (f" ({entry.refusal})" if entry.refusal else "")
+def reload_text(refusal: Refused | None) -> str:
+    cause = f" ({refusal})" if refusal not in (None, "auto_reload_off") else ""
+    return f"auto-reload is {reload_state(refusal)}{cause}"
 
 
-def _pools_text(pools: tuple[PoolBalance, ...]) -> str:
+def pools_text(pools: tuple[PoolBalance, ...]) -> str:
     return ", ".join(f"{p.pool} {format_credits(p.available_microcredits)}" for p in pools)

@@ -14,12 +14,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_credits.accounts import RELOADS_REMEMBERED_MAX
+from agent_credits.alerts import Alerts, Threshold
 from agent_credits.events import AgentRunEvent, UserTrigger
 from agent_credits.identifiers import Identifier, PoolName
 from agent_credits.policy import BillingPolicy, BillingRule, Payer, TeamKind
 from agent_credits.principals import Principal
 from agent_credits.reloads import ReloadTerms
-from agent_credits.spending import PaymentMethod, Spending
+from agent_credits.spending import PaymentMethod, Refused, Spending
 
 MEMBERS_MAX = 2_000
 TENURES_MAX = 100
@@ -66,6 +67,7 @@ class Team(BaseModel):
     plan: Identifier
     time_zone: str
     members: frozenset[Identifier] | Literal["*"]
+    alerts: Alerts = Alerts()
     # Grows with every change of what follows, but not with the spending itself.
     settings_version: int = Field(default=0, ge=0)
     auto_reload: AutoReload | None = None
@@ -112,6 +114,10 @@ class Billing:
     grace: timedelta
     # None where the team does not reload, or not into a pool that this run may draw.
     reload: ReloadTerms | None = None
+    # Why the team's own row, as last read, leaves no reload to hope for; the account's row may know
+    # a refusal of its own.
+    refusal_foreseen: Refused | None = None
+    low_thresholds: tuple[Threshold, ...] = ()
 
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
@@ -125,6 +131,7 @@ def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
         policy_version=policy.version,
         grace=timedelta(days=policy.grace_days),
         reload=_reload_terms(team, rule),
+        low_thresholds=team.alerts.low,
     )
 
 

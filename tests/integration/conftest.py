@@ -9,11 +9,13 @@ import pytest
 
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits_cli.target import CLIENT_CONFIG, StackOutputs, Target
+from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.locked_moto import locked_moto
 from tests.integration.stack_tables import StackTables, create_tables
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
 _suffixes = map(str, itertools.count())
@@ -68,3 +70,34 @@ def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
         endpoint_url=None,
         outputs=StackOutputs.model_validate(outputs),
     )
+
+
+@pytest.fixture
+def sns(aws: boto3.Session) -> "SNSClient":
+    return aws.client("sns")
+
+
+@pytest.fixture
+def topic_arn(sns: "SNSClient") -> str:
+    return sns.create_topic(Name="notices")["TopicArn"]
+
+
+@pytest.fixture
+def inbox_url(sqs: "SQSClient", sns: "SNSClient", topic_arn: str) -> str:
+    """A queue that is subscribed to every notice."""
+    url = sqs.create_queue(QueueName="inbox")["QueueUrl"]
+    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
+    sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=attributes["QueueArn"])
+    return url
+
+
+@pytest.fixture
+def announce(topic_arn: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> Function:
+    environment = {
+        "NOTICES_TOPIC_ARN": topic_arn,
+        "PROBLEM_TYPE_BASE_URL": "https://docs.example.com",
+        "RELOADS_QUEUE_URL": sqs.create_queue(
+            QueueName="reloads.fifo", Attributes={"FifoQueue": "true"}
+        )["QueueUrl"],
+    }
+    return cold_start("announce", environment, monkeypatch)

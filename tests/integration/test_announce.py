@@ -2,9 +2,9 @@
 
 import base64
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
 from pydantic import ValidationError
@@ -28,39 +28,7 @@ from tests.unit.builders import (
 )
 
 if TYPE_CHECKING:
-    from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
-
-
-@pytest.fixture
-def sns(aws: boto3.Session) -> "SNSClient":
-    return aws.client("sns")
-
-
-@pytest.fixture
-def topic_arn(sns: "SNSClient") -> str:
-    return sns.create_topic(Name="notices")["TopicArn"]
-
-
-@pytest.fixture
-def inbox_url(sqs: "SQSClient", sns: "SNSClient", topic_arn: str) -> str:
-    """A queue that is subscribed to every notice."""
-    url = sqs.create_queue(QueueName="inbox")["QueueUrl"]
-    attributes = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]
-    sns.subscribe(TopicArn=topic_arn, Protocol="sqs", Endpoint=attributes["QueueArn"])
-    return url
-
-
-@pytest.fixture
-def announce(topic_arn: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> Function:
-    environment = {
-        "NOTICES_TOPIC_ARN": topic_arn,
-        "PROBLEM_TYPE_BASE_URL": "https://docs.example.com",
-        "RELOADS_QUEUE_URL": sqs.create_queue(
-            QueueName="reloads.fifo", Attributes={"FifoQueue": "true"}
-        )["QueueUrl"],
-    }
-    return cold_start("announce", environment, monkeypatch)
 
 
 def inbox(sqs: "SQSClient", inbox_url: str) -> list[dict[str, Any]]:
@@ -84,7 +52,7 @@ def image(account: Account) -> dict[str, Any]:
     return json.loads(json.dumps(item, default=lambda b: base64.b64encode(b).decode()))
 
 
-def stream_event(rows: MemoryRows) -> dict[str, Any]:
+def stream_event(stream: Iterable[tuple[Account | None, Account]]) -> dict[str, Any]:
     """Return all that happened as one batch of the accounts table's change stream."""
     return {
         "Records": [
@@ -97,7 +65,7 @@ def stream_event(rows: MemoryRows) -> dict[str, Any]:
                     "SequenceNumber": f"{number:05d}",
                 },
             }
-            for number, (old, new) in enumerate(rows.stream)
+            for number, (old, new) in enumerate(stream)
         ]
     }
 
@@ -127,7 +95,7 @@ def failing_runs(count: int) -> MemoryRows:
 def test_a_failed_run_is_published_with_what_subscribers_filter_by(
     announce: Function, sqs: "SQSClient", inbox_url: str
 ) -> None:
-    failed = announce.failed_ids(stream_event(failing_runs(1)))
+    failed = announce.failed_ids(stream_event(failing_runs(1).stream))
 
     assert failed == []
     (arrived,) = inbox(sqs, inbox_url)
@@ -164,7 +132,7 @@ def test_a_commit_without_a_failed_run_publishes_nothing(
     open_account(rows)
     commit(rows, ANA, run_changes(usage("e1"), requested("e2")), now=NOW, pause=pause)
 
-    failed = announce.failed_ids(stream_event(rows))
+    failed = announce.failed_ids(stream_event(rows.stream))
 
     assert failed == []
     assert inbox(sqs, inbox_url) == []
@@ -173,7 +141,7 @@ def test_a_commit_without_a_failed_run_publishes_nothing(
 def test_every_failed_run_of_a_batch_is_published_across_pages(
     announce: Function, sqs: "SQSClient", inbox_url: str
 ) -> None:
-    announce.invoke(stream_event(failing_runs(20)))
+    announce.invoke(stream_event(failing_runs(20).stream))
 
     runs = [arrived["notice"]["data"]["run_id"] for arrived in inbox(sqs, inbox_url)]
     assert sorted(runs) == sorted(f"run-{number}" for number in range(20))
@@ -182,7 +150,7 @@ def test_every_failed_run_of_a_batch_is_published_across_pages(
 def test_a_record_that_comes_again_is_published_under_the_same_id(
     announce: Function, sqs: "SQSClient", inbox_url: str
 ) -> None:
-    event = stream_event(failing_runs(3))
+    event = stream_event(failing_runs(3).stream)
     announce.invoke(event)
     first = [arrived["notice"] for arrived in inbox(sqs, inbox_url)]
 
@@ -195,7 +163,7 @@ def test_a_record_that_comes_again_is_published_under_the_same_id(
 def test_the_stream_comes_again_from_the_record_that_could_not_be_published(
     announce: Function, sqs: "SQSClient", inbox_url: str
 ) -> None:
-    event = stream_event(failing_runs(3))
+    event = stream_event(failing_runs(3).stream)
     asked: list[str] = []
 
     def fail_the_second(**_: Any) -> None:
@@ -261,7 +229,7 @@ def test_a_run_with_the_longest_name_is_published(
     open_account(rows, grant_change("g-1", credits="1"))
     commit(rows, ANA, run_changes(usage("e1", "5", run="r" * 128)), now=NOW, pause=pause)
 
-    failed = announce.failed_ids(stream_event(rows))
+    failed = announce.failed_ids(stream_event(rows.stream))
 
     assert failed == []
     (arrived,) = inbox(sqs, inbox_url)
@@ -269,7 +237,7 @@ def test_a_run_with_the_longest_name_is_published(
 
 
 def test_the_log_names_the_notice_and_tells_nothing_of_its_text(announce: Function) -> None:
-    announce.invoke(stream_event(failing_runs(1)))
+    announce.invoke(stream_event(failing_runs(1).stream))
 
     (line,) = announce.lines("published")
     assert line["notice_type"] == "insufficient_credits"
