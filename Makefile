@@ -48,6 +48,10 @@ test-quick: lint types .tools/localstripe/.ready ## run every check that needs n
 simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
 	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation.simulate $(SEEDS)
 
+.PHONY: explore
+explore: .venv/.ready ## visit every state of the models of the protocol and the saga
+	@.venv/bin/python -m tests.simulation.explore
+
 lint: .venv/.ready
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check

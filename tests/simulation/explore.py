@@ -1,0 +1,93 @@
+"""`make explore`: visit every state of every model, and print how many there are.
+
+Each model is explored in a process of its own, so that its memory is known and then given back.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from agent_credits.changes import RunChange
+from agent_credits.reload_saga import ReloadSaga
+from tests.simulation import reload_saga_model, write_protocol_model
+from tests.simulation.reload_saga_model import IN_TIME, PRICE_CENTS, TOO_LATE, Begins
+from tests.unit.builders import finished, run_changes, usage
+
+# On Linux it is counted in KiB.
+KIB_PER_MIB = 1_024
+
+USAGE = run_changes(usage("e1", "1"), usage("e2", "2"), usage("e3", "4", run="run-2"))
+GIVES_BACK = run_changes(usage("e1", "1"), finished("e2", "error"), usage("e3", "4", run="run-2"))
+
+ONE_ASKS: dict[str, Any] = {
+    "deliveries": (3,),
+    "clocks": (IN_TIME, TOO_LATE),
+    "endings": ("paid", "declined", "processing"),
+}
+TWO_ASK: dict[str, Any] = {"deliveries": (2, 1), "clocks": (IN_TIME,), "endings": ("paid",)}
+# Head-room for a second purchase, so that nothing but the protocol stands in its way.
+ROOM_FOR_TWO: dict[str, Any] = {
+    "deliveries": (3,),
+    "clocks": (IN_TIME,),
+    "endings": ("paid",),
+    "cap_cents": 2 * PRICE_CENTS,
+}
+
+
+def asks_again(earlier: Begins) -> dict[str, Any]:
+    """Return the bounds of an account that asks again while its earlier payment is open."""
+    return {
+        "deliveries": (1, 1),
+        "clocks": (IN_TIME,),
+        "endings": ("paid", "declined"),
+        "cap_cents": 2 * PRICE_CENTS,
+        "begins": earlier,
+    }
+
+
+def protocol(changes: list[RunChange], entries_full: int) -> int:
+    return write_protocol_model.Model(changes, entries_full=entries_full).explore()
+
+
+def saga(bounds: dict[str, Any]) -> int:
+    return reload_saga_model.Model(ReloadSaga, **bounds).explore()
+
+
+MODELS: Mapping[str, Callable[[], int]] = {
+    "write protocol: usage": lambda: protocol(USAGE, 2),
+    "write protocol: usage and a run given back": lambda: protocol(GIVES_BACK, 1),
+    "reload saga: one reload, in time or late": lambda: saga(ONE_ASKS),
+    "reload saga: two reloads, a cap for one": lambda: saga(TWO_ASK),
+    "reload saga: one reload, a cap for two": lambda: saga(ROOM_FOR_TWO),
+    "reload saga: asks again, an earlier payment made": lambda: saga(asks_again("made")),
+    "reload saga: asks again, an earlier payment processing": lambda: saga(
+        asks_again("processing")
+    ),
+    "reload saga: asks again, an earlier payment paid": lambda: saga(asks_again("paid")),
+}
+
+
+def main() -> int:
+    sys.stdout.write(f"{'model':<56} {'states':>9} {'seconds':>8} {'peak MiB':>9}\n")
+    # A fresh process for each, so that none is charged with what another one took.
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name, (states, seconds, mib) in zip(MODELS, pool.map(_explore, MODELS), strict=True):
+            sys.stdout.write(f"{name:<56} {states:>9,} {seconds:>8.1f} {mib:>9,}\n")
+            sys.stdout.flush()
+    sys.stdout.write("No state breaks an invariant.\n")
+    return 0
+
+
+def _explore(name: str) -> tuple[int, float, int]:
+    began = time.monotonic()
+    states = MODELS[name]()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // KIB_PER_MIB
+    return states, time.monotonic() - began, peak
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The models of the write protocol and of the reload saga, and that they notice what is broken."""
+
+import pytest
+
+from agent_credits.reload_saga import ReloadSaga
+from tests.simulation import mutants, reload_saga_model, write_protocol_model
+from tests.simulation.explore import (
+    MODELS,
+    ONE_ASKS,
+    ROOM_FOR_TWO,
+    TWO_ASK,
+    USAGE,
+    asks_again,
+    saga,
+)
+from tests.simulation.reload_saga_model import Begins
+from tests.simulation.write_protocol_model import Mutant
+
+# Fewer than this, and a model no longer interleaves what it is there to interleave.
+STATES_MIN = 20_000
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_interleaving_keeps_the_invariants(name: str) -> None:
+    assert MODELS[name]() > STATES_MIN
+
+
+@pytest.mark.parametrize(
+    ("mutant", "violation"),
+    [
+        pytest.param(Mutant(receipts_before_row=True), "never changes|entries leave", id="reads"),
+        pytest.param(Mutant(flush=False), "the row holds what the entries leave", id="no_flush"),
+        pytest.param(
+            Mutant(receipts_with_page=False),
+            "the row holds what the entries leave",
+            id="page_without_receipts",
+        ),
+        pytest.param(
+            Mutant(version_condition=False),
+            "the row holds what the entries leave|acknowledged implies recorded",
+            id="no_version_condition",
+        ),
+    ],
+)
+def test_a_broken_protocol_is_caught(mutant: Mutant, violation: str) -> None:
+    with pytest.raises(AssertionError, match=violation):
+        write_protocol_model.Model(USAGE[:2], entries_full=1, mutant=mutant).explore()
+
+
+@pytest.mark.parametrize(
+    ("broken", "violation"),
+    [
+        (mutants.ReservesAfterCharging, "nothing is charged that is not reserved"),
+        (mutants.StoresNoPayment, "nothing is charged that the row does not name"),
+        (mutants.ReleasesOnUnknownOutcome, "what is charged is on the row"),
+        (mutants.SettlesBeforeGranting, "no credits are owed"),
+        (mutants.GrantsBeforeItIsPaid, "no credits unpaid"),
+        (mutants.ShutsNobodyOut, "what nobody asks about any more has ended"),
+    ],
+)
+def test_a_broken_saga_is_caught(broken: type[ReloadSaga], violation: str) -> None:
+    with pytest.raises(AssertionError, match=violation):
+        reload_saga_model.Model(broken, **ONE_ASKS).explore()
+
+
+def test_a_purchase_made_again_on_an_old_read_is_caught_where_the_cap_does_not_hide_it() -> None:
+    with pytest.raises(AssertionError, match="what nobody asks about any more has ended"):
+        reload_saga_model.Model(mutants.ReservesOnAnOldRead, **ROOM_FOR_TWO).explore()
+
+
+def test_a_row_written_without_its_version_condition_is_caught() -> None:
+    with pytest.raises(AssertionError, match=r".+"):
+        reload_saga_model.Model(ReloadSaga, **TWO_ASK, checks_version=False).explore()
+
+
+@pytest.mark.parametrize("earlier", ["made", "processing", "paid"])
+def test_a_second_reload_beside_an_open_one_is_caught(
+    earlier: Begins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent_credits.reload_saga._open_reload", lambda *_: None)
+
+    with pytest.raises(AssertionError, match="one live reload per account"):
+        saga(asks_again(earlier))
