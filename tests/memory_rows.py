@@ -86,6 +86,7 @@ class MemoryRows:
         return True
 
     def put_page(self, page: Page) -> None:
-        self.pages[page.principal, page.number] = page
+        self.pages.setdefault((page.principal, page.number), page)
         for entry in page.entries:
-            self.receipts[entry.identity] = Receipt(page.principal, page.number, entry)
+            receipt = Receipt(page.principal, page.number, entry)
+            self.receipts.setdefault(entry.identity, receipt)

@@ -1,5 +1,9 @@
 """The rows in DynamoDB: the calls behind the port of `rows.py`, and the operator's reads.
 
+The ledger is written by PartiQL's INSERT alone. It is the one write of DynamoDB with a permission
+of its own that leaves an item which is there as it is: BatchWriteItem may delete as well, PutItem
+may overwrite. So no function needs, or has, the right to change what is recorded.
+
 Every loop over what a batched call left undone is bounded; what is then still undone is a fault,
 and the messages go back to the queue.
 """
@@ -46,14 +50,32 @@ from agent_credits.teams import Team
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import (
+        BatchStatementRequestTypeDef,
+        BatchStatementResponseTypeDef,
+    )
 
 Result = TypeVar("Result")
 
 BATCH_GET_KEYS_MAX = 100
-BATCH_WRITE_ITEMS_MAX = 25
+BATCH_STATEMENTS_MAX = 25
 BATCH_ROUNDS_MAX = 8
 RESULT_PAGES_MAX = 10_000
 PARALLEL_CALLS = 4
+
+# What DynamoDB calls it that an item with this key was there before: put by an earlier attempt, or
+# by another worker that flushed the same page.
+ALREADY_THERE = "DuplicateItem"
+# Answers to one statement of a batch after which it may succeed another time.
+WORTH_REPEATING = frozenset(
+    {
+        "InternalServerError",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "ThrottlingError",
+        "TransactionConflict",
+    }
+)
 
 
 class DynamoDBRows:
@@ -138,7 +160,7 @@ class DynamoDBRows:
 
     def put_page(self, page: Page) -> None:
         items = [page_item(page), *receipt_items(page)]
-        _in_parallel(self._batch_write, _chunks(items, BATCH_WRITE_ITEMS_MAX))
+        _in_parallel(self._insert, _chunks(items, BATCH_STATEMENTS_MAX))
 
     def _read_row(self, key: Item) -> Item | None:
         with _faults_as_rows_unavailable():
@@ -185,14 +207,13 @@ class DynamoDBRows:
             back_off(attempt + 1)
         raise RowsUnavailable(f"receipts not read in {BATCH_ROUNDS_MAX} rounds")
 
-    def _batch_write(self, items: Sequence[Item]) -> None:
-        pending: Mapping[str, Any] = {
-            self._ledger_table: [{"PutRequest": {"Item": item}} for item in items]
-        }
+    def _insert(self, items: Sequence[Item]) -> None:
+        """Insert what is not there yet; no two of the items may have the same key."""
+        pending = [_insertion(self._ledger_table, item) for item in items]
         for attempt in range(BATCH_ROUNDS_MAX):
             with _faults_as_rows_unavailable():
-                response = self._client.batch_write_item(RequestItems=pending)
-            pending = response.get("UnprocessedItems", {})
+                response = self._client.batch_execute_statement(Statements=pending)
+            pending = _to_repeat(pending, response["Responses"])
             if not pending:
                 return
             back_off(attempt + 1)
@@ -223,6 +244,29 @@ class DynamoDBRows:
                 return
             request["ExclusiveStartKey"] = response["LastEvaluatedKey"]
         raise RowsUnavailable(f"more than {RESULT_PAGES_MAX} pages of results")
+
+
+def _insertion(table: str, item: Item) -> "BatchStatementRequestTypeDef":
+    values = ", ".join(f"'{name}': ?" for name in item)
+    return {
+        "Statement": f'INSERT INTO "{table}" VALUE {{{values}}}',
+        "Parameters": list(item.values()),
+    }
+
+
+def _to_repeat(
+    statements: Sequence["BatchStatementRequestTypeDef"],
+    answers: Sequence["BatchStatementResponseTypeDef"],
+) -> list["BatchStatementRequestTypeDef"]:
+    """Return the statements that may yet succeed; raises where one never can."""
+    again = []
+    for statement, answer in zip(statements, answers, strict=True):
+        code = answer.get("Error", {}).get("Code")
+        if code in WORTH_REPEATING:
+            again.append(statement)
+        elif code not in (None, ALREADY_THERE):
+            raise RowsUnavailable(f"page not written: {code}: {answer['Error'].get('Message')}")
+    return again
 
 
 def _in_parallel(

@@ -1,8 +1,9 @@
 """The port to the rows: everything that may be read or written, and by nothing else.
 
 Reads are strongly consistent. Writes are of three kinds: a compare-and-set of one row, which
-commits; plain puts of pages and receipts, whose content is a pure function of a committed row, so
-that writing them twice writes the same; and observations, each put once and never changed.
+commits; insertions of pages and receipts, whose content is a pure function of a committed row, so
+that it does not matter who comes first; and observations, each put once. What these two find there
+is never written again.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -39,7 +40,7 @@ class Rows(Protocol):
         ...
 
     def put_page(self, page: Page) -> None:
-        """Put a full page and one receipt for each of its entries."""
+        """Put a full page and one receipt for each of its entries, unless they are there."""
         ...
 
 

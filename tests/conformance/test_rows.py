@@ -157,6 +157,20 @@ def test_a_page_put_again_changes_nothing(rows: AllRows, ana: Principal, name: s
     assert len(list(rows.read_run(name))) == 2
 
 
+def test_a_page_or_receipt_that_is_there_is_never_replaced(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    written, other = entry(name, "e-1"), entry(name, "e-1", amount=7)
+    rows.put_page(Page(ana, 1, (written,)))
+
+    rows.put_page(Page(ana, 1, (other, entry(name, "e-2"))))
+
+    receipts = rows.read_receipts([written.identity])
+    assert receipts[written.identity].entry == written
+    # What was not there yet is written all the same.
+    assert {receipt.entry.identity.id for receipt in rows.read_run(name)} == {"e-1", "e-2"}
+
+
 def test_only_the_receipts_that_are_there_are_answered(
     rows: AllRows, ana: Principal, name: str
 ) -> None:

@@ -16,6 +16,7 @@ from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.items import Item, item_bytes
 from agent_credits.principals import Principal
 from agent_credits_cli.target import Target
+from tests.ledger_statements import inserted_item
 from tests.unit.builders import (
     BIGCORP_TEAM,
     NOW,
@@ -30,7 +31,8 @@ from tests.unit.builders import (
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
-WRITES = {"PutItem", "BatchWriteItem"}
+WRITES = {"PutItem"}
+INSERTS = {"BatchExecuteStatement"}
 READS_OF_ITEMS = {"GetItem", "BatchGetItem"}
 READS = READS_OF_ITEMS | {"Query"}
 
@@ -64,6 +66,12 @@ def read_units(parsed: dict[str, Any], params: dict[str, Any]) -> int:
     return sum(_units_of_4_kb(item) for item in found) + asked_for - len(found)
 
 
+def write_units(params: dict[str, Any]) -> int:
+    """Return what insertions cost: a unit for each KB begun. The emulator counts one for each."""
+    items = [inserted_item(statement)[1] for statement in params["Statements"]]
+    return sum(math.ceil(item_bytes(item) / 1024) for item in items)
+
+
 def _units_of_4_kb(item: Item | None) -> int:
     return max(1, math.ceil(item_bytes(item or {}) / 4096))
 
@@ -77,8 +85,11 @@ def consumption_of(client: "DynamoDBClient") -> Iterator[Consumed]:
         context["params"] = params
 
     def add(parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
-        assert model.name in WRITES | READS, f"{model.name} is not counted"
+        assert model.name in WRITES | INSERTS | READS, f"{model.name} is not counted"
         consumed.requests[model.name] += 1
+        if model.name in INSERTS:
+            consumed.write_units += write_units(context["params"])
+            return
         if model.name in READS_OF_ITEMS:
             consumed.read_units += read_units(parsed, context["params"])
             return

@@ -13,7 +13,8 @@ from agent_credits.commit import commit
 from agent_credits.dynamodb_rows import (
     BATCH_GET_KEYS_MAX,
     BATCH_ROUNDS_MAX,
-    BATCH_WRITE_ITEMS_MAX,
+    BATCH_STATEMENTS_MAX,
+    WORTH_REPEATING,
     DynamoDBRows,
 )
 from agent_credits.errors import AgentCreditsError, RowsUnavailable
@@ -144,7 +145,7 @@ def test_a_row_that_cannot_be_understood_is_an_error_of_ours(
 
 
 @pytest.mark.parametrize(
-    "count", [1, BATCH_WRITE_ITEMS_MAX - 1, BATCH_WRITE_ITEMS_MAX, BATCH_GET_KEYS_MAX + 1, 200]
+    "count", [1, BATCH_STATEMENTS_MAX - 1, BATCH_STATEMENTS_MAX, BATCH_GET_KEYS_MAX + 1, 200]
 )
 def test_a_page_of_any_size_is_put_with_a_receipt_for_each_entry(
     count: int, rows: DynamoDBRows
@@ -338,30 +339,73 @@ def test_keys_that_stay_unread_are_a_fault_after_a_bounded_number_of_rounds(
     assert max(waits) <= agent_credits.backoff.LONGEST_SECONDS
 
 
+def insertions(page: Page) -> list[dict[str, Any]]:
+    """Return the statements that a page's items are inserted by, its receipts after itself."""
+    return [
+        {
+            "Statement": f"""INSERT INTO "ledger" VALUE {{'pk': ?, 'sk': ?, {values}}}""",
+            "Parameters": list(item.values()),
+        }
+        for item, values in [
+            (page_item(page), "'entries': ?"),
+            *((item, "'account': ?, 'page': ?, 'entry': ?") for item in receipt_items(page)),
+        ]
+    ]
+
+
+def failed(code: str) -> dict[str, Any]:
+    return {"Error": {"Code": code, "Message": "as DynamoDB puts it"}}
+
+
+@pytest.mark.parametrize("code", sorted(WORTH_REPEATING))
 def test_items_that_were_left_unwritten_are_put_again(
-    stub: Stubber, stubbed: DynamoDBRows, waits: list[float]
+    code: str, stub: Stubber, stubbed: DynamoDBRows, waits: list[float]
 ) -> None:
     page = page_of(2)
-    puts = [{"PutRequest": {"Item": i}} for i in [page_item(page), *receipt_items(page)]]
+    puts = insertions(page)
     stub.add_response(
-        "batch_write_item",
-        {"UnprocessedItems": {"ledger": puts[1:]}},
-        {"RequestItems": {"ledger": puts}},
+        "batch_execute_statement",
+        {"Responses": [{}, failed(code), failed(code)]},
+        {"Statements": puts},
     )
-    stub.add_response("batch_write_item", {}, {"RequestItems": {"ledger": puts[1:]}})
+    stub.add_response("batch_execute_statement", {"Responses": [{}, {}]}, {"Statements": puts[1:]})
 
     stubbed.put_page(page)
 
     assert len(waits) == 1
 
 
+def test_items_that_an_earlier_attempt_wrote_are_done(
+    stub: Stubber, stubbed: DynamoDBRows, waits: list[float]
+) -> None:
+    page = page_of(2)
+    answers = [failed("DuplicateItem"), {}, failed("DuplicateItem")]
+    stub.add_response("batch_execute_statement", {"Responses": answers})
+
+    stubbed.put_page(page)
+
+    assert waits == []
+
+
+@pytest.mark.parametrize("code", ["AccessDenied", "ValidationError", "ResourceNotFound"])
+def test_an_item_that_can_never_be_written_is_a_fault_at_once(
+    code: str, stub: Stubber, stubbed: DynamoDBRows, waits: list[float]
+) -> None:
+    stub.add_response("batch_execute_statement", {"Responses": [{}, failed(code)]})
+
+    with pytest.raises(RowsUnavailable, match=f"{code}: as DynamoDB puts it"):
+        stubbed.put_page(page_of(1))
+
+    assert waits == []
+
+
 def test_items_that_stay_unwritten_are_a_fault_after_a_bounded_number_of_rounds(
     stub: Stubber, stubbed: DynamoDBRows, waits: list[float]
 ) -> None:
     page = page_of(1)
-    put = {"PutRequest": {"Item": page_item(page)}}
-    for _ in range(BATCH_ROUNDS_MAX):
-        stub.add_response("batch_write_item", {"UnprocessedItems": {"ledger": [put]}})
+    for left in (2, *[1] * (BATCH_ROUNDS_MAX - 1)):
+        answers = [*[{}] * (left - 1), failed("ThrottlingError")]
+        stub.add_response("batch_execute_statement", {"Responses": answers})
 
     with pytest.raises(RowsUnavailable, match="page not written in 8 rounds"):
         stubbed.put_page(page)
@@ -401,7 +445,7 @@ def test_a_fault_of_the_service_is_told_as_rows_unavailable(
         ("batch_get_item", lambda: stubbed.read_receipts([identity])),
         ("query", lambda: list(stubbed.read_run("run-1"))),
         ("put_item", lambda: stubbed.compare_and_set(Account(ANA, version=1))),
-        ("batch_write_item", lambda: stubbed.put_page(page)),
+        ("batch_execute_statement", lambda: stubbed.put_page(page)),
     ]
     for operation, call in calls:
         stub.add_client_error(operation, code)

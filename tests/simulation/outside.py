@@ -95,18 +95,18 @@ class StoredRows(MemoryRows):
             self.put_item(Receipt(page.principal, page.number, entry))
 
     def put_item(self, item: Page | Receipt) -> None:
-        """Put one item of a page, as the batched call does: in any order, or not at all."""
+        """Put one item of a page, unless it is there; the batched call does so in any order."""
         if self._uses_codec:
             item = _as_stored(item)
         if isinstance(item, Page):
             self._watch.page_put(item, self.pages.get((item.principal, item.number)))
-            self.pages[item.principal, item.number] = item
+            self.pages.setdefault((item.principal, item.number), item)
             return
         identity = item.entry.identity
         self._watch.receipt_put(item, self.receipts.get(identity))
-        self.receipts[identity] = item
+        self.receipts.setdefault(identity, item)
         if identity.realm == "RUN":
-            self.receipts_of_run.setdefault(identity.subject, {})[identity] = item
+            self.receipts_of_run.setdefault(identity.subject, {}).setdefault(identity, item)
 
 
 def _as_stored(item: Page | Receipt) -> Page | Receipt:
