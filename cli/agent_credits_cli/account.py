@@ -7,14 +7,18 @@ from typing import Annotated, Any
 import typer
 
 from agent_credits.accounts import Account, available_microcredits, pool_balances
+from agent_credits.alerts import LowCredits
+from agent_credits.changes import Past
 from agent_credits.credits import format_credits
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.grants import Grant, drawing_order
 from agent_credits.lapse import bring_up_to, resets_at
 from agent_credits.ledger import PoolBalance
+from agent_credits.low_credits import with_low_credits
 from agent_credits.notices import iso
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal, parse_principal
+from agent_credits.situation import Situation
 from agent_credits.teams import Team
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, err, moment, out, print_json, table
@@ -84,6 +88,9 @@ def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Ho
 def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
     """Bring an account up to now as its next commit would; nothing is written."""
     current = bring_up_to(row, now)
+    # A refill that is due, too, may have lifted the account above its thresholds.
+    lapses = current.entries[len(row.entries) :]
+    current = with_low_credits(current, (), lapses, Situation(row, Past(), now))
     if policy is None:
         return Holdings(current, tuple(sorted({grant.pool for grant in current.grants})), now)
     payers = ("team",) if row.principal.kind == "team" else ("user", "owner")
@@ -116,6 +123,7 @@ def _team_billing(rows: DynamoDBRows, principal: Principal, now: datetime) -> Te
 
 def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
     plan, refill = holdings.account.plan, holdings.resets_at
+    low = holdings.account.low
     return {
         "principal": str(holdings.account.principal),
         "version": holdings.account.version,
@@ -136,6 +144,13 @@ def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
             }
             for grant in holdings.grants
         ],
+        "low": low
+        and {
+            "told": [str(threshold) for threshold in low.told],
+            "held": [str(threshold) for threshold in low.held],
+            "percent_of_credits": format_credits(low.base_microcredits),
+            "refusal": low.refusal,
+        },
         "plan": plan
         and {
             "name": plan.name,
@@ -146,6 +161,17 @@ def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
     }
 
 
+def _low_text(low: LowCredits) -> str:
+    parts = []
+    if low.told:
+        why = f", {low.refusal}" if low.refusal else ""
+        parts.append(f"told of {', '.join(map(str, low.told))}{why}")
+    if low.held:
+        held = ", ".join(map(str, low.held))
+        parts.append(f"silent about {held} while a reload is able or under way")
+    return f"{'; '.join(parts)} (per cent of {format_credits(low.base_microcredits)})"
+
+
 def _show(holdings: Holdings) -> None:
     available = format_credits(holdings.available_microcredits)
     out().print(f"{holdings.account.principal}: {available} credits available")
@@ -154,6 +180,8 @@ def _show(holdings: Holdings) -> None:
         refill = holdings.resets_at
         then = f"refills at {moment(refill)}" if refill else "does not refill"
         out().print(f"plan {plan.name}: {format_credits(plan.microcredits)} credits, {then}")
+    if holdings.account.low is not None:
+        out().print(f"low: {_low_text(holdings.account.low)}")
     pools = table("pool", ">available")
     for balance in holdings.balances:
         pools.add_row(balance.pool, format_credits(balance.available_microcredits))

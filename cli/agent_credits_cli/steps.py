@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from agent_credits.accounts import Account, PlanSubscription
+from agent_credits.alerts import Alerts
 from agent_credits.changes import GrantChange, PlanChange
 from agent_credits.credits import format_credits
 from agent_credits.grants import GRANTS_MAX, PLAN_CHANGE_PREFIX, Grant
@@ -255,6 +256,7 @@ def team_after(
         plan=declared.plan,
         time_zone=declared.time_zone,
         members=declared.member_set,
+        alerts=declared.alerts,
         settings_version=settings_version + 1 if has_changed else settings_version,
         auto_reload=declared.auto_reload,
         payment=declared.payment,
@@ -319,6 +321,8 @@ def _team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, s
         )
         yield "settings", None, f"{settings}, {after.time_zone}, policy {new.policy_version}"
         yield from _money_differences(None, after)
+        if after.alerts != Alerts():
+            yield "alerts", None, alerts_text(after.alerts)
         return
     if before.plan != after.plan:
         yield "plan", before.plan, after.plan
@@ -327,6 +331,8 @@ def _team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, s
     if before.members != after.members:
         yield "members", _members_text(before.members), _changed_members(before, after)
     yield from _money_differences(before, after)
+    if before.alerts != after.alerts:
+        yield "alerts", alerts_text(before.alerts), alerts_text(after.alerts)
     old = before.tenures[-1]
     starts = "" if new in before.tenures else f", from {iso(new.since)}"
     for what, was, becomes in (
@@ -367,6 +373,11 @@ def auto_reload_text(settings: AutoReload | None) -> str:
         f"at most {settings.reloads_max} in {settings.window_minutes} minutes"
     )
     return text if settings.enabled else f"off ({text})"
+
+
+def alerts_text(alerts: Alerts) -> str:
+    """Return the thresholds in a phrase: low below 30%, 10%."""
+    return f"low below {', '.join(map(str, alerts.low))}" if alerts.low else "off"
 
 
 def payment_text(method: PaymentMethod | None) -> str:

@@ -16,7 +16,7 @@ from agent_credits.spending import month_of
 from agent_credits.teams import Team, Tenure
 from agent_credits_cli.account import holdings_at, rows_of
 from agent_credits_cli.refusal import Refusal
-from agent_credits_cli.steps import auto_reload_text, payment_text
+from agent_credits_cli.steps import alerts_text, auto_reload_text, payment_text
 from agent_credits_cli.tables import AsJson, moment, out, print_json, progress, table
 from agent_credits_cli.target import connect
 
@@ -80,6 +80,7 @@ def _to_json(team: Team, funds: list[Funds], now: datetime) -> dict[str, Any]:
         "plan": team.plan,
         "time_zone": team.time_zone,
         "members": "*" if team.members == "*" else sorted(team.members),
+        "alerts": team.alerts.model_dump(mode="json"),
         "tenures": [
             tenure.model_dump(mode="json") | {"state": _state(team, tenure, now)}
             for tenure in team.tenures
@@ -158,6 +159,7 @@ def _money(cents: int) -> str:
 def _show(team: Team, funds: list[Funds], now: datetime) -> None:
     members = "every user" if team.members == "*" else f"{len(team.members)} members"
     out().print(f"{team.team_id}: plan {team.plan}, {members}, time zone {team.time_zone}")
+    out().print(f"alerts: {alerts_text(team.alerts)}")
     tenures = table("since", "kind", "owner", "policy", "state", title="who pays")
     for tenure in team.tenures:
         tenures.add_row(

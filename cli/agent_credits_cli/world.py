@@ -26,6 +26,7 @@ from pydantic import (
     PlainValidator,
 )
 
+from agent_credits.alerts import Alerts
 from agent_credits.credits import format_credits, parse_credits
 from agent_credits.events import Credits
 from agent_credits.grants import GRANTS_MAX, RESERVED_PREFIXES
@@ -135,6 +136,7 @@ class DeclaredTeam(_Declared):
     spend_cap_cents: int = Field(default=0, ge=0)
     declared_auto_reload: DeclaredAutoReload | None = Field(default=None, alias="auto_reload")
     payment: PaymentMethod | None = None
+    alerts: Alerts = Alerts()
 
     @property
     def auto_reload(self) -> AutoReload | None:
