@@ -91,12 +91,14 @@ COMPILE := pip compile --no-config --quiet --universal --python-version 3.11 --g
 	--no-annotate --no-header
 
 lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools/*.in
-	$(UV) $(COMPILE) --group dev --group layer --group payment \
+	$(UV) $(COMPILE) --group dev --group layer --group payment --group slack \
 		--output-file tools/project.txt pyproject.toml
 	$(UV) $(COMPILE) --constraint tools/project.txt --group layer \
 		--output-file shared/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group payment \
 		--output-file functions/auto_reload/requirements.txt
+	$(UV) $(COMPILE) --constraint tools/project.txt --group slack \
+		--output-file functions/notify_slack/requirements.txt
 	for tool in uv ministack sam localstripe bandit checkov pip-audit; do \
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done

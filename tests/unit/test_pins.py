@@ -15,6 +15,7 @@ def pins(*requirements: str) -> dict[str, str]:
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKED = pins((ROOT / "tools" / "project.txt").read_text())
 PAYMENT = pins((ROOT / "functions" / "auto_reload" / "requirements.txt").read_text())
+SLACK = pins((ROOT / "functions" / "notify_slack" / "requirements.txt").read_text())
 LAYER = pins((ROOT / "shared" / "requirements.txt").read_text())
 
 
@@ -38,6 +39,11 @@ def test_the_layer_ships_the_locked_versions():
 def test_the_function_that_pays_ships_the_locked_versions():
     assert PAYMENT.items() <= LOCKED.items()
     assert pins(*PROJECT["dependency-groups"]["payment"]).items() <= PAYMENT.items()
+
+
+def test_the_function_that_posts_to_slack_ships_the_locked_versions():
+    assert SLACK.items() <= LOCKED.items()
+    assert pins(*PROJECT["dependency-groups"]["slack"]).items() <= SLACK.items()
 
 
 def test_nothing_that_is_installed_comes_without_a_hash():

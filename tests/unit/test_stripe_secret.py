@@ -7,8 +7,9 @@ import boto3
 import pytest
 from botocore.stub import Stubber
 
+from agent_credits.cached_secret import SECRET_TTL
 from agent_credits.payments import PaymentUnavailable
-from agent_credits.stripe_secret import SECRET_TTL, StripeSecret
+from agent_credits.stripe_secret import StripeSecret
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 SECRET_ID = "arn:aws:secretsmanager:us-east-1:000000000000:secret:stripe"

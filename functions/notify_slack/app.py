@@ -1,0 +1,99 @@
+"""Post notices to Slack: each once, in Slack's own time, and never lost for want of an answer."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+
+import boto3
+from aws_lambda_powertools import Logger
+from aws_lambda_powertools.utilities.idempotency import (
+    DynamoDBPersistenceLayer,
+    IdempotencyConfig,
+    idempotent_function,
+)
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+)
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.config import Config
+from pydantic import BaseModel, ConfigDict
+
+from agent_credits.cached_secret import CachedSecret, SecretUnavailable
+from agent_credits.published import NotAnEnvelope, Published, read_envelope
+from agent_credits.slack_messages import slack_message
+from agent_credits.slack_posts import NotPosted, SlackPosts, again_in_seconds, parse_webhooks
+
+CALLS = Config(
+    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
+)
+# Longer than a notice can come again: it waits at most 4 days in the queue and then 14 in the
+# dead-letter queue, from which it may be sent back.
+REMEMBERED_SECONDS = 20 * 24 * 60 * 60
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    SLACK_QUEUE_URL: str
+    SLACK_SECRET_ARN: str
+    SLACK_POSTS_TABLE: str
+    # Empty for Slack itself; a stand-in's address on a local stack.
+    SLACK_API_BASE: str
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+logger = Logger()
+settings = Settings.model_validate(dict(os.environ))
+sqs = boto3.client("sqs", config=CALLS)
+webhooks = CachedSecret(
+    boto3.client("secretsmanager", config=CALLS),
+    settings.SLACK_SECRET_ARN,
+    now,
+    lambda secret: parse_webhooks(secret, settings.SLACK_API_BASE),
+)
+posts = SlackPosts(now)
+once = IdempotencyConfig(expires_after_seconds=REMEMBERED_SECONDS)
+posted = DynamoDBPersistenceLayer(
+    settings.SLACK_POSTS_TABLE, boto3_client=boto3.client("dynamodb", config=CALLS)
+)
+
+
+@logger.inject_lambda_context
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer with the message if it was not posted, once it is known when it comes again."""
+    (record,) = event["Records"]
+    once.register_lambda_context(context)
+    fields: dict[str, str] = {"message_id": record["messageId"]}
+    try:
+        published = read_envelope(record["body"])
+        fields |= {"notice_id": published.id, "notice_type": published.type}
+        fields |= {"team_id": published.team_id}
+        url = webhooks().url_for(published.team_id)
+        if url is None:
+            # Known, not lost: the secret names no webhook for this team, and none for all others.
+            logger.info("not wanted", extra=fields)
+        else:
+            post(notice_id=published.id, url=url, published=published)
+            logger.info("posted", extra=fields)
+    except (NotPosted, NotAnEnvelope, SecretUnavailable, IdempotencyAlreadyInProgressError) as why:
+        seconds = again_in_seconds(why, int(record["attributes"]["ApproximateReceiveCount"]))
+        logger.warning("not posted", extra={**fields, "reason": str(why), "again_in": seconds})
+        sqs.change_message_visibility(
+            QueueUrl=settings.SLACK_QUEUE_URL,
+            ReceiptHandle=record["receiptHandle"],
+            VisibilityTimeout=seconds,
+        )
+        return {"batchItemFailures": [{"itemIdentifier": record["messageId"]}]}
+    return {"batchItemFailures": []}
+
+
+# A delivery that fails leaves no trace, one that succeeds is not posted again. One that is cut off
+# after Slack took the message posts it a second time: Slack itself knows no identity of a message.
+@idempotent_function(  # type: ignore[untyped-decorator]  # Powertools declares no types for it.
+    data_keyword_argument="notice_id", config=once, persistence_store=posted
+)
+def post(*, notice_id: str, url: str, published: Published) -> None:
+    posts.post(url, slack_message(published))

@@ -1,0 +1,203 @@
+"""Posting to Slack: which webhook a team's notices go to, and what Slack's answers mean.
+
+Nothing here sleeps or tries again: what was not posted is raised with the time after which the
+message is to come again from its queue, so that no function is paid for waiting.
+"""
+
+import http.client
+import logging
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
+
+from aws_lambda_powertools.utilities.idempotency.exceptions import (
+    IdempotencyAlreadyInProgressError,
+)
+from pydantic import BaseModel, ConfigDict, ValidationError
+from slack_sdk.models.attachments import BlockAttachment
+from slack_sdk.webhook import WebhookClient, WebhookResponse
+
+from agent_credits.cached_secret import SecretUnavailable
+from agent_credits.errors import AgentCreditsError
+from agent_credits.published import NotAnEnvelope
+
+# Slack itself, and its separate world for the government of the United States.
+SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
+WEBHOOK_PATH = "/services/"
+
+POST_SECONDS_MAX = 10
+# Where Slack asks to wait and does not say for how long.
+RETRY_AFTER_SECONDS_USUAL = 30
+RETRY_AFTER_SECONDS_MAX = 3_600
+# Slack takes about one message a second for each webhook.
+TURN = timedelta(seconds=1)
+# A webhook that was revoked is not tried again for so long, however many notices come.
+REVOKED_FOR = timedelta(minutes=1)
+UNAVAILABLE_SECONDS_LONGEST = 900
+# By when another delivery of the same notice has mostly been posted, or has failed.
+POSTED_ELSEWHERE_SECONDS = 5
+
+# The client logs the address it posts to, which is a secret, and the message: it may log nothing.
+_SILENT = logging.getLogger("slack_sdk of notify_slack")
+_SILENT.setLevel(logging.CRITICAL + 1)
+# Slack's codes, such as `no_service`; anything else in an answer may quote what was sent.
+_CODE = re.compile(r"[a-z_]{1,64}")
+
+
+class NotPosted(AgentCreditsError):
+    """Slack did not take the message. Let it come again after `again_in_seconds`."""
+
+
+class RateLimited(NotPosted):
+    """Slack asked to wait, or others wait for the same webhook already."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"rate limited for {seconds} s")
+        self.seconds = seconds
+
+
+class SlackUnavailable(NotPosted):
+    """No definite answer: the message may have been posted, or not."""
+
+
+class PostRefused(NotPosted):
+    """A definite no. Posting again will not help."""
+
+
+def again_in_seconds(reason: Exception, receives: int) -> int:
+    """Return when a message that was received so many times is to come again.
+
+    What never succeeds comes again at once: its receives are used up, and SQS sets it aside.
+    """
+    match reason:
+        case RateLimited():
+            return reason.seconds
+        case PostRefused() | NotAnEnvelope():
+            return 0
+        case IdempotencyAlreadyInProgressError():
+            return POSTED_ELSEWHERE_SECONDS
+        case _:
+            return min(1 << min(receives, 10), UNAVAILABLE_SECONDS_LONGEST)
+
+
+class SlackWebhooks(BaseModel):
+    """What the secret holds: the URL of each team's webhook, and one for all others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default: str | None = None
+    teams: dict[str, str] = {}
+
+    def url_for(self, team_id: str) -> str | None:
+        """Return the webhook for the notices of this team; None where nobody wants them."""
+        return self.teams.get(team_id, self.default)
+
+
+def parse_webhooks(secret: str, api_base: str) -> SlackWebhooks:
+    """Read one URL, or {"default": URL, "teams": {team id: URL}}. Raises `SecretUnavailable`.
+
+    `api_base` is empty for Slack itself; a stand-in's address takes Slack's place altogether, so
+    that customers' data is posted to no third host, and from a local stack never to Slack.
+    """
+    try:
+        webhooks = (
+            SlackWebhooks.model_validate_json(secret)
+            if secret.startswith("{")
+            else SlackWebhooks(default=secret)
+        )
+    except ValidationError:
+        # Without the cause, which quotes the secret.
+        raise SecretUnavailable(
+            'the secret is neither a webhook URL nor {"default": URL, "teams": {team id: URL}}'
+        ) from None
+    urls = [*webhooks.teams.values(), *([webhooks.default] if webhooks.default else [])]
+    if not urls or not all(_is_webhook(url, api_base) for url in urls):
+        where = api_base or f"https://{SLACK_HOSTS[0]}"
+        raise SecretUnavailable(f"the secret holds what is no URL below {where}{WEBHOOK_PATH}")
+    return webhooks
+
+
+def _is_webhook(url: str, api_base: str) -> bool:
+    if api_base:
+        return url.startswith(f"{api_base}{WEBHOOK_PATH}")
+    parts = urlsplit(url)
+    return (
+        parts.scheme == "https"
+        and parts.netloc in SLACK_HOSTS
+        and parts.path.startswith(WEBHOOK_PATH)
+    )
+
+
+@dataclass(slots=True)
+class _Closed:
+    """A webhook that is not to be posted to until then; waiting notices get turns after it."""
+
+    until: datetime
+    next_turn: datetime
+    refused: PostRefused | None = None
+
+
+class SlackPosts:
+    """Posts messages, and remembers which webhook wants to be left alone until when."""
+
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._closed: dict[str, _Closed] = {}
+
+    def post(self, url: str, message: BlockAttachment) -> None:
+        """Post a message once. Raises a kind of `NotPosted`."""
+        self._require_open(url)
+        answer = _send(url, message)
+        if answer.status_code == http.client.OK and answer.body.strip() == "ok":
+            return
+        code = answer.body if _CODE.fullmatch(answer.body) else "no code"
+        reason = f"Slack answered {answer.status_code} ({code})"
+        if answer.status_code == http.client.TOO_MANY_REQUESTS:
+            raise self._close(url, _retry_after(answer))
+        if answer.status_code >= http.client.INTERNAL_SERVER_ERROR:
+            raise SlackUnavailable(reason)
+        refused = PostRefused(reason)
+        if answer.status_code in (http.client.FORBIDDEN, http.client.NOT_FOUND, http.client.GONE):
+            until = self._clock() + REVOKED_FOR
+            self._closed[url] = _Closed(until, until, refused)
+        raise refused
+
+    def _require_open(self, url: str) -> None:
+        closed, now = self._closed.get(url), self._clock()
+        if closed is None or now >= closed.until:
+            return
+        raise closed.refused or RateLimited(_take_turn(closed, now))
+
+    def _close(self, url: str, seconds: int) -> RateLimited:
+        now = self._clock()
+        until = now + timedelta(seconds=seconds)
+        before = self._closed.get(url)
+        turns_given_to = before.next_turn if before else until
+        closed = self._closed[url] = _Closed(until, max(until, turns_given_to))
+        return RateLimited(_take_turn(closed, now))
+
+
+def _take_turn(closed: _Closed, now: datetime) -> int:
+    """Return after how many seconds to come again: one notice at a time, not all at once."""
+    seconds = math.ceil((closed.next_turn - now).total_seconds())
+    closed.next_turn += TURN
+    return min(seconds, RETRY_AFTER_SECONDS_MAX)
+
+
+def _send(url: str, message: BlockAttachment) -> WebhookResponse:
+    client = WebhookClient(url, timeout=POST_SECONDS_MAX, logger=_SILENT, retry_handlers=[])
+    try:
+        return client.send(attachments=[message])
+    except (OSError, http.client.HTTPException) as fault:
+        # It may have been posted or not. The kind of fault alone: its text may name the URL.
+        raise SlackUnavailable(f"no answer ({type(fault).__name__})") from None
+
+
+def _retry_after(answer: WebhookResponse) -> int:
+    seconds = answer.headers.get("Retry-After", "")
+    if not seconds.isdecimal():
+        return RETRY_AFTER_SECONDS_USUAL
+    return max(1, min(int(seconds), RETRY_AFTER_SECONDS_MAX))
