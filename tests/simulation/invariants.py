@@ -57,6 +57,9 @@ class Invariants:
         self.recorded: dict[Identity, tuple[Principal, Entry]] = {}
         self.spent: dict[str, Spent] = defaultdict(Spent)
         self.charged: dict[str, int] = {}
+        # Payments by the provider's id, and purchases for which it made none.
+        self.declined_payments: set[str] = set()
+        self.never_made: set[str] = set()
         self.notices: dict[str, Notice] = {}
         # A plan's entry does not say how much it refills, so whoever changes a plan tells.
         self.plans: dict[Identity, tuple[int, date]] = {}
@@ -219,6 +222,16 @@ class Invariants:
             (outcome == "settled") == was_charged,
             "a reservation is settled if it was charged, and released if it was not",
         )
+        is_declined = (
+            held.payment_id in self.declined_payments
+            if held.payment_id
+            else held.purchase_id in self.never_made
+        )
+        check(outcome != "declined" or is_declined, "only what was declined counts as a decline")
+        # That no payment could be made may have been lost with its answer; what a payment that the
+        # row names came to can always be asked again.
+        may_be_given_up = held.payment_id not in self.declined_payments
+        check(outcome != "given up" or may_be_given_up, "what was declined is not given up")
         spent.ended[held.purchase_id] = outcome
         if was_charged:
             spent.settled_cents[held.month] += held.price_cents
@@ -238,6 +251,14 @@ class Invariants:
             check(held.payment_id == payment_id, "nothing is charged that the row does not name")
             check(held.price_cents == cents, "what is charged is what was reserved")
         self.charged[purchase_id] = cents
+
+    def declined_card(self, payment_id: str) -> None:
+        """A provider refuses a payment for good."""
+        self.declined_payments.add(payment_id)
+
+    def declined_to_make(self, purchase_id: str) -> None:
+        """A provider refuses to make a payment at all; it may still make one for a later call."""
+        self.never_made.add(purchase_id)
 
     # The end of a history
 

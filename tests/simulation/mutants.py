@@ -83,7 +83,9 @@ class ReservesAfterCharging(ReloadSaga):
             charge = Charge(
                 found.purchase_id, found.price_cents, found.currency, found.method, "a purchase"
             )
-            payments.confirm(payments.create(charge))
+            payment_id = payments.create(charge)
+            if isinstance(payment_id, str):
+                payments.confirm(payment_id)
         return super()._reserve(request, now)
 
 

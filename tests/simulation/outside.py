@@ -201,10 +201,15 @@ class Provider:
         self._honours_keys = randomness.random() < 0.5
         self._declines = randomness.choice((0.0, 0.1, 0.6))
         self._is_slow = randomness.choice((0.0, 0.1, 0.5))
+        self._knows_no_card = randomness.choice((0.0, 0.0, 0.05, 0.3))
         self.payments: dict[str, Payment] = {}
         self._by_key: dict[str, str] = {}
 
-    def create(self, charge: Charge, now: datetime) -> str:
+    def create(self, charge: Charge, now: datetime) -> str | Declined:
+        if self._random.random() < self._knows_no_card:
+            # The card was removed at the provider, and may be back for another worker.
+            self._invariants.declined_to_make(charge.purchase_id)
+            return Declined("", "resource_missing")
         known = self._by_key.get(charge.purchase_id)
         if known and self._honours_keys and now < self.payments[known].made_at + KEY_REMEMBERED_FOR:
             return known
@@ -244,6 +249,7 @@ class Provider:
     def _settle(self, payment_id: str, payment: Payment) -> None:
         if self._random.random() < self._declines:
             payment.state = "declined"
+            self._invariants.declined_card(payment_id)
             return
         payment.state = "paid"
         charge = payment.charge

@@ -26,7 +26,13 @@ from agent_credits.errors import (
     RowsUnavailable,
 )
 from agent_credits.ledger import Identity, Page, Receipt
-from agent_credits.payments import Charge, InvoicePayments, PaymentState, PaymentUnavailable
+from agent_credits.payments import (
+    Charge,
+    Declined,
+    InvoicePayments,
+    PaymentState,
+    PaymentUnavailable,
+)
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
 from agent_credits.reload_saga import Open, ReloadRequest, ReloadSaga
@@ -197,7 +203,7 @@ class WorkerPayments:
         self._worker = worker
         self._provider = worker.history.provider
 
-    def create(self, charge: Charge) -> str:
+    def create(self, charge: Charge) -> str | Declined:
         now = self._worker.scheduler.now
         return self._call(f"pay {charge.purchase_id}", lambda: self._provider.create(charge, now))
 
