@@ -1,5 +1,6 @@
 """`make simulate SEEDS=1..1000`: run histories, print what they met, stop at a violation."""
 
+import contextlib
 import os
 import sys
 import time
@@ -10,6 +11,9 @@ from concurrent.futures import ProcessPoolExecutor
 from tests.simulation.history import Failed, Report, run_history
 
 CHUNK = 25
+PROGRESS_EVERY = 500
+# What a shell reports of a command that was ended by Ctrl-C.
+INTERRUPTED_STATUS = 130
 
 
 def main(wanted: str) -> int:
@@ -17,17 +21,27 @@ def main(wanted: str) -> int:
     began = time.monotonic()
     totals: Counter[str] = Counter()
     faults: Counter[str] = Counter()
-    for report in _reports(seeds):
-        if isinstance(report, str):
-            sys.stdout.write(f"{report}\n")
-            return 1
-        totals.update(histories=1, steps=report.steps, events=report.events, commits=report.commits)
-        faults.update(report.faults)
-        if totals["histories"] % 1_000 == 0:
-            sys.stdout.write(f"… {totals['histories']:,} histories, {faults.total():,} faults\n")
-            sys.stdout.flush()
-    sys.stdout.write(summary(seeds, totals, faults, time.monotonic() - began))
-    return 0
+    status = 0
+    with contextlib.closing(_reports(seeds)) as reports:
+        try:
+            for report in reports:
+                if isinstance(report, str):
+                    sys.stdout.write(f"{report}\n")
+                    return 1
+                totals.update(
+                    histories=1, steps=report.steps, events=report.events, commits=report.commits
+                )
+                faults.update(report.faults)
+                if totals["histories"] % PROGRESS_EVERY == 0:
+                    done = f"{totals['histories']:,} histories, {faults.total():,} faults"
+                    sys.stdout.write(f"… {done}\n")
+                    sys.stdout.flush()
+        except KeyboardInterrupt:
+            # What was run was run, in the order of the seeds.
+            status = INTERRUPTED_STATUS
+    ran = seeds[: totals["histories"]]
+    sys.stdout.write(summary(ran, totals, faults, time.monotonic() - began))
+    return status
 
 
 def parse_seeds(wanted: str) -> range:
@@ -53,7 +67,11 @@ def summary(seeds: range, totals: Counter[str], faults: Counter[str], seconds: f
 
 def _reports(seeds: range) -> Iterator[Report | str]:
     with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        yield from pool.map(_run, seeds, chunksize=min(CHUNK, len(seeds) // 8 + 1))
+        try:
+            yield from pool.map(_run, seeds, chunksize=min(CHUNK, len(seeds) // 8 + 1))
+        finally:
+            # After a violation, or Ctrl-C, nobody wants to wait for the other seeds.
+            pool.shutdown(cancel_futures=True)
 
 
 def _run(seed: int) -> Report | str:

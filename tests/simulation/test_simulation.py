@@ -1,12 +1,14 @@
 """A fixed budget of histories for continuous integration; `make simulate` runs many more."""
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.simulation import simulate
 from tests.simulation.faults import CALL_FAULTS, OTHER_FAULTS
-from tests.simulation.history import Failed, run_history
+from tests.simulation.history import Failed, Report, run_history
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulate import parse_seeds
 from tests.simulation.workers import Parts
@@ -59,3 +61,34 @@ def test_the_simulator_notices(name: str) -> None:
 )
 def test_seeds_are_chosen_by_number_by_range_or_alone(wanted: str, seeds: list[int]) -> None:
     assert list(parse_seeds(wanted)) == seeds
+
+
+def test_a_run_stops_at_a_violation_and_prints_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(simulate, "_reports", lambda _: (r for r in (report(1), "seed 2: broken")))
+
+    assert simulate.main("3") == 1
+
+    assert capsys.readouterr().out == "seed 2: broken\n"
+
+
+def test_a_run_that_is_interrupted_says_how_far_it_came(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reports(_: range) -> Iterator[Report]:
+        yield report(1)
+        yield report(2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(simulate, "_reports", reports)
+
+    assert simulate.main("5") == 130
+
+    printed = capsys.readouterr().out
+    assert "seeds      1..2, each a history of its own" in printed
+    assert "faults     8\n" in printed
+
+
+def report(seed: int) -> Report:
+    return Report(seed, steps=10, events=2, commits=3, faults=Counter({"throttled": 4}))

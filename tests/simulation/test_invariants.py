@@ -1,0 +1,308 @@
+"""Each invariant of the design, broken on purpose: the checks of the simulator must notice."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from agent_credits.accounts import Account
+from agent_credits.changes import GrantChange
+from agent_credits.commit import commit
+from agent_credits.debits import DebitedBatch, Debits
+from agent_credits.ledger import Draw, Entry, Page, Receipt
+from agent_credits.principals import Principal
+from agent_credits.spending import PaymentMethod, Reservation, Spending
+from agent_credits.teams import Team, Tenure
+from tests.memory_rows import MemoryRows
+from tests.simulation import history
+from tests.simulation.history import Failed, run_history
+from tests.simulation.invariants import Invariants, Sent, Violation
+from tests.simulation.outside import StoredRows
+from tests.simulation.workers import pause
+from tests.simulation.world import CREDIT, FAR_PAST
+from tests.unit.builders import ANA, NOW, run_changes, usage
+
+BEN = Principal("user", "ben")
+CARD = PaymentMethod(provider="stripe", customer="cus-1", payment_method="pm-1")
+
+
+class Ledger:
+    """An account that was opened with two grants, and has paid for one event; all as it should."""
+
+    def __init__(self) -> None:
+        self.invariants = Invariants()
+        self.rows = StoredRows(self.invariants)
+        soon = NOW + timedelta(hours=1)
+        gifts = [
+            GrantChange(ANA, "soon", "add_on", 5 * CREDIT, soon, "gift"),
+            GrantChange(ANA, "later", "add_on", 5 * CREDIT, None, "gift"),
+        ]
+        commit(self.rows, ANA, gifts, now=NOW, pause=pause, opens_account=True)
+        self.debit("e1", "2")
+
+    @property
+    def account(self) -> Account:
+        return self.rows.accounts[ANA]
+
+    def debit(self, event_id: str, credits_used: str) -> None:
+        changes = run_changes(usage(event_id, credits_used, run=f"run-{event_id}"))
+        commit(self.rows, ANA, changes, now=NOW, pause=pause)
+
+    def next_row(self, event_id: str, credits_used: str) -> Account:
+        """Return the row that the protocol would write for one more event."""
+        elsewhere = MemoryRows()
+        elsewhere.accounts[ANA] = self.account
+        changes = run_changes(usage(event_id, credits_used, run=f"run-{event_id}"))
+        return commit(elsewhere, ANA, changes, now=NOW, pause=pause).account
+
+    def write(self, row: Account) -> None:
+        assert self.rows.compare_and_set(row) is None
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+def with_last_entry(row: Account, change: Callable[[Entry], Entry]) -> Account:
+    return replace(row, entries=(*row.entries[:-1], change(row.entries[-1])))
+
+
+def test_what_is_right_is_not_complained_about(ledger: Ledger) -> None:
+    ledger.write(ledger.next_row("e2", "4"))
+
+    assert [g.remaining_microcredits for g in ledger.account.grants] == [4 * CREDIT]
+
+
+def test_1_a_grant_below_zero(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "1")
+    below = tuple(replace(grant, remaining_microcredits=-1) for grant in row.grants)
+
+    with pytest.raises(Violation, match="no grant is below zero"):
+        ledger.invariants.account_committed(ledger.account, replace(row, grants=below))
+
+
+def test_2_a_balance_that_the_ledger_does_not_leave(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "1")
+    more = tuple(replace(g, remaining_microcredits=5 * CREDIT) for g in row.grants)
+
+    with pytest.raises(Violation, match="the row holds what the ledger leaves"):
+        ledger.write(replace(row, grants=more))
+
+
+def test_3_an_event_that_counts_twice(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "1")
+    again = with_last_entry(row, lambda e: replace(e, identity=ledger.account.entries[-1].identity))
+
+    with pytest.raises(Violation, match="each event id has exactly one outcome"):
+        ledger.write(again)
+
+
+def test_3_an_event_that_counts_on_two_accounts(ledger: Ledger) -> None:
+    gift = GrantChange(BEN, "g-1", "add_on", 5 * CREDIT, None, "gift")
+    commit(ledger.rows, BEN, [gift], now=NOW, pause=pause, opens_account=True)
+    changes = run_changes(usage("e1", "2", run="run-e1"))
+
+    with pytest.raises(Violation, match="each event id has exactly one outcome"):
+        commit(ledger.rows, BEN, changes, now=NOW, pause=pause)
+
+
+def test_4_draws_that_do_not_add_up_to_the_amount(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = ledger.next_row("e2", "3")
+    short = with_last_entry(row, lambda e: replace(e, amount_microcredits=3 * CREDIT + 1))
+    # The rules would notice it as well; the sum has to be noticed without them.
+    monkeypatch.setattr(ledger.invariants, "_expected", lambda *_: None)
+
+    with pytest.raises(Violation, match="draws plus shortfall equal the amount"):
+        ledger.invariants.account_committed(ledger.account, short)
+
+
+def test_5_a_waterfall_out_of_order(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "3")
+    later = with_last_entry(row, lambda e: replace(e, draws=(Draw("add_on", "later", 3 * CREDIT),)))
+
+    with pytest.raises(Violation, match="but the rules say"):
+        ledger.write(later)
+
+
+def test_5_a_draw_from_an_expired_grant(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "3")
+    late = NOW + timedelta(hours=2)
+    expired = with_last_entry(row, lambda e: replace(e, recorded_at=late))
+
+    with pytest.raises(Violation, match="but the rules say"):
+        ledger.write(expired)
+
+
+def test_6_a_version_that_is_skipped(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "1")
+
+    with pytest.raises(Violation, match="version grows by one per commit"):
+        ledger.invariants.account_committed(ledger.account, replace(row, version=row.version + 1))
+
+
+def test_7_an_acknowledgement_without_a_record(ledger: Ledger) -> None:
+    (change,) = run_changes(usage("e2", "1"))
+    message = Sent(1, "", ((change.identity, change.event.payload_hash),), is_refused=False)
+
+    with pytest.raises(Violation, match="acknowledged implies recorded"):
+        ledger.invariants.acknowledged(message)
+
+
+def test_7_an_acknowledgement_of_a_message_that_was_refused(ledger: Ledger) -> None:
+    with pytest.raises(Violation, match="what is refused is not acknowledged"):
+        ledger.invariants.acknowledged(Sent(1, "{", (), is_refused=True))
+
+
+def test_8_an_entry_that_changes_on_the_row(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "1")
+    first = replace(row.entries[0], payload_hash="another")
+
+    with pytest.raises(Violation, match="a recorded entry never changes"):
+        ledger.write(replace(row, entries=(first, *row.entries[1:])))
+
+
+def test_8_a_page_that_changes_in_the_ledger(ledger: Ledger) -> None:
+    entries = ledger.account.entries
+    ledger.rows.put_item(Page(ANA, 1, entries))
+
+    with pytest.raises(Violation, match="a page never changes once it is written"):
+        ledger.rows.put_item(Page(ANA, 1, entries[:-1]))
+
+
+def test_8_a_receipt_of_what_was_never_committed(ledger: Ledger) -> None:
+    entry = replace(ledger.account.entries[-1], amount_microcredits=1)
+
+    with pytest.raises(Violation, match="a receipt tells of what was committed"):
+        ledger.rows.put_item(Receipt(ANA, 1, entry))
+
+
+def test_9_a_failed_run_that_nobody_hears_of(ledger: Ledger) -> None:
+    ledger.debit("e2", "100")
+
+    with pytest.raises(Violation, match="every failed run has at least one notice"):
+        ledger.invariants.check_at_the_end()
+
+
+def reservation(purchase: str, principal: str = "user:ana", **fields: object) -> Reservation:
+    return Reservation.model_validate(
+        {
+            "purchase_id": purchase,
+            "principal": principal,
+            "month": "2026-11",
+            "packs": 1,
+            "pool": "add_on",
+            "microcredits": CREDIT,
+            "price_cents": 1_000,
+            "currency": "usd",
+            "method": CARD,
+            "reserved_at": datetime(2026, 11, 21, tzinfo=UTC),
+            "deadline": datetime(2026, 11, 22, tzinfo=UTC),
+            **fields,
+        }
+    )
+
+
+def team(version: int, *reservations: Reservation, cap_cents: int = 1_500) -> Team:
+    tenure = Tenure(since=FAR_PAST, kind="self_serve", owner="ana", policy_version="v1")
+    return Team(
+        team_id="acme",
+        version=version,
+        plan="max",
+        time_zone="UTC",
+        members=frozenset({"ana", "ben"}),
+        settings_version=1,
+        payment=CARD,
+        spend_cap_cents=cap_cents,
+        spending=Spending(month="2026-11", reservations=reservations),
+        tenures=(tenure,),
+    )
+
+
+def test_10_reservations_past_the_cap() -> None:
+    rows = StoredRows(Invariants())
+    rows.compare_and_set_team(team(1, reservation("reload:1")))
+
+    with pytest.raises(Violation, match="spent plus reserved never passes the cap"):
+        rows.compare_and_set_team(
+            team(2, reservation("reload:1"), reservation("reload:2", "user:ben"))
+        )
+
+
+def test_11_two_live_reloads_of_one_account() -> None:
+    rows = StoredRows(Invariants())
+
+    with pytest.raises(Violation, match="one live reload per account"):
+        rows.compare_and_set_team(
+            team(1, reservation("reload:1"), reservation("reload:2"), cap_cents=9_000)
+        )
+
+
+def test_12_a_replay_that_changes_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    class GivesSomethingEachTime(Debits):
+        """The worker of the replay at the end, whose commits are right in every other respect."""
+
+        def debit(self, deliveries, *, now, time_is_left) -> DebitedBatch:  # type: ignore[no-untyped-def]
+            principal = next(iter(self._rows.read_account.__self__.accounts))
+            gift = GrantChange(principal, f"gift-{now}", "add_on", CREDIT, None, "gift")
+            commit(self._rows, principal, [gift], now=now, pause=pause)
+            return super().debit(deliveries, now=now, time_is_left=time_is_left)
+
+    monkeypatch.setattr(history, "Debits", GivesSomethingEachTime)
+
+    with pytest.raises(Failed, match="replaying the whole queue changes nothing"):
+        run_history(3)
+
+
+def charged_and_open() -> tuple[StoredRows, Invariants]:
+    invariants = Invariants()
+    rows = StoredRows(invariants)
+    held = reservation("reload:1", payment_id="pi-1")
+    rows.compare_and_set_team(team(1, held))
+    invariants.charged_card("reload:1", "pi-1", 1_000, held)
+    return rows, invariants
+
+
+def test_a_purchase_charged_twice() -> None:
+    _, invariants = charged_and_open()
+
+    with pytest.raises(Violation, match="a purchase is charged once"):
+        invariants.charged_card("reload:1", "pi-1", 1_000, reservation("reload:1"))
+
+
+def test_a_charge_that_nothing_was_reserved_for() -> None:
+    with pytest.raises(Violation, match="nothing is charged that is not reserved"):
+        Invariants().charged_card("reload:1", "pi-1", 1_000, None)
+
+
+def test_a_charge_of_a_payment_that_the_row_does_not_name() -> None:
+    with pytest.raises(Violation, match="nothing is charged that the row does not name"):
+        Invariants().charged_card("reload:1", "pi-2", 1_000, reservation("reload:1"))
+
+
+def test_a_reservation_released_although_it_was_charged() -> None:
+    rows, _ = charged_and_open()
+
+    with pytest.raises(Violation, match="settled if it was charged, and released if it was not"):
+        rows.compare_and_set_team(team(2))
+
+
+def test_a_decline_that_is_given_up_instead_of_counted() -> None:
+    invariants = Invariants()
+    rows = StoredRows(invariants)
+    rows.compare_and_set_team(team(1, reservation("reload:1", payment_id="pi-1")))
+    invariants.declined_card("pi-1")
+
+    with pytest.raises(Violation, match="what was declined is not given up"):
+        rows.compare_and_set_team(team(2))
+
+
+def test_credits_that_were_charged_and_never_granted() -> None:
+    _, invariants = charged_and_open()
+    invariants.spent.clear()
+
+    with pytest.raises(Violation, match="what was charged was granted"):
+        invariants.check_at_the_end()
