@@ -1,14 +1,14 @@
 """Publish what was committed: notices and reload requests derived from the change stream."""
 
 import os
+from functools import cache
 from typing import Any
 
-import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.announcements import (
@@ -18,13 +18,10 @@ from agent_credits.announcements import (
     notices_of,
     reload_requested,
 )
+from agent_credits.clients import sns_client, sqs_client
 from agent_credits.reload_queue import ReloadQueue
 from agent_credits.stream_records import change_of
 from agent_credits.topic import NoticesTopic
-
-CALLS = Config(
-    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
-)
 
 
 class Settings(BaseModel):
@@ -38,9 +35,15 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
+session = get_session()
 notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
-topic = NoticesTopic(boto3.client("sns", config=CALLS), settings.NOTICES_TOPIC_ARN)
-reloads = ReloadQueue(boto3.client("sqs", config=CALLS), settings.RELOADS_QUEUE_URL)
+topic = NoticesTopic(sns_client(session), settings.NOTICES_TOPIC_ARN)
+
+
+@cache
+def reloads() -> ReloadQueue:
+    """Few commits request a reload, so a cold start does without this client."""
+    return ReloadQueue(sqs_client(session), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics
@@ -66,7 +69,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 def _announce(change: StreamChange) -> int:
     request = reload_requested(change) if isinstance(change, Commit) else None
     if request is not None:
-        reloads.send(request)
+        reloads().send(request)
         extra = {"reload_id": request.reload_id, "principal": str(request.principal)}
         logger.info("reload requested", extra=extra)
     notices = notices_of(change, notice_settings)

@@ -2,26 +2,23 @@
 
 import os
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, assert_never
 
-import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
+from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.backoff import back_off
+from agent_credits.clients import dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.payments import InvoicePayments
 from agent_credits.reload_queue import ReloadQueue, read_request
 from agent_credits.reload_saga import Granted, NotGranted, Open, ReloadSaga, Stale
 from agent_credits.stripe_payments import StripePayments
 from agent_credits.stripe_secret import StripeSecret
-
-CALLS = Config(
-    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
-)
 
 # How soon the provider is asked again about a payment whose outcome is unknown.
 ASK_AGAIN_SECONDS = 15
@@ -45,15 +42,17 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-rows = DynamoDBRows(
-    boto3.client("dynamodb", config=CALLS), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE
-)
-stripe_secret = StripeSecret(
-    boto3.client("secretsmanager", config=CALLS), settings.STRIPE_SECRET_ARN, now
-)
+session = get_session()
+rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
+stripe_secret = StripeSecret(secretsmanager_client(session), settings.STRIPE_SECRET_ARN, now)
 stripe = StripePayments(stripe_secret, settings.STRIPE_API_BASE or None)
 saga = ReloadSaga(rows, rows, {"stripe": stripe, "invoice": InvoicePayments()}, back_off)
-queue = ReloadQueue(boto3.client("sqs", config=CALLS), settings.RELOADS_QUEUE_URL)
+
+
+@cache
+def queue() -> ReloadQueue:
+    """Few payments stay open, so a cold start does without this client."""
+    return ReloadQueue(sqs_client(session), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics
@@ -76,7 +75,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         case Open(reason=reason):
             logger.warning("open", extra={**fields, "reason": reason})
             metrics.add_metric("ReloadsOpen", MetricUnit.Count, 1)
-            queue.return_in(record["receiptHandle"], ASK_AGAIN_SECONDS)
+            queue().return_in(record["receiptHandle"], ASK_AGAIN_SECONDS)
             return {"batchItemFailures": [{"itemIdentifier": record["messageId"]}]}
         case _:
             assert_never(resolution)

@@ -2,16 +2,17 @@
 
 import os
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
+from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.backoff import back_off
+from agent_credits.clients import dynamodb_client, sqs_client
 from agent_credits.debits import DebitedBatch, Debits, Delivery
 from agent_credits.directory import Directory
 from agent_credits.dynamodb_rows import DynamoDBRows
@@ -21,9 +22,6 @@ from agent_credits.run_queue import RunQueue
 # No commit is begun with less time left. It takes milliseconds, or seconds where its calls are
 # retried; one that is cut off is redelivered, and harmless.
 COMMIT_TIME_MS = 10_000
-CALLS = Config(
-    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
-)
 
 
 class Settings(BaseModel):
@@ -37,11 +35,15 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-rows = DynamoDBRows(
-    boto3.client("dynamodb", config=CALLS), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE
-)
+session = get_session()
+rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 debits = Debits(rows, Directory(rows), back_off)
-run_queue = RunQueue(boto3.client("sqs", config=CALLS), settings.AGENT_RUNS_QUEUE_URL)
+
+
+@cache
+def run_queue() -> RunQueue:
+    """Messages rarely have to go back, so a cold start does without this client."""
+    return RunQueue(sqs_client(session), settings.AGENT_RUNS_QUEUE_URL)
 
 
 @metrics.log_metrics
@@ -61,11 +63,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     # visibility timeout is minutes.
     contended = {m for m, error in batch.postponed.items() if isinstance(error, Contended)}
     soon = [r for r in event["Records"] if r["messageId"] in contended | batch.waiting.keys()]
-    try:
-        run_queue.return_at_once(hopeless)
-        run_queue.return_soon({r["receiptHandle"]: _receives(r) for r in soon})
-    except QueueUnavailable as fault:
-        logger.warning("messages return only later", extra={"reason": str(fault)})
+    if hopeless or soon:
+        try:
+            run_queue().return_at_once(hopeless)
+            run_queue().return_soon({r["receiptHandle"]: _receives(r) for r in soon})
+        except QueueUnavailable as fault:
+            logger.warning("messages return only later", extra={"reason": str(fault)})
     failures = [{"itemIdentifier": message_id} for message_id in batch.failed_message_ids]
     return {"batchItemFailures": failures}
 

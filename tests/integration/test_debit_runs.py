@@ -173,7 +173,7 @@ def test_a_queue_that_does_not_answer_costs_nothing_but_time(
     def no_answer(**_: Any) -> None:
         raise EndpointConnectionError(endpoint_url=queue_url)
 
-    client = debit_runs.app.run_queue._client
+    client = debit_runs.app.run_queue()._client
     client.meta.events.register("before-call.sqs.ChangeMessageVisibilityBatch", no_answer)
     failed = debit_runs.failed_ids(event)
 

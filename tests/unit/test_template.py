@@ -15,6 +15,7 @@ import pytest
 from samtranslator.translator.transform import transform
 
 from agent_credits.cached_secret import SECRET_TTL
+from agent_credits.clients import CALLS
 from agent_credits.items import ACCOUNT_PREFIX, EXPIRY_ATTRIBUTE, OBSERVED_PREFIX, TEAM_PREFIX
 from agent_credits.reloads import RELOAD_DEADLINE
 from agent_credits.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
@@ -169,10 +170,9 @@ def auto_reload() -> ModuleType:
 
 def aws_call_seconds_max() -> int:
     """How long one AWS call of AutoReload takes at worst, all its attempts together."""
-    calls = auto_reload().CALLS
-    # What botocore made of it: its `max_attempts` are those after the first.
-    attempts = calls.retries["total_max_attempts"]
-    seconds: int = attempts * (calls.connect_timeout + calls.read_timeout)
+    # Botocore's `max_attempts` would be those after the first.
+    attempts = CALLS.retries["total_max_attempts"]
+    seconds: int = attempts * (CALLS.connect_timeout + CALLS.read_timeout)
     return seconds
 
 

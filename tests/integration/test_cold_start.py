@@ -1,0 +1,98 @@
+"""What a cold start loads and makes: nothing that its first event may never need."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.template import load_template
+
+ROOT = Path(__file__).parents[2]
+FUNCTIONS = ["announce", "auto_reload", "debit_runs"]
+
+# Resources, S3 transfers and what they bring, which nothing here uses.
+NEVER_LOADED = {"boto3", "s3transfer"}
+
+# Imports the function the way Lambda does, in an interpreter that has loaded nothing else, and
+# prints the services that clients were made for and the packages that were loaded.
+COLD_START = """
+import json, sys
+import botocore.client
+
+services = []
+make = botocore.client.ClientCreator.create_client
+
+def noted(self, service_name, *arguments, **keywords):
+    services.append(service_name)
+    return make(self, service_name, *arguments, **keywords)
+
+botocore.client.ClientCreator.create_client = noted
+import app
+
+print(json.dumps([services, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+@cache
+def cold_start(function: str) -> tuple[list[str], set[str]]:
+    template = load_template()
+    resource = next(
+        r
+        for r in template["Resources"].values()
+        if r["Type"] == "AWS::Serverless::Function"
+        and r["Properties"]["CodeUri"].strip("/") == f"functions/{function}"
+    )
+    names = {
+        *template["Globals"]["Function"]["Environment"]["Variables"],
+        *resource["Properties"]["Environment"]["Variables"],
+    }
+    environment = {
+        **dict.fromkeys(names, "INFO"),
+        "PATH": os.environ["PATH"],
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "dummy",
+        "AWS_SECRET_ACCESS_KEY": "dummy",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "PYTHONPATH": str(ROOT / "functions" / function),
+    }
+    printed = subprocess.run(
+        [sys.executable, "-c", COLD_START],
+        env=environment,
+        cwd=ROOT / "functions" / function,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    services, packages = json.loads(printed)
+    return services, set(packages)
+
+
+@pytest.mark.parametrize(
+    ("function", "services"),
+    [
+        ("announce", ["sns"]),
+        ("auto_reload", ["dynamodb", "secretsmanager"]),
+        ("debit_runs", ["dynamodb"]),
+    ],
+)
+def test_a_cold_start_makes_the_clients_that_its_usual_event_needs(
+    function: str, services: list[str]
+) -> None:
+    made, _ = cold_start(function)
+
+    assert made == services
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_cold_start_loads_no_more_of_boto3_than_what_calls(function: str) -> None:
+    _, packages = cold_start(function)
+
+    assert "botocore" in packages
+    assert packages & NEVER_LOADED == set()
