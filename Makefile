@@ -52,6 +52,13 @@ simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7.
 explore: .venv/.ready ## visit every state of the models of the protocol and the saga
 	@.venv/bin/python -m tests.simulation.explore
 
+.PHONY: bench bench-quick
+bench: $(READY) ## measure the write path beside other designs
+	@.venv/bin/python -m tests.benchmarks.bench
+
+bench-quick: .venv/.ready .tools/ministack/.ready ## hold what an event costs to its bounds
+	@.venv/bin/python -m tests.benchmarks.bench --quick
+
 lint: .venv/.ready
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check

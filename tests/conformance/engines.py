@@ -17,9 +17,8 @@ from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Page, Receipt
 from agent_credits.rows import ObservationRows, Rows, TeamRows
 from agent_credits.teams import Team
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.emulator import HOST, Emulator, free_port
 from tests.conformance.dynamodb_local import dynamodb_local, why_unavailable
+from tests.conformance.ministack import ministack
 from tests.integration.locked_moto import ENVIRONMENT, locked_moto
 from tests.integration.stack_tables import create_tables
 from tests.simulation.outside import StoredRows
@@ -76,25 +75,8 @@ def on_dynamodb_local(_: Path) -> Iterator[Engine]:
 
 @contextmanager
 def on_ministack(folder: Path) -> Iterator[Engine]:
-    log, port = folder / "ministack.log", free_port()
-    environment = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "GATEWAY_PORT": str(port),
-        "BIND_HOST": HOST,
-        "TMPDIR": str(folder),
-        # It removes the containers of every MiniStack that it finds in Docker.
-        "DOCKER_HOST": f"unix://{folder}/no-docker",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    emulator = Emulator.start(this_checkout().ministack_python, port, log, environment)
-    try:
-        emulator.wait_until_healthy(log)
-        with _emulated(emulator.endpoint_url) as rows:
-            yield Engine("ministack", rows)
-    finally:
-        emulator.stop()
+    with ministack(folder) as endpoint_url, _emulated(endpoint_url) as rows:
+        yield Engine("ministack", rows)
 
 
 @contextmanager

@@ -1,22 +1,16 @@
 """What an event costs, counted by the consumed capacity that the emulated DynamoDB reports."""
 
-import math
 import uuid
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from agent_credits.debits import Debits, Delivery
 from agent_credits.directory import Directory
 from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.items import Item, item_bytes
 from agent_credits.principals import Principal
 from agent_credits_cli.target import Target
-from tests.ledger_statements import inserted_item
+from tests.benchmarks.capacity import Consumed, consumption_of
 from tests.unit.builders import (
     BIGCORP_TEAM,
     NOW,
@@ -30,81 +24,6 @@ from tests.unit.builders import (
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
-
-WRITES = {"PutItem"}
-INSERTS = {"BatchExecuteStatement"}
-READS_OF_ITEMS = {"GetItem", "BatchGetItem"}
-READS = READS_OF_ITEMS | {"Query"}
-
-
-@dataclass
-class Consumed:
-    """What the calls of a client cost while it is counted."""
-
-    write_units: float = 0
-    read_units: float = 0
-    requests: Counter[str] = field(default_factory=Counter)
-
-    def per_event(self, events: int) -> str:
-        requests = ", ".join(f"{name} {n / events:.3f}" for name, n in self.requests.items())
-        return (
-            f"{self.write_units / events:.3f} write units, {self.read_units / events:.3f} read "
-            f"units, {self.requests.total() / events:.3f} requests per event ({requests})"
-        )
-
-
-def read_units(parsed: dict[str, Any], params: dict[str, Any]) -> int:
-    """Return what strongly consistent reads of single items cost: a unit for each 4 KB begun.
-
-    The emulator measures every other call, but not these two. A key that names no item costs a unit
-    as well.
-    """
-    if "RequestItems" not in params:
-        return _units_of_4_kb(parsed.get("Item"))
-    found = [item for items in parsed["Responses"].values() for item in items]
-    asked_for = sum(len(table["Keys"]) for table in params["RequestItems"].values())
-    return sum(_units_of_4_kb(item) for item in found) + asked_for - len(found)
-
-
-def write_units(params: dict[str, Any]) -> int:
-    """Return what insertions cost: a unit for each KB begun. The emulator counts one for each."""
-    items = [inserted_item(statement)[1] for statement in params["Statements"]]
-    return sum(math.ceil(item_bytes(item) / 1024) for item in items)
-
-
-def _units_of_4_kb(item: Item | None) -> int:
-    return max(1, math.ceil(item_bytes(item or {}) / 4096))
-
-
-@contextmanager
-def consumption_of(client: "DynamoDBClient") -> Iterator[Consumed]:
-    consumed = Consumed()
-
-    def ask(params: dict[str, Any], context: dict[str, Any], **_: Any) -> None:
-        params["ReturnConsumedCapacity"] = "TOTAL"
-        context["params"] = params
-
-    def add(parsed: dict[str, Any], model: Any, context: dict[str, Any], **_: Any) -> None:
-        assert model.name in WRITES | INSERTS | READS, f"{model.name} is not counted"
-        consumed.requests[model.name] += 1
-        if model.name in INSERTS:
-            consumed.write_units += write_units(context["params"])
-            return
-        if model.name in READS_OF_ITEMS:
-            consumed.read_units += read_units(parsed, context["params"])
-            return
-        capacity = parsed["ConsumedCapacity"]
-        tables = capacity if isinstance(capacity, list) else [capacity]
-        units = sum(table["CapacityUnits"] for table in tables)
-        consumed.write_units += units * (model.name in WRITES)
-        consumed.read_units += units * (model.name in READS)
-
-    events = client.meta.events
-    events.register("before-parameter-build.dynamodb", ask)
-    events.register("after-call.dynamodb", add)
-    yield consumed
-    events.unregister("before-parameter-build.dynamodb", ask)
-    events.unregister("after-call.dynamodb", add)
 
 
 @pytest.fixture

@@ -1,0 +1,99 @@
+"""What must hold: bounds on what was counted. Wall time gates only as a ratio within one run."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent_credits.commit import CHANGES_PER_COMMIT_MAX
+from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
+from tests.benchmarks.write_path import Cost
+
+WRITE_UNITS_MAX = {1: 2.25, 100: 1.1}
+COLD_READ_UNITS_MAX = {1: 2.0, 100: 1.1}
+REQUESTS_MAX = {1: 2.25, 100: 0.08}
+STORED_BYTES_MAX = {1: 760, 100: 660}
+ROUND_TRIPS_WARM_MAX = 4
+ROUND_TRIPS_COLD_MAX = 5
+SHARE_OF_TYPICAL_MAX = 0.5
+# How the cost of an event may rise from one batch size to the next: by what a page of random
+# identifiers happens to compress to.
+RISE_MAX = 0.01
+# On demand, a write unit costs five times what a read unit does.
+READ_UNITS_PER_WRITE_UNIT = 5
+
+# Sums of quarters and fifths are not exact in binary.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """`figure` must be at most `bound`, or at least, as `is_least` has it."""
+
+    name: str
+    figure: float
+    bound: float
+    is_least: bool = False
+
+    @property
+    def holds(self) -> bool:
+        if self.is_least:
+            return self.figure >= self.bound - ROUNDING
+        return self.figure <= self.bound + ROUNDING
+
+
+def gates_on_counts(counts: Counts) -> Iterator[Gate]:
+    yield from _gates_on_own_costs(counts)
+    yield from _gates_on_depths(counts)
+    yield from _gates_beside_typical(counts)
+    yield from _gates_on_growth(counts)
+
+
+def _gates_on_own_costs(counts: Counts) -> Iterator[Gate]:
+    cold = {cost.workload: cost for cost in counts.cold}
+    for size in (1, 100):
+        cost = counts.cost("agent-credits", f"hot-{size}")
+        at = f"an event at {size} a batch"
+        yield Gate(f"write units of {at}", cost.write_units, WRITE_UNITS_MAX[size])
+        yield Gate(
+            f"read units of {at}, cold", cold[f"hot-{size}"].read_units, COLD_READ_UNITS_MAX[size]
+        )
+        yield Gate(f"requests of {at}", cost.requests, REQUESTS_MAX[size])
+        yield Gate(f"bytes stored of {at}", cost.stored_bytes, STORED_BYTES_MAX[size])
+
+
+def _gates_on_depths(counts: Counts) -> Iterator[Gate]:
+    for depth in counts.depths:
+        if depth.design == "agent-credits" and depth.events_per_batch <= CHANGES_PER_COMMIT_MAX:
+            at = f"round trips in a row at {depth.events_per_batch} a batch"
+            yield Gate(f"{at}, warm", depth.warm_max, ROUND_TRIPS_WARM_MAX)
+            yield Gate(f"{at}, cold", depth.cold_max, ROUND_TRIPS_COLD_MAX)
+
+
+def _gates_beside_typical(counts: Counts) -> Iterator[Gate]:
+    for typical in counts.costs:
+        if typical.design == "powertools":
+            ours = counts.cost("agent-credits", typical.workload)
+            shares = {
+                "write units": ours.write_units / typical.write_units,
+                "units by price": _in_write_units(ours) / _in_write_units(typical),
+            }
+            for unit, share in shares.items():
+                name = f"share of (a)'s {unit}, {typical.workload}"
+                yield Gate(name, share, SHARE_OF_TYPICAL_MAX)
+
+
+def _gates_on_growth(counts: Counts) -> Iterator[Gate]:
+    by_size = [counts.cost("agent-credits", f"hot-{size}") for size in EVENTS_PER_BATCH]
+    for smaller, larger in itertools.pairwise(by_size):
+        name = f"cost of an event, {larger.workload} to {smaller.workload}"
+        yield Gate(name, _in_write_units(larger) / _in_write_units(smaller), 1 + RISE_MAX)
+    few, many = counts.few_and_many_accounts
+    yield Gate(
+        "cost of an event, 10,000 accounts to 10",
+        _in_write_units(many) / _in_write_units(few),
+        1 + RISE_MAX,
+    )
+
+
+def _in_write_units(cost: Cost) -> float:
+    return cost.write_units + cost.read_units / READ_UNITS_PER_WRITE_UNIT

@@ -1,0 +1,83 @@
+"""A figure that passes its bound is noticed, whichever it is."""
+
+from dataclasses import replace
+
+import pytest
+
+from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
+from tests.benchmarks.gates import Gate, gates_on_counts
+from tests.benchmarks.write_path import Cost, Depth
+
+GOOD = Cost(
+    design="agent-credits",
+    workload="hot-1",
+    events=100,
+    write_units=1.05,
+    index_write_units=0,
+    row_write_units=0.05,
+    read_units=1,
+    requests=0.07,
+    cpu_microseconds=300,
+    stored_bytes=640,
+)
+TYPICAL = replace(GOOD, design="powertools", write_units=5, requests=5)
+DEPTH = Depth("agent-credits", 1, warm_min=2, warm_max=2, cold_min=3, cold_max=3)
+COUNTS = Counts(
+    costs=(*(replace(GOOD, workload=f"hot-{size}") for size in EVENTS_PER_BATCH), TYPICAL),
+    cold=(GOOD, replace(GOOD, workload="hot-100")),
+    few_and_many_accounts=(GOOD, GOOD),
+    depths=(DEPTH,),
+)
+
+
+def broken(counts: Counts) -> list[str]:
+    return [gate.name for gate in gates_on_counts(counts) if not gate.holds]
+
+
+def with_cost(workload: str, **figures: float) -> Counts:
+    costs = [
+        replace(c, **figures) if (c.design, c.workload) == ("agent-credits", workload) else c
+        for c in COUNTS.costs
+    ]
+    return replace(COUNTS, costs=tuple(costs))
+
+
+def test_good_figures_pass() -> None:
+    assert broken(COUNTS) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "name"),
+    [
+        (with_cost("hot-1", write_units=2.26), "write units of an event at 1 a batch"),
+        (with_cost("hot-100", write_units=1.105), "write units of an event at 100 a batch"),
+        (with_cost("hot-100", requests=0.09), "requests of an event at 100 a batch"),
+        (with_cost("hot-1", stored_bytes=900), "bytes stored of an event at 1 a batch"),
+        (with_cost("hot-1", write_units=2.51), "share of (a)'s write units, hot-1"),
+        (with_cost("hot-1000", write_units=1.1), "cost of an event, hot-1000 to hot-100"),
+        (
+            replace(COUNTS, cold=(replace(GOOD, read_units=2.1), COUNTS.cold[1])),
+            "read units of an event at 1 a batch, cold",
+        ),
+        (
+            replace(COUNTS, few_and_many_accounts=(GOOD, replace(GOOD, read_units=1.2))),
+            "cost of an event, 10,000 accounts to 10",
+        ),
+        (
+            replace(COUNTS, depths=(replace(DEPTH, warm_max=5),)),
+            "round trips in a row at 1 a batch, warm",
+        ),
+        (
+            replace(COUNTS, depths=(replace(DEPTH, cold_max=6),)),
+            "round trips in a row at 1 a batch, cold",
+        ),
+    ],
+)
+def test_a_figure_past_its_bound_is_named(counts: Counts, name: str) -> None:
+    assert name in broken(counts)
+
+
+def test_a_bound_itself_is_not_passed() -> None:
+    assert Gate("sum of tenths", 0.1 + 0.2, 0.3).holds
+    assert Gate("ratio", 20, 20, is_least=True).holds
+    assert not Gate("ratio", 19.9, 20, is_least=True).holds
