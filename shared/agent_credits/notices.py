@@ -9,6 +9,21 @@ from typing import Any, Literal
 from agent_credits.principals import Principal
 
 Severity = Literal["critical", "warning", "info"]
+# What subscribers filter by; tests/unit/every_notice.py has an example of each.
+NoticeType = Literal[
+    "auto_reload.frozen",
+    "auto_reload.refused",
+    "auto_reload.succeeded",
+    "auto_reload.suspended",
+    "credits_low",
+    "credits_restored",
+    "insufficient_credits",
+    "provider_error",
+    "provider_overloaded",
+    "provider_quota_exhausted",
+    "provider_rate_limited",
+    "spend_cap.warning",
+]
 
 # Notice ids are derived, never drawn: publishing one again after a crash gives the same id, so that
 # a consumer can drop the repeat.
@@ -22,7 +37,7 @@ SUBJECT_LENGTH_MAX = 99
 class Notice:
     """`key` tells the notice from every other of its type on this principal, for ever."""
 
-    type: str
+    type: NoticeType
     severity: Severity
     principal: Principal
     team_id: str
@@ -37,6 +52,18 @@ class Notice:
     @property
     def id(self) -> str:
         return str(uuid.uuid5(_NAMESPACE, json.dumps([self.type, str(self.principal), self.key])))
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What subscribers filter by. SNS refuses an attribute that is there and empty."""
+        attributes = {
+            "type": self.type,
+            "severity": self.severity,
+            "team_id": self.team_id,
+            "principal": str(self.principal),
+            "retryable": str(self.retryable).lower(),
+        }
+        return {name: value for name, value in attributes.items() if value}
 
     @property
     def log_fields(self) -> dict[str, str]:

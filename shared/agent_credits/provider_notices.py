@@ -6,7 +6,7 @@ and not retryable: every further call will fail too. A busy provider is worth kn
 
 from typing import assert_never
 
-from agent_credits.notices import Notice, Severity, iso
+from agent_credits.notices import Notice, NoticeType, Severity, iso
 from agent_credits.observations import ProviderRefused
 from agent_credits.provider_errors import ProviderAnswer
 
@@ -45,7 +45,7 @@ def provider_refused(refused: ProviderRefused) -> Notice:
     )
 
 
-def _kind(refused: ProviderRefused) -> tuple[str, Severity, bool]:
+def _kind(refused: ProviderRefused) -> tuple[NoticeType, Severity, bool]:
     match refused.classification:
         case "quota_exhausted":
             return "provider_quota_exhausted", "critical", False

@@ -1,8 +1,29 @@
-"""What can be done, and by whom, about each refusal of a reload."""
+"""Each refusal of a reload in words, and what can be done about it, by whom."""
 
 from typing import assert_never
 
 from agent_credits.spending import Refused
+
+
+def refusal_in_words(cause: Refused) -> str:
+    """Return why no reload helped, to stand behind a colon."""
+    match cause:
+        case "auto_reload_off":
+            return "auto-reload is off"
+        case "spend_cap_reached":
+            return "the team's spend cap for this month is reached"
+        case "payment_declined":
+            return "the payment was declined"
+        case "payment_method_missing":
+            return "the team has no payment method"
+        case "suspended":
+            return "the payment method was declined three times in a row and is not tried again"
+        case "too_many_reloads":
+            return "there were too many reloads in a short time"
+        case "payment_unavailable":
+            return "the payment provider did not answer in time"
+        case _:
+            assert_never(cause)
 
 
 def reload_fix(cause: Refused, team_id: str) -> list[str]:

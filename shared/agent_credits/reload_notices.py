@@ -3,8 +3,8 @@
 from agent_credits.accounts import Account
 from agent_credits.credits import format_credits
 from agent_credits.ledger import Entry, ReloadFacts
-from agent_credits.notices import Notice, Severity, format_money, iso
-from agent_credits.reload_fixes import reload_fix
+from agent_credits.notices import Notice, NoticeType, Severity, format_money, iso
+from agent_credits.reload_fixes import refusal_in_words, reload_fix
 from agent_credits.spending import Refused
 
 
@@ -44,9 +44,10 @@ def reload_refused(account: Account, entry: Entry) -> Notice:
         notice_type="auto_reload.refused",
         severity="warning",
         data={"cause": cause, "fix": fix},
-        email_subject=f"No reload for {account.principal}: {cause}",
+        email_subject=f"No reload for {account.principal}: {refusal_in_words(cause)}",
         lines=[
-            f"The auto-reload of {account.principal} of team {facts.team_id} was refused: {cause}.",
+            f"The auto-reload of {account.principal} of team {facts.team_id} was refused:",
+            f"{refusal_in_words(cause)} ({cause}).",
             "Runs that the account's credits do not cover fail until this is mended.",
             "",
             "What to do now:",
@@ -71,6 +72,7 @@ def reload_frozen(account: Account, entry: Entry) -> Notice:
                 f"{account.principal} of team {facts.team_id} was reloaded so often of late that "
                 "further reloads are held back, although the spend cap is not reached."
             ),
+            "Until then, runs that the account's credits do not cover fail.",
             f"Frozen until: {iso(until) if until else 'the settings change'}",
             "",
             "What to do now:",
@@ -82,17 +84,18 @@ def reload_frozen(account: Account, entry: Entry) -> Notice:
 def credits_restored(old: Account, account: Account) -> Notice:
     """The key is the version, so that each recovery is announced, and each once."""
     team_id = old.low.team_id if old.low else _newest_team(old) or _newest_team(account)
+    whose = f" of team {team_id}" if account.principal.kind == "user" and team_id else ""
     if old.is_exhausted:
         subject = f"{account.principal} has credits again"
         lines = [
-            f"{account.principal} was out of credits and has credits again.",
+            f"{account.principal}{whose} was out of credits and has credits again.",
             "",
             "Runs that failed meanwhile stay failed: start them anew where they are still wanted.",
         ]
     else:
         subject = f"{account.principal} is no longer low on credits"
         lines = [
-            f"{account.principal} was low on credits and is above its thresholds again.",
+            (f"{account.principal}{whose} was low on credits and is above its thresholds again."),
             "",
             "Nothing is to be done.",
         ]
@@ -128,7 +131,7 @@ def _notice(
     account: Account,
     entry: Entry,
     *,
-    notice_type: str,
+    notice_type: NoticeType,
     severity: Severity,
     data: dict[str, object],
     email_subject: str,

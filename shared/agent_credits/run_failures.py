@@ -10,7 +10,7 @@ from agent_credits.ledger import Entry, PoolBalance, RunContext
 from agent_credits.notices import Notice, iso
 from agent_credits.policy import Payer
 from agent_credits.problem import insufficient_credits_problem
-from agent_credits.reload_fixes import reload_fix
+from agent_credits.reload_fixes import refusal_in_words, reload_fix
 from agent_credits.spending import Refused
 
 
@@ -136,7 +136,7 @@ def _email_text(
         "",
         f"Run:       {entry.identity.subject}, {trigger}",
         *([f"Project:   {run.project_id}"] if run.project_id else []),
-        f"Billed:    {account.principal}",
+        f"Billed:    {account.principal}, {_payer_in_words(run.payer)}",
         f"Pools:     {pools_text(pools)}",
         *(
             [f"Short by:  {format_credits(entry.shortfall_microcredits)} credits"]
@@ -149,15 +149,38 @@ def _email_text(
         "What to do now:",
         *(f"- {step}" for step in fix),
         "",
-        "Retrying will not help until then: runs that these pools do not cover fail as well.",
+        (
+            "Until then retrying will not help: every run that these pools do not cover fails "
+            "as well, each with a notice of its own."
+        ),
     ]
     return "\n".join(lines) + "\n"
 
 
+def _payer_in_words(payer: Payer) -> str:
+    match payer:
+        case "user":
+            return "who started the run"
+        case "owner":
+            return "the team's owner, who pays for unattended runs"
+        case "team":
+            return "whose contract pays for every run of the team"
+        case _:
+            assert_never(payer)
+
+
 def reload_text(refusal: Refused | None) -> str:
-    cause = f" ({refusal})" if refusal not in (None, "auto_reload_off") else ""
-    return f"auto-reload is {reload_state(refusal)}{cause}"
+    """Return why no reload helps."""
+    if refusal in (None, "auto_reload_off"):
+        return "none; auto-reload is off"
+    return f"none; {refusal_in_words(refusal)} ({refusal})"
 
 
 def pools_text(pools: tuple[PoolBalance, ...]) -> str:
-    return ", ".join(f"{p.pool} {format_credits(p.available_microcredits)}" for p in pools)
+    """Return what is left in each pool; an empty one is called empty."""
+    return ", ".join(
+        f"{p.pool} {format_credits(p.available_microcredits)} left"
+        if p.available_microcredits
+        else f"{p.pool} empty"
+        for p in pools
+    )

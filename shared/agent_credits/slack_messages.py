@@ -8,7 +8,7 @@ is escaped: nobody can make us ping a channel or show a link.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from slack_sdk.models.attachments import BlockAttachment
 from slack_sdk.models.blocks import (
@@ -22,6 +22,8 @@ from slack_sdk.models.blocks import (
 
 from agent_credits.notices import Severity, format_money
 from agent_credits.published import Published
+from agent_credits.reload_fixes import refusal_in_words
+from agent_credits.spending import Refused
 
 # Slack's limits, of which a message that passes one is refused altogether.
 HEADER_LENGTH_MAX: Final = 150
@@ -54,12 +56,17 @@ _NOT_A_FIELD: Final = frozenset(
 )
 # Names that say it better than the member's own.
 _LABELS: Final = {
+    "auto_reload.cause": "Why no reload",
     "auto_reload.state": "Auto-reload",
     "cause": "Why",
     "principal": "Billed",
     "resets_at": "Refills",
     "shortfall_credits": "Short by",
     "trigger": "Started by",
+}
+_CAUSES: Final = {
+    "pools_exhausted": "the pools are exhausted",
+    **{cause: refusal_in_words(cause) for cause in get_args(Refused)},
 }
 _TRIGGERS: Final = {
     "schedule": "a schedule",
@@ -149,12 +156,18 @@ def _value(name: str, value: object, currency: object) -> str:
             return _text(format_money(value, currency))
         case str() if name == "trigger":
             return _text(_TRIGGERS.get(value, value))
+        case str() if name in ("cause", "auto_reload.cause"):
+            return _text(_sentence(_CAUSES.get(value, value)))
         case str() if name.endswith("_credits"):
             return f"{_text(value)} credits"
         case str():
             return _moment(value) or _text(value)
         case _:
             return _text(value)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}"
 
 
 def _moment(value: str) -> str | None:

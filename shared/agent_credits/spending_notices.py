@@ -1,6 +1,6 @@
 """The notices of a team's spending: the cap comes near, and the card was declined too often."""
 
-from agent_credits.notices import Notice, Severity, format_money
+from agent_credits.notices import Notice, NoticeType, Severity, format_money
 from agent_credits.principals import Principal
 from agent_credits.reload_fixes import reload_fix
 from agent_credits.teams import Team
@@ -63,7 +63,7 @@ def reload_suspended(team: Team) -> Notice:
 def _notice(
     team: Team,
     *,
-    notice_type: str,
+    notice_type: NoticeType,
     severity: Severity,
     key: str,
     data: dict[str, object],

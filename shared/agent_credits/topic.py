@@ -18,13 +18,6 @@ class NoticesTopic:
         """Publish one notice. A fault is raised: the stream record then comes again, and the notice
         with it under the same id."""
         cloudevent = json.dumps(notice.to_cloudevent())
-        attributes = {
-            "type": notice.type,
-            "severity": notice.severity,
-            "team_id": notice.team_id,
-            "principal": str(notice.principal),
-            "retryable": str(notice.retryable).lower(),
-        }
         self._client.publish(
             TopicArn=self._topic_arn,
             Subject=notice.email_subject[:SUBJECT_LENGTH_MAX],
@@ -32,7 +25,6 @@ class NoticesTopic:
             Message=json.dumps({"default": cloudevent, "email": notice.email_text}),
             MessageAttributes={
                 name: {"DataType": "String", "StringValue": value}
-                for name, value in attributes.items()
-                if value  # SNS refuses an attribute that is there and empty.
+                for name, value in notice.attributes.items()
             },
         )
