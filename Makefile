@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 SEEDS ?= 1000
+SECONDS ?= 120
 
 UV := .tools/uv/bin/uv
 READY := .venv/.ready .tools/ministack/.ready .tools/sam/.ready .tools/localstripe/.ready
@@ -48,7 +49,10 @@ test-quick: lint types .tools/localstripe/.ready ## run every check that needs n
 simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
 	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation.simulate $(SEEDS)
 
-.PHONY: explore
+.PHONY: explore kill-test
+kill-test: $(READY) ## kill consumers and the emulator during replays: SECONDS=120
+	@.venv/bin/python -m tests.e2e.kills $(SECONDS)
+
 explore: .venv/.ready ## visit every state of the models of the protocol and the saga
 	@.venv/bin/python -m tests.simulation.explore
 

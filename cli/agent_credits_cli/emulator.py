@@ -2,6 +2,7 @@
 
 MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group. So
 ending the group at once loses nothing that a gentler end would keep, and leaves no worker behind.
+One that was told to keep its state saves it when it is stopped gently, and only then.
 The stand-in for Stripe is another emulator of this kind.
 """
 
@@ -23,6 +24,8 @@ from agent_credits_cli.refusal import Refusal
 HOST: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 10.0
+# It waits for the calls that it is answering, and writes everything that it holds.
+SAVE_SECONDS_MAX: Final = 30.0
 POLL_SECONDS: Final = 0.05
 # Zombies have ended and wait to be collected. ps reports nothing about what is gone altogether.
 DEAD_STATES: Final = ("Z", "X", "")
@@ -104,20 +107,39 @@ class Emulator(BaseModel):
         """End the emulator with all its workers; whether there was anything to end."""
         if not self.is_running():
             return False
-        os.killpg(self.pid, signal.SIGKILL)
-        deadline = time.monotonic() + STOP_SECONDS_MAX
+        self.stop_workers()
+        self._wait_until_gone(STOP_SECONDS_MAX)
+        return True
+
+    def stop_gently(self) -> None:
+        """Let the emulator save its state, where it keeps any, and end with all its workers."""
+        os.kill(self.pid, signal.SIGTERM)
+        self._wait_until_gone(SAVE_SECONDS_MAX)
+        self.stop_workers()
+
+    def kill_alone(self) -> None:
+        """End the emulator at once, and leave its workers to notice by themselves."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._wait_until_gone(STOP_SECONDS_MAX)
+
+    def stop_workers(self) -> None:
+        """End whatever is left of the emulator's group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _wait_until_gone(self, seconds_max: float) -> None:
+        deadline = time.monotonic() + seconds_max
         # The port outlives the process by the moment in which its last threads end.
         while self.is_running() or not is_port_free(self.port):
             if time.monotonic() > deadline:
                 raise Refusal(
                     f"process {self.pid} did not give back port {self.port}"
-                    f" within {STOP_SECONDS_MAX:.0f} s; try again"
+                    f" within {seconds_max:.0f} s; try again"
                 )
             time.sleep(POLL_SECONDS)
         # Only a parent has to collect its child, and mostly it was another process that started it.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
-        return True
 
 
 def birth_of(pid: int) -> str | None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
-from agent_credits_cli.checkout import Checkout
+from agent_credits_cli.checkout import Checkout, this_checkout
 from agent_credits_cli.deployment import Deployment
 from agent_credits_cli.emulator import HOST, Emulator, free_port, is_port_free
 from agent_credits_cli.local_state import StackState, StateFolder
@@ -34,11 +34,13 @@ def up(
     *,
     port: int | None = None,
     fresh: bool = False,
+    keeps_state: bool = False,
     console: Console,
 ) -> StackState:
     """Bring the stack up and up to date; `fresh` discards all its state first.
 
-    Port 0 is any free one; None is the running stack's or else the usual one.
+    Port 0 is any free one; None is the running stack's or else the usual one. An emulator that
+    keeps its state can be stopped gently, and then be started again with everything it held.
     """
     checkout.require_tools()
     with folder.locked():
@@ -47,7 +49,8 @@ def up(
             _discard(folder, state)
             state = None
         if state is None:
-            state = _start_emulator(folder, checkout, _port_to_use(port), console)
+            with step("MiniStack", console):
+                state = _start_emulator(folder, checkout, _port_to_use(port), keeps_state)
             state = _start_payment_stand_in(folder, checkout, state, console)
         elif port not in (None, 0, state.emulator.port):
             raise Refusal(
@@ -83,33 +86,42 @@ def _port_to_use(port: int | None) -> int:
     return wanted
 
 
+def start_again(folder: StateFolder, state: StackState) -> StackState:
+    """Start the emulator of a stack that keeps its state, after it was stopped, on its port."""
+    with folder.locked():
+        return _start_emulator(folder, this_checkout(), state.emulator.port, True, state)
+
+
 def _start_emulator(
-    folder: StateFolder, checkout: Checkout, port: int, console: Console
+    folder: StateFolder,
+    checkout: Checkout,
+    port: int,
+    keeps_state: bool,
+    before: StackState | None = None,
 ) -> StackState:
     folder.temporary.mkdir(parents=True, exist_ok=True)
-    with step("MiniStack", console):
-        emulator = Emulator.start(
-            checkout.ministack_python,
-            port,
-            folder.emulator_log,
-            {
-                "PATH": os.environ.get("PATH", os.defpath),
-                "GATEWAY_PORT": str(port),
-                "BIND_HOST": HOST,
-                # The host in the queue URLs that it hands out.
-                "MINISTACK_HOST": HOST,
-                "TMPDIR": str(folder.temporary),
-                # It removes the containers of every MiniStack that it finds in Docker.
-                "DOCKER_HOST": f"unix://{folder.temporary}/no-docker",
-                "AWS_CONFIG_FILE": os.devnull,
-                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-                "AWS_EC2_METADATA_DISABLED": "true",
-            },
-        )
-        state = StackState(emulator=emulator)
-        # Remembered before anything can fail, so that `down` always finds what was started.
-        folder.write(state)
-        emulator.wait_until_healthy(folder.emulator_log)
+    settings = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": HOST,
+        # The host in the queue URLs that it hands out.
+        "MINISTACK_HOST": HOST,
+        "TMPDIR": str(folder.temporary),
+        # It removes the containers of every MiniStack that it finds in Docker.
+        "DOCKER_HOST": f"unix://{folder.temporary}/no-docker",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "PERSIST_STATE": str(int(keeps_state)),
+        "STATE_DIR": str(folder.temporary / "state"),
+    }
+    emulator = Emulator.start(checkout.ministack_python, port, folder.emulator_log, settings)
+    state = StackState(emulator=emulator)
+    if before is not None:
+        state = before.model_copy(update={"emulator": emulator})
+    # Remembered before anything can fail, so that `down` always finds what was started.
+    folder.write(state)
+    emulator.wait_until_healthy(folder.emulator_log)
     return state
 
 
