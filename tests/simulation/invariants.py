@@ -6,7 +6,7 @@ checked here is taken from the code that is checked.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,9 @@ from agent_credits.notices import Notice
 from agent_credits.principals import Principal
 from agent_credits.spending import Reservation
 from agent_credits.teams import Team
+from tests.simulation.low_reference import Knowledge, LowReference, base_of
 from tests.simulation.reference import Expected, Lapse, Reference
+from tests.simulation.world import POLICY
 
 if TYPE_CHECKING:
     from datetime import date
@@ -65,6 +67,11 @@ class Invariants:
         self.plans: dict[Identity, tuple[int, date]] = {}
         self.reload_resolved_at: dict[str, int] = {}
         self.steps: Callable[[], int] = lambda: 0
+        self.low: dict[Principal, LowReference] = defaultdict(LowReference)
+        # Of whoever makes the next commit; a commit that bills nothing knows nothing.
+        self.known = Knowledge()
+        self.must_be_told: set[tuple[Principal, str]] = set()
+        self.must_be_restored: set[tuple[Principal, str]] = set()
         self.failed_runs: set[tuple[Principal, str]] = set()
         self.announced_runs: set[tuple[Principal, str]] = set()
 
@@ -95,11 +102,27 @@ class Invariants:
             else:
                 check(not changes_are_over, "what time does comes before the changes, or after")
                 self._check_change(new.principal, reference, entry)
+        in_commit = tuple(reference.held)
         due += Counter(reference.end_commit(now))
         check(not +due, f"what is due is recorded: {+due}")
         held = {grant.id: grant.remaining_microcredits for grant in new.grants}
         check(all(left > 0 for left in held.values()), "no grant is below zero")
         check(held == reference.balances(), "the row holds what the ledger leaves")
+        self._check_low(old, new, entries, base_of(old, new, in_commit, reference))
+
+    def _check_low(
+        self, old: Account | None, new: Account, entries: Sequence[Entry], base: int
+    ) -> None:
+        low, version = self.low[new.principal], (new.principal, str(new.version))
+        was_told = bool(low.told)
+        is_told = low.commit(new, entries, base, self.known, POLICY)
+        found = (set(new.low.told), set(new.low.held)) if new.low else (set(), set())
+        check(found == (low.told, low.held), f"{found} told and held, not {low.told, low.held}")
+        if is_told:
+            self.must_be_told.add(version)
+        is_over = was_told and low.base is None and any(e.brings_credits for e in entries)
+        if is_over or (old and old.is_exhausted and not new.is_exhausted):
+            self.must_be_restored.add(version)
 
     def _new_entries(self, old: Account | None, new: Account) -> tuple[Entry, ...]:
         if old is None:
@@ -189,6 +212,9 @@ class Invariants:
             run = (notice.principal, notice.subject)
             check(run in self.failed_runs, "only a failed run is announced as failed")
             self.announced_runs.add(run)
+        must = {"credits_low": self.must_be_told, "credits_restored": self.must_be_restored}
+        version = (notice.principal, notice.key)
+        check(version in must.get(notice.type, {version}), f"no {notice.type} without a reason")
 
     # Money
 
@@ -275,6 +301,13 @@ class Invariants:
     def check_at_the_end(self) -> None:
         missing = self.failed_runs - self.announced_runs
         check(not missing, f"every failed run has at least one notice: {missing}")
+        for notice_type, must in (
+            ("credits_low", self.must_be_told),
+            ("credits_restored", self.must_be_restored),
+        ):
+            of_type = [n for n in self.notices.values() if n.type == notice_type]
+            missing = must - {(notice.principal, notice.key) for notice in of_type}
+            check(not missing, f"every {notice_type} that is due is announced: {missing}")
         for team_id, spent in self.spent.items():
             check(not spent.reserved, f"no purchase of {team_id} is left open")
         settled = {p for s in self.spent.values() for p, end in s.ended.items() if end == "settled"}

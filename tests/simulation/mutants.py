@@ -1,10 +1,11 @@
 """Ways in which the code could be wrong; the simulator must notice each within a few seeds."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from functools import partial
 
 from agent_credits.accounts import Account
-from agent_credits.announcements import StreamChange
+from agent_credits.announcements import Commit, StreamChange
 from agent_credits.errors import QueueUnavailable, RowsUnavailable
 from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.payments import Charge, Paid, PaymentUnavailable
@@ -71,6 +72,23 @@ class LosesNoticesOnFaults(AnnounceWorker):
             super()._announce_one(change)
         except QueueUnavailable:
             return
+
+
+class ForgetsWhatWasTold(WorkerRows):
+    """The row as an older version of the code writes it, which knows nothing of low credits."""
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return super().compare_and_set(replace(account, low=None))
+
+
+class TellsAtEveryCommit(AnnounceWorker):
+    """As long as an account is low, and not only when it falls."""
+
+    def _announce_one(self, change: StreamChange) -> None:
+        if isinstance(change, Commit) and change.new.low and change.new.low.told:
+            low = replace(change.new.low, told_at_version=change.new.version)
+            change = Commit(change.old, replace(change.new, low=low))
+        super()._announce_one(change)
 
 
 class ReservesAfterCharging(ReloadSaga):
@@ -161,6 +179,8 @@ MUTANTS: Mapping[str, Parts] = {
     "acknowledged before it is recorded": Parts(debits=AcknowledgesFirst),
     "stream record done before it is announced": Parts(announcer=AnnouncesAtMostOnce),
     "notice lost where the topic fails": Parts(announcer=LosesNoticesOnFaults),
+    "what was told is forgotten": Parts(rows=ForgetsWhatWasTold),
+    "told again while it is low": Parts(announcer=TellsAtEveryCommit),
     "reserved after the charge": Parts(saga=ReservesAfterCharging),
     "charged without a stored payment": Parts(saga=StoresNoPayment),
     "released on an unknown outcome": Parts(saga=ReleasesOnUnknownOutcome),

@@ -41,6 +41,7 @@ from agent_credits.spending import with_cap
 from agent_credits.team_changes import change_team
 from agent_credits.teams import Team
 from tests.simulation.invariants import Sent, Violation, check
+from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import Message
 from tests.simulation.scheduler import Worker
 from tests.simulation.world import CREDIT, payment_method
@@ -69,9 +70,23 @@ class StackWorker(Worker):
         super().__init__(history.scheduler, name)
 
     def boot(self) -> None:
+        self.teams_read: dict[str, list[Team]] = {}
+        self.began_at = self.scheduler.now
         # Whatever starts may be of another version than what runs already.
         self.page_entries_full = self.history.random.choice(self.history.page_sizes)
         self.rows = self.history.parts.rows(self)
+
+    def begin(self) -> datetime:
+        """Begin an invocation: of what was read before, the newest is all that is still known."""
+        self.teams_read = {team_id: read[-1:] for team_id, read in self.teams_read.items()}
+        self.began_at = self.clock()
+        return self.began_at
+
+    def knowledge_of(self, account: Account) -> Knowledge:
+        """Return what this worker goes by when it commits to the account."""
+        billed = (entry.run.team_id for entry in reversed(account.entries) if entry.run)
+        teams = self.teams_read.get(next(billed, ""), [])
+        return Knowledge(tuple(teams), self.began_at)
 
     def before_resuming(self) -> None:
         accounts.PAGE_ENTRIES_FULL = self.page_entries_full
@@ -97,18 +112,24 @@ class WorkerRows:
         return self._read(f"read {run_id}", lambda: list(self._rows.read_run(run_id)))
 
     def read_team(self, team_id: str) -> Team | None:
-        return self._read(f"read team {team_id}", lambda: self._rows.read_team(team_id))
+        team = self._read(f"read team {team_id}", lambda: self._rows.read_team(team_id))
+        if team is not None:
+            self._worker.teams_read.setdefault(team_id, []).append(team)
+        return team
 
     def read_policy(self, version: str) -> BillingPolicy | None:
         return self._read(f"read policy {version}", lambda: self._rows.read_policy(version))
 
     def compare_and_set(self, account: Account) -> Account | None:
-        return self._worker.call(
-            "write",
-            f"write {account.principal} version {account.version}",
-            lambda: self._rows.compare_and_set(account),
-            RowsUnavailable,
-        )
+        known = self._worker.knowledge_of(account)
+
+        def write() -> Account | None:
+            # Perhaps much later, when this worker knows other things.
+            self._worker.history.invariants.known = known
+            return self._rows.compare_and_set(account)
+
+        what = f"write {account.principal} version {account.version}"
+        return self._worker.call("write", what, write, RowsUnavailable)
 
     def compare_and_set_team(self, team: Team) -> Team | None:
         return self._worker.call(
@@ -156,7 +177,7 @@ class DebitWorker(StackWorker):
         self.scheduler.note(self.name, f"receives messages {[*deliveries]}")
         batch = self.debits.debit(
             [Delivery(str(number), m.sent.body) for number, (m, _) in deliveries.items()],
-            now=self.clock(),
+            now=self.begin(),
             time_is_left=lambda: not self.scheduler.faults.happens("function's time was up"),
         )
         self._check(batch, began)

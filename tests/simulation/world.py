@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from agent_credits.alerts import Alerts, Threshold
 from agent_credits.changes import Change, GrantChange, PlanChange
 from agent_credits.policy import BillingPolicy, BillingRule, Pack, Payer, TeamKind, TriggerKind
 from agent_credits.principals import Principal
@@ -54,6 +55,15 @@ POLICY = BillingPolicy(
 )
 
 
+# Not drawn, so that every seed goes on telling the history that it told before.
+THRESHOLDS = (
+    (Threshold("percent", 30), Threshold("percent", 10)),
+    (Threshold("percent", 60), Threshold("microcredits", 5 * CREDIT)),
+    (Threshold("microcredits", 3_000_001), Threshold("percent", 45), Threshold("percent", 15)),
+    (),
+)
+
+
 @dataclass(frozen=True)
 class World:
     starts_at: datetime
@@ -64,9 +74,9 @@ class World:
 def build_world(randomness: random.Random) -> World:
     starts_at = randomness.choice(BOUNDARIES) - timedelta(seconds=randomness.choice((5, 90, 4000)))
     teams = (
-        _team(randomness, "acme", "self_serve", "olga", frozenset({"ana", "olga"})),
-        _team(randomness, "solo", "self_serve", "cara", frozenset({"cara"})),
-        _team(randomness, "bigcorp", "enterprise", "boss", "*"),
+        _team(randomness, starts_at, "acme", "self_serve", "olga", frozenset({"ana", "olga"})),
+        _team(randomness, starts_at, "solo", "self_serve", "cara", frozenset({"cara"})),
+        _team(randomness, starts_at, "bigcorp", "enterprise", "boss", "*"),
     )
     principals = [Principal("user", name) for name in ("ana", "olga", "cara")]
     principals.append(Principal("team", "bigcorp"))
@@ -76,6 +86,7 @@ def build_world(randomness: random.Random) -> World:
 
 def _team(
     randomness: random.Random,
+    starts_at: datetime,
     team_id: str,
     kind: TeamKind,
     owner: str,
@@ -95,6 +106,7 @@ def _team(
         plan="max",
         time_zone=randomness.choice(("Europe/Berlin", "America/New_York", "Asia/Kathmandu", "UTC")),
         members=members,
+        alerts=Alerts(low=THRESHOLDS[(starts_at.month + len(team_id)) % len(THRESHOLDS)]),
         settings_version=1,
         auto_reload=reloads if randomness.random() < 0.9 else None,
         payment=payment_method(randomness, team_id) if randomness.random() < 0.95 else None,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent_credits.alerts import Alerts, parse_threshold
+from agent_credits.changes import ReloadRefused
 from agent_credits.commit import commit
 from agent_credits.items import account_from_item, account_item
 from agent_credits.principals import Principal
@@ -182,6 +183,17 @@ def test_credits_that_lapse_are_a_fall_as_well() -> None:
     world.deliver(finished("e1"))
 
     assert told(world) == [("30%", "100")]
+
+
+def test_a_grant_that_runs_dry_meanwhile_moves_no_threshold_of_an_account_that_is_low() -> None:
+    world = ReloadWorld(team=OFF)
+    changes = [grant_change("gift", "900", pool="trial"), grant_change("g-1", "150")]
+    commit(world.rows, ANA, changes, now=NOW, pause=pause, opens_account=True)
+
+    for left in (300, 140, 100):
+        fall_to(world, left)
+
+    assert told(world) == [("30%", "300"), ("10%", "100")]
 
 
 # Running dry
@@ -494,18 +506,36 @@ def test_a_card_that_was_suspended_for_others_of_the_team_is_no_hope_either() ->
     assert notice.data["auto_reload"] == {"state": "suspended", "cause": "suspended"}
 
 
-def test_a_refusal_that_is_late_for_an_older_reload_tells_nothing() -> None:
-    world = low_world(ACME, payments=FakePayments(["processing", "processing", "decline"]))
-    fall_to(world, 99)
-    older = world.requests[-1]
-    world.resolve()
-    world.later(RELOAD_DEADLINE + REFUSAL_HOLD)
-    fall_to(world, 98)
-    assert world.requests[-1] != older
+def test_credits_that_come_make_good_what_a_reload_held_back() -> None:
+    world = low_world(ACME)
+    fall_to(world, 119)
 
-    world.resolve(older)
+    world.grant("by-hand", "1")
 
-    assert told(world) == []
+    assert world.account().low is None
+    assert restored(world) == 0
+
+
+@pytest.mark.parametrize("state", ["requested", "refused"])
+def test_a_refusal_that_is_late_for_an_older_reload_tells_nothing(state: str) -> None:
+    world = low_world(with_thresholds(ACME, "60%"), payments=FakePayments(["decline"]))
+    if state == "refused":
+        fall_to(world, 99)
+        world.resolve()
+        world.grant("by-hand", "300")
+        world.later(REFUSAL_HOLD)
+        fall_to(world, 239)
+    else:
+        fall_to(world, 99)
+    assert world.reload().state == state
+    told_before = told(world)
+
+    late = ReloadRefused(ANA, "reload:user:ana:1", "acme", "payment_unavailable", None, 1)
+    commit(world.rows, ANA, [late], now=world.now, pause=pause)
+    world.announce()
+
+    assert told(world) == told_before
+    assert [str(t) for t in world.account().low.held] == ["60%"]  # type: ignore[union-attr]
 
 
 # The row

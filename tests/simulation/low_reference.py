@@ -1,0 +1,188 @@
+"""When an account is told that it is low, written down a second time, commit by commit.
+
+Nothing of the decision is imported. What a worker knew of the team when it billed is told by its
+own reads. Where there are none, or they do not agree on whether a reload can help, the row's word
+is taken.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from tests.simulation.reference import POOLS, Reference
+
+if TYPE_CHECKING:
+    from agent_credits.accounts import Account
+    from agent_credits.alerts import Threshold
+    from agent_credits.ledger import Entry
+    from agent_credits.policy import BillingPolicy
+    from agent_credits.teams import Team
+
+REFUSAL_HOLDS = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What a worker went by: the team as it read it, more than once perhaps, and its clock."""
+
+    teams: tuple["Team", ...] = ()
+    billed_at: datetime | None = None
+
+
+@dataclass
+class LowReference:
+    """One account. `told` and `held` are thresholds; `base` is what per cent are of."""
+
+    told: set["Threshold"] = field(default_factory=set)
+    held: set["Threshold"] = field(default_factory=set)
+    base: int | None = None
+    reloaded_at: list[datetime] = field(default_factory=list)
+
+    def commit(
+        self,
+        new: "Account",
+        entries: Collection["Entry"],
+        base: int,
+        known: Knowledge,
+        policy: "BillingPolicy",
+    ) -> bool:
+        """Follow a commit; return whether it is to be announced. `base`: were it low as of now."""
+        now = max(entry.recorded_at for entry in entries)
+        self.reloaded_at += [e.recorded_at for e in entries if e.type == "reload.granted"]
+        pools = POOLS[new.principal.kind]
+        live = (
+            g for g in new.grants if g.pool in pools and (not g.expires_at or g.expires_at > now)
+        )
+        left = sum(grant.remaining_microcredits for grant in live)
+        self._recover(left, {entry.outcome for entry in entries}, base)
+        says_more = left == 0 and any(entry.fails_run for entry in entries)
+        is_announced = False
+        if any(entry.run for entry in entries) and not known.teams:
+            return self._take_word_of(new)
+        if any(entry.run for entry in entries):
+            is_announced = self._fall(new, left, base, known, policy, now) and not says_more
+        refused = {e.reload.reload_id for e in entries if e.refusal and e.reload}
+        if self.held and new.reload and new.reload.id in refused and new.reload.cause:
+            self.told |= self.held
+            self.held.clear()
+            is_announced = True
+        if not self.told and not self.held:
+            self.base = None
+        return is_announced
+
+    def _take_word_of(self, new: "Account") -> bool:
+        low = new.low
+        self.told, self.held = (set(low.told), set(low.held)) if low else (set(), set())
+        self.base = low.base_microcredits if low else None
+        return low is not None and low.told_at_version == new.version
+
+    def _recover(self, left: int, outcomes: set[str], base: int) -> None:
+        if self.base is None:
+            return
+        if "refilled" in outcomes:
+            self.base = base
+            self.held = self._above(left, self.told | self.held)
+            self.told.clear()
+        else:
+            spare = 0 if "granted" in outcomes else self.base // 10
+            self.told = self._above(left - spare, self.told)
+            self.held = self._above(left, self.held)
+        if not self.told and not self.held:
+            self.base = None
+
+    def _fall(
+        self,
+        new: "Account",
+        left: int,
+        base: int,
+        known: Knowledge,
+        policy: "BillingPolicy",
+        now: datetime,
+    ) -> bool:
+        thresholds = known.teams[-1].alerts.low
+        if not thresholds:
+            self.told.clear()
+            self.held.clear()
+            return False
+        if self.base is None:
+            self.base = base
+        through = self._above(left, thresholds)
+        if not through or (self.told and self._lowest(through) >= self._lowest(self.told)):
+            self.told |= through
+            self.held.clear()
+            return False
+        helps = {self._reload_helps(new, team, known, policy, now) for team in known.teams}
+        if helps == {True, False}:
+            helps = {bool(new.low and new.low.held)}
+        if helps == {True}:
+            self.held = through - self.told
+            return False
+        self.told |= through
+        self.held.clear()
+        return True
+
+    def _reload_helps(
+        self,
+        new: "Account",
+        team: "Team",
+        known: Knowledge,
+        policy: "BillingPolicy",
+        now: datetime,
+    ) -> bool:
+        settings, reload, card = team.auto_reload, new.reload, team.payment
+        if settings is None or not settings.enabled:
+            return False
+        if reload and reload.state == "requested" and reload.until:
+            if now < reload.until:
+                return True
+            if now < reload.until + REFUSAL_HOLDS:
+                return False
+        was_lifted = reload and team.settings_version > reload.settings_version
+        if reload and reload.cause and not was_lifted and (not reload.until or now < reload.until):
+            return False
+        window = timedelta(minutes=settings.window_minutes)
+        if sum(at > now - window for at in self.reloaded_at) >= settings.reloads_max:
+            return False
+        if card is None or card.name == team.spending.suspended_payment_method:
+            return False
+        pack = policy.pack_of(settings.pack_microcredits)
+        assert pack is not None
+        assert known.billed_at is not None
+        month = max(_month(known.billed_at, team.time_zone), team.spending.month)
+        spent = team.spending.spent_cents if team.spending.month == month else 0
+        held = sum(r.price_cents for r in team.spending.reservations if r.month == month)
+        return spent + held + pack.price_cents <= team.spend_cap_cents
+
+    def _above(self, left: int, thresholds: Iterable["Threshold"]) -> set["Threshold"]:
+        return {threshold for threshold in thresholds if left < self._value(threshold)}
+
+    def _lowest(self, thresholds: Iterable["Threshold"]) -> int:
+        return min(self._value(threshold) for threshold in thresholds)
+
+    def _value(self, threshold: "Threshold") -> int:
+        if threshold.unit == "microcredits":
+            return threshold.amount
+        assert self.base is not None
+        # A balance is whole: it is below a fraction where it is below the next whole number.
+        whole, part = divmod(self.base * threshold.amount, 100)
+        return whole + (part > 0)
+
+
+def base_of(
+    old: "Account | None", new: "Account", in_commit: Collection[str], reference: Reference
+) -> int:
+    """Return what per cent would be of now. `in_commit`: the grants while it was made, dry too."""
+    pools, made = POOLS[new.principal.kind], reference.made
+    there = {*in_commit, *(grant.id for grant in new.grants)}
+    amount, _ = reference.plan or (0, None)
+    if amount and "plan" in pools:
+        refill = f"refill:{reference.refilled_from}"
+        return made[refill].left if refill in there else amount
+    there |= {grant.id for grant in old.grants} if old else set()
+    return sum(made[name].left for name in there if made[name].pool in pools)
+
+
+def _month(at: datetime, time_zone: str) -> str:
+    return at.astimezone(ZoneInfo(time_zone)).strftime("%Y-%m")

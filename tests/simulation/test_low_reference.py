@@ -1,0 +1,129 @@
+"""What is told of low credits, broken on purpose: the checks of the simulator must notice."""
+
+from dataclasses import replace
+
+import pytest
+
+from agent_credits.accounts import Account
+from agent_credits.alerts import LowCredits
+from agent_credits.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.changes import GrantChange
+from agent_credits.commit import commit
+from agent_credits.teams import Team
+from tests.memory_rows import MemoryRows
+from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.low_reference import Knowledge
+from tests.simulation.outside import StoredRows
+from tests.simulation.workers import pause
+from tests.simulation.world import CREDIT, POLICY
+from tests.unit.builders import ACME, ANA, NOW, run_change, usage
+from tests.unit.reload_builders import CARD, ON
+
+SMALL_PACK = ON.model_copy(
+    update={"threshold_microcredits": 1, "pack_microcredits": POLICY.packs[0].microcredits}
+)
+RELOADING = ACME.model_copy(
+    update={"auto_reload": SMALL_PACK, "payment": CARD, "spend_cap_cents": 100_000}
+)
+
+
+class Low:
+    """An account of ten credits, as a worker that knows this team commits to it."""
+
+    def __init__(self, team: Team) -> None:
+        self.team = team
+        self.invariants = Invariants()
+        self.rows = StoredRows(self.invariants)
+        gift = GrantChange(ANA, "gift", "add_on", 10 * CREDIT, None, "gift")
+        commit(self.rows, ANA, [gift], now=NOW, pause=pause, opens_account=True)
+        self.invariants.known = Knowledge((team,), NOW)
+
+    def next_row(self, used: str) -> Account:
+        """Return the row that the decision makes of one more event."""
+        elsewhere = MemoryRows()
+        elsewhere.accounts[ANA] = self.rows.accounts[ANA]
+        change = run_change(usage(f"e-{used}", used, run=f"run-{used}"), self.team)
+        return commit(elsewhere, ANA, [change], now=NOW, pause=pause).account
+
+    def write(self, row: Account) -> None:
+        assert self.rows.compare_and_set(row) is None
+
+    def publish(self) -> None:
+        for change in self.rows.changes:
+            for notice in notices_of(change, NoticeSettings("")):
+                self.invariants.published(notice)
+
+
+def low_of(row: Account) -> LowCredits:
+    assert row.low is not None
+    return row.low
+
+
+@pytest.mark.parametrize("team", [ACME, RELOADING], ids=["told", "held"])
+def test_what_is_right_is_not_complained_about(team: Team) -> None:
+    low = Low(team)
+
+    low.write(low.next_row("8"))
+    low.publish()
+
+    low.invariants.check_at_the_end()
+
+
+def test_a_fall_that_nobody_noticed() -> None:
+    low = Low(ACME)
+
+    with pytest.raises(Violation, match="told and held, not"):
+        low.write(replace(low.next_row("8"), low=None))
+
+
+def test_an_account_that_is_told_although_a_reload_can_help() -> None:
+    low = Low(RELOADING)
+    row = low.next_row("8")
+    told = replace(low_of(row), told=low_of(row).held, held=(), told_at_version=row.version)
+
+    with pytest.raises(Violation, match="told and held, not"):
+        low.write(replace(row, low=told))
+
+
+def test_an_account_that_is_held_back_although_no_reload_can_help() -> None:
+    low = Low(ACME)
+    row = low.next_row("8")
+    held = replace(low_of(row), held=low_of(row).told, told=())
+
+    with pytest.raises(Violation, match="told and held, not"):
+        low.write(replace(row, low=held))
+
+
+def test_a_threshold_that_is_told_twice() -> None:
+    low = Low(ACME)
+    low.write(low.next_row("8"))
+    row = low.next_row("0.5")
+    low.write(replace(row, low=replace(low_of(row), told_at_version=row.version)))
+
+    with pytest.raises(Violation, match="no credits_low without a reason"):
+        low.publish()
+
+
+def test_a_fall_that_is_never_published() -> None:
+    low = Low(ACME)
+    row = low.next_row("8")
+    low.write(replace(row, low=replace(low_of(row), told_at_version=0)))
+    low.publish()
+
+    with pytest.raises(Violation, match="every credits_low that is due is announced"):
+        low.invariants.check_at_the_end()
+
+
+def test_a_recovery_that_is_never_published() -> None:
+    low = Low(ACME)
+    low.write(low.next_row("8"))
+    gift = GrantChange(ANA, "more", "add_on", 10 * CREDIT, None, "gift")
+    commit(low.rows, ANA, [gift], now=NOW, pause=pause)
+
+    fallen = low.rows.changes[-2]
+    assert isinstance(fallen, Commit)
+    for notice in notices_of(fallen, NoticeSettings("")):
+        low.invariants.published(notice)
+
+    with pytest.raises(Violation, match="every credits_restored that is due is announced"):
+        low.invariants.check_at_the_end()
