@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from agent_credits import announcements
 from agent_credits.announcements import (
     Commit,
     NoticeSettings,
@@ -135,10 +136,12 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
     principals = run.world.team_of_accounts()
     before = read_ledger(run.rows, principals, identities)
     commits_before, team_changes_before = len(run.rows.stream), len(run.rows.team_stream)
+    observations_before = len(run.rows.observation_stream)
     refusals, dead_letters = _deliver(run, together)
     changes = [
         *(Commit(old, new) for old, new in run.rows.stream[commits_before:]),
         *(TeamChange(old, new) for old, new in run.rows.team_stream[team_changes_before:]),
+        *map(announcements.Observed, run.rows.observation_stream[observations_before:]),
     ]
     published = [n for change in changes for n in notices_of(change, NoticeSettings(""))]
     run.notices += published

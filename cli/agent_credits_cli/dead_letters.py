@@ -10,7 +10,7 @@ import typer
 
 from agent_credits.directory import Directory
 from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.events import Message, Refusal, parse_message
+from agent_credits.events import Message, ProviderErrorReported, Refusal, parse_message
 from agent_credits.notices import iso
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.tables import AsJson, moment, out, print_json
@@ -100,6 +100,8 @@ def why_refused(
         billing = directory.bill(event, now)
         if isinstance(billing, Refusal):
             return billing
+        if isinstance(event, ProviderErrorReported):
+            continue  # It has no entry on the account, so nothing can stand against it there.
         row = rows.read_account(billing.principal)
         if row is None:
             return Refusal("unknown_user", f"{billing.principal} has no account")

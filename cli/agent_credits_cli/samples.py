@@ -12,7 +12,7 @@ from pathlib import Path
 
 from agent_credits.accounts import Account, pool_balances
 from agent_credits.credits import format_credits
-from agent_credits.events import AgentRunEvent, parse_message
+from agent_credits.events import AgentRunEvent, ProviderErrorReported, parse_message
 from agent_credits.lapse import bring_up_to
 from agent_credits.ledger import Identity, Receipt
 from agent_credits.principals import Principal
@@ -85,7 +85,10 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class _EventOutcome:
-    """What comes of one event: `lost` is one that is neither recorded nor refused."""
+    """What comes of one event: `lost` is one that is neither recorded nor refused.
+
+    `observed`: what a model provider answered; it leaves no entry, and its notice is checked.
+    """
 
     event: str | None
     outcome: str
@@ -280,6 +283,8 @@ def _outcomes(sent: SentSample, observed: Observed) -> list[_EventOutcome]:
 
 def _outcome(event: AgentRunEvent, observed: Observed, code: str | None) -> _EventOutcome:
     receipt = observed.after.get(event.identity)
+    if isinstance(event, ProviderErrorReported) and receipt is None and code is None:
+        return _EventOutcome(event.id, "observed")
     if receipt is None:
         return _EventOutcome(event.id, "refused" if code else "lost", code=code)
     entry = receipt.entry

@@ -23,16 +23,15 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
 )
 
 from agent_credits.alerts import Alerts
 from agent_credits.credits import format_credits, parse_credits
 from agent_credits.events import Credits
 from agent_credits.grants import GRANTS_MAX, RESERVED_PREFIXES
-from agent_credits.identifiers import Identifier, PoolName
+from agent_credits.identifiers import Identifier, PoolName, PrincipalText
 from agent_credits.policy import BillingPolicy, BillingRule, Pack, TeamKind
-from agent_credits.principals import Principal, parse_principal
+from agent_credits.principals import Principal
 from agent_credits.spending import PaymentMethod
 from agent_credits.teams import MEMBERS_MAX, AutoReload
 from agent_credits_cli.refusal import Refusal
@@ -78,16 +77,11 @@ def _credits_or_none(value: object) -> int:
     return 0 if value in ("0", 0) else parse_credits(value)
 
 
-def _principal(value: object) -> Principal:
-    return parse_principal(str(value))
-
-
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Members = Annotated[
     tuple[Identifier, ...], BeforeValidator(_listed), AfterValidator(_everyone_stands_alone)
 ]
 CreditsOrNone = Annotated[int, BeforeValidator(_credits_or_none)]
-PrincipalText = Annotated[Principal, PlainValidator(_principal)]
 
 
 class _Declared(BaseModel):
@@ -181,6 +175,7 @@ ExpectedOutcome = Literal[
     "already_recorded",
     "conflicting",
     "refused",
+    "observed",
 ]
 
 

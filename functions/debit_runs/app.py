@@ -80,6 +80,8 @@ def _receives(record: dict[str, Any]) -> int:
 def _log(batch: DebitedBatch) -> None:
     for outcome in batch.outcomes:
         logger.info(outcome.name, extra=outcome.log_fields)
+    for reported in batch.reported:
+        logger.info("provider refused", extra=reported.log_fields)
     for message_id, reload_id in batch.waiting.items():
         logger.info("waiting", extra={"message_id": message_id, "reload_id": reload_id})
     for message_id, refusal in batch.refused.items():

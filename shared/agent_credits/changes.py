@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 
-from agent_credits.events import AgentRunEvent, payload_hash
+from agent_credits.events import LedgerEvent, payload_hash
 from agent_credits.grants import Grant, GrantCause
 from agent_credits.ledger import Entry, Identity, grant_identity, reload_identity
 from agent_credits.principals import Principal
@@ -16,7 +16,7 @@ from agent_credits.teams import Billing
 class RunChange:
     """An agent-run event, billed to this account."""
 
-    event: AgentRunEvent
+    event: LedgerEvent
     billing: Billing
 
     @property

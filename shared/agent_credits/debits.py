@@ -1,13 +1,14 @@
 """Debiting a batch of messages: read them, group their events by account, commit each group.
 
-A message is done when every event in it is recorded. What is wrong with one message, or with one
-account, costs no other message anything.
+A message is done when every event in it is recorded: as an entry of its account, or, where a model
+provider refused, as an observation. What is wrong with one message, or with one account, costs no
+other message anything.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from agent_credits.accounts import Account
 from agent_credits.changes import (
@@ -21,9 +22,11 @@ from agent_credits.changes import (
 from agent_credits.commit import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.directory import Directory
 from agent_credits.errors import AccountMissing, AccountTooLarge, AgentCreditsError, Contended
-from agent_credits.events import AgentRunEvent, Refusal, parse_message
+from agent_credits.events import AgentRunEvent, ProviderErrorReported, Refusal, parse_message
+from agent_credits.observations import ProviderRefused
 from agent_credits.principals import Principal
-from agent_credits.rows import Rows
+from agent_credits.provider_refusals import ProviderRefusals, ReportedRefusal, refusal_of
+from agent_credits.rows import ObservationRows, Rows
 from agent_credits.teams import Billing
 
 WARM_ACCOUNTS_MAX = 1_000
@@ -71,6 +74,10 @@ class Outcome:
         }
 
 
+class DebitRows(Rows, ObservationRows, Protocol):
+    """The rows that events are recorded in."""
+
+
 @dataclass(slots=True)
 class DebitedBatch:
     """`refused` messages can never be recorded as they are; `postponed` ones are to come again.
@@ -79,6 +86,7 @@ class DebitedBatch:
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
+    reported: list[ReportedRefusal] = field(default_factory=list)
     refused: dict[str, Refusal] = field(default_factory=dict)
     postponed: dict[str, AgentCreditsError | None] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
@@ -103,47 +111,65 @@ class _Debit:
     change: RunChange
 
 
+@dataclass(slots=True)
+class _Work:
+    """What a batch asks for: entries by account, and providers' refusals, each by its message."""
+
+    debits: dict[Principal, list[_Debit]] = field(default_factory=dict)
+    refusals: list[tuple[str, ProviderRefused]] = field(default_factory=list)
+
+
 class Debits:
     """One worker: its rows, and what it keeps warm from one batch to the next."""
 
-    def __init__(self, rows: Rows, directory: Directory, pause: Pause) -> None:
+    def __init__(self, rows: DebitRows, directory: Directory, pause: Pause) -> None:
         self._rows = rows
         self._directory = directory
         self._pause = pause
         self._warm: dict[Principal, Account] = {}
+        self._refusals = ProviderRefusals(rows)
 
     def debit(
         self, deliveries: Iterable[Delivery], *, now: datetime, time_is_left: Callable[[], bool]
     ) -> DebitedBatch:
         """Record every event of the deliveries that can be recorded while time is left."""
         batch = DebitedBatch()
-        for principal, debits in self._by_account(deliveries, batch, now).items():
+        work = self._read(deliveries, batch, now)
+        for principal, debits in work.debits.items():
             for start in range(0, len(debits), CHANGES_PER_COMMIT_MAX):
                 chunk = debits[start : start + CHANGES_PER_COMMIT_MAX]
                 if time_is_left():
                     self._commit(principal, chunk, batch, now)
                 else:
                     batch.postponed.update((debit.message_id, None) for debit in chunk)
+        # Money first: thousands of refusals of a busy provider may not use up a debit's time.
+        for message_id, refused in work.refusals:
+            if time_is_left():
+                self._observe(message_id, refused, batch, now)
+            else:
+                batch.postponed[message_id] = None
         return batch
 
-    def _by_account(
-        self, deliveries: Iterable[Delivery], batch: DebitedBatch, now: datetime
-    ) -> dict[Principal, list[_Debit]]:
-        groups: dict[Principal, list[_Debit]] = {}
+    def _read(self, deliveries: Iterable[Delivery], batch: DebitedBatch, now: datetime) -> _Work:
+        work = _Work()
         for delivery in deliveries:
             message = parse_message(delivery.body)
             for refusal in message.refusals:
                 batch.refused.setdefault(delivery.message_id, refusal)
             for event in message.events:
-                change = self._billed(delivery, event, batch, now)
-                if change is not None:
-                    debit = _Debit(delivery.message_id, change)
-                    groups.setdefault(change.billing.principal, []).append(debit)
-        return groups
+                billing = self._billed(delivery, event, batch, now)
+                if billing is None:
+                    continue
+                if isinstance(event, ProviderErrorReported):
+                    work.refusals.append((delivery.message_id, refusal_of(event, billing)))
+                else:
+                    debit = _Debit(delivery.message_id, RunChange(event, billing))
+                    work.debits.setdefault(billing.principal, []).append(debit)
+        return work
 
     def _billed(
         self, delivery: Delivery, event: AgentRunEvent, batch: DebitedBatch, now: datetime
-    ) -> RunChange | None:
+    ) -> Billing | None:
         try:
             billing = self._directory.bill(event, now)
         except AgentCreditsError as error:
@@ -152,7 +178,17 @@ class Debits:
         if isinstance(billing, Refusal):
             batch.refused.setdefault(delivery.message_id, billing)
             return None
-        return RunChange(event, billing)
+        return billing
+
+    def _observe(
+        self, message_id: str, refused: ProviderRefused, batch: DebitedBatch, now: datetime
+    ) -> None:
+        try:
+            is_new = self._refusals.record(refused, now)
+        except AgentCreditsError as error:
+            batch.postponed[message_id] = error
+        else:
+            batch.reported.append(ReportedRefusal(message_id, refused, is_new))
 
     def _commit(
         self,

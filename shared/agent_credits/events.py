@@ -23,6 +23,7 @@ from pydantic import (
 from agent_credits.credits import parse_credits
 from agent_credits.identifiers import Identifier, SourceUri
 from agent_credits.ledger import Identity, run_identity
+from agent_credits.provider_errors import ProviderAnswer, ProviderName
 from agent_credits.strict import Strict
 
 EVENTS_PER_MESSAGE_MAX = 1_000
@@ -94,6 +95,14 @@ class FinishedData(_RunData):
     status: RunStatus
 
 
+class ProviderErrorData(_RunData):
+    """What a model provider answered to a call of the run; it costs no credits."""
+
+    provider: ProviderName
+    model: Identifier | None = None
+    error: ProviderAnswer
+
+
 class _CloudEvent(Strict):
     specversion: Literal["1.0"]
     id: Identifier
@@ -127,7 +136,14 @@ class RunFinished(_CloudEvent):
     data: FinishedData
 
 
-AgentRunEvent = RunRequested | RunUsage | RunFinished
+class ProviderErrorReported(_CloudEvent):
+    type: Literal["agent_run.provider_error"]
+    data: ProviderErrorData
+
+
+# What becomes an entry of an account's ledger; what a provider answered does not.
+LedgerEvent = RunRequested | RunUsage | RunFinished
+AgentRunEvent = LedgerEvent | ProviderErrorReported
 _EVENT: TypeAdapter[AgentRunEvent] = TypeAdapter(
     Annotated[AgentRunEvent, Field(discriminator="type")]
 )

@@ -12,25 +12,14 @@ deployment an older `announce` may meet it: it then fails on that record alone u
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, PlainSerializer, PlainValidator, TypeAdapter
+from pydantic import AwareDatetime, Field, TypeAdapter
 
-from agent_credits.identifiers import Identifier, SourceUri
-from agent_credits.principals import Principal, parse_principal
+from agent_credits.identifiers import Identifier, PrincipalText, SourceUri
 from agent_credits.provider_errors import Classification, ProviderAnswer, ProviderName
 from agent_credits.strict import Strict
 
 # Longer than any queue keeps a message (fourteen days) and than an operator takes to redrive one.
 KEPT_FOR = timedelta(days=90)
-
-
-def _principal(value: object) -> Principal:
-    return value if isinstance(value, Principal) else parse_principal(str(value))
-
-
-# At rest as people write it, "user:ana".
-PrincipalText = Annotated[
-    Principal, PlainValidator(_principal), PlainSerializer(str, return_type=str)
-]
 
 
 class ProviderRefused(Strict):

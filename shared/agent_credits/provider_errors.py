@@ -1,4 +1,4 @@
-"""What a model provider answered instead of a completion, and what that means."""
+"""What a model provider answered instead of a completion; `provider_table` tells what it means."""
 
 from typing import Annotated, Literal, Self
 
@@ -6,7 +6,8 @@ from pydantic import Field, StringConstraints, model_validator
 
 from agent_credits.strict import Strict
 
-Classification = Literal["quota_exhausted", "rate_limited", "overloaded", "unclassified"]
+Meaning = Literal["quota_exhausted", "rate_limited", "overloaded"]
+Classification = Literal[Meaning, "unclassified"]
 
 # A provider as OpenTelemetry names it in `gen_ai.provider.name`: openai, aws.bedrock, x_ai.
 ProviderName = Annotated[

@@ -12,24 +12,24 @@ from agent_credits.provider_errors import ProviderAnswer
 
 
 def provider_refused(refused: ProviderRefused) -> Notice:
-    notice_type, severity, retryable = _kind(refused)
-    answer = refused.answer
+    # Here and not above, because only who meets such a row should pay for reading the table.
+    from agent_credits.provider_table import title_of
+
+    notice_type, severity, is_retryable = _kind(refused)
+    title, fix = title_of(refused.provider), _fixes(refused)
     data: dict[str, object] = {
         "run_id": refused.run_id,
         "team_id": refused.team_id,
+        "project_id": refused.project_id,
         "principal": str(refused.principal),
         "provider": refused.provider,
-        "classification": refused.classification,
-        "error": answer.model_dump(exclude_none=True),
-        "retryable": retryable,
-        "fix": _fixes(refused),
-    }
-    optional = {
-        "project_id": refused.project_id,
         "model": refused.model,
+        "classification": refused.classification,
+        "error": refused.answer.model_dump(exclude_none=True),
+        "retryable": is_retryable,
+        "fix": fix,
         "traceparent": refused.traceparent,
     }
-    data |= {name: value for name, value in optional.items() if value is not None}
     return Notice(
         type=notice_type,
         severity=severity,
@@ -38,10 +38,10 @@ def provider_refused(refused: ProviderRefused) -> Notice:
         key=refused.key,
         subject=refused.run_id,
         time=refused.time,
-        retryable=retryable,
-        data=data,
-        email_subject=_email_subject(refused),
-        email_text=_email_text(refused),
+        retryable=is_retryable,
+        data={name: value for name, value in data.items() if value is not None},
+        email_subject=f"{_headline(refused, title)}: {_where(refused)}",
+        email_text=_email_text(refused, title, fix),
     )
 
 
@@ -61,19 +61,25 @@ def _kind(refused: ProviderRefused) -> tuple[NoticeType, Severity, bool]:
 
 
 def _fixes(refused: ProviderRefused) -> list[str]:
+    from agent_credits.provider_table import pages_of, rule_for, title_of
+
+    title, pages = title_of(refused.provider), pages_of(refused.provider)
     match refused.classification:
         case "quota_exhausted":
+            rule = rule_for(refused.provider, refused.answer)
+            where = f" See {pages}." if pages else ""
             return [
-                (
-                    f"Whoever holds the account at {refused.provider}: add credits there, or raise "
-                    "its spend limit or quota."
-                ),
-                f"Until then: stop runs that call {refused.provider}; every further call fails.",
+                f"Whoever holds the account at {title}: add credits, or raise its limit.{where}",
+                *([rule.advice] if rule and rule.advice else []),
+                f"Until then, start no runs that call {title}: retrying will not help.",
             ]
         case "rate_limited" | "overloaded":
             return [_back_off(refused.answer)]
         case "unclassified":
-            return [f"Look up in the documentation of {refused.provider} what this error means."]
+            return [
+                f"Look up in the documentation of {title} what this error means.",
+                "If it means an empty account, stop the runs that call it until it is filled.",
+            ]
         case _:
             assert_never(refused.classification)
 
@@ -84,63 +90,62 @@ def _back_off(answer: ProviderAnswer) -> str:
     return "Retry with exponential back-off and jitter, from 1 second up to 60 seconds."
 
 
-def _email_subject(refused: ProviderRefused) -> str:
-    where = _where(refused)
+def _headline(refused: ProviderRefused, title: str) -> str:
     match refused.classification:
         case "quota_exhausted":
-            return f"The quota at {refused.provider} is exhausted: {where}"
+            return f"The quota at {title} is exhausted"
         case "rate_limited":
-            return f"Rate limited by {refused.provider}: {where}"
+            return f"{title} limits the rate of calls"
         case "overloaded":
-            return f"{refused.provider} is overloaded: {where}"
+            return f"{title} is overloaded"
         case "unclassified":
-            return f"{refused.provider} refused a call: {where}"
+            return f"{title} refused a call"
         case _:
             assert_never(refused.classification)
 
 
 def _where(refused: ProviderRefused) -> str:
     team = f"team {refused.team_id}"
-    return f"{team}, project {refused.project_id}" if refused.project_id else team
+    return f"project {refused.project_id} of {team}" if refused.project_id else team
 
 
-def _email_text(refused: ProviderRefused) -> str:
+def _email_text(refused: ProviderRefused, title: str, fix: list[str]) -> str:
+    name = f" ({refused.provider})" if refused.provider != title else ""
+    model = f", model {refused.model}" if refused.model else ""
     lines = [
-        *_opening(refused),
+        *_opening(refused, title),
         "",
-        f"Provider:  {refused.provider}" + (f", model {refused.model}" if refused.model else ""),
+        f"Provider:  {title}{name}{model}",
         f"Answered:  {_answer_text(refused.answer)}",
         f"Run:       {refused.run_id}, at {iso(refused.time)}",
-        f"Project:   {refused.project_id or 'none given'}",
-        f"Billed:    {refused.principal}; this took no credits",
+        f"Team:      {refused.team_id}",
+        *([f"Project:   {refused.project_id}"] if refused.project_id else []),
+        f"Billed:    {refused.principal}; the refused call cost no credits",
         "",
         "What to do now:",
-        *(f"- {step}" for step in _fixes(refused)),
+        *(f"- {step}" for step in fix),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _opening(refused: ProviderRefused) -> list[str]:
-    provider, where = refused.provider, _where(refused)
+def _opening(refused: ProviderRefused, title: str) -> list[str]:
+    where = _where(refused)
     match refused.classification:
         case "quota_exhausted":
             return [
-                f"The account at {provider} that {where}, uses has nothing left to spend.",
-                "Retrying will not help: it is not a rate limit, and every further call will fail.",
+                f"{title} refused a call of {where}: what the account there may use is used up.",
+                "This is no rate limit: every further call fails as well until somebody acts.",
             ]
-        case "rate_limited":
+        case "rate_limited" | "overloaded":
             return [
-                f"{provider} limits the rate of calls of {where}.",
-                "This is told at most once an hour for one project, however many calls it meets.",
-            ]
-        case "overloaded":
-            return [
-                f"{provider} is overloaded and refused calls of {where}.",
-                "This is told at most once an hour for one project, however many calls it meets.",
+                f"{_headline(refused, title)} of {where}."
+                if refused.classification == "rate_limited"
+                else f"{title} is overloaded and refused a call of {where}.",
+                "It passes by itself. You hear of it once an hour at most, for one project.",
             ]
         case "unclassified":
             return [
-                f"{provider} refused a call of {where}, for a reason that is not known here.",
+                f"{title} refused a call of {where}, and what its answer means is not known here.",
                 "It is passed on as it came.",
             ]
         case _:

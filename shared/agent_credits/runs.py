@@ -7,7 +7,7 @@ from typing import assert_never
 from agent_credits.accounts import Account, ErroredRun, available_microcredits, pool_balances
 from agent_credits.changes import RunChange, Waiting
 from agent_credits.events import (
-    AgentRunEvent,
+    LedgerEvent,
     RunFinished,
     RunRequested,
     RunStatus,
@@ -145,7 +145,7 @@ def _run_entry(change: RunChange, now: datetime, amount_microcredits: int) -> En
     )
 
 
-def _trigger_id(event: AgentRunEvent) -> str:
+def _trigger_id(event: LedgerEvent) -> str:
     trigger = event.data.trigger
     match trigger:
         case UserTrigger():

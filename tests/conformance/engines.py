@@ -15,6 +15,7 @@ import pytest
 from agent_credits.accounts import Account
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Page, Receipt
+from agent_credits.observations import Observation
 from agent_credits.rows import ObservationRows, Rows, TeamRows
 from agent_credits.teams import Team
 from tests.conformance.dynamodb_local import dynamodb_local, why_unavailable
@@ -50,6 +51,8 @@ class Unwatched:
     def page_put(self, page: Page, there: Page | None) -> None: ...
 
     def receipt_put(self, receipt: Receipt, there: Receipt | None) -> None: ...
+
+    def observation_put(self, observation: Observation) -> None: ...
 
 
 @contextmanager

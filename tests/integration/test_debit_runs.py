@@ -25,12 +25,14 @@ from tests.unit.builders import (
     finished,
     grant_change,
     open_account,
+    provider_error,
     remaining_by_grant,
     remaining_on,
     usage,
 )
 
 if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_sqs import SQSClient
 
 LITTLE_TIME = Context(remaining_milliseconds=9_999)
@@ -118,6 +120,29 @@ def test_a_message_that_is_delivered_again_is_acknowledged_and_changes_nothing(
     assert failed == []
     assert world.read_account(ANA) == before
     assert len(again.lines("already_recorded")) == 12
+
+
+def test_what_a_provider_answered_is_put_where_announce_sees_it_and_is_logged_without_its_body(
+    debit_runs: Function,
+    world: DynamoDBRows,
+    sqs: "SQSClient",
+    queue_url: str,
+    dynamodb: "DynamoDBClient",
+    tables: StackTables,
+) -> None:
+    event = provider_error("e1", run="run-7", project_id="web", model="gpt-5")
+    send(sqs, queue_url, [body(event), body(usage("e2"))])
+
+    answer = debit_runs.invoke({"Records": receive(sqs, queue_url)})
+
+    assert answer == {"batchItemFailures": []}
+    assert recorded(world, ANA) == ["e2"]
+    key = {"pk": {"S": "OBSERVED#provider_refused#event /platform/agents run-7 e1"}}
+    item = dynamodb.get_item(TableName=tables.accounts, Key=key)["Item"]
+    assert json.loads(item["observation"]["S"])["classification"] == "quota_exhausted"
+    (line,) = debit_runs.lines("provider refused")
+    assert (line["provider"], line["event_id"], line["is_new"]) == ("openai", "e1", True)
+    assert "gpt-5" not in debit_runs.log.getvalue()
 
 
 def test_exactly_what_is_refused_comes_back_at_once_and_alone(

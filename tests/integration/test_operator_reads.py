@@ -45,6 +45,7 @@ from tests.unit.builders import (
     open_account,
     pause,
     plan_change,
+    provider_error,
     requested,
     run_change,
     usage,
@@ -414,6 +415,9 @@ class TestDeadLetters:
             ),
             (body(usage("on-page", "1")), None, ""),
             (body(usage("new", "1")), None, ""),
+            (body(provider_error("e")), None, ""),
+            (body(provider_error("e", user="ben")), None, ""),
+            (body(provider_error("e", team="nowhere")), "unknown_team", "names no team"),
         ],
     )
     def test_tells_why_it_would_be_refused_now(

@@ -14,12 +14,12 @@ from agent_credits.changes import PlanChange
 from agent_credits.commit import commit
 from agent_credits.debits import Debits, Delivery
 from agent_credits.directory import Directory
-from agent_credits.events import parse_message
+from agent_credits.events import ProviderErrorReported, parse_message
 from agent_credits.principals import Principal
 from agent_credits.reload_saga import ReloadRequest
 from agent_credits.teams import TENURE_NOTICE, Team, Tenure
 from tests.simulation.faults import Faults
-from tests.simulation.invariants import Invariants, Sent, Violation, check
+from tests.simulation.invariants import Invariants, Sent, Violation, check, report_name
 from tests.simulation.outside import Provider, Queue, StoredRows
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.workers import (
@@ -45,6 +45,8 @@ DEDUPLICATED_FOR = timedelta(minutes=5)
 # Encoding takes a third of the time, and what it can get wrong does not depend on the schedule.
 CODEC_SHARE = 0.2
 A_MONTH = timedelta(days=31)
+# What a provider answers whose account is empty, or that is busy.
+EMPTY, BUSY = "insufficient_quota", "rate_limit_exceeded"
 
 
 @dataclass(frozen=True)
@@ -225,10 +227,12 @@ class History:
         for event in message.events:
             team = self.rows.teams[event.data.team_id]
             self._billed_to.setdefault(event.identity, _payer(team, event))
-        events = tuple((event.identity, event.payload_hash) for event in message.events)
-        sent = Sent(len(self._sent), body, events, bool(message.refusals))
+        reports = [e for e in message.events if isinstance(e, ProviderErrorReported)]
+        events = tuple((e.identity, e.payload_hash) for e in message.events if e not in reports)
+        answers = tuple(_report_name(report) for report in reports)
+        sent = Sent(len(self._sent), body, events, bool(message.refusals), answers)
         self._sent.append(sent)
-        names = [identity.id for identity, _ in events]
+        names = [event.id for event in message.events]
         self.scheduler.note("platform", f"sends {names} as {self.run_queue.next_number}")
         self.run_queue.send(sent, "", self.scheduler.now)
 
@@ -256,6 +260,9 @@ class History:
             return "requested", {"credits": estimate} if estimate else {}
         if drawn < 0.35:
             return "finished", {"status": self.random.choice(("ok", "error", "cancelled"))}
+        if drawn > 0.97:
+            code = self.random.choice((EMPTY, BUSY))
+            return "provider_error", {"provider": "openai", "error": {"code": code}}
         return "usage", {"credits": self.random.choice(("0.000001", "1", "3.5", "7", "25"))}
 
     def _run(self, number: int) -> dict[str, Any]:
@@ -299,6 +306,8 @@ class History:
     def _is_hopeless(self, sent: Sent) -> bool:
         """Tell whether all was recorded that could be, and still the message will never be done."""
         recorded = self.invariants.recorded
+        if not self.invariants.observed.issuperset(sent.reports):
+            return False
         if any(identity not in recorded for identity, _ in sent.events):
             return False
         return sent.is_refused or not all(
@@ -311,6 +320,7 @@ class History:
                 check(identity in self.invariants.recorded, "each event id has an outcome")
                 principal, _ = self.invariants.recorded[identity]
                 check(principal == self._billed_to[identity], "who has to pay is billed")
+            check(self.invariants.observed.issuperset(sent.reports), "each answer is observed")
         for account in self.rows.accounts.values():
             self.invariants.check_ledger(
                 account, lambda number, p=account.principal: self.rows.pages.get((p, number))
@@ -319,7 +329,7 @@ class History:
 
     def _replay(self) -> None:
         """Send everything again, months later, to workers that know nothing: nothing changes."""
-        before = dict(self.rows.accounts)
+        before, observed = dict(self.rows.accounts), len(self.rows.observation_stream)
         rows = _Unbroken(self.rows)
         debits = Debits(rows, Directory(rows), pause)
         now = self.scheduler.now + 2 * A_MONTH
@@ -331,6 +341,7 @@ class History:
             hopeful = {str(m.number) for m in sent if not self._is_hopeless(m)}
             check(done == hopeful, "what was done is done, and nothing else")
         check(self.rows.accounts == before, "replaying the whole queue changes nothing")
+        check(len(self.rows.observation_stream) == observed, "nor does it announce anything")
 
 
 class _Unbroken:
@@ -344,6 +355,7 @@ class _Unbroken:
         self.read_policy = rows.read_policy
         self.compare_and_set = rows.compare_and_set
         self.put_page = rows.put_page
+        self.put_observation = rows.put_observation
 
 
 def _payer(team: Team, event: Any) -> Principal:
@@ -353,6 +365,11 @@ def _payer(team: Team, event: Any) -> Principal:
     if event.data.trigger.kind == "user":
         return Principal("user", event.data.trigger.user_id)
     return Principal("user", tenure.owner)
+
+
+def _report_name(event: ProviderErrorReported) -> str:
+    meaning = "quota_exhausted" if event.data.error.code == EMPTY else "rate_limited"
+    return report_name(meaning, event.subject, event.id, event.data.team_id, event.time)
 
 
 def _tenure_at(team: Team, time: datetime) -> Tenure:

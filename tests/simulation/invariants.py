@@ -8,11 +8,13 @@ checked here is taken from the code that is checked.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from agent_credits.accounts import Account
 from agent_credits.ledger import Entry, Identity, Page, Receipt
 from agent_credits.notices import Notice
+from agent_credits.observations import Observation, ProviderRefused
 from agent_credits.principals import Principal
 from agent_credits.spending import Reservation
 from agent_credits.teams import Team
@@ -35,12 +37,16 @@ def check(holds: object, invariant: str) -> None:
 
 @dataclass(frozen=True)
 class Sent:
-    """A message as it was sent: the events that must be recorded, unless it is refused."""
+    """A message as it was sent: the events that must be recorded, unless it is refused.
+
+    `reports`: what providers answered, each under the name that it must be announced under once.
+    """
 
     number: int
     body: str
     events: tuple[tuple[Identity, str], ...]
     is_refused: bool
+    reports: tuple[str, ...] = ()
 
 
 @dataclass
@@ -74,6 +80,9 @@ class Invariants:
         self.must_be_restored: set[tuple[Principal, str]] = set()
         self.failed_runs: set[tuple[Principal, str]] = set()
         self.announced_runs: set[tuple[Principal, str]] = set()
+        # By the name of a provider's answer: what was observed, and the notices of it.
+        self.observed: set[str] = set()
+        self.announced_reports: dict[str, str] = {}
 
     # Accounts and their ledger
 
@@ -198,10 +207,16 @@ class Invariants:
         check(not message.is_refused, "what is refused is not acknowledged")
         for identity, payload_hash in message.events:
             check(self.has_outcome(identity, payload_hash), "acknowledged implies recorded")
+        check(self.observed.issuperset(message.reports), "acknowledged implies observed")
 
     def has_outcome(self, identity: Identity, payload_hash: str) -> bool:
         found = self.recorded.get(identity)
         return found is not None and found[1].payload_hash == payload_hash
+
+    def observation_put(self, observation: Observation) -> None:
+        report = report_of(observation)
+        check(report not in self.observed, "what a provider answered is observed once")
+        self.observed.add(report)
 
     def published(self, notice: Notice) -> None:
         first = self.notices.setdefault(notice.id, notice)
@@ -215,6 +230,17 @@ class Invariants:
         must = {"credits_low": self.must_be_told, "credits_restored": self.must_be_restored}
         version = (notice.principal, notice.key)
         check(version in must.get(notice.type, {version}), f"no {notice.type} without a reason")
+        if notice.type.startswith("provider_"):
+            name = report_name(
+                notice.type.removeprefix("provider_"),
+                notice.subject,
+                notice.key.rpartition(" ")[2],
+                notice.team_id,
+                notice.time,
+            )
+            check(name in self.observed, "only what a provider answered is announced")
+            there = self.announced_reports.setdefault(name, notice.id)
+            check(there == notice.id, "what a provider answered is one notice")
 
     # Money
 
@@ -299,6 +325,8 @@ class Invariants:
         check(stored == self.entries[account.principal], "the ledger holds every entry, in order")
 
     def check_at_the_end(self) -> None:
+        unheard = self.observed - self.announced_reports.keys()
+        check(not unheard, f"what a provider answered is announced: {unheard}")
         missing = self.failed_runs - self.announced_runs
         check(not missing, f"every failed run has at least one notice: {missing}")
         for notice_type, must in (
@@ -318,6 +346,23 @@ class Invariants:
         }
         check(self.charged == granted, "what was charged was granted")
         check(settled == granted.keys(), "what was granted was settled")
+
+
+def report_name(meaning: str, run_id: str, event_id: str, team_id: str, time: datetime) -> str:
+    """Return what makes a provider's answer count once, said a second time.
+
+    An empty account counts for every event, a rate limit for a team and an hour; projects are all
+    the same here, and so is the provider.
+    """
+    if meaning == "quota_exhausted":
+        return f"empty: {run_id} {event_id}"
+    return f"busy: {team_id} {time.astimezone(UTC):%Y-%m-%d %H}"
+
+
+def report_of(refused: ProviderRefused) -> str:
+    return report_name(
+        refused.classification, refused.run_id, refused.event_id, refused.team_id, refused.time
+    )
 
 
 def _grant_id(entry: Entry) -> str:

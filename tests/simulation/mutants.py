@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import datetime
 from functools import partial
 
 from agent_credits.accounts import Account
 from agent_credits.announcements import Commit, StreamChange
 from agent_credits.errors import QueueUnavailable, RowsUnavailable
 from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.observations import Observation
 from agent_credits.payments import Charge, Paid, PaymentUnavailable
 from agent_credits.principals import Principal
 from agent_credits.reload_saga import (
@@ -51,6 +53,19 @@ class ReadsReceiptsFirst(WorkerRows):
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         super().read_receipts(identities)
         return {i: self._known[i] for i in identities if i in self._known}
+
+
+class LosesObservations(WorkerRows):
+    def put_observation(self, _: Observation, __: datetime) -> bool:
+        return True
+
+
+class ObservesAgain(WorkerRows):
+    """What is there already is put once more."""
+
+    def put_observation(self, observation: Observation, now: datetime) -> bool:
+        self._rows.observations.clear()
+        return super().put_observation(observation, now)
 
 
 class AcknowledgesFirst(DebitWorker):
@@ -176,6 +191,8 @@ MUTANTS: Mapping[str, Parts] = {
     "page without receipts": Parts(rows=WritesNoReceipts),
     "receipts without page": Parts(rows=WritesNoPage),
     "receipts read before the row": Parts(rows=ReadsReceiptsFirst),
+    "observation not put": Parts(rows=LosesObservations),
+    "observation put again": Parts(rows=ObservesAgain),
     "acknowledged before it is recorded": Parts(debits=AcknowledgesFirst),
     "stream record done before it is announced": Parts(announcer=AnnouncesAtMostOnce),
     "notice lost where the topic fails": Parts(announcer=LosesNoticesOnFaults),

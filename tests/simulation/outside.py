@@ -44,6 +44,8 @@ class Watch(Protocol):
 
     def receipt_put(self, receipt: Receipt, there: Receipt | None) -> None: ...
 
+    def observation_put(self, observation: Observation) -> None: ...
+
 
 class StoredRows(MemoryRows):
     """The rows as they are stored, and the change stream they give rise to."""
@@ -83,6 +85,7 @@ class StoredRows(MemoryRows):
     def put_observation(self, observation: Observation, now: datetime) -> bool:
         is_new = super().put_observation(observation, now)
         if is_new:
+            self._watch.observation_put(self.observation_stream[-1])
             self.changes.append(Observed(self.observation_stream[-1]))
         return is_new
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agent_credits.accounts import Account
+from agent_credits.announcements import notice_of
 from agent_credits.changes import GrantChange
 from agent_credits.commit import commit
 from agent_credits.debits import DebitedBatch, Debits
@@ -14,6 +15,7 @@ from agent_credits.ledger import Draw, Entry, Page, Receipt
 from agent_credits.principals import Principal
 from agent_credits.spending import PaymentMethod, Reservation, Spending
 from agent_credits.teams import Team, Tenure
+from tests.conformance.samples import provider_refused
 from tests.memory_rows import MemoryRows
 from tests.simulation import history
 from tests.simulation.history import Failed, run_history
@@ -306,3 +308,35 @@ def test_credits_that_were_charged_and_never_granted() -> None:
 
     with pytest.raises(Violation, match="what was charged was granted"):
         invariants.check_at_the_end()
+
+
+def test_an_acknowledgement_of_a_providers_answer_that_nobody_observed() -> None:
+    invariants = Invariants()
+    sent = Sent(1, "", (), is_refused=False, reports=("empty: run-1 e-1",))
+
+    with pytest.raises(Violation, match="acknowledged implies observed"):
+        invariants.acknowledged(sent)
+
+    invariants.observation_put(provider_refused("run-1"))
+    invariants.acknowledged(sent)
+
+
+def test_a_providers_answer_that_is_observed_twice() -> None:
+    invariants = Invariants()
+    invariants.observation_put(provider_refused("run-1"))
+
+    with pytest.raises(Violation, match="observed once"):
+        invariants.observation_put(provider_refused("run-1"))
+
+
+def test_a_providers_answer_that_is_never_announced() -> None:
+    invariants = Invariants()
+    invariants.observation_put(provider_refused("run-1"))
+
+    with pytest.raises(Violation, match="what a provider answered is announced"):
+        invariants.check_at_the_end()
+
+
+def test_a_providers_answer_that_is_announced_though_nobody_observed_it() -> None:
+    with pytest.raises(Violation, match="only what a provider answered is announced"):
+        Invariants().published(notice_of(provider_refused("run-1")))

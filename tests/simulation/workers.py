@@ -26,6 +26,7 @@ from agent_credits.errors import (
     RowsUnavailable,
 )
 from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.observations import Observation
 from agent_credits.payments import (
     Charge,
     Declined,
@@ -144,6 +145,14 @@ class WorkerRows:
         puts = [partial(self._rows.put_item, item) for item in items]
         what = f"put page {page.number} of {page.principal}"
         self._worker.put_items(what, puts, RowsUnavailable)
+
+    def put_observation(self, observation: Observation, now: datetime) -> bool:
+        return self._worker.call(
+            "write",
+            f"observe {observation.key}",
+            lambda: self._rows.put_observation(observation, now),
+            RowsUnavailable,
+        )
 
     def _read(self, what: str, read: Callable[[], Result]) -> Result:
         return self._worker.call("read", what, read, RowsUnavailable)

@@ -114,6 +114,19 @@ def finished(event_id: str, status: str = "ok", **fields: Any) -> dict[str, Any]
     return cloudevent(event_id, type="agent_run.finished", status=status, **fields)
 
 
+def provider_error(
+    event_id: str,
+    provider: str = "openai",
+    error: dict[str, Any] | None = None,
+    traceparent: str | None = None,
+    **fields: Any,
+) -> dict[str, Any]:
+    answer = {"status_code": 429, "type": "insufficient_quota"} if error is None else error
+    data = {"provider": provider, "error": answer}
+    document = cloudevent(event_id, type="agent_run.provider_error", **data, **fields)
+    return document | ({"traceparent": traceparent} if traceparent else {})
+
+
 def body(*documents: object) -> str:
     """Return a message body: the event alone, or an array where there are several."""
     return json.dumps(documents[0] if len(documents) == 1 else documents)

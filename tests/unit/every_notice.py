@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from agent_credits.notices import Notice
-from agent_credits.provider_notices import provider_refused
 from agent_credits.published import Published
 from agent_credits.slack_messages import slack_message
-from tests.conformance import samples
 from tests.unit.payment_fakes import FakePayments
 from tests.unit.reload_builders import ACME, ON, ReloadWorld, short_world, usage
 from tests.unit.test_low_credits import fall_to, low_world
+from tests.unit.test_provider_notices import EVENTS, notice_of
 from tests.unit.test_reload_notices import exhausted_world
 from tests.unit.test_run_failures import CASES, failure
 from tests.unit.test_spending_notices import declined_three_times, spend, world_that_spends
@@ -85,11 +84,6 @@ def _cap_comes_near() -> Notice:
     return _only(world, "spend_cap.warning")
 
 
-def _provider(classification: str) -> Notice:
-    refused = samples.provider_refused("run-42")
-    return provider_refused(refused.model_copy(update={"classification": classification}))
-
-
 # By type, and by what tells further examples of it apart.
 EXAMPLES: dict[str, Callable[[], Notice]] = {
     "auto_reload.frozen": _frozen,
@@ -102,10 +96,10 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "insufficient_credits--after_refusal": _failed_after_refusal,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),
     "insufficient_credits--owner": lambda: failure(**CASES["owner"]),
-    "provider_error": lambda: _provider("unclassified"),
-    "provider_overloaded": lambda: _provider("overloaded"),
-    "provider_quota_exhausted": lambda: _provider("quota_exhausted"),
-    "provider_rate_limited": lambda: _provider("rate_limited"),
+    "provider_error": lambda: notice_of(EVENTS["unclassified"]),
+    "provider_overloaded": lambda: notice_of(EVENTS["overloaded"]),
+    "provider_quota_exhausted": lambda: notice_of(EVENTS["quota_exhausted_openai"]),
+    "provider_rate_limited": lambda: notice_of(EVENTS["rate_limited"]),
     "spend_cap.warning": _cap_comes_near,
 }
 
