@@ -1,5 +1,7 @@
 """template.yaml as the tests read it: plain dictionaries, short tags written out as functions."""
 
+import copy
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,11 @@ _CloudFormationLoader.add_multi_constructor("!", _function_of_tag)
 
 def load_template() -> Template:
     """Read the template; each call gives a copy of its own, so that a test may break it."""
+    return copy.deepcopy(_parsed())
+
+
+@functools.cache
+def _parsed() -> Template:
     template = yaml.load(TEMPLATE_FILE.read_text(), _CloudFormationLoader)  # noqa: S506 - it is safe.
     assert isinstance(template, dict)
     return template

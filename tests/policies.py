@@ -1,0 +1,177 @@
+"""What IAM would answer: the template's policies, evaluated for a request as AWS does.
+
+It knows what the template uses of the policy language, and fails on anything else, so that no
+clause is passed over. The account's own identities are taken to have every permission where a test
+asks what a resource refuses.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from tests.template import Template
+
+ACCOUNT = "111122223333"
+REGION = "us-east-1"
+PSEUDO_PARAMETERS = {
+    "AWS::AccountId": ACCOUNT,
+    "AWS::Partition": "aws",
+    "AWS::Region": REGION,
+    "AWS::StackName": "agent-credits",
+}
+
+Statement = Mapping[str, Any]
+Answer = Literal["allowed", "denied", "not allowed"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """`account`: whose identity asks; None where `service`, one of AWS's own, asks as itself."""
+
+    action: str
+    resource: str
+    account: str | None = ACCOUNT
+    service: str | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> Mapping[str, Any]:
+        """The condition keys, with those that AWS itself puts into every request."""
+        of_everybody: dict[str, Any] = {
+            "aws:SecureTransport": "true",
+            "aws:PrincipalIsAWSService": "true" if self.service else "false",
+        }
+        if self.account:
+            of_everybody["aws:PrincipalAccount"] = self.account
+        return {**of_everybody, **self.context}
+
+
+def arn_of(logical_id: str) -> str:
+    """Return what stands here for the ARN of a resource of the stack."""
+    return f"arn:aws:any:{REGION}:{ACCOUNT}:{logical_id}"
+
+
+def evaluate(statements: Iterable[Statement], request: Request) -> Answer:
+    """Return what the statements say, a refusal before a permission, as IAM does."""
+    effects = {s["Effect"] for s in statements if _applies(s, request)}
+    assert effects <= {"Allow", "Deny"}
+    if "Deny" in effects:
+        return "denied"
+    return "allowed" if effects else "not allowed"
+
+
+def resource_policies(template: Template) -> dict[str, list[Statement]]:
+    """Return the statements of the policy that each queue, topic and table has, by logical id."""
+    policies: dict[str, list[Statement]] = {}
+    for name, resource in template["Resources"].items():
+        properties = resource.get("Properties", {})
+        match resource["Type"]:
+            case "AWS::SQS::QueuePolicy":
+                attached, document = properties["Queues"], properties["PolicyDocument"]
+            case "AWS::SNS::TopicPolicy":
+                attached, document = properties["Topics"], properties["PolicyDocument"]
+            case "AWS::DynamoDB::Table":
+                attached = [{"Ref": name}]
+                document = properties.get("ResourcePolicy", {}).get("PolicyDocument", {})
+            case _:
+                continue
+        for reference in attached:
+            statements = _resolved(document).get("Statement", [])
+            policies.setdefault(reference["Ref"], []).extend(statements)
+    return policies
+
+
+def role_policies(template: Template) -> dict[str, list[Statement]]:
+    """Return every statement of each role's own policies, by logical id."""
+    return {
+        name: [
+            statement
+            for policy in resource["Properties"].get("Policies", [])
+            for statement in _resolved(policy["PolicyDocument"])["Statement"]
+        ]
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::IAM::Role"
+    }
+
+
+def managed_policies(template: Template) -> dict[str, list[Statement]]:
+    return {
+        name: _resolved(resource["Properties"]["PolicyDocument"])["Statement"]
+        for name, resource in template["Resources"].items()
+        if resource["Type"] == "AWS::IAM::ManagedPolicy"
+    }
+
+
+def _resolved(value: Any) -> Any:
+    match value:
+        case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
+            return PSEUDO_PARAMETERS.get(name) or arn_of(name)
+        case {"Fn::Sub": str(text)}:
+            return re.sub(r"\$\{([^}]+)\}", lambda name: PSEUDO_PARAMETERS[name[1]], text)
+        case dict():
+            assert not any(key.startswith("Fn::") for key in value), f"not known here: {value}"
+            return {key: _resolved(inner) for key, inner in value.items()}
+        case list():
+            return [_resolved(inner) for inner in value]
+        case _:
+            return value
+
+
+def _applies(statement: Statement, request: Request) -> bool:
+    unknown = statement.keys() - {
+        *("Sid", "Effect", "Principal", "Action", "Resource", "Condition"),
+    }
+    assert not unknown, f"not known here: {unknown}"
+    return (
+        _names(statement.get("Principal", "*"), request)
+        and any(fnmatchcase(request.action, action) for action in _listed(statement["Action"]))
+        and any(fnmatchcase(request.resource, arn) for arn in _listed(statement["Resource"]))
+        and all(
+            _holds(operator, key, _listed(wanted), request.keys)
+            for operator, tested in statement.get("Condition", {}).items()
+            for key, wanted in tested.items()
+        )
+    )
+
+
+def _names(principal: Any, request: Request) -> bool:
+    """A statement of an identity's policy names nobody, and is about whoever has the policy."""
+    match principal:
+        case "*":
+            return True
+        case {"Service": services}:
+            return request.service in _listed(services)
+        case {"AWS": accounts}:
+            return any(f"::{request.account}:" in account for account in _listed(accounts))
+        case _:
+            raise AssertionError(f"not known here: {principal}")
+
+
+def _holds(operator: str, key: str, wanted: list[str], keys: Mapping[str, Any]) -> bool:
+    if operator == "Null":
+        return (key not in keys) == (wanted == ["true"])
+    if operator.startswith("ForAllValues:"):
+        test = operator.removeprefix("ForAllValues:")
+        return all(_test(test, value, wanted) for value in _listed(keys.get(key, [])))
+    if operator.endswith("IfExists"):
+        return key not in keys or _test(operator.removesuffix("IfExists"), keys[key], wanted)
+    # Without the key, a test fails, and its negation holds.
+    return _test(operator, keys[key], wanted) if key in keys else "Not" in operator
+
+
+def _test(operator: str, value: str, wanted: list[str]) -> bool:
+    match operator:
+        case "StringEquals" | "Bool":
+            return value in wanted
+        case "StringNotEquals":
+            return value not in wanted
+        case "StringLike" | "ArnLike" | "ArnEquals":
+            return any(fnmatchcase(value, pattern) for pattern in wanted)
+        case _:
+            raise AssertionError(f"not known here: {operator}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
