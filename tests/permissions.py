@@ -271,8 +271,10 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _service(argument: ast.AST | None) -> str | None:
-    """Return the service of `boto3.client("<service>", ...)`."""
+    """Return the service of `boto3.client("<service>", ...)` or `<service>_client(...)`."""
     match argument:
+        case ast.Call(func=ast.Name(id=name)) if name.endswith("_client"):
+            return name.removesuffix("_client")
         case ast.Call(
             func=ast.Attribute(value=ast.Name(id="boto3"), attr="client"),
             args=[ast.Constant(value=str(service)), *_],
