@@ -16,6 +16,7 @@ from agent_credits.lapse import bring_up_to, resets_at
 from agent_credits.ledger import PoolBalance
 from agent_credits.low_credits import with_low_credits
 from agent_credits.notices import iso
+from agent_credits.payers import pools_of
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal, parse_principal
 from agent_credits.situation import Situation
@@ -93,9 +94,7 @@ def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Ho
     current = with_low_credits(current, (), lapses, Situation(row, Past(), now))
     if policy is None:
         return Holdings(current, tuple(sorted({grant.pool for grant in current.grants})), now)
-    payers = ("team",) if row.principal.kind == "team" else ("user", "owner")
-    orders = [rule.pools for rule in policy.rules if rule.payer in payers]
-    return Holdings(current, tuple(dict.fromkeys(p for pools in orders for p in pools)), now)
+    return Holdings(current, pools_of(row.principal, policy), now)
 
 
 def policy_of(rows: DynamoDBRows, row: Account, now: datetime) -> BillingPolicy | None:

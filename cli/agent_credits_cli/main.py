@@ -15,6 +15,7 @@ from agent_credits_cli import (
     ledger,
     local,
     replay,
+    report,
     send,
     team,
     verify,
@@ -37,6 +38,7 @@ app.command()(send.send)
 app.command()(grant.grant)
 app.command()(account.account)
 app.command()(team.team)
+app.command()(report.report)
 app.command()(ledger.ledger)
 app.command()(explain.explain)
 app.command()(watch.watch)

@@ -9,6 +9,7 @@ import typer
 from agent_credits.credits import format_credits
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.notices import format_money, iso
+from agent_credits.payers import payers
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
 from agent_credits.reloads import Reload
@@ -36,13 +37,7 @@ def team(
 ) -> None:
     """Show a team's settings, who pays since when, and the credits of those who pay."""
     rows, now = rows_of(connect(context)), datetime.now(UTC)
-    found = rows.read_team(team_id)
-    if found is None:
-        raise Refusal(f"there is no team {team_id}; declare it in a file for `agent-credits apply`")
-    version = found.tenure_at(now).policy_version
-    policy = rows.read_policy(version)
-    if policy is None:
-        raise Refusal(f"{team_id} is billed by policy {version}, which is missing; apply it again")
+    found, policy = read_team_and_policy(rows, team_id, now)
     funds = list(_funds(rows, payers(found, policy, now), policy, now))
     if as_json:
         print_json(_to_json(found, funds, now))
@@ -50,15 +45,18 @@ def team(
         _show(found, funds, now)
 
 
-def payers(team: Team, policy: BillingPolicy, now: datetime) -> list[Principal]:
-    """Return everyone who may pay for a run of the team now: owner, members, or the team itself."""
-    tenure = team.tenure_at(now)
-    kinds = {rule.payer for rule in policy.rules if rule.team == tenure.kind}
-    user_ids = [tenure.owner] if "owner" in kinds else []
-    if "user" in kinds and team.members != "*":
-        user_ids += sorted(team.members)
-    principals = [Principal("user", user_id) for user_id in dict.fromkeys(user_ids)]
-    return [*principals, *([Principal("team", team.team_id)] if "team" in kinds else [])]
+def read_team_and_policy(
+    rows: DynamoDBRows, team_id: str, now: datetime
+) -> tuple[Team, BillingPolicy]:
+    """Return the team and the policy that bills it now; refuses where there is none."""
+    found = rows.read_team(team_id)
+    if found is None:
+        raise Refusal(f"there is no team {team_id}; declare it in a file for `agent-credits apply`")
+    version = found.tenure_at(now).policy_version
+    policy = rows.read_policy(version)
+    if policy is None:
+        raise Refusal(f"{team_id} is billed by policy {version}, which is missing; apply it again")
+    return found, policy
 
 
 def _funds(

@@ -113,6 +113,21 @@ class DynamoDBRows:
         for item in self._query(pages_partition(principal), PAGE_PREFIX):
             yield _understood(page_from_item, item)
 
+    def read_newest_pages(self, principal: Principal) -> Iterator[Page]:
+        """Yield an account's full pages, newest first, reading on only as they are asked for."""
+        items = self._all_pages(
+            self._client.query,
+            TableName=self._ledger_table,
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
+            ExpressionAttributeValues={
+                ":pk": pages_partition(principal),
+                ":prefix": {"S": PAGE_PREFIX},
+            },
+            ScanIndexForward=False,
+        )
+        for item in items:
+            yield _understood(page_from_item, item)
+
     def list_accounts(self) -> Iterator[Account]:
         """Yield every account, in no order. Reads the whole table: for the operator only."""
         for item in self._scan(ACCOUNT_PREFIX):

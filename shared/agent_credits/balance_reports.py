@@ -1,0 +1,125 @@
+"""A team's balance report: what its accounts hold and burn, until when, and what it spent."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from pydantic import AwareDatetime
+
+from agent_credits.accounts import Account, pool_balances
+from agent_credits.burn import WINDOWS_DAYS, BurnByDay, burned_over, exhausted_on
+from agent_credits.identifiers import Identifier, PoolName, PrincipalText
+from agent_credits.lapse import bring_up_to, resets_at
+from agent_credits.payers import pools_of
+from agent_credits.policy import BillingPolicy
+from agent_credits.spending import month_of
+from agent_credits.strict import Strict
+from agent_credits.teams import Team
+
+# A report names so many accounts, those that burned most, and adds up all of them: it has to be
+# read by people, and to fit a message.
+ACCOUNTS_TOLD_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Burning:
+    """An account as it was read, and what it burned."""
+
+    account: Account
+    burned: BurnByDay
+
+
+class ReportedPool(Strict):
+    pool: PoolName
+    available_microcredits: int
+
+
+class ReportedAccount(Strict):
+    """`burned_microcredits` are over `WINDOWS_DAYS`; `exhausted_on` as in `burn.exhausted_on`."""
+
+    principal: PrincipalText
+    pools: tuple[ReportedPool, ...]
+    burned_microcredits: tuple[int, ...]
+    exhausted_on: date | None
+    resets_at: AwareDatetime | None
+
+    @property
+    def available_microcredits(self) -> int:
+        return sum(pool.available_microcredits for pool in self.pools)
+
+
+class ReportedSpending(Strict):
+    """What the team spent on credits in a calendar month of its time zone."""
+
+    month: str
+    spent_cents: int
+    reserved_cents: int
+    spend_cap_cents: int
+    currency: str
+
+
+class BalanceReport(Strict):
+    """`accounts` are the first of `accounts_count`; the sums are of all of them.
+
+    `day`: burn is of the complete days before it, in UTC.
+    """
+
+    team_id: Identifier
+    day: date
+    time: AwareDatetime
+    accounts: tuple[ReportedAccount, ...]
+    accounts_count: int
+    available_microcredits: int
+    burned_microcredits: tuple[int, ...]
+    spending: ReportedSpending
+
+
+def balance_report(
+    team: Team, policy: BillingPolicy, burning: Iterable[Burning], now: datetime
+) -> BalanceReport:
+    """Return the team's report; `burning` are its payers that have an account."""
+    accounts = [_reported(one, policy, now) for one in burning]
+    accounts.sort(
+        key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
+    )
+    month = month_of(now, team.time_zone)
+    packs = policy.packs
+    return BalanceReport(
+        team_id=team.team_id,
+        day=now.astimezone(UTC).date(),
+        time=now,
+        accounts=tuple(accounts[:ACCOUNTS_TOLD_MAX]),
+        accounts_count=len(accounts),
+        available_microcredits=sum(account.available_microcredits for account in accounts),
+        burned_microcredits=_summed([account.burned_microcredits for account in accounts]),
+        spending=ReportedSpending(
+            month=month,
+            spent_cents=team.spending.spent_in(month),
+            reserved_cents=team.spending.reserved_in(month),
+            spend_cap_cents=team.spend_cap_cents,
+            currency=packs[0].currency if packs else "usd",
+        ),
+    )
+
+
+def _reported(burning: Burning, policy: BillingPolicy, now: datetime) -> ReportedAccount:
+    current = bring_up_to(burning.account, now)
+    balances = pool_balances(current, pools_of(current.principal, policy), now)
+    today = now.astimezone(UTC).date()
+    available = sum(balance.available_microcredits for balance in balances)
+    return ReportedAccount(
+        principal=current.principal,
+        pools=tuple(
+            ReportedPool(pool=b.pool, available_microcredits=b.available_microcredits)
+            for b in balances
+        ),
+        burned_microcredits=tuple(
+            burned_over(burning.burned, days, today) for days in WINDOWS_DAYS
+        ),
+        exhausted_on=exhausted_on(available, burning.burned, today),
+        resets_at=resets_at(current, now),
+    )
+
+
+def _summed(windows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sum(column) for column in zip(*windows, strict=True)) or (0,) * len(WINDOWS_DAYS)
