@@ -87,7 +87,10 @@ def _fallen(
         refusal=refusal,
     )
     if refusal is None:
-        held = tuple(threshold for threshold in through if threshold not in low.told)
+        # What is above a threshold that was told is told with it.
+        held = tuple(
+            t for t in through if not low.told or t.microcredits(base) < _deepest(low.told, base)
+        )
         return replace(account, low=replace(low, held=held))
     says_more = available == 0 and any(entry.fails_run for entry in new_entries)
     told_at_version = low.told_at_version if says_more else situation.row.version + 1

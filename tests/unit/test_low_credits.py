@@ -1,5 +1,6 @@
 """When an account is told that it is low, how often, and when it has recovered."""
 
+import uuid
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from agent_credits.alerts import Alerts, parse_threshold
 from agent_credits.changes import ReloadRefused
 from agent_credits.commit import commit
-from agent_credits.items import account_from_item, account_item
+from agent_credits.items import account_from_item, account_item, item_bytes
 from agent_credits.principals import Principal
 from agent_credits.reloads import REFUSAL_HOLD, RELOAD_DEADLINE
 from agent_credits.spending import Refused, Spending
@@ -37,6 +38,7 @@ from tests.unit.reload_builders import (
 )
 
 CREDIT = 1_000_000
+WRITE_UNIT_BYTES = 1_024
 OFF = ACME.model_copy(update={"auto_reload": None})
 
 
@@ -516,6 +518,21 @@ def test_credits_that_come_make_good_what_a_reload_held_back() -> None:
     assert restored(world) == 0
 
 
+def test_a_refusal_tells_nothing_that_was_told_with_a_deeper_threshold() -> None:
+    world = low_world(with_thresholds(OFF, "30%"))
+    fall_to(world, 119)
+    world.apply(auto_reload=ON, alerts=Alerts(low=["60%", "30%", "10%"]))
+    world.payments.declining = {"pm_good"}
+    world.later(timedelta(minutes=2))
+    fall_to(world, 39)
+    world.grant("by-hand", "30")
+
+    world.resolve()
+
+    assert world.notices_of_type("auto_reload.refused")
+    assert told(world) == [("30%", "119")]
+
+
 @pytest.mark.parametrize("state", ["requested", "refused"])
 def test_a_refusal_that_is_late_for_an_older_reload_tells_nothing(state: str) -> None:
     world = low_world(with_thresholds(ACME, "60%"), payments=FakePayments(["decline"]))
@@ -546,6 +563,19 @@ def test_an_account_that_is_not_low_carries_nothing() -> None:
     fall_to(world, 120)
 
     assert "low" not in account_item(world.account())
+
+
+def test_a_quiet_account_that_is_low_still_costs_one_unit() -> None:
+    world = low_world(plan=1000)
+    fall_to(world, 99)
+
+    for _ in range(40):
+        event_id, run = str(uuid.uuid4()), str(uuid.uuid4())
+        world.deliver(usage(event_id, "1.234567", run=run, project_id="checkout-service"))
+
+    later = [account for _, account in world.rows.stream if account.page_number > 1]
+    assert later[-1].low is not None
+    assert max(item_bytes(account_item(account)) for account in later) <= WRITE_UNIT_BYTES
 
 
 @pytest.mark.parametrize("team", [OFF, ACME], ids=["told", "held"])
