@@ -18,6 +18,7 @@ from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.sample_run import SampleRun, run_samples
 from agent_credits_cli.samples import NOTHING
+from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, err, out, print_json, table
 from agent_credits_cli.target import choice_of, connect_to_local
 
@@ -25,7 +26,7 @@ FAILED_EXIT_STATUS: Final = 1
 WORLD_FILE: Final = "samplesconfig.toml"
 
 # What checks can be about, apart from events and accounts.
-ABOUT: Final = {"dead letters", "notices", "left in the queue"}
+ABOUT: Final = {"dead letters", "notices", "left in the queue", "Slack"}
 
 NEXT: Final = """\
 The stack is still up. Try, and end it with `make down`:
@@ -34,6 +35,7 @@ The stack is still up. Try, and end it with `make down`:
   .venv/bin/agent-credits ledger user:eli
   .venv/bin/agent-credits team orbit
   .venv/bin/agent-credits dead-letters --body
+  .venv/bin/agent-credits notices test --channel slack
   .venv/bin/agent-credits watch"""
 
 
@@ -68,6 +70,7 @@ def _show(run: SampleRun, seconds: float) -> None:
     _show_pools(run)
     _show_payments(run)
     _show_notices(run)
+    _show_slack(run)
     out().print(f"verify: {run.verified}\n", soft_wrap=True)
     for finding in run.verified.findings:
         out().print(str(finding), soft_wrap=True)
@@ -155,6 +158,19 @@ def _show_notices(run: SampleRun) -> None:
         out().print(textwrap.indent(text, "  | ", lambda _: True))
 
 
+def _show_slack(run: SampleRun) -> None:
+    """Show one message of each severity as it looks in Slack; the others are more of the same."""
+    shown: dict[str, dict[str, Any]] = {}
+    for message in run.slack_messages:
+        shown.setdefault(message["color"], message)
+    out().print(
+        f"{len(run.slack_messages)} of the notices were posted to the stand-in for Slack;"
+        f" {len(shown)} of them, as people see them there:\n"
+    )
+    for message in shown.values():
+        out().print(slack_view(message), "")
+
+
 def email_of_first(run: SampleRun) -> Notice | None:
     """Return the first notice with its e-mail, which the embedded stack accepts but does not send.
 
@@ -188,5 +204,6 @@ def _to_json(run: SampleRun, seconds: float) -> dict[str, Any]:
             for paid in run.payments
         ],
         "notices": [published.notice for published in run.notices],
+        "slack_messages": list(run.slack_messages),
         "verify": run.verified.to_json(),
     }

@@ -12,9 +12,8 @@ from typing import Final
 from rich.console import Console
 
 from agent_credits_cli.checkout import Checkout, architecture
-from agent_credits_cli.emulator import HOST
+from agent_credits_cli.emulator import HOST, require_local
 from agent_credits_cli.local_state import StateFolder
-from agent_credits_cli.payment_stand_in import require_stand_in
 from agent_credits_cli.progress import step
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.target import LOCAL_KEY, LOCAL_REGION
@@ -29,10 +28,12 @@ class Deployment:
     checkout: Checkout
     endpoint_url: str
     stripe_api_base: str
+    slack_api_base: str
     console: Console
 
     def __post_init__(self) -> None:
-        require_stand_in(self.stripe_api_base)
+        require_local(self.stripe_api_base, "pays")
+        require_local(self.slack_api_base, "posts its notices")
 
     def build(self) -> None:
         self._run(
@@ -73,6 +74,8 @@ class Deployment:
             # No cap: the emulator cannot read one that a parameter gives, and then stops polling.
             "MaximumConcurrency=0",
             f"StripeApiBase={self.stripe_api_base}",
+            "SlackNotices=true",
+            f"SlackApiBase={self.slack_api_base}",
         )
 
     def _install_libraries_for_this_machine(self) -> None:

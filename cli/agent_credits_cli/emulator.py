@@ -3,7 +3,7 @@
 MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group. So
 ending the group at once loses nothing that a gentler end would keep, and leaves no worker behind.
 One that was told to keep its state saves it when it is stopped gently, and only then.
-The stand-in for Stripe is another emulator of this kind.
+The stand-ins for Stripe and for Slack are further emulators of this kind.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
@@ -26,6 +27,7 @@ START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 10.0
 # It waits for the calls that it is answering, and writes everything that it holds.
 SAVE_SECONDS_MAX: Final = 30.0
+CALL_SECONDS_MAX: Final = 5.0
 POLL_SECONDS: Final = 0.05
 # Zombies have ended and wait to be collected. ps reports nothing about what is gone altogether.
 DEAD_STATES: Final = ("Z", "X", "")
@@ -36,6 +38,7 @@ class Emulator(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    title: ClassVar[str] = "the emulator"
     health_path: ClassVar[str] = "/_ministack/health"
 
     pid: int
@@ -91,6 +94,26 @@ class Emulator(BaseModel):
             connection.close()
         # It may just have died, and have left its port to another process that answers here.
         return status == http.HTTPStatus.OK and self.is_running()
+
+    def ask(
+        self, method: str, path: str, body: str = "", headers: Mapping[str, str] | None = None
+    ) -> bytes:
+        """Make one request of the emulator's own, and return the body of an answer that is good."""
+        # http.client knows no proxies, and a proxy would not find this machine's loopback.
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=CALL_SECONDS_MAX)
+        try:
+            connection.request(method, path, body, dict(headers or {}))
+            response = connection.getresponse()
+            answer = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Refusal(
+                f"{self.title} does not answer; `agent-credits local up` starts it again"
+            ) from error
+        finally:
+            connection.close()
+        if response.status != http.HTTPStatus.OK:
+            raise Refusal(f"{self.title} answered {response.status} to {method} {path}")
+        return answer
 
     def wait_until_healthy(self, log: Path) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX
@@ -172,6 +195,12 @@ def birth_by_ps(pid: int) -> str | None:
     ).stdout
     state, _, started = report.strip().partition(" ")
     return None if state[:1] in DEAD_STATES else started.strip()
+
+
+def require_local(url: str, what: str) -> None:
+    """Refuse to let a local stack talk to anything but a stand-in on this machine."""
+    if urlsplit(url).hostname != HOST:
+        raise Refusal(f"a local stack {what} at a stand-in on {HOST}, and {url!r} is not one")
 
 
 def free_port() -> int:

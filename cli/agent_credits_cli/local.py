@@ -79,6 +79,12 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
                 "pid": state.payment_stand_in.pid,
                 "log": str(folder.payment_stand_in_log),
             }
+        if state.slack_stand_in is not None:
+            report["slack_stand_in"] = {
+                "endpoint_url": state.slack_stand_in.endpoint_url,
+                "pid": state.slack_stand_in.pid,
+                "log": str(folder.slack_stand_in_log),
+            }
     if as_json:
         typer.echo(json.dumps(report, indent=2))
         return
@@ -93,4 +99,6 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
     if state.payment_stand_in is not None:
         typer.echo(f"  payments go to a stand-in at {state.payment_stand_in.endpoint_url}")
         typer.echo(f"  log of the stand-in: {folder.payment_stand_in_log}")
+    if state.slack_stand_in is not None:
+        typer.echo(f"  notices for Slack go to a stand-in at {state.slack_stand_in.endpoint_url}")
     typer.echo(f"  log of the emulator: {folder.emulator_log}")

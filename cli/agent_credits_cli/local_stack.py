@@ -1,12 +1,14 @@
 """The embedded stack: an emulator of AWS on this machine, and the template deployed to it by SAM.
 
-Beside it stands a stand-in for Stripe, so that reloads are paid by the code that pays on AWS.
+Beside it stand stand-ins for Stripe and for Slack, so that reloads are paid and notices posted by
+the code that does so on AWS.
 Nothing here ever passes on the credentials, profile or region of whoever runs it, so what is meant
 for the embedded stack cannot reach an account.
 """
 
 import os
 import shutil
+from collections.abc import Mapping
 from typing import Final
 
 from rich.console import Console
@@ -18,6 +20,7 @@ from agent_credits_cli.local_state import StackState, StateFolder
 from agent_credits_cli.payment_stand_in import STAND_IN_KEY, PaymentStandIn
 from agent_credits_cli.progress import step
 from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.target import (
     LOCAL_CLIENT_CONFIG,
     deployed_outputs,
@@ -52,6 +55,7 @@ def up(
             with step("MiniStack", console):
                 state = _start_emulator(folder, checkout, _port_to_use(port), keeps_state)
             state = _start_payment_stand_in(folder, checkout, state, console)
+            state = _start_slack_stand_in(folder, state, console)
         elif port not in (None, 0, state.emulator.port):
             raise Refusal(
                 f"the local stack is already up on port {state.emulator.port};"
@@ -141,33 +145,53 @@ def _start_payment_stand_in(
     return state
 
 
+def _start_slack_stand_in(folder: StateFolder, state: StackState, console: Console) -> StackState:
+    with step("stand-in for Slack", console):
+        stand_in = SlackStandIn.start_slack(free_port(), folder.slack_stand_in_log)
+        state = state.model_copy(update={"slack_stand_in": stand_in})
+        folder.write(state)
+        stand_in.wait_until_healthy(folder.slack_stand_in_log)
+    return state
+
+
 def _bring_up_to_date(
     folder: StateFolder, checkout: Checkout, state: StackState, console: Console
 ) -> StackState:
     fingerprint = checkout.fingerprint()
     if state.fingerprint == fingerprint:
         return state
-    if state.payment_stand_in is None:
-        raise ValueError("the stand-in is started before anything is deployed")
+    payment, slack = state.payment_stand_in, state.slack_stand_in
+    if payment is None or slack is None:
+        raise ValueError("the stand-ins are started before anything is deployed")
     # A deployment that stops half-way leaves a stack that is nobody's version.
     folder.write(state.model_copy(update={"fingerprint": None}))
     deployment = Deployment(
-        folder, checkout, state.emulator.endpoint_url, state.payment_stand_in.endpoint_url, console
+        folder,
+        checkout,
+        state.emulator.endpoint_url,
+        payment.endpoint_url,
+        slack.endpoint_url,
+        console,
     )
     deployment.build()
     deployment.deploy(STACK_NAME)
     outputs = deployed_outputs(
         local_session(), LOCAL_CLIENT_CONFIG, state.emulator.endpoint_url, STACK_NAME
     )
-    _give_dummy_key(state.emulator.endpoint_url, outputs["StripeSecretArn"])
+    secrets = {
+        outputs["StripeSecretArn"]: STAND_IN_KEY,
+        outputs["SlackSecretArn"]: slack.webhook_url,
+    }
+    _put_secrets(state.emulator.endpoint_url, secrets)
     deployed = state.model_copy(update={"fingerprint": fingerprint, "outputs": outputs})
     folder.write(deployed)
     return deployed
 
 
-def _give_dummy_key(endpoint_url: str, secret_arn: str) -> None:
-    """Put the stand-in's key where an operator puts Stripe's."""
-    secrets = local_session().client(
+def _put_secrets(endpoint_url: str, secrets: Mapping[str, str]) -> None:
+    """Put the stand-ins' key and address where an operator puts those of Stripe and Slack."""
+    client = local_session().client(
         "secretsmanager", endpoint_url=endpoint_url, config=LOCAL_CLIENT_CONFIG
     )
-    secrets.put_secret_value(SecretId=secret_arn, SecretString=STAND_IN_KEY)
+    for secret_arn, secret in secrets.items():
+        client.put_secret_value(SecretId=secret_arn, SecretString=secret)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from agent_credits_cli.emulator import Emulator
 from agent_credits_cli.payment_stand_in import PaymentStandIn
 from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.slack_stand_in import SlackStandIn
 
 
 class StackState(BaseModel):
@@ -21,18 +22,21 @@ class StackState(BaseModel):
 
     emulator: Emulator
     payment_stand_in: PaymentStandIn | None = None
+    slack_stand_in: SlackStandIn | None = None
     fingerprint: str | None = None
     outputs: Mapping[str, str] = {}
 
     @property
     def started(self) -> tuple[Emulator, ...]:
         """Every process that was started for the stack."""
-        return (self.emulator, self.payment_stand_in) if self.payment_stand_in else (self.emulator,)
+        stand_ins = (self.payment_stand_in, self.slack_stand_in)
+        return (self.emulator, *(stand_in for stand_in in stand_ins if stand_in is not None))
 
     def is_usable(self) -> bool:
         return (
             bool(self.outputs)
             and self.payment_stand_in is not None
+            and self.slack_stand_in is not None
             and all(emulator.is_healthy() for emulator in self.started)
         )
 
@@ -54,6 +58,10 @@ class StateFolder:
     @property
     def payment_stand_in_log(self) -> Path:
         return self.path / "localstripe.log"
+
+    @property
+    def slack_stand_in_log(self) -> Path:
+        return self.path / "slack.log"
 
     @property
     def build(self) -> Path:

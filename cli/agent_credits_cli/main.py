@@ -14,6 +14,7 @@ from agent_credits_cli import (
     grant,
     ledger,
     local,
+    notices,
     replay,
     report,
     send,
@@ -33,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(local.app, name="local")
+app.add_typer(notices.app, name="notices")
 app.command()(apply.apply)
 app.command()(send.send)
 app.command()(grant.grant)

@@ -4,20 +4,17 @@ The functions of a local stack pay through the very adapter that pays on AWS; on
 the stand-in's, and its key a dummy. A local stack never learns the address of Stripe itself.
 """
 
-import http
-import http.client
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits_cli.emulator import HOST, Emulator
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.emulator import Emulator
 
 # Only its first letters matter, to the stand-in as to the adapter.
 STAND_IN_KEY: Final = "sk_test_stand_in"
@@ -26,7 +23,6 @@ STAND_IN_KEY: Final = "sk_test_stand_in"
 CARD_THAT_PAYS: Final = "4242424242424242"
 CARD_THAT_DECLINES: Final = "4000000000000341"
 
-CALL_SECONDS_MAX: Final = 5.0
 # More than a demo or a test ever makes.
 PAYMENTS_LISTED_MAX: Final = 1_000
 
@@ -55,6 +51,7 @@ class Payment(BaseModel):
 class PaymentStandIn(Emulator):
     """A started localstripe. It remembers everything until it is stopped, and nothing longer."""
 
+    title: ClassVar[str] = "the payment stand-in"
     # The one path that it answers to whoever shows no key.
     health_path: ClassVar[str] = "/js.stripe.com/v3/"
 
@@ -89,30 +86,8 @@ class PaymentStandIn(Emulator):
         return [p for p in payments if customer is None or p.customer == customer]
 
     def _call(self, method: str, path: str, form: Mapping[str, str] | None = None) -> Any:
-        # http.client knows no proxies, and a proxy would not find this machine's loopback.
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=CALL_SECONDS_MAX)
         headers = {
             "Authorization": f"Bearer {STAND_IN_KEY}",
             "Content-Type": "application/x-www-form-urlencoded",
         }
-        try:
-            connection.request(method, path, urlencode(form or {}), headers)
-            response = connection.getresponse()
-            body = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise Refusal(
-                "the payment stand-in does not answer; `agent-credits local up` starts it again"
-            ) from error
-        finally:
-            connection.close()
-        if response.status != http.HTTPStatus.OK:
-            raise Refusal(f"the payment stand-in answered {response.status} to {method} {path}")
-        return json.loads(body)
-
-
-def require_stand_in(url: str) -> None:
-    """Refuse to let a local stack pay anywhere but on this machine."""
-    if urlsplit(url).hostname != HOST:
-        raise Refusal(
-            f"a local stack pays at a stand-in on {HOST}, and {url or 'Stripe itself'} is not one"
-        )
+        return json.loads(self.ask(method, path, urlencode(form or {}), headers))

@@ -7,16 +7,19 @@ at the payment provider.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from agent_credits.backoff import back_off
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Receipt
 from agent_credits.principals import Principal
+from agent_credits.published import Published
+from agent_credits.slack_messages import slack_message
 from agent_credits.spending import PaymentMethod
 from agent_credits.team_changes import read_team
 from agent_credits_cli import local_stack
@@ -43,10 +46,11 @@ from agent_credits_cli.samples import (
     with_cards_on_file,
 )
 from agent_credits_cli.send import send_messages
+from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.target import Target
 from agent_credits_cli.verify import Verified, verify_all
-from agent_credits_cli.watch import Published, Watch, subscribed
+from agent_credits_cli.watch import Watch, subscribed
 from agent_credits_cli.world import Sample, World, load_world
 
 LOG_GROUP: Final = f"/aws/lambda/{local_stack.STACK_NAME}/debit_runs"
@@ -80,6 +84,8 @@ class SampleRun:
     refusals: dict[str, str]
     payments: tuple[TeamPayments, ...]
     verified: Verified
+    # As they were posted to the stand-in for Slack, in the order in which they came.
+    slack_messages: tuple[dict[str, Any], ...]
 
     @property
     def is_as_expected(self) -> bool:
@@ -100,7 +106,7 @@ class _Seen:
 def run_samples(target: Target, world_file: Path) -> SampleRun:
     """Apply the world, send its samples and observe them; the stack must not have seen them yet."""
     rows, now = rows_of(target), datetime.now(UTC)
-    stand_in = _stand_in_of(target)
+    stand_in, slack = _stand_in_of(target), _slack_of(target)
     world = with_cards_on_file(load_world(world_file), lambda number: _method(stand_in, number))
     carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
     before = _holdings(rows, world)
@@ -112,17 +118,19 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
     accounts = {principal: holdings.account for principal, holdings in after.items()}
     balances = check_balances(world.balances, accounts, datetime.now(UTC))
     payments = tuple(_payments(rows, stand_in, world))
+    in_slack = _slack_messages(slack, seen)
     dry = Check("all samples", "left in the queue", "0", str(seen.left_in_queue))
     return SampleRun(
         world,
         before,
         after,
-        (*seen.checks, *balances, *check_payments(payments), dry),
+        (*seen.checks, *balances, *check_payments(payments), _check_slack(seen, in_slack), dry),
         tuple(seen.notices.values()),
         seen.failures,
         seen.refusals,
         payments,
         verify_all(rows),
+        tuple(in_slack),
     )
 
 
@@ -130,6 +138,40 @@ def _stand_in_of(target: Target) -> PaymentStandIn:
     if target.payment_stand_in is None:
         raise Refusal(f"{target.name} has no payment stand-in, and samples never pay anywhere else")
     return target.payment_stand_in
+
+
+def _slack_of(target: Target) -> SlackStandIn:
+    if target.slack_stand_in is None:
+        raise Refusal(
+            f"{target.name} has no stand-in for Slack, and samples are posted nowhere else"
+        )
+    return target.slack_stand_in
+
+
+def _slack_messages(slack: SlackStandIn, seen: _Seen) -> Sequence[dict[str, Any]]:
+    """Return what was posted, once as much was as had to be and nothing further comes."""
+    gives_up_at = time.monotonic() + NOTICES_SECONDS_MAX
+    count = -1
+    while time.monotonic() < gives_up_at:
+        before, count = count, len(slack.messages())
+        if count >= len(_for_slack(seen)) and count == before:
+            break
+        time.sleep(QUIET_SECONDS)
+    return slack.attachments()
+
+
+def _for_slack(seen: _Seen) -> list[str]:
+    """Return the headlines of the notices that the stack posts to Slack, unless told otherwise."""
+    severe = [p for p in seen.notices.values() if p.severity != "info"]
+    return [slack_message(published).to_dict()["fallback"] for published in severe]
+
+
+def _check_slack(seen: _Seen, messages: Sequence[dict[str, Any]]) -> Check:
+    expected, actual = Counter(_for_slack(seen)), Counter(m["fallback"] for m in messages)
+    differences = [f"missing: {headline}" for headline in (expected - actual).elements()]
+    differences += [f"too many: {headline}" for headline in (actual - expected).elements()]
+    each_once = f"{expected.total()} posted, each once"
+    return Check("all samples", "Slack", each_once, "; ".join(differences) or each_once)
 
 
 def _method(stand_in: PaymentStandIn, card_number: str) -> PaymentMethod:

@@ -24,6 +24,7 @@ from pydantic.alias_generators import to_pascal
 from agent_credits_cli.local_state import StateFolder
 from agent_credits_cli.payment_stand_in import PaymentStandIn
 from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.slack_stand_in import SlackStandIn
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -77,6 +78,8 @@ class Target:
     outputs: StackOutputs
     # Where a local stack's reloads are paid; on AWS that is Stripe itself.
     payment_stand_in: PaymentStandIn | None = None
+    # Where its notices for Slack are posted.
+    slack_stand_in: SlackStandIn | None = None
 
     @cached_property
     def dynamodb(self) -> "DynamoDBClient":
@@ -134,6 +137,7 @@ def connect_to_local(folder: StateFolder) -> Target:
         endpoint_url=state.emulator.endpoint_url,
         outputs=_checked(state.outputs, "the local stack"),
         payment_stand_in=state.payment_stand_in,
+        slack_stand_in=state.slack_stand_in,
     )
 
 

@@ -10,12 +10,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from agent_credits.published import Published, read_envelope
+from agent_credits.slack_messages import slack_message
+from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, err, out, print_json_line
 from agent_credits_cli.target import Target, connect
 
@@ -28,14 +30,6 @@ RETENTION_SECONDS: Final = 3_600
 LONG_POLL_SECONDS: Final = 20
 MESSAGES_PER_RECEIVE: Final = 10
 FOREVER: Final = float("inf")
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A notice as it came: the subject of its e-mail, and the CloudEvent."""
-
-    subject: str
-    notice: dict[str, Any]
 
 
 class Watch:
@@ -60,8 +54,7 @@ class Watch:
                     for number, message in enumerate(messages)
                 ],
             )
-        envelopes = [json.loads(message["Body"]) for message in messages]
-        return [Published(e.get("Subject", ""), json.loads(e["Message"])) for e in envelopes]
+        return [read_envelope(message["Body"]) for message in messages]
 
 
 def watch(
@@ -71,7 +64,10 @@ def watch(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print each notice as it is published, until Ctrl-C; --json prints NDJSON."""
+    """Print each notice as it is published, as people see it, until Ctrl-C.
+
+    --json prints the CloudEvents themselves, as NDJSON.
+    """
     target = connect(context)
     ends_at = time.monotonic() + (FOREVER if seconds is None else seconds)
     with _ends_on_signal(), subscribed(target) as notices:
@@ -81,7 +77,7 @@ def watch(
                 if as_json:
                     print_json_line(published.notice)
                 else:
-                    out().print(notice_text(published), soft_wrap=True)
+                    out().print(slack_view(slack_message(published).to_dict()), "")
 
 
 @contextmanager
@@ -109,23 +105,6 @@ def subscribed(target: Target) -> Iterator[Watch]:
             target.sns.unsubscribe(SubscriptionArn=subscription_arn)
     finally:
         target.sqs.delete_queue(QueueUrl=queue_url)
-
-
-def notice_text(published: Published) -> str:
-    """Return a notice for people: what happened, who is billed, what is left, what to do."""
-    notice, data = published.notice, published.notice["data"]
-    lines = [f"{notice['time']}  {published.subject or notice['type']}"]
-    pools = ", ".join(f"{p['pool']} {p['remaining_credits']}" for p in data.get("pools", ()))
-    facts = {
-        "team": data.get("team_id"),
-        "billed": data.get("principal"),
-        "pools": pools,
-        "short by": data.get("shortfall_credits"),
-        "resets at": data.get("resets_at"),
-    }
-    lines += [f"  {name:<10} {value}" for name, value in facts.items() if value]
-    lines += [f"  {'fix':<10} {step}" for step in data.get("fix", ())]
-    return "\n".join(lines)
 
 
 def _only_the_topic_sends(queue_arn: str, topic_arn: str) -> str:

@@ -18,6 +18,7 @@ NoticeType = Literal[
     "credits_low",
     "credits_restored",
     "insufficient_credits",
+    "notices.test",
     "provider_error",
     "provider_overloaded",
     "provider_quota_exhausted",
@@ -31,6 +32,10 @@ _NAMESPACE = uuid.UUID("7f1cbd0a-6d0f-5c0c-9f43-0f2a3a4b6c11")
 
 # SNS takes subjects of fewer than a hundred characters.
 SUBJECT_LENGTH_MAX = 99
+
+
+# Where a notice is read; only a test is for one of them alone.
+Channel = Literal["slack", "email"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class Notice:
     data: dict[str, Any]
     email_subject: str
     email_text: str
+    # Set by a test of the channel, and by nothing else.
+    channel: Channel | None = None
 
     @property
     def id(self) -> str:
@@ -62,6 +69,7 @@ class Notice:
             "team_id": self.team_id,
             "principal": str(self.principal),
             "retryable": str(self.retryable).lower(),
+            "channel": self.channel or "",
         }
         return {name: value for name, value in attributes.items() if value}
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent_credits.channel_tests import channel_test
 from agent_credits.notices import Notice
 from agent_credits.published import Published
 from agent_credits.slack_messages import slack_message
 from tests.unit.payment_fakes import FakePayments
-from tests.unit.reload_builders import ACME, ON, ReloadWorld, short_world, usage
+from tests.unit.reload_builders import ACME, NOW, ON, ReloadWorld, short_world, usage
 from tests.unit.test_low_credits import fall_to, low_world
 from tests.unit.test_provider_notices import EVENTS, notice_of
 from tests.unit.test_reload_notices import exhausted_world
@@ -96,6 +97,7 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "insufficient_credits--after_refusal": _failed_after_refusal,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),
     "insufficient_credits--owner": lambda: failure(**CASES["owner"]),
+    "notices.test": lambda: channel_test("slack", "acme", "1", NOW),
     "provider_error": lambda: notice_of(EVENTS["unclassified"]),
     "provider_overloaded": lambda: notice_of(EVENTS["overloaded"]),
     "provider_quota_exhausted": lambda: notice_of(EVENTS["quota_exhausted_openai"]),

@@ -5,9 +5,11 @@ from typing import Any, get_args
 
 import pytest
 
-from agent_credits.notices import SUBJECT_LENGTH_MAX, Notice, NoticeType
+from agent_credits.channel_tests import channel_test
+from agent_credits.notices import SUBJECT_LENGTH_MAX, Channel, Notice, NoticeType
 from agent_credits_cli.slack_server import code_of
 from tests.template import load_template
+from tests.unit.builders import NOW
 from tests.unit.every_notice import (
     EXAMPLES,
     SLACK,
@@ -19,7 +21,7 @@ from tests.unit.every_notice import (
 )
 
 # Types that concern no balance and no money, and are not critical: Slack alone tells them.
-FOR_SLACK_ONLY = {"provider_error", "provider_overloaded", "provider_rate_limited"}
+FOR_SLACK_ONLY = {"notices.test", "provider_error", "provider_overloaded", "provider_rate_limited"}
 
 
 @pytest.fixture(params=EXAMPLES)
@@ -95,11 +97,23 @@ def receives(subscription: str, notice: Notice) -> bool:
 
 
 def test_it_reaches_the_audiences_that_it_concerns(notice: Notice) -> None:
-    concerns_money = not notice.type.startswith(("provider_", "drift"))
+    concerns_money = not notice.type.startswith(("provider_", "drift", "notices."))
 
     assert receives("BillingEmailSubscription", notice) == concerns_money
     assert receives("OnCallEmailSubscription", notice) == (notice.severity == "critical")
-    assert receives("SlackSubscription", notice) == (notice.severity != "info")
+    is_severe = notice.severity != "info"
+    assert receives("SlackSubscription", notice) == (is_severe or notice.channel == "slack")
+
+
+@pytest.mark.parametrize("channel", get_args(Channel))
+def test_a_test_reaches_its_channel_and_no_other(channel: Channel) -> None:
+    notice = channel_test(channel, "acme", "1", NOW)
+
+    assert receives("SlackSubscription", notice) == (channel == "slack")
+    assert receives("BillingEmailSubscription", notice) == (channel == "email")
+    assert receives("OnCallEmailSubscription", notice) == (channel == "email")
+    # Whoever is paged for what is critical is left in peace.
+    assert notice.attributes["severity"] == "info"
 
 
 def test_no_severe_notice_reaches_nobody_by_email(notice: Notice) -> None:

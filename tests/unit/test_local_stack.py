@@ -22,6 +22,7 @@ from agent_credits_cli.local_state import StackState, StateFolder
 from agent_credits_cli.main import app
 from agent_credits_cli.payment_stand_in import PaymentStandIn
 from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.target import choose, connect_to_local, local_session
 
 # Stands in for MiniStack: a process with one worker in its group that outlives everything gentle.
@@ -88,10 +89,16 @@ def emulators(tmp_path: Path) -> Iterator[list[Emulator]]:
             )
         )
     for name in ("first", "second"):
-        wait_for(lambda name=name: (tmp_path / name / "worker.pid").exists())
+        # There, and written to: the file exists before its content does.
+        wait_for(lambda name=name: worker_pid_of(tmp_path / name))
     yield started
     for each in started:
         each.stop()
+
+
+def worker_pid_of(home: Path) -> str:
+    file = home / "worker.pid"
+    return file.read_text() if file.exists() else ""
 
 
 def wait_for(condition) -> None:
@@ -194,10 +201,21 @@ def test_down_stops_its_own_process_with_its_workers_and_no_other(folder, emulat
     assert emulator.birth_of(other_worker) is not None
 
 
-def test_down_stops_the_payment_stand_in_as_well(folder, emulators):
+STAND_INS = {"payment_stand_in": PaymentStandIn, "slack_stand_in": SlackStandIn}
+
+
+def with_stand_ins(state: StackState, emulator: Emulator) -> StackState:
+    """The state of a stack whose stand-ins are all played by one process."""
+    process = {"pid": emulator.pid, "birth": emulator.birth, "port": emulator.port}
+    return state.model_copy(update={name: kind(**process) for name, kind in STAND_INS.items()})
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_down_stops_a_stand_in_as_well(folder, emulators, name):
     mine, other = emulators
-    stand_in = PaymentStandIn(pid=other.pid, birth=other.birth, port=other.port)
-    folder.write(state_of(mine).model_copy(update={"payment_stand_in": stand_in}))
+    whole = with_stand_ins(state_of(mine), other)
+    stand_in = getattr(whole, name)
+    folder.write(state_of(mine).model_copy(update={name: stand_in}))
 
     assert local_stack.down(folder) is True
 
@@ -205,14 +223,15 @@ def test_down_stops_the_payment_stand_in_as_well(folder, emulators):
     assert not stand_in.is_running()
 
 
-def test_a_stack_without_its_payment_stand_in_is_not_usable(emulators, monkeypatch):
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_stack_without_a_stand_in_is_not_usable(emulators, monkeypatch, name):
     mine, other = emulators
     monkeypatch.setattr(Emulator, "is_healthy", Emulator.is_running)
-    stand_in = PaymentStandIn(pid=other.pid, birth=other.birth, port=other.port)
-    state = state_of(mine).model_copy(update={"payment_stand_in": stand_in})
+    state = with_stand_ins(state_of(mine), other)
     assert state.is_usable()
 
-    stand_in.stop()
+    assert not state.model_copy(update={name: None}).is_usable()
+    getattr(state, name).stop()
 
     assert not state.is_usable()
     assert not state_of(mine).is_usable()
@@ -223,7 +242,15 @@ def test_a_stack_without_its_payment_stand_in_is_not_usable(emulators, monkeypat
 )
 def test_a_local_stack_never_pays_at_stripe_itself(folder, checkout, console, address):
     with pytest.raises(Refusal, match=r"pays at a stand-in on 127\.0\.0\.1"):
-        Deployment(folder, checkout, "http://127.0.0.1:1", address, console)
+        Deployment(folder, checkout, "http://127.0.0.1:1", address, STAND_IN_URL, console)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "https://hooks.slack.com", "http://localhost.example.com:8420"]
+)
+def test_a_local_stack_never_posts_to_slack_itself(folder, checkout, console, address):
+    with pytest.raises(Refusal, match=r"posts its notices at a stand-in on 127\.0\.0\.1"):
+        Deployment(folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, address, console)
 
 
 def test_a_zombie_counts_as_dead():
@@ -246,7 +273,9 @@ def test_ps_tells_the_living_from_the_dead_where_there_is_no_proc():
 
 
 def test_a_failing_tool_shows_its_last_words_and_where_the_rest_is(folder, checkout, console):
-    deployment = Deployment(folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, console)
+    deployment = Deployment(
+        folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, STAND_IN_URL, console
+    )
 
     with pytest.raises(Refusal, match=r"sam deploy failed; .*sam-deploy\.log"):
         deployment.deploy("any")
@@ -261,7 +290,9 @@ def test_the_tools_see_nothing_of_the_callers_aws_account(folder, checkout, cons
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.com")
 
     with pytest.raises(Refusal):
-        Deployment(folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, console).deploy("any")
+        Deployment(
+            folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, STAND_IN_URL, console
+        ).deploy("any")
 
     lines = folder.log_of("sam deploy").read_text().splitlines()
     environment = dict(line.split("=", 1) for line in lines if "=" in line)
