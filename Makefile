@@ -19,7 +19,7 @@ unexport VIRTUAL_ENV
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help setup demo down replay test test-quick simulate lint format types template security audit
-.PHONY: lock byte-code clean FORCE
+.PHONY: pictures lock byte-code clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: $(READY) ## measure the write path beside other designs
 
 bench-quick: .venv/.ready .tools/ministack/.ready ## hold what an event costs to its bounds
 	@.venv/bin/python -m tests.benchmarks.bench --quick
+
+pictures: .venv/.ready ## draw the pictures of the README anew
+	@.venv/bin/python tools/pictures.py
 
 lint: .venv/.ready
 	.venv/bin/ruff check

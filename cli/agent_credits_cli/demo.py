@@ -11,6 +11,7 @@ import typer
 from agent_credits.credits import format_credits
 from agent_credits.notices import Notice, format_money
 from agent_credits.run_failures import insufficient_credits
+from agent_credits.slack_messages import LOOKS
 from agent_credits.teams import Team
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import holdings_to_json
@@ -160,14 +161,15 @@ def _show_notices(run: SampleRun) -> None:
 
 def _show_slack(run: SampleRun) -> None:
     """Show one message of each severity as it looks in Slack; the others are more of the same."""
-    shown: dict[str, dict[str, Any]] = {}
+    first: dict[str, dict[str, Any]] = {}
     for message in run.slack_messages:
-        shown.setdefault(message["color"], message)
+        first.setdefault(message["color"], message)
+    shown = [first[look.colour] for look in LOOKS.values() if look.colour in first]
     out().print(
         f"{len(run.slack_messages)} of the notices were posted to the stand-in for Slack;"
         f" {len(shown)} of them, as people see them there:\n"
     )
-    for message in shown.values():
+    for message in shown:
         out().print(slack_view(message), "")
 
 

@@ -4,19 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from rich.box import Box
 from rich.console import Group, RenderableType
 from rich.emoji import Emoji
-from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-# The coloured bar at the left of an attachment, and nothing else around it.
-BAR: Final = Box("▌   \n▌   \n▌   \n▌   \n▌   \n▌   \n▌   \n▌   \n")
 # <!date^seconds^format|what is shown where the format is not known>
 DATE: Final = re.compile(r"<!date\^[^|>]*\|([^>]*)>")
 BOLD: Final = re.compile(r"\*([^*\n]+)\*")
-WIDTH_MAX: Final = 96
+WIDTH_MAX: Final = 88
 
 
 def slack_view(attachment: Mapping[str, Any]) -> RenderableType:
@@ -25,13 +21,13 @@ def slack_view(attachment: Mapping[str, Any]) -> RenderableType:
     for block in attachment["blocks"]:
         # A little room, as between the blocks of a message.
         parts += [Text(""), *_block(block)] if parts else _block(block)
-    return Panel(
-        Group(*parts),
-        box=BAR,
-        border_style=attachment["color"],
-        padding=(0, 1),
-        width=WIDTH_MAX,
-    )
+    message = Table.grid()
+    # The coloured bar at the left of an attachment, and some room beside it.
+    message.add_column(width=1, style=f"on {attachment['color']}")
+    message.add_column(width=2)
+    message.add_column(width=WIDTH_MAX)
+    message.add_row("", "", Group(*parts))
+    return message
 
 
 def _block(block: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -55,6 +51,8 @@ def _two_columns(fields: list[Text]) -> Table:
     grid.add_column(ratio=1)
     grid.add_column(ratio=1)
     for start in range(0, len(fields), 2):
+        if start:
+            grid.add_row()
         row = fields[start : start + 2]
         grid.add_row(*row, *[Text("")] * (2 - len(row)))
     return grid

@@ -7,7 +7,7 @@ is escaped: nobody can make us ping a channel or show a link.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any, Final, get_args
 
 from slack_sdk.models.attachments import BlockAttachment
@@ -58,7 +58,10 @@ _NOT_A_FIELD: Final = frozenset(
 _LABELS: Final = {
     "auto_reload.cause": "Why no reload",
     "auto_reload.state": "Auto-reload",
+    "available_credits": "Left",
     "cause": "Why",
+    "percent_left": "Per cent left",
+    "percent_of_credits": "Per cent of",
     "principal": "Billed",
     "resets_at": "Refills",
     "shortfall_credits": "Short by",
@@ -135,16 +138,18 @@ def _fields(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for member, inner in members:
             full_name = f"{name}.{member}" if member else name
             if inner is not None and not isinstance(inner, dict | list):
-                yield _label(full_name), _value(full_name, inner, currency)
+                yield _label(full_name, data), _value(full_name, inner, currency)
     if "resets_at" in data and data["resets_at"] is None:
         yield _LABELS["resets_at"], "never: no plan"
 
 
-def _label(name: str) -> str:
+def _label(name: str, data: Mapping[str, Any]) -> str:
     if name in _LABELS:
         return _LABELS[name]
     for unit in ("_cents", "_credits", "_at"):
-        name = name.removesuffix(unit)
+        # Without its unit a name may be that of another fact.
+        if name.removesuffix(unit) not in data:
+            name = name.removesuffix(unit)
     return _text(name.replace("_", " ").replace(".", ": ").capitalize())
 
 
@@ -176,9 +181,10 @@ def _moment(value: str) -> str | None:
         instant = datetime.fromisoformat(value)
     except ValueError:
         return None
-    if instant.tzinfo is None:
+    # What lies within a day of the ends of the calendar may have no time in UTC.
+    if instant.tzinfo is None or not MINYEAR < instant.year < MAXYEAR:
         return None
-    in_utc = escape(value)
+    in_utc = f"{instant.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     return f"<!date^{int(instant.timestamp())}^{{date_short_pretty}} at {{time}}|{in_utc}>"
 
 
@@ -205,7 +211,7 @@ def _lists(data: Mapping[str, Any]) -> Iterator[SectionBlock]:
         lines = [f"• {_row(value)}" for value in values[:LINES_MAX]]
         if len(values) > LINES_MAX:
             lines.append(f"… and {len(values) - LINES_MAX} more")
-        yield _paragraph(_label(name), lines)
+        yield _paragraph(_label(name, data), lines)
 
 
 def _row(value: object) -> str:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from agent_credits.published import Published
 from agent_credits.run_failures import insufficient_credits
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.dead_letters import read_dead_letters
@@ -11,7 +12,7 @@ from agent_credits_cli.demo import email_of_first
 from agent_credits_cli.sample_run import SampleRun, run_samples
 from agent_credits_cli.target import Target
 from agent_credits_cli.verify import verify_all
-from agent_credits_cli.watch import QUEUE_PREFIX, Published
+from agent_credits_cli.watch import QUEUE_PREFIX
 from tests.sample_world import SAMPLES_FILE
 
 
@@ -90,6 +91,15 @@ def test_the_demo_shows_an_email(run: SampleRun) -> None:
     assert email is not None
     assert email.email_subject == failures_announced(run)[0].subject
     assert "What to do now:" in email.email_text
+
+
+def test_what_is_severe_is_posted_to_slack_once_and_what_is_not_is_not(run: SampleRun) -> None:
+    severe = [published for published in run.notices if published.severity != "info"]
+
+    headlines = [message["fallback"] for message in run.slack_messages]
+    assert len(headlines) == len(severe) > 0
+    for published in severe:
+        assert len([headline for headline in headlines if published.subject in headline]) == 1
 
 
 def test_refused_messages_are_explained_by_what_the_function_logged(

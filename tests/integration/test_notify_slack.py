@@ -22,6 +22,8 @@ from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.stack_tables import create_table_request
 from tests.template import load_template
 from tests.unit.builders import ANA, NOW
+from tests.unit.every_notice import EXAMPLES
+from tests.unit.reload_builders import CARD
 
 if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
@@ -436,6 +438,38 @@ def test_what_is_no_notice_is_set_aside_without_being_quoted(flow: SlackFlow) ->
     assert flow.left(flow.dead_letters_url) == 1
     assert flow.posted == []
     assert "a-body" not in flow.function.log.getvalue()
+
+
+def test_neither_notice_nor_log_nor_message_tells_a_secret_an_address_or_a_body(
+    flow: SlackFlow,
+) -> None:
+    """Every notice there is, of teams that pay by card, while Slack fails in all of its ways."""
+    notices = [example() for example in EXAMPLES.values()]
+    answers(flow.slack, 503, f"at {HOOK} you sent billing@example.com")
+    answers(flow.slack, 400, f"at {HOOK} you sent billing@example.com")
+    answers(flow.slack, 429, "rate_limited", retry_after="1")
+
+    flow.publish(*(replace(notice, channel="slack") for notice in notices))
+
+    flow.deliver_all()
+    assert len(flow.posted) == len(notices)
+    assert len(flow.reasons) >= 3
+    log = flow.function.log.getvalue()
+    emails = [notice.email_subject + notice.email_text for notice in notices]
+    told = "\n".join(
+        [
+            log,
+            *emails,
+            *(json.dumps(notice.to_cloudevent()) for notice in notices),
+            *(json.dumps(message["payload"]) for message in flow.posted),
+        ]
+    )
+    secrets = {CARD.customer, CARD.payment_method, HOOK, "default-secret", base_of(flow.slack)}
+    assert [secret for secret in secrets if secret and secret in told] == []
+    assert "@" not in told
+    # Neither the body of an event of the platform's, nor in the log the text of a notice.
+    assert "agent_run." not in told
+    assert [email for email in emails if email.splitlines()[-1] in log] == []
 
 
 @pytest.mark.parametrize(

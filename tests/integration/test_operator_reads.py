@@ -18,6 +18,7 @@ from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.events import parse_message
 from agent_credits.items import account_item, page_key
 from agent_credits.principals import Principal
+from agent_credits.published import Published
 from agent_credits.run_failures import insufficient_credits
 from agent_credits.spending import Spending, month_of
 from agent_credits.teams import Team
@@ -565,7 +566,7 @@ def published_on_the_first_look(
     receive = watch.Watch.receive
     waiting = [publish]
 
-    def receive_after_publishing(self: watch.Watch, wait_seconds: int) -> list[watch.Published]:
+    def receive_after_publishing(self: watch.Watch, wait_seconds: int) -> list[Published]:
         if waiting:
             waiting.pop()()
         return receive(self, min(wait_seconds, 1))

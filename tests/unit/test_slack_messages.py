@@ -143,12 +143,19 @@ def test_a_type_of_the_future_is_shown_by_the_names_and_units_of_its_data() -> N
 
     assert "*Billed*\nuser:ana" in written
     assert "*Threshold percent*\n10" in written
-    assert "*Available*\n12.5 credits" in written
+    assert "*Left*\n12.5 credits" in written
     assert "*Spent*\n19.99 USD" in written
     assert "*Expires*\n<!date^1795996800^" in written
     assert "*Provider: name*\nopenai" in written
     assert "quota" not in written
     assert "*Grants*\n• id order-1, left credits 5\n• order-2" in written
+
+
+def test_two_facts_never_get_the_same_label() -> None:
+    written = all_text(published({"threshold": "30%", "threshold_credits": "120"}))
+
+    assert "*Threshold*\n30%" in written
+    assert "*Threshold credits*\n120 credits" in written
 
 
 def test_long_lists_say_how_much_they_leave_out() -> None:
