@@ -1,22 +1,30 @@
 """The rows in memory: a fake with state that keeps what the port of `rows.py` promises."""
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 
 from agent_credits.accounts import Account
+from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import RowsUnavailable
 from agent_credits.items import (
+    ACCOUNT_PREFIX,
     Item,
     account_item,
+    account_key,
+    checkpoint_from_item,
+    checkpoint_item,
     observation_from_item,
     observation_item,
     team_from_item,
     team_item,
+    team_key,
 )
-from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.ledger import PAGES_MAX, Identity, Page, Receipt
 from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
+from agent_credits.principals import Principal, parse_principal
+from agent_credits.rows import Stretch, Unreadable
 from agent_credits.teams import Team
 
 
@@ -30,6 +38,9 @@ class MemoryRows:
         self.teams: dict[str, Team] = {}
         self.policies: dict[str, BillingPolicy] = {}
         self.observations: dict[str, Item] = {}
+        self.checkpoints: dict[Principal, Item] = {}
+        # Keys of accounts' rows that this version does not understand.
+        self.unreadable: set[str] = set()
         # Every image an account's row ever had, as the change stream would deliver them.
         self.stream: list[tuple[Account | None, Account]] = []
         # Likewise of the teams' rows.
@@ -47,6 +58,43 @@ class MemoryRows:
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         return {i: self.receipts[i] for i in identities if i in self.receipts}
+
+    def read_pages(
+        self, principal: Principal, first: int = 1, last: int = PAGES_MAX
+    ) -> Iterator[Page]:
+        numbers = (number for owner, number in self.pages if owner == principal)
+        for number in sorted(number for number in numbers if first <= number <= last):
+            yield self.pages[principal, number]
+
+    def list_accounts(self) -> Iterator[Account]:
+        yield from self.accounts.values()
+
+    def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
+        item = self.checkpoints.get(principal)
+        return checkpoint_from_item(item) if item else None
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self.checkpoints[checkpoint.principal] = checkpoint_item(checkpoint)
+
+    def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
+        """Read in the order of a hash, as DynamoDB does: a row that comes may stand anywhere."""
+        keys = {account_key(principal)["pk"]["S"]: principal for principal in self.accounts}
+        keys |= {team_key(team_id)["pk"]["S"]: None for team_id in self.teams}
+        ahead = sorted(keys, key=_place)
+        if after is not None:
+            ahead = [key for key in ahead if _place(key) > _place(after)]
+        found = [(key, self.read_account_at(key)) for key in ahead[:rows_max]]
+        return Stretch(
+            tuple((key, row) for key, row in found if row is not None),
+            end=ahead[rows_max - 1] if len(ahead) > rows_max else None,
+        )
+
+    def read_account_at(self, key: str) -> Account | Unreadable | None:
+        if key in self.unreadable:
+            return Unreadable(key, "KeyError")
+        if not key.startswith(ACCOUNT_PREFIX):
+            return None
+        return self.accounts.get(parse_principal(key.removeprefix(ACCOUNT_PREFIX)))
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         yield from [
@@ -90,3 +138,7 @@ class MemoryRows:
         for entry in page.entries:
             receipt = Receipt(page.principal, page.number, entry)
             self.receipts.setdefault(entry.identity, receipt)
+
+
+def _place(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

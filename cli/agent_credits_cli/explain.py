@@ -13,12 +13,12 @@ from agent_credits.ledger import Entry, Identity, PoolBalance, RunContext
 from agent_credits.policy import BillingPolicy, Payer, TriggerKind
 from agent_credits.principals import Principal
 from agent_credits.reconcile import Reconciliation
+from agent_credits.verification import read_policy
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.ledger import all_pages, draws_text, entry_to_json
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, err, moment, out, print_json
 from agent_credits_cli.target import connect
-from agent_credits_cli.verify import read_policy
 
 TRIGGERS: Final[Mapping[TriggerKind, str]] = {
     "user": "user",

@@ -1,18 +1,21 @@
 """`agent-credits verify`: recomputes every balance from the ledger alone, and reports any drift."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Protocol
 
 import typer
 
 from agent_credits.accounts import Account
+from agent_credits.checkpoint import Checkpoint
 from agent_credits.credits import format_credits
-from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
-from agent_credits.reconcile import Finding, Reconciliation, Sums, check_receipts
+from agent_credits.reconcile import Finding, Sums
+from agent_credits.rows import LedgerRows
+from agent_credits.verification import verify_row
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, err, out, print_json, progress
@@ -25,16 +28,10 @@ ACCOUNTS_AT_ONCE: Final = 8
 ATTEMPTS_MAX: Final = 5
 
 
-class LedgerRows(Protocol):
-    """What verifying reads; the tests' rows in memory are the other implementation."""
+class VerifiedRows(LedgerRows, Protocol):
+    """What verifying everything reads; the tests' rows in memory are the other implementation."""
 
     def read_account(self, principal: Principal) -> Account | None: ...
-
-    def read_pages(self, principal: Principal) -> Iterator[Page]: ...
-
-    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]: ...
-
-    def read_policy(self, version: str) -> BillingPolicy | None: ...
 
     def list_accounts(self) -> Iterator[Account]: ...
 
@@ -112,7 +109,7 @@ def verify(
         raise typer.Exit(DRIFT_EXIT_STATUS)
 
 
-def verify_all(rows: LedgerRows) -> Verified:
+def verify_all(rows: VerifiedRows) -> Verified:
     """Verify every account, some at a time, behind a progress bar; findings in order of account."""
     with err().status("listing accounts"):
         principals = sorted(account.principal for account in rows.list_accounts())
@@ -128,7 +125,7 @@ def verify_all(rows: LedgerRows) -> Verified:
 
 
 def verify_account(
-    rows: LedgerRows, principal: Principal, policies: dict[str, BillingPolicy]
+    rows: VerifiedRows, principal: Principal, policies: dict[str, BillingPolicy]
 ) -> Verified:
     """Verify one account; `policies` keeps what was read of them, for the next account.
 
@@ -143,46 +140,23 @@ def verify_account(
     return verified
 
 
-def _verify_row(rows: LedgerRows, row: Account, policies: dict[str, BillingPolicy]) -> Verified:
-    reconciliation = Reconciliation(row.principal)
-    findings: list[Finding] = []
-    for page in rows.read_pages(row.principal):
-        if page.number < row.page_number:
-            findings += _replay(rows, page, reconciliation, policies, is_flushed=True)
-        elif page != row.page:
-            # The row may still hold a page that is flushed already, and then they are the same.
-            text = f"is on the ledger, but the row holds another page {row.page_number}"
-            findings.append(Finding(row.principal, f"page {page.number}", text))
-    findings += _replay(rows, row.page, reconciliation, policies, is_flushed=False)
-    reconciliation.compare_with(row)
-    return Verified(1, reconciliation.sums, (*reconciliation.findings, *findings))
+def _verify_row(rows: VerifiedRows, row: Account, policies: dict[str, BillingPolicy]) -> Verified:
+    beginning = Checkpoint(row.principal, began_on=datetime.now(UTC).date())
+    verification = verify_row(rows, row, policies, beginning)
+    beyond = tuple(
+        Finding(
+            row.principal,
+            f"page {page.number}",
+            f"is on the ledger, but the row holds another page {row.page_number}",
+        )
+        for page in rows.read_pages(row.principal, row.page_number)
+        # The row may still hold a page that is flushed already, and then they are the same.
+        if page != row.page
+    )
+    return Verified(1, verification.sums, (*verification.findings, *beyond))
 
 
-def _verify_no_row(rows: LedgerRows, principal: Principal) -> Verified:
+def _verify_no_row(rows: VerifiedRows, principal: Principal) -> Verified:
     pages = rows.read_pages(principal)
     orphans = (Finding(principal, f"page {page.number}", "belongs to no account") for page in pages)
     return Verified(0, Sums(), tuple(orphans))
-
-
-def _replay(
-    rows: LedgerRows,
-    page: Page,
-    reconciliation: Reconciliation,
-    policies: dict[str, BillingPolicy],
-    *,
-    is_flushed: bool,
-) -> list[Finding]:
-    for entry in page.entries:
-        if entry.run is not None:
-            read_policy(rows, entry.run.policy_version, policies)
-    reconciliation.add_page(page, policies)
-    receipts = rows.read_receipts([entry.identity for entry in page.entries])
-    return list(check_receipts(page, receipts, is_flushed=is_flushed))
-
-
-def read_policy(rows: LedgerRows, version: str, policies: dict[str, BillingPolicy]) -> None:
-    """Read a policy version into `policies`, unless it is there or there is none."""
-    if version not in policies:
-        policy = rows.read_policy(version)
-        if policy is not None:
-            policies[version] = policy

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits.accounts import Account
 from agent_credits.backoff import back_off
+from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.items import (
     ACCOUNT_PREFIX,
@@ -27,9 +28,13 @@ from agent_credits.items import (
     account_from_item,
     account_item,
     account_key,
+    checkpoint_from_item,
+    checkpoint_item,
+    checkpoint_key,
     observation_item,
     page_from_item,
     page_item,
+    page_key,
     pages_partition,
     policy_from_item,
     policy_item,
@@ -42,10 +47,11 @@ from agent_credits.items import (
     team_item,
     team_key,
 )
-from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.ledger import PAGES_MAX, Identity, Page, Receipt
 from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
+from agent_credits.rows import Stretch, Unreadable
 from agent_credits.teams import Team
 
 if TYPE_CHECKING:
@@ -105,12 +111,15 @@ class DynamoDBRows:
         return {receipt.entry.identity: receipt for receipt in receipts}
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
-        for item in self._query(run_partition(run_id), "EVENT#"):
+        for item in self._query_prefix(run_partition(run_id), "EVENT#"):
             yield _understood(receipt_from_item, item)
 
-    def read_pages(self, principal: Principal) -> Iterator[Page]:
-        """Yield an account's full pages, oldest first; the open page is on its row."""
-        for item in self._query(pages_partition(principal), PAGE_PREFIX):
+    def read_pages(
+        self, principal: Principal, first: int = 1, last: int = PAGES_MAX
+    ) -> Iterator[Page]:
+        if first > last:
+            return
+        for item in self._query_range(page_key(principal, first), page_key(principal, last)):
             yield _understood(page_from_item, item)
 
     def read_newest_pages(self, principal: Principal) -> Iterator[Page]:
@@ -127,6 +136,21 @@ class DynamoDBRows:
         )
         for item in items:
             yield _understood(page_from_item, item)
+
+    def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
+        item = self._read_row(checkpoint_key(principal))
+        return _understood(checkpoint_from_item, item) if item else None
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        with _faults_as_rows_unavailable():
+            self._client.put_item(TableName=self._accounts_table, Item=checkpoint_item(checkpoint))
+
+    def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
+        return self._read_stretch(ACCOUNT_PREFIX, account_from_item, after, rows_max)
+
+    def read_account_at(self, key: str) -> Account | Unreadable | None:
+        item = self._read_row({"pk": {"S": key}})
+        return _readable(account_from_item, item) if item else None
 
     def list_accounts(self) -> Iterator[Account]:
         """Yield every account, in no order. Reads the whole table: for the operator only."""
@@ -234,7 +258,42 @@ class DynamoDBRows:
             back_off(attempt + 1)
         raise RowsUnavailable(f"page not written in {BATCH_ROUNDS_MAX} rounds")
 
-    def _query(self, partition: Item, sk_prefix: str) -> Iterator[Item]:
+    def _query_range(self, first: Item, last: Item) -> Iterator[Item]:
+        return self._all_pages(
+            self._client.query,
+            TableName=self._ledger_table,
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":pk": first["pk"],
+                ":first": first["sk"],
+                ":last": last["sk"],
+            },
+        )
+
+    def _read_stretch(
+        self,
+        pk_prefix: str,
+        read: Callable[[Item], Result],
+        after: str | None,
+        rows_max: int,
+    ) -> Stretch[Result]:
+        start: dict[str, Any] = {"ExclusiveStartKey": {"pk": {"S": after}}} if after else {}
+        with _faults_as_rows_unavailable():
+            response = self._client.scan(
+                TableName=self._accounts_table,
+                ConsistentRead=True,
+                Limit=rows_max,
+                FilterExpression="begins_with(pk, :prefix)",
+                ExpressionAttributeValues={":prefix": {"S": pk_prefix}},
+                **start,
+            )
+        last = response.get("LastEvaluatedKey")
+        return Stretch(
+            tuple((item["pk"]["S"], _readable(read, item)) for item in response["Items"]),
+            end=last["pk"]["S"] if last else None,
+        )
+
+    def _query_prefix(self, partition: Item, sk_prefix: str) -> Iterator[Item]:
         return self._all_pages(
             self._client.query,
             TableName=self._ledger_table,
@@ -312,6 +371,13 @@ def _understood(read: Callable[[Item], Result], item: Item) -> Result:
         return read(item)
     except (KeyError, ValueError, TypeError) as error:
         raise RowNotUnderstood(f"{item['pk']['S']}: {type(error).__name__}") from error
+
+
+def _readable(read: Callable[[Item], Result], item: Item) -> Result | Unreadable:
+    try:
+        return _understood(read, item)
+    except RowNotUnderstood as error:
+        return Unreadable(item["pk"]["S"], str(error))
 
 
 @contextmanager

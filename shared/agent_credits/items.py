@@ -1,18 +1,21 @@
 """Keys and item shapes: the one place that knows how a noun of the domain lies in DynamoDB.
 
-AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>
+AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
+               CHECKPOINT#<principal>
 LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
                receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
 """
 
 import base64
+import json
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from agent_credits import codec
 from agent_credits.accounts import Account
 from agent_credits.alerts import Alerts
+from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import AccountTooLarge
 from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.observations import (
@@ -50,6 +53,10 @@ def team_key(team_id: str) -> Item:
 
 def policy_key(version: str) -> Item:
     return {"pk": {"S": f"POLICY#{version}"}}
+
+
+def checkpoint_key(principal: Principal) -> Item:
+    return {"pk": {"S": f"CHECKPOINT#{principal}"}}
 
 
 def run_partition(run_id: str) -> Item:
@@ -205,6 +212,31 @@ def policy_item(policy: BillingPolicy) -> Item:
 
 def policy_from_item(item: Mapping[str, Any]) -> BillingPolicy:
     return BillingPolicy.model_validate_json(item["policy"]["S"])
+
+
+def checkpoint_item(checkpoint: Checkpoint) -> Item:
+    item: Item = {
+        **checkpoint_key(checkpoint.principal),
+        "began_on": {"S": checkpoint.began_on.isoformat()},
+        "page_number": {"N": str(checkpoint.page_number)},
+        "grants": {"S": codec.pack_grants(checkpoint.grants)},
+        "unsettled": {"S": json.dumps(sorted(checkpoint.unsettled_grant_ids))},
+    }
+    if checkpoint.recorded_at is not None:
+        item["recorded_at"] = {"S": codec.pack_instants([checkpoint.recorded_at])}
+    return item
+
+
+def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
+    instants = codec.unpack_instants(item["recorded_at"]["S"]) if "recorded_at" in item else ()
+    return Checkpoint(
+        principal=parse_principal(item["pk"]["S"].partition("#")[2]),
+        began_on=date.fromisoformat(item["began_on"]["S"]),
+        page_number=int(item["page_number"]["N"]),
+        recorded_at=instants[0] if instants else None,
+        grants=codec.unpack_grants(item["grants"]["S"]),
+        unsettled_grant_ids=frozenset(json.loads(item["unsettled"]["S"])),
+    )
 
 
 def item_bytes(item: Item) -> int:

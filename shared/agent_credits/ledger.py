@@ -166,6 +166,10 @@ class Page:
     entries: tuple[Entry, ...]
 
 
+# Ten digits of a key hold more pages than an account can fill.
+PAGES_MAX = 9_999_999_999
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """Where an event's entry is, and the entry itself, so that one query answers for a run."""

@@ -3,13 +3,18 @@
 The ledger is replayed entry by entry, with the very waterfall and the very balances that decided
 it. Whatever an entry, a receipt or the row says otherwise is a finding. Nothing is repaired here: a
 ledger that was corrected afterwards would be no record.
+
+Pages never change, so a replay may stop behind any of them and be resumed there another day: what
+it knows then is a `Checkpoint`, whose size does not grow with the ledger.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, timedelta
+from typing import Protocol
 
 from agent_credits.accounts import Account, available_microcredits, pool_balances
+from agent_credits.checkpoint import Checkpoint
 from agent_credits.credits import format_credits
 from agent_credits.grants import Grant
 from agent_credits.ledger import Draw, Entry, Identity, Page, Receipt, RunContext
@@ -21,12 +26,23 @@ Policies = Mapping[str, BillingPolicy]
 
 
 @dataclass(frozen=True, slots=True)
+class Drift:
+    """A grant of the row that does not hold what the ledger leaves of it."""
+
+    grant_id: str
+    pool: str
+    expected_microcredits: int
+    found_microcredits: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One contradiction, and where to look at it: a page of the ledger, or the account's row."""
 
     principal: Principal
     place: str
     text: str
+    drift: Drift | None = None
 
     def __str__(self) -> str:
         return f"{self.principal}, {self.place}: {self.text}"
@@ -61,37 +77,89 @@ class Sums:
         )
 
 
+class EarlierPages(Protocol):
+    """What is asked of the pages before a checkpoint; all of it of this account."""
+
+    def entries_of_run(self, run_id: str) -> Iterable[Entry]: ...
+
+    def grant(self, grant_id: str) -> Grant | None:
+        """Return the grant as it was made."""
+        ...
+
+
+class NoEarlierPages:
+    """Before the first page there is nothing."""
+
+    def entries_of_run(self, _: str) -> Iterable[Entry]:
+        return ()
+
+    def grant(self, _: str) -> Grant | None:
+        return None
+
+
 @dataclass(slots=True)
 class _Run:
-    """What a run drew and was not given back, by pool and grant; and what came of it so far."""
+    """What a run drew and was not given back, by pool and grant; and what came of it so far.
+
+    `is_whole`: also what it did before the checkpoint is counted.
+    """
 
     drawn: dict[tuple[str, str], int] = field(default_factory=dict)
     failed: bool = False
     gave_back: bool = False
+    is_whole: bool = False
+
+    def add(self, entry: Entry) -> None:
+        sign = -1 if entry.outcome == "returned" else 1
+        for part in entry.draws:
+            key = (part.pool, part.grant_id)
+            left = self.drawn.pop(key, 0) + sign * part.microcredits
+            if left:
+                self.drawn[key] = left
+        self.failed |= entry.outcome == "insufficient"
+        self.gave_back |= entry.outcome == "returned"
 
 
 class Reconciliation:
     """One account's ledger, replayed page by page, from the first page to the open one.
 
     `policies` of its methods holds every policy version that the entries name; a version that is
-    missing there is a finding.
+    missing there is a finding. One that begins at a checkpoint asks `earlier` for what it needs of
+    the pages before; `sums` are then of what was replayed since.
     """
 
-    def __init__(self, principal: Principal) -> None:
+    def __init__(
+        self,
+        principal: Principal,
+        since: Checkpoint | None = None,
+        earlier: EarlierPages | None = None,
+    ) -> None:
         self.principal = principal
         self.sums = Sums()
         self.findings: list[Finding] = []
-        self._place = "page 1"
-        self._pages = 0
+        self._earlier = earlier or NoEarlierPages()
+        self._pages = since.page_number if since else 0
+        self._place = f"page {self._pages + 1}"
         self._page_of: dict[Identity, int] = {}
-        self._recorded_at: datetime | None = None
+        self._recorded_at = since.recorded_at if since else None
         self._granted: dict[str, Grant] = {}
-        self._held: dict[str, Grant] = {}
+        self._held = {grant.id: grant for grant in since.grants} if since else {}
         self._runs: dict[str, _Run] = {}
         self._in_grace: set[str] = set()
         # Whether an earlier grace period goes on, or a new one begins, when a grant that ran dry in
         # it is given back to depends on how the events were batched, which no ledger shows.
-        self._of_unsettled_expiry: set[str] = set()
+        self._of_unsettled_expiry = set(since.unsettled_grant_ids if since else ())
+
+    def checkpoint(self, began_on: date) -> Checkpoint:
+        """Return what is known behind the page that was added last."""
+        return Checkpoint(
+            principal=self.principal,
+            began_on=began_on,
+            page_number=self._pages,
+            recorded_at=self._recorded_at,
+            grants=tuple(self._held.values()),
+            unsettled_grant_ids=frozenset(self._of_unsettled_expiry & self._held.keys()),
+        )
 
     @property
     def account(self) -> Account:
@@ -133,15 +201,17 @@ class Reconciliation:
             told, held = self._held.get(grant_id), on_row.get(grant_id)
             left, holds = (g.remaining_microcredits if g else 0 for g in (told, held))
             if left != holds:
+                pool = next((grant.pool for grant in (held, told) if grant), "")
                 self._find(
                     f"grant {grant_id} holds {format_credits(holds)} credits,"
-                    f" but its ledger leaves {format_credits(left)}"
+                    f" but its ledger leaves {format_credits(left)}",
+                    Drift(grant_id, pool, expected_microcredits=left, found_microcredits=holds),
                 )
             elif told and held and self._settled(told) != self._settled(held):
                 self._find(f"grant {grant_id} is not what the ledger says was granted")
 
-    def _find(self, text: str) -> None:
-        self.findings.append(Finding(self.principal, self._place, text))
+    def _find(self, text: str, drift: Drift | None = None) -> None:
+        self.findings.append(Finding(self.principal, self._place, text, drift))
 
     def _settled(self, grant: Grant) -> Grant:
         return replace(grant, expires_at=None) if grant.id in self._of_unsettled_expiry else grant
@@ -151,7 +221,7 @@ class Reconciliation:
         if grant is None or grant.amount_microcredits != entry.amount_microcredits:
             self._find(f"{_name(entry)} does not say what it granted")
             return
-        if grant.id in self._granted:
+        if grant.id in self._granted or grant.id in self._held:
             self._find(f"{_name(entry)} grants {grant.id} a second time")
         made = replace(grant, remaining_microcredits=grant.amount_microcredits)
         self._granted[grant.id] = self._held[grant.id] = made
@@ -179,7 +249,7 @@ class Reconciliation:
                 policy = policies.get(run.policy_version)
                 days = policy.grace_days if policy else GRACE_DAYS_DEFAULT
                 self._give_back(entry, timedelta(days=days))
-            case "waived" if not self._run_of(entry).gave_back:
+            case "waived" if not self._whole_run_of(entry).gave_back:
                 self._find(f"{_name(entry)} is waived, but its run had not failed by the platform")
         if entry.outcome in ("waived", "finished") and entry.draws:
             self._find(f"{_name(entry)} is {entry.outcome}, but has draws")
@@ -196,11 +266,10 @@ class Reconciliation:
             balances = [pool_balances(self.account, o, entry.recorded_at) for o in orders]
             if entry.pools_before not in balances:
                 self._find(f"{_name(entry)} tells of other balances than the pools had")
-        fails_run = entry.outcome == "insufficient" and not self._run_of(entry).failed
+        fails_run = entry.outcome == "insufficient" and not self._whole_run_of(entry).failed
         if entry.fails_run != fails_run:
             should = "should be" if fails_run else "is not"
             self._find(f"{_name(entry)} {should} the one that fails its run")
-        self._run_of(entry).failed |= fails_run
 
     def _orders(self, entry: Entry, run: RunContext, policies: Policies) -> list[tuple[str, ...]]:
         """Return the pools in the orders that the entry can have been decided by.
@@ -236,7 +305,7 @@ class Reconciliation:
     def _impossibility(self, entry: Entry, part: Draw) -> Iterator[str]:
         held = self._held.get(part.grant_id)
         credits_drawn = format_credits(part.microcredits)
-        if part.grant_id not in self._granted:
+        if held is None and self._made(part.grant_id) is None:
             yield f"drew from grant {part.grant_id}, which was never granted"
         elif held is None:
             yield f"drew {credits_drawn} from grant {part.grant_id}, which was dry or had expired"
@@ -259,10 +328,8 @@ class Reconciliation:
         )
 
     def _draw(self, entry: Entry) -> None:
-        drawn = self._run_of(entry).drawn
+        self._run_of(entry).add(entry)
         for part in entry.draws:
-            key = (part.pool, part.grant_id)
-            drawn[key] = drawn.get(key, 0) + part.microcredits
             held = self._held.pop(part.grant_id, None)
             left = (held.remaining_microcredits if held else 0) - part.microcredits
             if held is not None and left > 0:
@@ -270,17 +337,16 @@ class Reconciliation:
         self.sums += Sums(drawn_microcredits=entry.drawn_microcredits)
 
     def _give_back(self, entry: Entry, grace: timedelta) -> None:
-        run = self._run_of(entry)
+        run = self._whole_run_of(entry)
         if {(part.pool, part.grant_id): part.microcredits for part in entry.draws} != run.drawn:
             self._find(f"{_name(entry)} gives back {_drawn(entry.draws)}, not what its run drew")
         for part in entry.draws:
             self._put_back(entry, part, grace)
-        run.drawn.clear()
-        run.gave_back = True
+        run.add(entry)
         self.sums += Sums(returned_microcredits=entry.drawn_microcredits)
 
     def _put_back(self, entry: Entry, part: Draw, grace: timedelta) -> None:
-        made = self._granted.get(part.grant_id)
+        made = self._made(part.grant_id)
         if made is None:
             self._find(f"{_name(entry)} gives back to {part.grant_id}, which was never granted")
             return
@@ -289,14 +355,27 @@ class Reconciliation:
             held = replace(made, remaining_microcredits=0)
             if not made.is_live(entry.recorded_at):
                 held = replace(held, expires_at=entry.recorded_at + grace)
-                if made.id in self._in_grace:
+                # A grant of an earlier page may have been in grace before the checkpoint.
+                if made.id in self._in_grace or made.id not in self._granted:
                     self._of_unsettled_expiry.add(made.id)
                 self._in_grace.add(made.id)
         left = held.remaining_microcredits + part.microcredits
         self._held[made.id] = replace(held, remaining_microcredits=left)
 
+    def _made(self, grant_id: str) -> Grant | None:
+        return self._granted.get(grant_id) or self._earlier.grant(grant_id)
+
     def _run_of(self, entry: Entry) -> _Run:
         return self._runs.setdefault(entry.identity.subject, _Run())
+
+    def _whole_run_of(self, entry: Entry) -> _Run:
+        """Return the entry's run with what it did before the checkpoint; asked for only then."""
+        run = self._run_of(entry)
+        if not run.is_whole:
+            for before in self._earlier.entries_of_run(entry.identity.subject):
+                run.add(before)
+            run.is_whole = True
+        return run
 
 
 def check_receipts(

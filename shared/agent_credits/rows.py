@@ -6,12 +6,14 @@ that it does not matter who comes first; and observations, each put once. What t
 is never written again.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from agent_credits.accounts import Account
-from agent_credits.ledger import Entry, Identity, Page, Receipt
+from agent_credits.checkpoint import Checkpoint
+from agent_credits.ledger import PAGES_MAX, Entry, Identity, Page, Receipt
 from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
@@ -69,6 +71,65 @@ class ObservationRows(Protocol):
         The change stream shows a new one to `announce`. Raises `RowsUnavailable` on a fault; a put
         whose answer was lost may be repeated.
         """
+        ...
+
+
+class LedgerRows(Protocol):
+    """What an account's ledger is verified from. Raises as `Rows` does, and `RowNotUnderstood`."""
+
+    def read_pages(
+        self, principal: Principal, first: int = 1, last: int = PAGES_MAX
+    ) -> Iterator[Page]:
+        """Yield an account's full pages, oldest first; the open page is on its row."""
+        ...
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]: ...
+
+    def read_run(self, run_id: str) -> Iterable[Receipt]: ...
+
+    def read_policy(self, version: str) -> BillingPolicy | None: ...
+
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A row that this version does not understand."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch(Generic[Row]):
+    """A bounded part of a table, in the table's own order: rows with their keys.
+
+    `end` is where the next stretch begins, None behind the last. A row that is there all the while
+    stands in exactly one stretch; one that comes or goes meanwhile, in one or none.
+    """
+
+    rows: tuple[tuple[str, Row | Unreadable], ...]
+    end: str | None
+
+
+class AccountsRows(Protocol):
+    """The rows of all accounts, for walking over them. Each method raises `RowsUnavailable`."""
+
+    def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
+        """Read at most so many rows of the table, and return the accounts among them."""
+        ...
+
+    def read_account_at(self, key: str) -> Account | Unreadable | None: ...
+
+
+class CheckpointRows(Protocol):
+    """How far each account's ledger has been verified. Each method raises `RowsUnavailable`."""
+
+    def read_checkpoint(self, principal: Principal) -> Checkpoint | None: ...
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Put it over any other: each is true for ever, so an older one only costs reads."""
         ...
 
 

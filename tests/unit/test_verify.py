@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from agent_credits.accounts import Account
 from agent_credits.changes import Change, ReloadRefused, RunChange
+from agent_credits.checkpoint import Checkpoint
 from agent_credits.commit import commit
 from agent_credits.grants import Grant
-from agent_credits.ledger import Draw, Entry, Outcome, Page, PoolBalance, Receipt
+from agent_credits.ledger import PAGES_MAX, Draw, Entry, Outcome, Page, PoolBalance, Receipt
 from agent_credits.principals import Principal
+from agent_credits.reconcile import Drift
 from agent_credits.reloads import ReloadTerms
+from agent_credits.verification import Verification, verify_row
 from agent_credits_cli.ledger import all_pages
 from agent_credits_cli.verify import NOTHING, Verified, verify_account, verify_all
 from tests.memory_rows import MemoryRows
@@ -37,15 +39,7 @@ CREDIT = 1_000_000
 
 
 class LedgerInMemory(MemoryRows):
-    """The rows in memory with the two reads that only the operator makes."""
-
-    def read_pages(self, principal: Principal) -> Iterator[Page]:
-        for (owner, _), page in sorted(self.pages.items()):
-            if owner == principal:
-                yield page
-
-    def list_accounts(self) -> Iterator[Account]:
-        yield from self.accounts.values()
+    """The rows in memory, and a hand that tampers with them."""
 
     def change_account(self, **changes: object) -> None:
         self.accounts[ANA] = replace(self.accounts[ANA], **changes)
@@ -414,6 +408,63 @@ def test_tampering_is_found_although_page_receipt_and_row_agree(
     assert expected in findings(rows)
 
 
+def in_stretches(rows: LedgerInMemory) -> list[Verification]:
+    """Verify page by page, each time with nothing but the checkpoint that was stored before."""
+    rows.put_checkpoint(Checkpoint(ANA, began_on=NOW.date()))
+    verifications: list[Verification] = []
+    for _ in range(rows.accounts[ANA].page_number + 1):
+        since = rows.read_checkpoint(ANA)
+        assert since is not None
+        verifications.append(verify_row(rows, rows.accounts[ANA], {}, since, entries_max=1))
+        rows.put_checkpoint(verifications[-1].checkpoint)
+        if verifications[-1].is_complete:
+            return verifications
+    raise AssertionError("each stretch gets a page further")
+
+
+def test_an_untouched_ledger_is_clean_in_stretches_and_their_sums_are_the_whole(
+    rows: LedgerInMemory,
+) -> None:
+    stretches = in_stretches(rows)
+
+    assert [part.checkpoint.page_number for part in stretches] == [1, 2, 3]
+    assert [part.findings for part in stretches] == [(), (), ()]
+    assert sum((part.sums for part in stretches), NOTHING.sums) == verified(rows).sums
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_tampering_is_found_in_stretches_too(rows: LedgerInMemory, what: str) -> None:
+    beginning, change, expected = TAMPERED[what]
+    entries = [entry for page in all_pages(rows, rows.accounts[ANA]) for entry in page.entries]
+    ids = [e.identity.id for e in entries if e.identity.id.startswith(beginning)]
+
+    rows.change_entry(ids[0], change)
+
+    found = [str(finding) for part in in_stretches(rows) for finding in part.findings]
+    assert expected in "\n".join(found)
+
+
+def test_a_verified_page_is_not_read_again(rows: LedgerInMemory) -> None:
+    *_, last = in_stretches(rows)
+    rows.pages.clear()
+    rows.receipts.clear()
+
+    again = verify_row(rows, rows.accounts[ANA], {}, last.checkpoint)
+
+    assert again.findings == ()
+    assert again.is_complete
+
+
+def test_a_changed_balance_is_found_behind_a_checkpoint(rows: LedgerInMemory) -> None:
+    *_, last = in_stretches(rows)
+    rows.change_account(grants=(*rows.accounts[ANA].grants, made_for_free(rows)))
+
+    again = verify_row(rows, rows.accounts[ANA], {}, last.checkpoint)
+
+    (finding,) = again.findings
+    assert finding.drift == Drift("pack", "add_on", 0, 7 * CREDIT)
+
+
 def test_every_account_is_verified_and_the_sums_are_added(rows: LedgerInMemory) -> None:
     open_account(rows, grant_change("g-ben", principal=BEN))
     rows.accounts[BEN] = replace(rows.accounts[BEN], grants=())
@@ -437,12 +488,14 @@ class MovingLedger(LedgerInMemory):
         super().__init__()
         self.debits_left = 0
 
-    def read_pages(self, principal: Principal) -> Iterator[Page]:
+    def read_pages(
+        self, principal: Principal, first: int = 1, last: int = PAGES_MAX
+    ) -> Iterator[Page]:
         if self.debits_left > 0:
             self.debits_left -= 1
             events = [usage(f"{self.debits_left}-{n}", "0.1", run="run-z") for n in range(9)]
             commit_each(self, *map(run_change, events))
-        return super().read_pages(principal)
+        return super().read_pages(principal, first, last)
 
 
 def test_an_account_that_is_debited_meanwhile_is_no_drift() -> None:
