@@ -6,7 +6,7 @@ from datetime import datetime
 
 from agent_credits.accounts import Account
 from agent_credits.checkpoint import Checkpoint
-from agent_credits.errors import RowsUnavailable
+from agent_credits.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.items import (
     ACCOUNT_PREFIX,
     Item,
@@ -16,6 +16,7 @@ from agent_credits.items import (
     checkpoint_item,
     observation_from_item,
     observation_item,
+    principal_of_account_key,
     team_from_item,
     team_item,
     team_key,
@@ -23,7 +24,7 @@ from agent_credits.items import (
 from agent_credits.ledger import PAGES_MAX, Identity, Page, Receipt
 from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal, parse_principal
+from agent_credits.principals import Principal
 from agent_credits.rows import Stretch, Unreadable
 from agent_credits.teams import Team
 
@@ -41,6 +42,7 @@ class MemoryRows:
         self.checkpoints: dict[Principal, Item] = {}
         # Keys of accounts' rows that this version does not understand.
         self.unreadable: set[str] = set()
+        self.checkpoints_not_understood = False
         # Every image an account's row ever had, as the change stream would deliver them.
         self.stream: list[tuple[Account | None, Account]] = []
         # Likewise of the teams' rows.
@@ -71,6 +73,8 @@ class MemoryRows:
 
     def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
         item = self.checkpoints.get(principal)
+        if self.checkpoints_not_understood:
+            raise RowNotUnderstood(f"CHECKPOINT#{principal}: KeyError")
         return checkpoint_from_item(item) if item else None
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
@@ -91,10 +95,10 @@ class MemoryRows:
 
     def read_account_at(self, key: str) -> Account | Unreadable | None:
         if key in self.unreadable:
-            return Unreadable(key, "KeyError")
+            return Unreadable(key, f"{key}: KeyError")
         if not key.startswith(ACCOUNT_PREFIX):
             return None
-        return self.accounts.get(parse_principal(key.removeprefix(ACCOUNT_PREFIX)))
+        return self.accounts.get(principal_of_account_key(key))
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         yield from [

@@ -47,6 +47,11 @@ def account_key(principal: Principal) -> Item:
     return {"pk": {"S": f"{ACCOUNT_PREFIX}{principal}"}}
 
 
+def principal_of_account_key(key: str) -> Principal:
+    """Read whose row a key is of; raises ValueError for a key that is no account's."""
+    return parse_principal(key.removeprefix(ACCOUNT_PREFIX))
+
+
 def team_key(team_id: str) -> Item:
     return {"pk": {"S": f"{TEAM_PREFIX}{team_id}"}}
 

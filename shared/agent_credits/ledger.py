@@ -4,6 +4,7 @@ Entries stand on the account row's open page until the page is full; a full page
 ledger, together with one receipt per entry, and never changes again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -177,3 +178,13 @@ class Receipt:
     principal: Principal
     page_number: int
     entry: Entry
+
+
+def newest_team(entries: Sequence[Entry]) -> str | None:
+    """Return the team that the newest of the entries was made for, if any names one."""
+    for entry in reversed(entries):
+        if entry.run is not None:
+            return entry.run.team_id
+        if entry.reload is not None:
+            return entry.reload.team_id
+    return None

@@ -9,7 +9,9 @@ other of its kind for ever; its notice is a further case in `announcements.notic
 deployment an older `announce` may meet it: it then fails on that record alone until it is replaced.
 """
 
-from datetime import UTC, datetime, timedelta
+import hashlib
+import json
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
@@ -55,7 +57,47 @@ class ProviderRefused(Strict):
         return " ".join((self.classification, self.provider, hour, self.team_id, *project))
 
 
-Observation = Annotated[ProviderRefused, Field(discriminator="kind")]
+class DriftedGrant(Strict):
+    """A grant of the row that does not hold what its ledger leaves of it."""
+
+    grant_id: str
+    pool: str
+    expected_microcredits: int
+    found_microcredits: int
+
+
+class DriftFinding(Strict):
+    """One contradiction; `grant` where it is one of balances."""
+
+    place: str
+    text: str
+    grant: DriftedGrant | None = None
+
+
+class DriftFound(Strict):
+    """An account contradicts its ledger. `findings` are the first of `findings_count`."""
+
+    kind: Literal["drift_found"] = "drift_found"
+    principal: PrincipalText
+    team_id: Identifier | None = None
+    day: date
+    time: AwareDatetime
+    findings: tuple[DriftFinding, ...]
+    findings_count: int
+
+    @property
+    def key(self) -> str:
+        """Return what makes it count once: the account, the day, and what was found.
+
+        All contradictions of an account come in one notice, for what was tampered with once may
+        contradict a hundred entries; and again each day, until it is mended.
+        """
+        found = json.dumps([[f.place, f.text] for f in self.findings])
+        digest = hashlib.sha256(found.encode()).hexdigest()[:16]
+        return f"{self.day} {digest} {self.principal}"
+
+
+Observation = Annotated[ProviderRefused | DriftFound, Field(discriminator="kind")]
 _OBSERVATION: TypeAdapter[Observation] = TypeAdapter(Observation)
 
 

@@ -2,7 +2,7 @@
 
 from agent_credits.accounts import Account
 from agent_credits.credits import format_credits
-from agent_credits.ledger import Entry, ReloadFacts
+from agent_credits.ledger import Entry, ReloadFacts, newest_team
 from agent_credits.notices import Notice, NoticeType, Severity, format_money, iso
 from agent_credits.reload_fixes import refusal_in_words, reload_fix
 from agent_credits.spending import Refused
@@ -83,7 +83,8 @@ def reload_frozen(account: Account, entry: Entry) -> Notice:
 
 def credits_restored(old: Account, account: Account) -> Notice:
     """The key is the version, so that each recovery is announced, and each once."""
-    team_id = old.low.team_id if old.low else _newest_team(old) or _newest_team(account)
+    told_team_id = old.low.team_id if old.low else None
+    team_id = told_team_id or newest_team(old.entries) or newest_team(account.entries) or ""
     whose = f" of team {team_id}" if account.principal.kind == "user" and team_id else ""
     if old.is_exhausted:
         subject = f"{account.principal} has credits again"
@@ -117,14 +118,6 @@ def credits_restored(old: Account, account: Account) -> Notice:
         email_subject=subject,
         email_text="\n".join(lines) + "\n",
     )
-
-
-def _newest_team(account: Account) -> str:
-    named = (
-        entry.run.team_id if entry.run else entry.reload.team_id if entry.reload else ""
-        for entry in reversed(account.entries)
-    )
-    return next((team_id for team_id in named if team_id), "")
 
 
 def _notice(

@@ -1,9 +1,9 @@
 """The port to the rows: everything that may be read or written, and by nothing else.
 
-Reads are strongly consistent. Writes are of three kinds: a compare-and-set of one row, which
+Reads are strongly consistent. Writes are of four kinds: a compare-and-set of one row, which
 commits; insertions of pages and receipts, whose content is a pure function of a committed row, so
 that it does not matter who comes first; and observations, each put once. What these two find there
-is never written again.
+is never written again. And checkpoints, of which any that was ever put is as true as the newest.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping

@@ -16,7 +16,14 @@ from agent_credits.accounts import Account
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Page, Receipt
 from agent_credits.observations import Observation
-from agent_credits.rows import ObservationRows, Rows, TeamRows
+from agent_credits.rows import (
+    AccountsRows,
+    CheckpointRows,
+    LedgerRows,
+    ObservationRows,
+    Rows,
+    TeamRows,
+)
 from agent_credits.teams import Team
 from tests.conformance.dynamodb_local import dynamodb_local, why_unavailable
 from tests.conformance.ministack import ministack
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-class AllRows(Rows, TeamRows, ObservationRows, Protocol):
+class AllRows(Rows, TeamRows, ObservationRows, LedgerRows, AccountsRows, CheckpointRows, Protocol):
     """What a whole stack needs of its rows."""
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent_credits.accounts import Account, PlanSubscription
-from agent_credits.changes import GrantChange, PlanChange, RunChange
+from agent_credits.changes import Change, GrantChange, PlanChange, RunChange
 from agent_credits.commit import commit
 from agent_credits.credits import parse_credits
 from agent_credits.events import AgentRunEvent, parse_message
@@ -205,6 +205,13 @@ def open_account(
     changes = changes or (grant_change("g-1", credits="100"),)
     principal = changes[0].principal
     return commit(rows, principal, changes, now=now, pause=pause, opens_account=True).account
+
+
+def commit_each(rows: Rows, *changes: Change) -> None:
+    """Commit one after the other, a minute apart, so that grants expire on the way."""
+    for minute, change in enumerate(changes):
+        now = NOW + timedelta(minutes=minute)
+        commit(rows, ANA, [change], now=now, pause=pause)
 
 
 def sample_rows() -> MemoryRows:

@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -20,12 +21,14 @@ from agent_credits.items import ACCOUNT_PREFIX, EXPIRY_ATTRIBUTE, OBSERVED_PREFI
 from agent_credits.reloads import RELOAD_DEADLINE
 from agent_credits.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
 from agent_credits.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
+from agent_credits.walks import STEP_ATTEMPTS_MAX, parse_walk_message
 from tests.template import Template, load_template
 
 OUTPUTS = {
     "AgentRunsQueueUrl": {"Ref": "AgentRunsQueue"},
     "AgentRunsDeadLetterQueueUrl": {"Ref": "AgentRunsDeadLetterQueue"},
     "ReloadsQueueUrl": {"Ref": "ReloadsQueue"},
+    "WalksQueueUrl": {"Ref": "WalksQueue"},
     "StripeSecretArn": {"Fn::GetAtt": ["StripeSecret", "Id"]},
     "SlackSecretArn": {"Fn::GetAtt": ["SlackSecret", "Id"]},
     "NoticesTopicArn": {"Ref": "NoticesTopic"},
@@ -36,6 +39,9 @@ OUTPUTS = {
 ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX)
 # What may be lost with the stack: the memory of which notices were posted to Slack.
 TABLES_OF_NO_RECORD = {"SlackPostsTable"}
+# For so long SQS drops a message whose deduplication id it has seen.
+DEDUPLICATED_SECONDS = 300
+FIRST_OF_MONTH = datetime(2026, 11, 1, tzinfo=UTC)
 FOURTEEN_DAYS = 14 * 24 * 60 * 60
 # The type of resource that a variable of this ending must name.
 TYPE_BEHIND_VARIABLE = {
@@ -348,7 +354,11 @@ def something_has_no_alarm(template: Template) -> Iterator[str]:
         for alarm in of_type(template, "AWS::CloudWatch::Alarm").values()
         for dimension in alarm["Properties"]["Dimensions"]
     }
-    needed = {("CompareAndSetRetries", "debit_runs"), ("ReloadsOpen", "auto_reload")}
+    needed = {
+        ("CompareAndSetRetries", "debit_runs"),
+        ("ReloadsOpen", "auto_reload"),
+        ("AccountsDrifted", "walk"),
+    }
     for name in functions(template):
         needed |= {("Errors", name), ("Throttles", name)}
     for name in of_type(template, "AWS::DynamoDB::Table"):
@@ -410,8 +420,14 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "TEAM#*"]},
         "Null": keys,
     }
+    of_walks = {
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*"]},
+        "Null": keys,
+    }
     expected = {
         ("sqs:SendMessage", "ReloadsQueue"): {"AnnounceRole": None},
+        ("sqs:SendMessage", "WalksQueue"): {"WalkRole": None, "WalkSchedulesRole": None},
+        ("sqs:ReceiveMessage", "WalksQueue"): {"WalkRole": None},
         ("sqs:ReceiveMessage", "ReloadsQueue"): {"AutoReloadRole": None},
         ("sqs:ReceiveMessage", "AgentRunsQueue"): {"DebitRunsRole": None},
         ("secretsmanager:GetSecretValue", "StripeSecret"): {"AutoReloadRole": None},
@@ -424,7 +440,9 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         ("dynamodb:PutItem", "AccountsTable"): {
             "DebitRunsRole": with_observations,
             "AutoReloadRole": with_teams,
+            "WalkRole": of_walks,
         },
+        ("dynamodb:Scan", "AccountsTable"): {"WalkRole": None},
     }
     for (action, resource), roles in expected.items():
         if (found := permitted(template, action, resource)) != roles:
@@ -511,6 +529,23 @@ def an_alarm_about_reloads_is_late(template: Template) -> Iterator[str]:
         yield "ReloadsOpenAlarm comes when the runs have failed already"
     if is_open["Period"] <= auto_reload().ASK_AGAIN_SECONDS:
         yield "ReloadsOpenAlarm would see a minute in which nobody asked"
+
+
+def a_walk_forks_or_stops(template: Template) -> Iterator[str]:
+    queue = properties_of(template, "WalksQueue")
+    timeout = properties_of(template, "Walk")["Timeout"]
+    if queue["VisibilityTimeout"] + timeout >= DEDUPLICATED_SECONDS:
+        yield "a step that crashed sends the next one again when SQS no longer drops the repeat"
+    if queue["RedrivePolicy"]["maxReceiveCount"] <= STEP_ATTEMPTS_MAX + 1:
+        yield "a step that fails has no attempt left to be taken apart"
+    for name, source in event_sources(template, "SQS"):
+        if referred(source["Queue"]) == "WalksQueue" and source.get("BatchSize") != 1:
+            yield f"{name} takes several steps at once, and answers for one"
+    for name, schedule in of_type(template, "AWS::Scheduler::Schedule").items():
+        target = schedule["Properties"]["Target"]
+        step = parse_walk_message(target["Input"], FIRST_OF_MONTH)
+        if target["SqsParameters"]["MessageGroupId"] != step.group:
+            yield f"{name} begins a walk beside the one of its kind that is under way"
 
 
 # The template keeps them.
@@ -622,6 +657,10 @@ def test_alarms_about_reloads_come_in_time(template: Template) -> None:
     assert list(an_alarm_about_reloads_is_late(template)) == []
 
 
+def test_a_walk_neither_forks_nor_stops(template: Template) -> None:
+    assert list(a_walk_forks_or_stops(template)) == []
+
+
 def test_a_rotated_key_is_known_while_a_reload_can_still_succeed(template: Template) -> None:
     asked_again = SECRET_TTL.total_seconds() + auto_reload().ASK_AGAIN_SECONDS
 
@@ -690,6 +729,10 @@ AUTO_RELOAD_ROLE: Path = ("Resources", "AutoReloadRole", "Properties")
 SPENDING: Path = (*AUTO_RELOAD_ROLE, "Policies", 0, "PolicyDocument", "Statement", 2)
 SECRET: Path = ("Resources", "StripeSecret", "Properties")
 RECEIVES: Path = ("Parameters", "MaxReceiveCount")
+
+WALKS: Path = ("Resources", "WalksQueue", "Properties")
+WALK: Path = ("Resources", "Walk", "Properties")
+DAILY: Path = ("Resources", "ReconciliationDaily", "Properties", "Target")
 
 BROKEN: list[tuple[Rule, Path, Any]] = [
     (visibility_is_too_short, (*QUEUE, "VisibilityTimeout"), 239),
@@ -862,6 +905,11 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
         ("Resources", "ReloadsOpenAlarm", "Properties", "Period"),
         10,
     ),
+    (a_walk_forks_or_stops, (*WALKS, "VisibilityTimeout"), 260),
+    (a_walk_forks_or_stops, (*WALKS, "RedrivePolicy", "maxReceiveCount"), 3),
+    (a_walk_forks_or_stops, (*WALK, "Events", "Walks", "Properties", "BatchSize"), 10),
+    (a_walk_forks_or_stops, (*DAILY, "SqsParameters", "MessageGroupId"), "another"),
+    (something_has_no_alarm, ("Resources", "DriftAlarm"), REMOVED),
     (
         the_layer_is_built_for_another_runtime,
         ("Resources", "SharedLayer", "Metadata", "BuildMethod"),

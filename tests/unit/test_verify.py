@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent_credits.changes import Change, ReloadRefused, RunChange
+from agent_credits.changes import ReloadRefused, RunChange
 from agent_credits.checkpoint import Checkpoint
-from agent_credits.commit import commit
 from agent_credits.grants import Grant
 from agent_credits.ledger import PAGES_MAX, Draw, Entry, Outcome, Page, PoolBalance, Receipt
 from agent_credits.principals import Principal
@@ -24,10 +23,10 @@ from tests.unit.builders import (
     BEN,
     NOW,
     POLICY,
+    commit_each,
     finished,
     grant_change,
     open_account,
-    pause,
     plan_change,
     requested,
     run_change,
@@ -70,13 +69,6 @@ def verified(rows: LedgerInMemory, principal: Principal = ANA) -> Verified:
 
 def findings(rows: LedgerInMemory) -> str:
     return "\n".join(str(finding) for finding in verified(rows).findings)
-
-
-def commit_each(rows: LedgerInMemory, *changes: Change) -> None:
-    """Commit one after the other, a minute apart, so that grants expire on the way."""
-    for minute, change in enumerate(changes):
-        now = NOW + timedelta(minutes=minute)
-        commit(rows, ANA, [change], now=now, pause=pause)
 
 
 def waiting_for_reload(event: dict[str, Any]) -> RunChange:

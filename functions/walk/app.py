@@ -1,0 +1,72 @@
+"""Walk over all accounts, one bounded step or visit per message."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any, assert_never
+
+import boto3
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.config import Config
+from pydantic import BaseModel, ConfigDict
+
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.reconciliation_walk import ReconciliationWalk
+from agent_credits.walk_queue import SqsWalkQueue
+from agent_credits.walks import Step, Visit, parse_walk_message, take_step, take_visit
+
+# No visit is begun with less time left: the slowest takes about half of it.
+VISIT_TIME_MS = 20_000
+CALLS = Config(
+    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
+)
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    ACCOUNTS_TABLE: str
+    LEDGER_TABLE: str
+    WALKS_QUEUE_URL: str
+
+
+logger = Logger()
+metrics = Metrics()
+settings = Settings.model_validate(dict(os.environ))
+rows = DynamoDBRows(
+    boto3.client("dynamodb", config=CALLS), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE
+)
+queue = SqsWalkQueue(boto3.client("sqs", config=CALLS), settings.WALKS_QUEUE_URL)
+walks = {"reconciliation": ReconciliationWalk(rows)}
+
+
+@metrics.log_metrics
+@logger.inject_lambda_context
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Take the one message; whatever goes wrong is raised, and the message comes again."""
+    metrics.add_metric("WalkMessages", MetricUnit.Count, 1)
+    (record,) = event["Records"]
+    attributes = record["attributes"]
+    sent_at = datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC)
+    message = parse_walk_message(record["body"], sent_at)
+    now = datetime.now(UTC)
+    match message:
+        case Step():
+            walked = take_step(
+                walks[message.walk],
+                queue,
+                message,
+                attempt=int(attributes["ApproximateReceiveCount"]),
+                now=now,
+                time_is_left=lambda: context.get_remaining_time_in_millis() > VISIT_TIME_MS,
+            )
+        case Visit():
+            walked = take_visit(walks[message.walk], queue, message, now)
+        case _:
+            assert_never(message)
+    metrics.add_metric("RowsVisited", MetricUnit.Count, walked.rows)
+    for name, count in walked.counts.items():
+        metrics.add_metric(name, MetricUnit.Count, count)
+    logger.info("walked", extra={**message.model_dump(mode="json"), **walked.log_fields})
+    return {"batchItemFailures": []}

@@ -1,0 +1,44 @@
+"""The queue of walks: FIFO, so that a walk is one step after the other, and a repeat is dropped."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agent_credits.errors import QueueUnavailable
+from agent_credits.walks import Step, Visit
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+BATCH_ENTRIES_MAX = 10
+
+
+class SqsWalkQueue:
+    """Implements `WalkQueue`."""
+
+    def __init__(self, client: "SQSClient", queue_url: str) -> None:
+        self._client = client
+        self._queue_url = queue_url
+
+    def send(self, messages: Sequence[Step | Visit]) -> None:
+        """Send them in order. Raises `QueueUnavailable` where one was not taken."""
+        for start in range(0, len(messages), BATCH_ENTRIES_MAX):
+            response = self._client.send_message_batch(
+                QueueUrl=self._queue_url,
+                Entries=[
+                    {
+                        "Id": str(number),
+                        "MessageBody": message.model_dump_json(),
+                        # Hashed, because both have at most 128 characters.
+                        "MessageGroupId": _hashed(message.group),
+                        "MessageDeduplicationId": _hashed(message.deduplication),
+                    }
+                    for number, message in enumerate(messages[start : start + BATCH_ENTRIES_MAX])
+                ],
+            )
+            if failed := response.get("Failed"):
+                raise QueueUnavailable(f"{len(failed)} messages not sent: {failed[0]['Code']}")
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

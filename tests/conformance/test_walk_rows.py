@@ -1,0 +1,101 @@
+"""What the port promises to walks: stretches of a table, parts of a ledger, and checkpoints."""
+
+import uuid
+from datetime import date
+
+import pytest
+
+from agent_credits.accounts import Account
+from agent_credits.checkpoint import Checkpoint
+from agent_credits.ledger import Page
+from agent_credits.principals import Principal
+from agent_credits.rows import Unreadable
+from tests.conformance.engines import AllRows
+from tests.conformance.samples import NOW, entry, full_account, grant, team
+
+
+@pytest.fixture
+def ana() -> Principal:
+    return Principal("user", uuid.uuid4().hex[:12])
+
+
+def walked(rows: AllRows, rows_max: int) -> list[tuple[str, Account | Unreadable]]:
+    """Return all accounts, read in stretches. Other tests' rows stand among them."""
+    found, after = [], None
+    for _ in range(10_000):
+        stretch = rows.read_accounts(after, rows_max)
+        assert len(stretch.rows) <= rows_max
+        found += stretch.rows
+        after = stretch.end
+        if after is None:
+            return found
+    raise AssertionError("stretches come to an end")
+
+
+@pytest.mark.parametrize("rows_max", [1, 3, 500])
+def test_each_account_stands_in_one_stretch_as_it_was_written(
+    rows: AllRows, ana: Principal, rows_max: int
+) -> None:
+    written = [full_account(Principal("user", f"{ana.id}-{n}")) for n in range(7)]
+    for number, account in enumerate(written):
+        rows.compare_and_set(account)
+        rows.compare_and_set_team(team(f"{ana.id}-{number}"))
+
+    found = walked(rows, rows_max)
+
+    mine = [(key, row) for key, row in found if ana.id in key]
+    assert sorted(mine, key=str) == sorted(
+        ((f"ACCOUNT#{account.principal}", account) for account in written), key=str
+    )
+
+
+def test_a_stretch_begins_behind_a_key_whether_or_not_that_row_is_there(
+    rows: AllRows, ana: Principal
+) -> None:
+    for number in range(5):
+        rows.compare_and_set(full_account(Principal("user", f"{ana.id}-{number}")))
+    keys = [key for key, _ in walked(rows, 500)]
+    middle = keys[len(keys) // 2]
+
+    behind = rows.read_accounts(middle, 500)
+    behind_nobody = rows.read_accounts(f"ACCOUNT#user:{ana.id}-nobody", 500)
+
+    assert [key for key, _ in behind.rows] == keys[len(keys) // 2 + 1 :]
+    assert [key for key, _ in behind_nobody.rows] == keys[len(keys) - len(behind_nobody.rows) :]
+
+
+def test_a_row_is_read_by_the_key_that_a_stretch_gave(rows: AllRows, ana: Principal) -> None:
+    written = full_account(ana)
+    rows.compare_and_set(written)
+
+    assert rows.read_account_at(f"ACCOUNT#{ana}") == written
+    assert rows.read_account_at(f"ACCOUNT#{ana}-nobody") is None
+
+
+def test_a_part_of_a_ledger_is_read_in_order(rows: AllRows, ana: Principal) -> None:
+    pages = [Page(ana, number, (entry(ana.id, f"e-{number}"),)) for number in (1, 2, 9, 10, 11)]
+    for page in pages:
+        rows.put_page(page)
+
+    assert list(rows.read_pages(ana)) == pages
+    assert list(rows.read_pages(ana, 2, 10)) == pages[1:4]
+    assert list(rows.read_pages(ana, 11)) == pages[4:]
+    assert list(rows.read_pages(ana, 12)) == []
+    assert list(rows.read_pages(ana, 3, 2)) == []
+
+
+def test_a_checkpoint_is_read_as_it_was_put_last(rows: AllRows, ana: Principal) -> None:
+    empty = Checkpoint(ana, began_on=date(2026, 11, 30))
+    full = Checkpoint(
+        ana,
+        began_on=date(2028, 2, 29),
+        page_number=123,
+        recorded_at=NOW,
+        grants=(grant("g-1"), grant("g-2")),
+        unsettled_grant_ids=frozenset({"g-2"}),
+    )
+
+    assert rows.read_checkpoint(ana) is None
+    for checkpoint in (empty, full):
+        rows.put_checkpoint(checkpoint)
+        assert rows.read_checkpoint(ana) == checkpoint

@@ -1,0 +1,213 @@
+"""The function walk from its cold start on: over the stack's tables and its FIFO queue in moto."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import ValidationError
+
+from agent_credits.accounts import Account
+from agent_credits.commit import commit
+from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.errors import RowsUnavailable
+from agent_credits.items import account_key
+from agent_credits.principals import Principal
+from agent_credits.walks import Step, Visit, beginning, parse_walk_message
+from tests.integration.lambda_runtime import Context, Function, cold_start
+from tests.integration.stack_tables import StackTables
+from tests.unit.builders import ANA, NOW, POLICY, grant_change, open_account, pause, run_change
+from tests.unit.builders import usage as usage_event
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_sqs import SQSClient
+
+MESSAGES_MAX = 100
+
+
+@pytest.fixture
+def walks_url(sqs: "SQSClient") -> str:
+    attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
+    return sqs.create_queue(QueueName="walks.fifo", Attributes=attributes)["QueueUrl"]
+
+
+@pytest.fixture
+def environment(tables: StackTables, walks_url: str) -> dict[str, str]:
+    return {
+        "ACCOUNTS_TABLE": tables.accounts,
+        "LEDGER_TABLE": tables.ledger,
+        "WALKS_QUEUE_URL": walks_url,
+    }
+
+
+@pytest.fixture
+def walk(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Function:
+    return cold_start("walk", environment, monkeypatch)
+
+
+@pytest.fixture
+def open_rows(rows: DynamoDBRows) -> DynamoDBRows:
+    """Thirty accounts, one of them with full pages."""
+    rows.put_policy(POLICY)
+    open_account(rows, grant_change("pack", credits="100"))
+    for number in range(30):
+        change = run_change(usage_event(f"e-{number}", "0.5"))
+        commit(rows, ANA, [change], now=NOW, pause=pause)
+    for number in range(29):
+        open_account(rows, grant_change("pack", principal=Principal("user", f"u{number}")))
+    return rows
+
+
+def record(body: str, receives: int = 1) -> dict[str, Any]:
+    sent = str(int(NOW.timestamp() * 1_000))
+    attributes = {"ApproximateReceiveCount": str(receives), "SentTimestamp": sent}
+    return {"Records": [{"messageId": "m-1", "body": body, "attributes": attributes}]}
+
+
+def bodies(sqs: "SQSClient", url: str) -> Iterator[str]:
+    """Yield each message of the queue, done with once the next is asked for."""
+    for _ in range(MESSAGES_MAX):
+        answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=1)
+        if not answer.get("Messages"):
+            return
+        (message,) = answer["Messages"]
+        yield message["Body"]
+        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+    raise AssertionError("a walk comes to its end")
+
+
+def take_all(walk: Function, sqs: "SQSClient", url: str, context: Context) -> list[Step | Visit]:
+    sqs.send_message(
+        QueueUrl=url, MessageBody=beginning("reconciliation"), MessageGroupId="reconciliation"
+    )
+    taken = []
+    for body in bodies(sqs, url):
+        assert walk.failed_ids(record(body), context) == []
+        taken.append(parse_walk_message(body, NOW))
+    return taken
+
+
+def counted(capsys: pytest.CaptureFixture[str], name: str) -> int:
+    """Return what the function's metrics add up to."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    return sum(int(sum(json.loads(line).get(name, [0]))) for line in lines)
+
+
+@pytest.mark.usefixtures("open_rows")
+def test_a_walk_goes_over_all_accounts_by_messages_alone(
+    walk: Function, sqs: "SQSClient", walks_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_time_left = Context(remaining_milliseconds=0)
+
+    taken = take_all(walk, sqs, walks_url, no_time_left)
+
+    assert [step.number for step in taken if isinstance(step, Step)] == list(range(len(taken)))
+    assert len(taken) >= 30
+    assert counted(capsys, "AccountsReconciled") == 30
+
+
+@pytest.mark.usefixtures("open_rows")
+def test_a_walk_with_time_takes_one_step(
+    walk: Function, sqs: "SQSClient", walks_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = take_all(walk, sqs, walks_url, Context())
+
+    assert len(taken) == 1
+    assert counted(capsys, "AccountsReconciled") == 30
+    (line,) = walk.lines("walked")
+    assert (line["walk"], line["rows"], line["is_last"]) == ("reconciliation", 30, True)
+
+
+def test_drift_is_observed_counted_and_no_row_of_an_account_is_touched(
+    walk: Function,
+    open_rows: DynamoDBRows,
+    dynamodb: "DynamoDBClient",
+    tables: StackTables,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    dynamodb.update_item(
+        TableName=tables.accounts,
+        Key=account_key(ANA),
+        UpdateExpression="SET grants = :none",
+        ExpressionAttributeValues={":none": {"S": "[]"}},
+    )
+    before = {account.principal: account for account in open_rows.list_accounts()}
+
+    assert walk.failed_ids(record(beginning("reconciliation"))) == []
+
+    assert counted(capsys, "AccountsDrifted") == 1
+    assert {account.principal: account for account in open_rows.list_accounts()} == before
+    assert observed(dynamodb, tables) == ["drift_found"]
+
+
+def observed(dynamodb: "DynamoDBClient", tables: StackTables) -> list[str]:
+    items = dynamodb.scan(TableName=tables.accounts)["Items"]
+    texts = [item["observation"]["S"] for item in items if "observation" in item]
+    return [json.loads(text)["kind"] for text in texts]
+
+
+def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
+    walk: Function,
+    open_rows: DynamoDBRows,
+    dynamodb: "DynamoDBClient",
+    tables: StackTables,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert isinstance(open_rows.read_account(ANA), Account)
+    dynamodb.update_item(
+        TableName=tables.accounts, Key=account_key(ANA), UpdateExpression="REMOVE grants"
+    )
+
+    assert walk.failed_ids(record(beginning("reconciliation"))) == []
+
+    assert counted(capsys, "AccountsReconciled") == 29
+    assert observed(dynamodb, tables) == ["drift_found"]
+
+
+@pytest.mark.usefixtures("open_rows")
+def test_a_step_that_failed_twice_is_taken_apart(
+    walk: Function, sqs: "SQSClient", walks_url: str
+) -> None:
+    assert walk.failed_ids(record(beginning("reconciliation"), receives=3)) == []
+
+    visits = [parse_walk_message(body, NOW) for body in bodies(sqs, walks_url)]
+    assert len(visits) == 30
+    assert {visit.key for visit in visits if isinstance(visit, Visit)} >= {"ACCOUNT#user:ana"}
+
+
+def test_a_table_that_does_not_answer_fails_the_message(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = cold_start("walk", environment | {"ACCOUNTS_TABLE": "no-such-table"}, monkeypatch)
+
+    with pytest.raises(RowsUnavailable, match="ResourceNotFound"):
+        walk.invoke(record(beginning("reconciliation")))
+
+
+@pytest.mark.parametrize("missing", ["ACCOUNTS_TABLE", "LEDGER_TABLE", "WALKS_QUEUE_URL"])
+@pytest.mark.usefixtures("aws")
+def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
+    missing: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del environment[missing]
+    monkeypatch.delenv(missing, raising=False)
+
+    with pytest.raises(ValidationError, match=missing):
+        cold_start("walk", environment, monkeypatch)
+
+
+def test_a_checkpoint_spares_the_ledger_the_next_day(
+    walk: Function, open_rows: DynamoDBRows
+) -> None:
+    walk.invoke(record(beginning("reconciliation")))
+    queries: list[str] = []
+    client = walk.app.rows._client
+    client.meta.events.register("before-call.dynamodb.Query", lambda **_: queries.append("Query"))
+
+    walk.invoke(record(beginning("reconciliation")))
+
+    checkpoint = open_rows.read_checkpoint(ANA)
+    assert checkpoint is not None
+    assert checkpoint.page_number == 3
+    assert queries == []
