@@ -20,6 +20,7 @@ from agent_credits_cli import (
     send,
     team,
     verify,
+    walk,
     watch,
 )
 from agent_credits_cli.checkout import this_checkout
@@ -45,6 +46,7 @@ app.command()(ledger.ledger)
 app.command()(explain.explain)
 app.command()(watch.watch)
 app.command()(verify.verify)
+app.command()(walk.walk)
 app.command()(dead_letters.dead_letters)
 app.command()(demo.demo)
 app.command()(replay.replay)

@@ -54,6 +54,7 @@ class StackOutputs(BaseModel):
     agent_runs_queue_url: str
     agent_runs_dead_letter_queue_url: str
     reloads_queue_url: str
+    walks_queue_url: str
     notices_topic_arn: str
     accounts_table_name: str
     ledger_table_name: str

@@ -1,26 +1,33 @@
 """Walk over all accounts, one bounded step or visit per message."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 
-import boto3
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
-from pydantic import BaseModel, ConfigDict
+from botocore.session import get_session
+from pydantic import BaseModel, ConfigDict, Field
 
+from agent_credits.accounts import Account
+from agent_credits.clients import dynamodb_client, sqs_client
 from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.expiring_credits_walk import ExpiringCreditsWalk
 from agent_credits.reconciliation_walk import ReconciliationWalk
 from agent_credits.walk_queue import SqsWalkQueue
-from agent_credits.walks import Step, Visit, parse_walk_message, take_step, take_visit
+from agent_credits.walks import (
+    Step,
+    Visit,
+    Walk,
+    WalkName,
+    parse_walk_message,
+    take_step,
+    take_visit,
+)
 
 # No visit is begun with less time left: the slowest takes about half of it.
 VISIT_TIME_MS = 20_000
-CALLS = Config(
-    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
-)
 
 
 class Settings(BaseModel):
@@ -29,16 +36,19 @@ class Settings(BaseModel):
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
     WALKS_QUEUE_URL: str
+    EXPIRY_NOTICE_DAYS: int = Field(gt=0)
 
 
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-rows = DynamoDBRows(
-    boto3.client("dynamodb", config=CALLS), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE
-)
-queue = SqsWalkQueue(boto3.client("sqs", config=CALLS), settings.WALKS_QUEUE_URL)
-walks = {"reconciliation": ReconciliationWalk(rows)}
+session = get_session()
+rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
+queue = SqsWalkQueue(sqs_client(session), settings.WALKS_QUEUE_URL)
+walks: dict[WalkName, Walk[Account]] = {
+    "reconciliation": ReconciliationWalk(rows),
+    "expiring_credits": ExpiringCreditsWalk(rows, timedelta(days=settings.EXPIRY_NOTICE_DAYS)),
+}
 
 
 @metrics.log_metrics

@@ -11,10 +11,11 @@ from typing import assert_never
 
 from agent_credits.accounts import Account
 from agent_credits.drift_notices import drift_found
+from agent_credits.expiry_notices import credits_expiring
 from agent_credits.ledger import Entry
 from agent_credits.low_credits_notice import credits_low
 from agent_credits.notices import Notice
-from agent_credits.observations import DriftFound, Observation, ProviderRefused
+from agent_credits.observations import CreditsExpiring, DriftFound, Observation, ProviderRefused
 from agent_credits.provider_notices import provider_refused
 from agent_credits.reload_notices import (
     credits_restored,
@@ -153,6 +154,8 @@ def notice_of(observation: Observation) -> Notice:
             return provider_refused(observation)
         case DriftFound():
             return drift_found(observation)
+        case CreditsExpiring():
+            return credits_expiring(observation)
         case _:
             assert_never(observation)
 

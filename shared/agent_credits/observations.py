@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
+from agent_credits.grants import GrantCause
 from agent_credits.identifiers import Identifier, PrincipalText, SourceUri
 from agent_credits.provider_errors import Classification, ProviderAnswer, ProviderName
 from agent_credits.strict import Strict
@@ -97,7 +98,36 @@ class DriftFound(Strict):
         return f"{self.day} {digest} {self.principal}"
 
 
-Observation = Annotated[ProviderRefused | DriftFound, Field(discriminator="kind")]
+class LapsingGrant(Strict):
+    """A paid grant that still holds credits, and when exactly they lapse."""
+
+    grant_id: str
+    pool: str
+    cause: GrantCause
+    remaining_microcredits: int
+    expires_at: AwareDatetime
+
+
+class CreditsExpiring(Strict):
+    """Paid credits of an account that lapse on one day, of UTC, soon."""
+
+    kind: Literal["credits_expiring"] = "credits_expiring"
+    principal: PrincipalText
+    team_id: Identifier | None = None
+    expires_on: date
+    time: AwareDatetime
+    grants: tuple[LapsingGrant, ...]
+
+    @property
+    def key(self) -> str:
+        """Return what makes it count once: the account and the day.
+
+        Not the grants: one that is used up meanwhile would make the rest a notice of its own.
+        """
+        return f"{self.expires_on} {self.principal}"
+
+
+Observation = Annotated[ProviderRefused | DriftFound | CreditsExpiring, Field(discriminator="kind")]
 _OBSERVATION: TypeAdapter[Observation] = TypeAdapter(Observation)
 
 

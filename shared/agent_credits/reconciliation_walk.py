@@ -43,6 +43,8 @@ FINDINGS_TOLD_MAX = 10
 class ReconciliationRows(AccountsRows, LedgerRows, CheckpointRows, ObservationRows, Protocol):
     """What reconciling reads, and the two kinds of rows that it puts."""
 
+    def read_account(self, principal: Principal) -> Account | None: ...
+
 
 class ReconciliationWalk:
     """Implements `Walk`; policies never change, and are read once."""
@@ -79,6 +81,10 @@ class ReconciliationWalk:
 
     def _verify(self, row: Account, day: date) -> tuple[Verification, Checkpoint]:
         since = self._beginning(row.principal, day)
+        if since.page_number >= row.page_number:
+            # Another visit got further after the row was read here. Rows never go back: one that is
+            # read now is at least as new as the one which that checkpoint was put behind.
+            row = self._rows.read_account(row.principal) or row
         verification = verify_row(self._rows, row, self._policies, since, self._entries_max)
         return verification, since
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,6 +39,7 @@ def environment(tables: StackTables, walks_url: str) -> dict[str, str]:
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "WALKS_QUEUE_URL": walks_url,
+        "EXPIRY_NOTICE_DAYS": "7",
     }
 
 
@@ -147,6 +149,20 @@ def observed(dynamodb: "DynamoDBClient", tables: StackTables) -> list[str]:
     return [json.loads(text)["kind"] for text in texts]
 
 
+def test_credits_that_lapse_within_the_days_of_the_deployment_are_observed_once(
+    walk: Function, rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
+) -> None:
+    soon, later = (datetime.now(UTC) + timedelta(days=days) for days in (6, 8))
+    open_account(
+        rows, grant_change("soon", expires_at=soon), grant_change("later", expires_at=later)
+    )
+
+    for _ in range(2):
+        assert walk.failed_ids(record(beginning("expiring_credits"))) == []
+
+    assert observed(dynamodb, tables) == ["credits_expiring"]
+
+
 def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
     walk: Function,
     open_rows: DynamoDBRows,
@@ -185,7 +201,9 @@ def test_a_table_that_does_not_answer_fails_the_message(
         walk.invoke(record(beginning("reconciliation")))
 
 
-@pytest.mark.parametrize("missing", ["ACCOUNTS_TABLE", "LEDGER_TABLE", "WALKS_QUEUE_URL"])
+@pytest.mark.parametrize(
+    "missing", ["ACCOUNTS_TABLE", "LEDGER_TABLE", "WALKS_QUEUE_URL", "EXPIRY_NOTICE_DAYS"]
+)
 @pytest.mark.usefixtures("aws")
 def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
     missing: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch

@@ -214,6 +214,8 @@ class Invariants:
         return found is not None and found[1].payload_hash == payload_hash
 
     def observation_put(self, observation: Observation) -> None:
+        check(isinstance(observation, ProviderRefused), "no healthy account is found drifted")
+        assert isinstance(observation, ProviderRefused)
         report = report_of(observation)
         check(report not in self.observed, "what a provider answered is observed once")
         self.observed.add(report)

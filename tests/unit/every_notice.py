@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agent_credits.announcements import notice_of as notice_of_observation
 from agent_credits.channel_tests import channel_test
 from agent_credits.notices import Notice
 from agent_credits.published import Published
@@ -21,6 +22,7 @@ from tests.unit.test_provider_notices import EVENTS, notice_of
 from tests.unit.test_reload_notices import exhausted_world
 from tests.unit.test_run_failures import CASES, failure
 from tests.unit.test_spending_notices import declined_three_times, spend, world_that_spends
+from tests.unit.walk_observations import DRIFTED, EXPIRING
 
 GOLDEN = Path(__file__).parent / "golden"
 SLACK = GOLDEN / "slack"
@@ -91,8 +93,10 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "auto_reload.refused": _refused,
     "auto_reload.succeeded": _succeeded,
     "auto_reload.suspended": lambda: _only(declined_three_times(), "auto_reload.suspended"),
+    "credits_expiring": lambda: notice_of_observation(EXPIRING),
     "credits_low": _low,
     "credits_restored": _restored,
+    "drift_found": lambda: notice_of_observation(DRIFTED),
     "insufficient_credits": _of_a_user,
     "insufficient_credits--after_refusal": _failed_after_refusal,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),

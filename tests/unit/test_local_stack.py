@@ -37,6 +37,7 @@ OUTPUTS = {
     "AgentRunsQueueUrl": "http://127.0.0.1/queue",
     "AgentRunsDeadLetterQueueUrl": "http://127.0.0.1/dead-letter-queue",
     "ReloadsQueueUrl": "http://127.0.0.1/reloads-queue",
+    "WalksQueueUrl": "http://127.0.0.1/walks-queue",
     "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
     "AccountsTableName": "accounts",
     "LedgerTableName": "ledger",

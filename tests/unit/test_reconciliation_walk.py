@@ -268,6 +268,30 @@ def test_a_checkpoint_that_cannot_be_read_only_costs_reading_again(rows: Countin
     assert rows.pages_read == 16
 
 
+def test_a_row_that_was_read_before_another_visit_got_further_is_no_drift(
+    rows: CountingRows,
+) -> None:
+    stale = rows.accounts[ANA]
+    commit_each(rows, *(run_change(usage(f"f-{n}", "0.5")) for n in range(20)))
+    visit(rows)
+    checkpoint = rows.read_checkpoint(ANA)
+    assert checkpoint is not None
+    assert checkpoint.page_number > stale.page_number
+
+    visited = ReconciliationWalk(rows).visit(stale, TODAY, NOW)
+
+    assert visited.counts == Counter(AccountsReconciled=1)
+
+
+def test_a_row_that_went_back_behind_its_checkpoint_is_drift(rows: CountingRows) -> None:
+    stale = rows.accounts[ANA]
+    commit_each(rows, *(run_change(usage(f"f-{n}", "0.5")) for n in range(20)))
+    visit(rows)
+    rows.accounts[ANA] = stale
+
+    assert visit(rows).counts == Counter(AccountsDrifted=1)
+
+
 def test_a_fault_is_no_finding(rows: CountingRows) -> None:
     rows.fails = True
 

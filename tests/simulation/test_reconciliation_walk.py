@@ -1,0 +1,172 @@
+"""Walks between the commits of simulated histories: the healthy never drift, the forged do."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+
+import pytest
+
+from agent_credits.accounts import Account
+from agent_credits.checkpoint import Checkpoint
+from agent_credits.errors import AgentCreditsError, RowsUnavailable
+from agent_credits.grants import Grant
+from agent_credits.ledger import PAGES_MAX, Page
+from agent_credits.observations import DriftFound, Observation
+from agent_credits.principals import Principal
+from agent_credits.reconciliation_walk import ReconciliationWalk
+from agent_credits.rows import Stretch, Unreadable
+from agent_credits.walks import Step, Visit, take_step, take_visit
+from tests.memory_rows import MemoryRows
+from tests.simulation.history import History, _page_size_restored
+from tests.simulation.workers import Parts, StackWorker, WorkerRows
+from tests.unit.walk_fakes import MemoryWalkQueue, Poller
+
+SEEDS = range(500, 512)
+# Few enough for histories of some dozen entries to need several visits.
+ENTRIES_PER_VISIT = 6
+BEGINS_PER_TURN = 0.05
+
+
+class WalkRows(WorkerRows):
+    """What a walk reads and puts; each call a step, between which others commit."""
+
+    def read_pages(
+        self, principal: Principal, first: int = 1, last: int = PAGES_MAX
+    ) -> Iterator[Page]:
+        for number in range(first, last + 1):
+            read = partial(self._rows.read_pages, principal, number, number)
+            yield from self._read(f"read page {number} of {principal}", lambda r=read: list(r()))
+
+    def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
+        return self._read("read accounts", lambda: self._rows.read_accounts(after, rows_max))
+
+    def read_account_at(self, key: str) -> Account | Unreadable | None:
+        return self._read(f"read {key}", lambda: self._rows.read_account_at(key))
+
+    def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
+        what = f"read checkpoint of {principal}"
+        return self._read(what, lambda: self._rows.read_checkpoint(principal))
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        what = f"put checkpoint {checkpoint.page_number} of {checkpoint.principal}"
+        put = partial(self._rows.put_checkpoint, checkpoint)
+        self._worker.call("write", what, put, RowsUnavailable)
+
+    def put_observation(self, observation: Observation, now: datetime) -> bool:
+        put = partial(self._rows.put_observation, observation, now)
+        return self._worker.call("write", f"observe {observation.kind}", put, RowsUnavailable)
+
+
+class WalkWorker(StackWorker):
+    """functions/walk, and the queue and schedule before it."""
+
+    history: "WalkedHistory"
+
+    def boot(self) -> None:
+        super().boot()
+        self.walk = ReconciliationWalk(WalkRows(self), ENTRIES_PER_VISIT)
+
+    def has_work(self) -> bool:
+        return False
+
+    def next_invocation(self) -> Callable[[], None] | None:
+        if not self.scheduler.faults.enabled:
+            return None
+        queue = self.history.walks
+        if not queue.messages and self.scheduler.random.random() < BEGINS_PER_TURN:
+            queue.forget_what_was_seen()
+            queue.send([Step(walk="reconciliation", day=self.scheduler.now.date(), number=0)])
+        if not queue.messages:
+            return None
+        return partial(self._take, queue.messages.pop(0))
+
+    def _take(self, message: Step | Visit) -> None:
+        queue, began = self.history.walks, len(self.history.rows.changes)
+        try:
+            if isinstance(message, Visit):
+                walked = take_visit(self.walk, queue, message, self.clock())
+            else:
+                walked = take_step(
+                    self.walk,
+                    queue,
+                    message,
+                    attempt=1,
+                    now=self.clock(),
+                    time_is_left=lambda: self.scheduler.random.random() < 0.5,
+                )
+        except AgentCreditsError as error:
+            self.scheduler.note(self.name, f"is told {type(error).__name__}")
+            queue.messages.append(message)
+            return
+        self.history.walked += walked.counts
+        self.history.committed_meanwhile += len(self.history.rows.changes) > began
+
+
+class WalkedHistory(History):
+    """A history in which every account is held against its ledger all the while."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, Parts())
+        self.walks = MemoryWalkQueue()
+        self.walked: Counter[str] = Counter()
+        self.committed_meanwhile = 0
+        self.workers += [WalkWorker(self, f"walk {number}") for number in range(2)]
+
+    def rows_at_rest(self) -> MemoryRows:
+        """Return what is stored in the end, checkpoints too, where nobody looks on."""
+        rows = MemoryRows()
+        rows.accounts, rows.pages, rows.receipts = (
+            dict(self.rows.accounts),
+            dict(self.rows.pages),
+            dict(self.rows.receipts),
+        )
+        rows.policies, rows.checkpoints = self.rows.policies, self.rows.checkpoints
+        return rows
+
+
+def walk_over(rows: MemoryRows, now: datetime) -> Counter[str]:
+    queue = MemoryWalkQueue()
+    queue.send([Step(walk="reconciliation", day=now.date(), number=0)])
+    return Poller(ReconciliationWalk(rows, ENTRIES_PER_VISIT), queue, now).run()
+
+
+def run(seed: int) -> WalkedHistory:
+    history = WalkedHistory(seed)
+    with _page_size_restored():
+        history.run()
+    return history
+
+
+def test_a_walk_between_commits_never_takes_a_healthy_account_for_drifted() -> None:
+    walked: Counter[str] = Counter()
+    committed_meanwhile = 0
+
+    for seed in SEEDS:
+        history = run(seed)
+        accounts = len(history.rows.accounts)
+        at_rest = walk_over(history.rows_at_rest(), history.scheduler.now)
+        assert at_rest == Counter(AccountsReconciled=accounts), f"seed {seed}"
+        walked += history.walked
+        committed_meanwhile += history.committed_meanwhile
+
+    assert walked["AccountsReconciled"] > 10 * len(SEEDS)
+    # Else the above would be said of accounts that nobody touched.
+    assert committed_meanwhile > len(SEEDS)
+
+
+@pytest.mark.parametrize("seed", SEEDS[:3])
+def test_drift_that_is_planted_in_a_history_is_found(seed: int) -> None:
+    history = run(seed)
+    rows, now = history.rows_at_rest(), history.scheduler.now
+    principal, account = max(rows.accounts.items(), key=lambda a: a[1].page_number)
+    forged = Grant("forged", "add_on", 1, 1, now, None, "purchase")
+    rows.accounts[principal] = replace(account, grants=(*account.grants, forged))
+
+    counts = walk_over(rows, now)
+
+    assert counts["AccountsDrifted"] == 1
+    (drift,) = rows.observation_stream
+    assert isinstance(drift, DriftFound)
+    assert drift.principal == principal
