@@ -57,7 +57,7 @@ explore: .venv/.ready ## visit every state of the models of the protocol and the
 	@.venv/bin/python -m tests.simulation.explore
 
 .PHONY: bench bench-quick
-bench: $(READY) ## measure the write path beside other designs
+bench: $(READY) .tools/plots/.ready ## measure beside other designs, and write it into the docs
 	@.venv/bin/python -m tests.benchmarks.bench
 
 bench-quick: .venv/.ready .tools/ministack/.ready ## hold what an event costs to its bounds
@@ -115,7 +115,7 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 		--output-file functions/auto_reload/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group slack \
 		--output-file functions/notify_slack/requirements.txt
-	for tool in uv ministack sam localstripe bandit checkov pip-audit; do \
+	for tool in uv ministack sam localstripe bandit checkov pip-audit plots; do \
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
 

@@ -15,7 +15,7 @@ from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.items import account_item
 from agent_credits.ledger import Entry
 from agent_credits.principals import Principal
-from tests.benchmarks.design import GRANTED_MICROCREDITS, Done
+from tests.benchmarks.design import GRANTED_MICROCREDITS, Done, drop_tables
 from tests.benchmarks.workloads import RUN_EVENTS, Workload
 from tests.integration.stack_tables import StackTables, create_tables
 from tests.memory_rows import MemoryRows
@@ -55,6 +55,9 @@ class AgentCredits:
             puts = [{"PutRequest": {"Item": item}} for item in items]
             left = store.batch_write_item(RequestItems={names.accounts: puts})["UnprocessedItems"]
             assert not left
+
+    def drop(self, store: "DynamoDBClient", suffix: str) -> None:
+        drop_tables(store, self.tables(suffix))
 
     def worker(self, store: "DynamoDBClient", suffix: str, workload: Workload) -> "DebitRuns":
         names = _names(suffix)

@@ -1,48 +1,126 @@
-"""`make bench` and `make bench-quick`: measure, show, and hold the figures to their bounds."""
+"""`make bench` and `make bench-quick`: measure, show, and hold the figures to their bounds.
 
+The quick one counts only what is gated on. The full one also times, models and measures end to end,
+and writes docs/benchmarks.json, the plots, and the figures of README.md and docs/benchmarks.md.
+"""
+
+import json
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from agent_credits_cli.tables import AsJson, err, out, print_json, progress
-from agent_credits_cli.target import LOCAL_CLIENT_CONFIG, local_session
+from tests.benchmarks import rates as timed
+from tests.benchmarks.cost_model import read_prices
 from tests.benchmarks.counts import Counts, Plan, full_plan, quick_plan, take_counts
-from tests.benchmarks.gates import Gate, gates_on_counts
-from tests.benchmarks.tables import cost_table, depth_table, gate_table
+from tests.benchmarks.end_to_end import measure_end_to_end
+from tests.benchmarks.gates import Gate, gates_on_counts, gates_on_hot_account
+from tests.benchmarks.modelled import announce_cpu_microseconds, model
+from tests.benchmarks.report import RESULTS_FILE, ROOT, refresh_pages
+from tests.benchmarks.results import document
+from tests.benchmarks.stores import dynamodb_client
+from tests.benchmarks.tables import (
+    cost_table,
+    depth_table,
+    end_to_end_table,
+    gate_table,
+    model_table,
+    rate_table,
+)
 from tests.conformance.ministack import ministack
 
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb import DynamoDBClient
-
 FAILED_EXIT_STATUS = 1
+PLOTTING = (ROOT / ".tools/plots/bin/python", ROOT / "tests/benchmarks/plots.py")
+PLOTTING_SECONDS_MAX = 120
 
 
 def bench(
-    quick: Annotated[bool, typer.Option(help="Only what the gates on counts need.")] = False,
+    quick: Annotated[bool, typer.Option(help="Only the counts that are gated on.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the write path on an emulator of its own; exit with 1 where a bound is passed."""
+    """Measure on emulators of its own; exit with 1 where a bound is passed."""
     began = time.monotonic()
-    with _emulator() as client:
-        counts = _counted(client, quick_plan() if quick else full_plan())
-    gates = list(gates_on_counts(counts))
+    gates, results = _measure_quickly(as_json) if quick else _measure_all(as_json)
     if as_json:
-        print_json({**asdict(counts), "gates": [asdict(gate) for gate in gates]})
-    else:
-        _show(counts, gates)
+        print_json(results)
     err().print(f"measured in {time.monotonic() - began:.0f} s")
-    _fail_on(gates)
+    broken = [gate.name for gate in gates if not gate.holds]
+    if broken:
+        err().print(f"{len(broken)} bounds are passed: {'; '.join(broken)}", soft_wrap=True)
+        raise typer.Exit(FAILED_EXIT_STATUS)
 
 
-def _counted(client: "DynamoDBClient", plan: Plan) -> Counts:
+Measured = tuple[list[Gate], dict[str, Any]]
+
+
+def _measure_quickly(as_json: bool) -> Measured:
+    counts = _counted(quick_plan())
+    gates = list(gates_on_counts(counts))
+    if not as_json:
+        _show_counts(counts)
+        out().print(gate_table(gates))
+    return gates, {**asdict(counts), "gates": [asdict(gate) for gate in gates]}
+
+
+def _measure_all(as_json: bool) -> Measured:
+    counts = _counted(full_plan())
+    prices, announce_cpu = read_prices(), announce_cpu_microseconds()
+    modelled = model(counts, announce_cpu, prices)
+    with _steps("timing", timed.steps()) as begin:
+        rates = timed.take_rates(begin)
+    end_to_end = measure_end_to_end()
+    gates = [*gates_on_counts(counts), *gates_on_hot_account(modelled, rates.rates)]
+    if not as_json:
+        _show_counts(counts)
+        out().print(rate_table(rates.rates))
+        for what, why in rates.skipped.items():
+            out().print(f"skipped: {what}: {why}\n")
+        out().print(model_table(modelled))
+        out().print(end_to_end_table(end_to_end))
+        out().print(gate_table(gates))
+    results = document(
+        on=datetime.now(UTC).date(),
+        counts=counts,
+        modelled=modelled,
+        announce_cpu=announce_cpu,
+        prices=prices,
+        rates=rates,
+        end_to_end=end_to_end,
+        gates=gates,
+    )
+    publish(results)
+    return gates, results
+
+
+def publish(results: dict[str, Any]) -> None:
+    """Write the results, draw the plots, and bring the pages up to date."""
+    RESULTS_FILE.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    refresh_pages(results)
+    subprocess.run(PLOTTING, check=True, timeout=PLOTTING_SECONDS_MAX)
+
+
+def _counted(plan: Plan) -> Counts:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ministack(Path(folder)) as endpoint_url,
+        _steps("counting", plan.steps) as begin,
+    ):
+        return take_counts(dynamodb_client(endpoint_url), plan, begin)
+
+
+@contextmanager
+def _steps(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar; what is yielded is called with the title of each step as it begins."""
     with progress() as bar:
-        task = bar.add_task("counting", total=plan.steps)
+        task = bar.add_task(what, total=total)
         begun = 0
 
         def begin(title: str) -> None:
@@ -50,30 +128,14 @@ def _counted(client: "DynamoDBClient", plan: Plan) -> Counts:
             bar.update(task, description=title, completed=begun)
             begun += 1
 
-        counts = take_counts(client, plan, begin)
-        bar.update(task, description="counted", completed=begun)
-    return counts
+        yield begin
+        bar.update(task, description=what, completed=begun)
 
 
-@contextmanager
-def _emulator() -> Iterator["DynamoDBClient"]:
-    with tempfile.TemporaryDirectory() as folder, ministack(Path(folder)) as endpoint_url:
-        yield local_session().client(
-            "dynamodb", endpoint_url=endpoint_url, config=LOCAL_CLIENT_CONFIG
-        )
-
-
-def _show(counts: Counts, gates: Iterable[Gate]) -> None:
-    out().print(cost_table([*counts.costs, *counts.few_and_many_accounts]))
+def _show_counts(counts: Counts) -> None:
+    costs: Iterable[Any] = (*counts.costs, *counts.few_and_many_accounts)
+    out().print(cost_table(costs))
     out().print(depth_table(counts.depths))
-    out().print(gate_table(gates))
-
-
-def _fail_on(gates: Iterable[Gate]) -> None:
-    broken = [gate.name for gate in gates if not gate.holds]
-    if broken:
-        err().print(f"{len(broken)} bounds are passed: {'; '.join(broken)}", soft_wrap=True)
-        raise typer.Exit(FAILED_EXIT_STATUS)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ account's balance, its entries in their order, and everything about a run; and t
 that comes again, or comes again with another payload.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -46,6 +46,10 @@ class Design(Protocol):
         """Create the tables and open the workload's accounts."""
         ...
 
+    def drop(self, store: Any, suffix: str) -> None:
+        """Remove what `create` created."""
+        ...
+
     def worker(self, store: Any, suffix: str, workload: Workload) -> Worker:
         """Return a worker that has seen nothing yet."""
         ...
@@ -55,6 +59,11 @@ class DynamoDBDesign(Design, Protocol):
     def tables(self, suffix: str) -> dict[str, str]:
         """Return the names of the tables by what they hold; `expiring` is not kept for a year."""
         ...
+
+
+def drop_tables(client: "DynamoDBClient", tables: Mapping[str, str]) -> None:
+    for name in tables.values():
+        client.delete_table(TableName=name)
 
 
 def stored_bytes(client: "DynamoDBClient", table: str) -> int:

@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from agent_credits_cli.tables import table
+from tests.benchmarks.end_to_end import EndToEnd
 from tests.benchmarks.gates import Gate
+from tests.benchmarks.modelled import Modelled
+from tests.benchmarks.throughput import Rate
 from tests.benchmarks.write_path import Cost, Depth
 
 
@@ -56,6 +59,70 @@ def gate_table(gates: Iterable[Gate]) -> Table:
     for gate in gates:
         bound = f"{'≥' if gate.is_least else '≤'} {gate.bound:g}"
         listing.add_row(gate.name, f"{gate.figure:.4g}", bound, "ok" if gate.holds else "PASSED")
+    return listing
+
+
+def rate_table(rates: Iterable[Rate]) -> Table:
+    listing = table(
+        "store",
+        "design",
+        ">accounts",
+        ">a batch",
+        ">workers",
+        ">events/s",
+        ">races lost",
+        ">client CPU",
+        title="Events per second",
+    )
+    for rate in rates:
+        network = f", {rate.added_milliseconds} ms away" if rate.added_milliseconds else ""
+        listing.add_row(
+            f"{rate.store}{network}",
+            rate.design,
+            f"{rate.accounts:,}",
+            f"{rate.events_per_batch:,}",
+            str(rate.workers),
+            f"{rate.events_per_second:,.0f}",
+            f"{rate.races_lost:,}",
+            f"{rate.cpu_microseconds:,.0f} µs",
+        )
+    return listing
+
+
+def model_table(modelled: Iterable[Modelled]) -> Table:
+    listing = table(
+        ">a batch",
+        "design",
+        ">one account, events/s",
+        ">DynamoDB",
+        ">all in, per million",
+        title="Modelled on AWS's limits and prices",
+    )
+    for each in modelled:
+        listing.add_row(
+            f"{each.events_per_batch:,}",
+            each.design,
+            f"{each.ceiling_per_second:,.0f}",
+            f"${each.dollars_per_million.dynamodb:.2f}",
+            f"${each.total_dollars_per_million:.2f}",
+        )
+    return listing
+
+
+def end_to_end_table(measured: EndToEnd) -> Table:
+    listing = table("end to end", ">", title="The whole stack")
+    for passage in measured.passages:
+        listing.add_row(
+            f"{passage.deliveries:,} deliveries, {passage.pack} in a message",
+            f"{passage.deliveries_per_second:,.0f}/s",
+        )
+    latency = measured.latency
+    for name, milliseconds in (
+        ("p50", latency.p50_milliseconds),
+        ("p95", latency.p95_milliseconds),
+        ("p99", latency.p99_milliseconds),
+    ):
+        listing.add_row(f"from SendMessage to notice, {name}", f"{milliseconds:,.0f} ms")
     return listing
 
 

@@ -58,7 +58,7 @@ def count(
         cpu_seconds = time.process_time() - started_at
     stored = sum(stored_bytes(client, name) for name in kept) - stored_before
     events = workload.counted_events
-    drop_tables(client, design, suffix)
+    design.drop(client, suffix)
     return Cost(
         design=design.name,
         workload=workload.name,
@@ -133,7 +133,7 @@ def _round_trips(client: "DynamoDBClient", design: DynamoDBDesign, workload: Wor
     for batch in workload.counted[half:]:
         newcomer = _newcomer(client, design, suffix, workload)
         cold.append(_depth(client, newcomer, batch))
-    drop_tables(client, design, suffix)
+    design.drop(client, suffix)
     return _Run(warm, cold)
 
 
@@ -159,11 +159,6 @@ def warm_up(worker: Worker, workload: Workload) -> None:
 def debit_all(worker: Worker, batch: Sequence[str]) -> None:
     done = worker.debit(batch)
     assert done.events == len(batch), f"{done.events} of {len(batch)} events were debited"
-
-
-def drop_tables(client: "DynamoDBClient", design: DynamoDBDesign, suffix: str) -> None:
-    for name in design.tables(suffix).values():
-        client.delete_table(TableName=name)
 
 
 def new_suffix() -> str:

@@ -14,7 +14,7 @@ from aws_lambda_powertools.utilities.idempotency import (
 )
 
 from agent_credits.backoff import back_off
-from tests.benchmarks.design import Done
+from tests.benchmarks.design import Done, drop_tables
 from tests.benchmarks.references.events import Usage, draw, entry_item, numbers, read_usage
 from tests.benchmarks.references.tables import (
     account_key,
@@ -50,6 +50,9 @@ class PowertoolsPerEvent:
         create_accounts(store, tables["accounts"], workload)
         create_ledger(store, tables["ledger"])
         create_table(store, tables["expiring"], keys={"id": "HASH"})
+
+    def drop(self, store: "DynamoDBClient", suffix: str) -> None:
+        drop_tables(store, self.tables(suffix))
 
     def worker(self, store: "DynamoDBClient", suffix: str, workload: Workload) -> "Typical":
         return Typical(store, self.tables(suffix), workload)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from agent_credits.backoff import back_off
-from tests.benchmarks.design import Done
+from tests.benchmarks.design import Done, drop_tables
 from tests.benchmarks.references.events import Usage, draw, entry_item, read_usage
 from tests.benchmarks.references.tables import (
     Row,
@@ -43,6 +43,9 @@ class Transactions:
     def create(self, store: "DynamoDBClient", suffix: str, workload: Workload) -> None:
         create_accounts(store, self.tables(suffix)["accounts"], workload)
         create_ledger(store, self.tables(suffix)["ledger"])
+
+    def drop(self, store: "DynamoDBClient", suffix: str) -> None:
+        drop_tables(store, self.tables(suffix))
 
     def worker(self, store: "DynamoDBClient", suffix: str, workload: Workload) -> "Transacting":
         return Transacting(store, self.tables(suffix), workload, self.events_per_transaction)

@@ -1,0 +1,116 @@
+"""The cost model applied to what was counted: ceilings and dollars of each design."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent_credits.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.debits import Debits, Delivery
+from agent_credits.directory import Directory
+from agent_credits.items import Item, account_from_item, account_item
+from tests.benchmarks.agent_credits_design import accounts_well_into_their_lives
+from tests.benchmarks.cost_model import (
+    Dollars,
+    Measured,
+    PriceFile,
+    dollars_per_million_events,
+    hot_account_ceiling,
+)
+from tests.benchmarks.counts import Counts
+from tests.benchmarks.workloads import hot_account
+from tests.memory_rows import MemoryRows
+from tests.unit.builders import NOW, POLICY, pause
+
+SIZES = (1, 10, 100)
+ANNOUNCED_BATCHES = 10
+# Between reading the row and having written it, the typical design makes these two requests.
+TYPICAL_TURN_REQUESTS = 2
+TYPICAL_REQUESTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Modelled:
+    """What a design comes to on AWS, `events_per_batch` of one account being there at once."""
+
+    design: str
+    events_per_batch: int
+    ceiling_per_second: float
+    ceiling_per_second_slow: float
+    dollars_per_million: Dollars
+    total_dollars_per_million: float
+
+
+def model(counts: Counts, announce_cpu: Mapping[int, float], file: PriceFile) -> list[Modelled]:
+    modelled = []
+    for size in SIZES:
+        for design, measured in _measured(counts, size, announce_cpu, file):
+            dollars = dollars_per_million_events(measured, file.prices, file.assumptions)
+            fast, slow = (
+                hot_account_ceiling(measured, milliseconds)
+                for milliseconds in (
+                    file.assumptions.request_milliseconds,
+                    file.assumptions.request_milliseconds_slow,
+                )
+            )
+            modelled.append(Modelled(design, size, fast, slow, dollars, dollars.total))
+    return modelled
+
+
+def _measured(
+    counts: Counts, size: int, announce_cpu: Mapping[int, float], file: PriceFile
+) -> Iterator[tuple[str, Measured]]:
+    """Yield each design's figures; what commits event by event does so at any size."""
+    transaction = file.assumptions.transaction_requests
+    (depth,) = [
+        d for d in counts.depths if (d.design, d.events_per_batch) == ("agent-credits", size)
+    ]
+    figures = {
+        "agent-credits": (size, depth.warm_max, depth.warm_max),
+        "powertools": (1, TYPICAL_REQUESTS, TYPICAL_TURN_REQUESTS),
+        "transaction-1": (1, transaction, transaction),
+        "transaction-99": (size, transaction, transaction),
+    }
+    for design, (events, round_trips, turn_requests) in figures.items():
+        cost = counts.cost(design, f"hot-{size}")
+        yield (
+            design,
+            Measured(
+                events=events,
+                write_units=cost.write_units,
+                row_write_units=cost.row_write_units,
+                read_units=cost.read_units,
+                round_trips=round_trips,
+                turn_requests=turn_requests,
+                debit_cpu_microseconds=cost.cpu_microseconds,
+                announce_cpu_microseconds=announce_cpu[events],
+                stored_bytes=cost.stored_bytes,
+            ),
+        )
+
+
+def announce_cpu_microseconds() -> dict[int, float]:
+    """Return what it takes to read both images of a commit and to find what they announce."""
+    return {size: _announce_cpu(size) for size in SIZES}
+
+
+def _announce_cpu(events_per_batch: int) -> float:
+    images = _images(events_per_batch)
+    settings = NoticeSettings("")
+    began = time.process_time()
+    for old, new in images:
+        notices_of(Commit(account_from_item(old), account_from_item(new)), settings)
+    return (time.process_time() - began) / len(images) * 1e6
+
+
+def _images(events_per_batch: int) -> Sequence[tuple[Item, Item]]:
+    workload = hot_account(events_per_batch, ANNOUNCED_BATCHES, warm_up=0)
+    rows = MemoryRows()
+    rows.policies[POLICY.version] = POLICY
+    rows.teams[workload.team.team_id] = workload.team
+    for account in accounts_well_into_their_lives(workload):
+        rows.accounts[account.principal] = account
+    debits = Debits(rows, Directory(rows), pause)
+    for batch in workload.batches:
+        deliveries = [Delivery(str(number), body) for number, body in enumerate(batch)]
+        debits.debit(deliveries, now=NOW, time_is_left=lambda: True)
+    return [(account_item(old), account_item(new)) for old, new in rows.stream if old is not None]

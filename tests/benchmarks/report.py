@@ -1,0 +1,286 @@
+"""The figures in README.md and docs/benchmarks.md: written from the JSON, never by hand.
+
+Each block of a page stands between two comments, `<!-- bench:NAME -->` and `<!-- bench:end -->`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+Document = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+RESULTS_FILE = ROOT / "docs" / "benchmarks.json"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
+BLOCK = re.compile(r"<!-- bench:(?P<name>[a-z-]+) -->\n.*?<!-- bench:end -->", re.DOTALL)
+
+TITLES = {
+    "agent-credits": "this project",
+    "powertools": "(a) Powertools idempotency, update, put",
+    "transaction-1": "(b) a transaction per event",
+    "transaction-99": "(c) a transaction per account and batch",
+    "postgres-1": "PostgreSQL, a transaction per event",
+    "postgres-100": "PostgreSQL, a transaction per 100 events",
+}
+WORKLOADS = {
+    "hot-1": "one account, 1 a batch",
+    "hot-10": "one account, 10 a batch",
+    "hot-100": "one account, 100 a batch",
+    "hot-1000": "one account, 1,000 a batch",
+    "uniform": "1,000 accounts alike",
+    "azure-trace": "the Azure trace",
+}
+
+
+def refreshed(page: str, document: Document) -> str:
+    """Return the page with each of its blocks written anew."""
+
+    def written(block: re.Match[str]) -> str:
+        name = block["name"]
+        return f"<!-- bench:{name} -->\n{BLOCKS[name](document)}\n<!-- bench:end -->"
+
+    return BLOCK.sub(written, page)
+
+
+def refresh_pages(document: Document) -> None:
+    for page in PAGES:
+        page.write_text(refreshed(page.read_text(), document))
+
+
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table; all columns but those of text, which come first, hold numbers."""
+    ruler = ["---:" if heading.startswith(">") else "---" for heading in headings]
+    lines = [[heading.removeprefix(">") for heading in headings], ruler, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _machine(document: Document) -> str:
+    machine, versions = document["machine"], document["versions"]
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    skipped = [f" Skipped: {name}, because {why}." for name, why in document["skipped"].items()]
+    return (
+        f"Measured on {document['measured_on']} with `make bench` on {machine['cores']} cores"
+        f" ({machine['architecture']}, {machine['memory_gb']} GB, {machine['system']},"
+        f" Python {machine['python']}): {listed}.{''.join(skipped)}"
+    )
+
+
+def _summary(document: Document) -> str:
+    """Return what the README shows: units and dollars, at one and at a hundred events."""
+    rows = []
+    for size in (1, 100):
+        for design in ("agent-credits", "powertools", "transaction-1", "transaction-99"):
+            cost, modelled = _cost(document, design, f"hot-{size}"), _model(document, design, size)
+            rows.append(
+                (
+                    str(size),
+                    TITLES[design],
+                    f"{cost['write_units']:.2f}",
+                    f"{cost['read_units']:.2f}",
+                    f"{cost['requests']:.2f}",
+                    f"${modelled['dollars_per_million']['dynamodb']:.2f}",
+                    f"${modelled['total_dollars_per_million']:.2f}",
+                    f"{modelled['ceiling_per_second']:,.0f}",
+                )
+            )
+    return _table(
+        (
+            ">events per account and batch",
+            "design",
+            ">write units",
+            ">read units",
+            ">requests",
+            ">DynamoDB, per million events",
+            ">all in, per million events",
+            ">one account, events/s",
+        ),
+        rows,
+    )
+
+
+def _costs(document: Document) -> str:
+    rows = [
+        (
+            WORKLOADS[cost["workload"]],
+            TITLES[cost["design"]],
+            f"{cost['write_units']:.3f}",
+            f"{cost['index_write_units']:.2f}",
+            f"{cost['read_units']:.2f}",
+            f"{cost['requests']:.3f}",
+            f"{cost['stored_bytes']:,.0f}",
+            f"{cost['cpu_microseconds']:,.0f}",
+        )
+        for cost in document["counts"]["costs"]
+    ]
+    return _table(
+        (
+            "workload",
+            "design",
+            ">write units",
+            ">of which index",
+            ">read units",
+            ">requests",
+            ">bytes stored",
+            ">client CPU, µs",
+        ),
+        rows,
+    )
+
+
+def _depths(document: Document) -> str:
+    rows = [
+        (
+            TITLES[depth["design"]],
+            str(depth["events_per_batch"]),
+            _range(depth["warm_min"], depth["warm_max"]),
+            _range(depth["cold_min"], depth["cold_max"]),
+        )
+        for depth in document["counts"]["depths"]
+    ]
+    return _table(("design", ">events per batch", ">warm worker", ">cold worker"), rows)
+
+
+def _rates(document: Document) -> str:
+    near = [rate for rate in document["rates"] if not rate["added_milliseconds"]]
+    workers = sorted({rate["workers"] for rate in near})
+    lines: dict[tuple[Any, ...], dict[int, Document]] = {}
+    for rate in near:
+        line = (rate["store"], rate["accounts"], rate["design"], rate["events_per_batch"])
+        lines.setdefault(line, {})[rate["workers"]] = rate
+    rows = [
+        (
+            store,
+            f"{accounts:,}",
+            _title(design, size),
+            *(f"{by_workers[n]['events_per_second']:,.0f}" for n in workers),
+            " / ".join(str(by_workers[n]["races_lost"]) for n in workers),
+        )
+        for (store, accounts, design, size), by_workers in lines.items()
+    ]
+    headings = ("store", ">accounts", "design", *(f">{n} workers" for n in workers), ">races lost")
+    return _table(headings, rows)
+
+
+def _far_rates(document: Document) -> str:
+    far = [rate for rate in document["rates"] if rate["added_milliseconds"]]
+    rows = [
+        (
+            _title(rate["design"], rate["events_per_batch"]),
+            f"{rate['events_per_second']:,.0f}",
+            f"{rate['cpu_microseconds']:,.0f}",
+        )
+        for rate in far
+    ]
+    return _table(("design", ">events/s", ">client CPU, µs"), rows)
+
+
+def _dollars(document: Document) -> str:
+    rows = [
+        (
+            str(m["events_per_batch"]),
+            TITLES[m["design"]],
+            *(f"{dollars:.3f}" for dollars in m["dollars_per_million"].values()),
+            f"{m['total_dollars_per_million']:.2f}",
+        )
+        for m in document["modelled"]
+    ]
+    headings = ("SQS", "Lambda", "DynamoDB", "SNS", "a year of storage", "total")
+    return _table((">events per batch", "design", *(f">{name}" for name in headings)), rows)
+
+
+def _ceilings(document: Document) -> str:
+    assumptions = document["prices"]["assumptions"]
+    rows = [
+        (
+            str(m["events_per_batch"]),
+            TITLES[m["design"]],
+            f"{m['ceiling_per_second']:,.0f}",
+            f"{m['ceiling_per_second_slow']:,.0f}",
+        )
+        for m in document["modelled"]
+    ]
+    headings = (
+        ">events per batch",
+        "design",
+        f">events/s at {assumptions['request_milliseconds']:g} ms a request",
+        f">at {assumptions['request_milliseconds_slow']:g} ms",
+    )
+    return _table(headings, rows)
+
+
+def _prices(document: Document) -> str:
+    prices = document["prices"]
+    sources = ", ".join(f"<{source}>" for source in prices["sources"])
+    return f"Prices as of {prices['as_of']}, {prices['region']}: {sources}."
+
+
+def _end_to_end(document: Document) -> str:
+    measured = document["end_to_end"]
+    passages = [
+        (
+            str(p["pack"]),
+            f"{p['events']:,}",
+            f"{p['deliveries']:,}",
+            f"{p['seconds']:.1f}",
+            f"{p['deliveries_per_second']:,.0f}",
+        )
+        for p in measured["passages"]
+    ]
+    headings = (">events in a message", ">events", ">deliveries", ">seconds", ">deliveries/s")
+    latency = measured["latency"]
+    return (
+        f"{_table(headings, passages)}\n\n"
+        f"From `SendMessage` of a run that fails to its notice in a subscriber's queue,"
+        f" {latency['notices']} times one after the other:"
+        f" p50 {latency['p50_milliseconds']:,.0f} ms, p95 {latency['p95_milliseconds']:,.0f} ms,"
+        f" p99 {latency['p99_milliseconds']:,.0f} ms."
+    )
+
+
+def _gates(document: Document) -> str:
+    rows = [
+        (
+            gate["name"],
+            f"{gate['figure']:g}",
+            f"{'≥' if gate['is_least'] else '≤'} {gate['bound']:g}",
+            "yes" if gate["holds"] else "NO",
+        )
+        for gate in document["gates"]
+    ]
+    return _table(("what must hold", ">figure", ">bound", "holds"), rows)
+
+
+def _cost(document: Document, design: str, workload: str) -> Document:
+    costs: Iterator[Document] = iter(document["counts"]["costs"])
+    return next(c for c in costs if (c["design"], c["workload"]) == (design, workload))
+
+
+def _model(document: Document, design: str, size: int) -> Document:
+    models: Iterator[Document] = iter(document["modelled"])
+    return next(m for m in models if (m["design"], m["events_per_batch"]) == (design, size))
+
+
+def _title(design: str, events_per_batch: int) -> str:
+    """Return a design's title, with the size of a batch where it was measured at several."""
+    title = TITLES[design]
+    return f"{title}, {events_per_batch} a batch" if design == "agent-credits" else title
+
+
+def _range(fewest: int, most: int) -> str:
+    return str(fewest) if fewest == most else f"{fewest} to {most}"
+
+
+BLOCKS: dict[str, Callable[[Document], str]] = {
+    "machine": _machine,
+    "summary": _summary,
+    "costs": _costs,
+    "depths": _depths,
+    "rates": _rates,
+    "far-rates": _far_rates,
+    "dollars": _dollars,
+    "ceilings": _ceilings,
+    "prices": _prices,
+    "end-to-end": _end_to_end,
+    "gates": _gates,
+}

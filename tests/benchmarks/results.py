@@ -1,0 +1,83 @@
+"""The results as one JSON document: what was measured, on what kind of machine, and the bounds."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import postgres_server
+from tests.benchmarks.cost_model import PriceFile
+from tests.benchmarks.counts import Counts
+from tests.benchmarks.end_to_end import EndToEnd
+from tests.benchmarks.gates import Gate
+from tests.benchmarks.modelled import Modelled
+from tests.benchmarks.rates import Rates
+
+SIGNIFICANT_DIGITS = 4
+TOOLS = Path(__file__).parents[2] / "tools"
+LIBRARIES = ("aws-lambda-powertools", "boto3", "botocore", "psycopg", "pydantic")
+
+
+def document(
+    *,
+    on: date,
+    counts: Counts,
+    modelled: Sequence[Modelled],
+    announce_cpu: dict[int, float],
+    prices: PriceFile,
+    rates: Rates,
+    end_to_end: EndToEnd,
+    gates: Iterable[Gate],
+) -> dict[str, Any]:
+    """Return it all, in an order and with a precision that make two runs easy to compare."""
+    measured = {
+        "measured_on": on.isoformat(),
+        "machine": machine(),
+        "versions": versions(),
+        "counts": asdict(counts),
+        "modelled": [asdict(m) for m in modelled],
+        "announce_cpu_microseconds": {str(n): cpu for n, cpu in announce_cpu.items()},
+        "prices": prices.model_dump(mode="json"),
+        "rates": [{**asdict(r), "events_per_second": r.events_per_second} for r in rates.rates],
+        "skipped": rates.skipped,
+        "end_to_end": asdict(end_to_end),
+        "gates": [{**asdict(gate), "holds": gate.holds} for gate in gates],
+    }
+    rounded: dict[str, Any] = _rounded(measured)
+    return rounded
+
+
+def machine() -> dict[str, Any]:
+    """Return what matters of the machine, and nothing that names it."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cores": os.cpu_count(),
+        "architecture": platform.machine(),
+        "memory_gb": round(memory / 2**30),
+        "system": platform.system(),
+        "python": platform.python_version(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    pins = (TOOLS / "ministack.txt").read_text().splitlines()
+    (pin,) = [line for line in pins if line.startswith("ministack==")]
+    found["ministack"] = pin.removeprefix("ministack==").split()[0]
+    if postgres_server.why_unavailable() is None:
+        found["postgresql"] = postgres_server.version()
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    return value

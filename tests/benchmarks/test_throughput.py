@@ -1,0 +1,69 @@
+"""Workers in processes of their own: each does its part, and what goes wrong there is told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.benchmarks.design import Done
+from tests.benchmarks.gates import best_rate
+from tests.benchmarks.throughput import Rate, crew
+
+# A store that is never asked for anything: the client is only made.
+NOWHERE = "http://127.0.0.1:9"
+
+
+class Idle:
+    def learn_settings(self) -> None: ...
+
+    def debit(self, bodies: list[str]) -> Done:
+        return Done(len(bodies), races_lost=1)
+
+
+@dataclass
+class Effortless:
+    name: str = "effortless"
+    title: str = "does nothing"
+    fails: bool = False
+
+    def create(self, *_: Any) -> None: ...
+
+    def drop(self, *_: Any) -> None: ...
+
+    def worker(self, *_: Any) -> Idle:
+        if self.fails:
+            raise ValueError("no worker today")
+        return Idle()
+
+
+def test_the_events_of_all_workers_are_added_up() -> None:
+    with crew(2) as workers:
+        rate = workers.rate(
+            Effortless(), "nowhere", NOWHERE, accounts=1, events_per_batch=1_000, workers=2
+        )
+
+    assert rate.events == 2 * 12_000
+    assert rate.races_lost == 2 * 12
+    assert rate.events_per_second > 0
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    with crew(1) as workers, pytest.raises(RuntimeError, match="no worker today"):
+        workers.rate(
+            Effortless(fails=True), "nowhere", NOWHERE, accounts=1, events_per_batch=100, workers=1
+        )
+
+
+def test_the_best_rate_is_that_of_the_same_place_and_load() -> None:
+    def rate(design: str, accounts: int, events: int, added_milliseconds: int = 0) -> Rate:
+        return Rate(design, "store", accounts, 100, 1, added_milliseconds, events, 1.0, 0, 1.0)
+
+    rates = [
+        rate("a", 1, 5),
+        rate("a", 1, 7),
+        rate("b", 1, 9),
+        rate("a", 2, 11),
+        rate("a", 1, 13, 5),
+    ]
+
+    assert best_rate(rates, "a") == 7
