@@ -1,17 +1,22 @@
 """The rows in memory: a fake with state that keeps what the port of `rows.py` promises."""
 
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
+from typing import TypeVar
 
 from agent_credits.accounts import Account
+from agent_credits.burn_counts import BurnCount
 from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.items import (
     ACCOUNT_PREFIX,
+    TEAM_PREFIX,
     Item,
     account_item,
     account_key,
+    burn_count_from_item,
+    burn_count_item,
     checkpoint_from_item,
     checkpoint_item,
     observation_from_item,
@@ -28,6 +33,8 @@ from agent_credits.principals import Principal
 from agent_credits.rows import Stretch, Unreadable
 from agent_credits.teams import Team
 
+Result = TypeVar("Result")
+
 
 class MemoryRows:
     """Implements `Rows`, `TeamRows` and `ObservationRows`; one call is one atomic step."""
@@ -40,6 +47,7 @@ class MemoryRows:
         self.policies: dict[str, BillingPolicy] = {}
         self.observations: dict[str, Item] = {}
         self.checkpoints: dict[Principal, Item] = {}
+        self.burn_counts: dict[Principal, Item] = {}
         # Keys of accounts' rows that this version does not understand.
         self.unreadable: set[str] = set()
         self.checkpoints_not_understood = False
@@ -81,13 +89,24 @@ class MemoryRows:
         self.checkpoints[checkpoint.principal] = checkpoint_item(checkpoint)
 
     def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
+        return self._read_stretch(self.read_account_at, after, rows_max)
+
+    def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]:
+        return self._read_stretch(self.read_team_at, after, rows_max)
+
+    def _read_stretch(
+        self,
+        read: Callable[[str], Result | Unreadable | None],
+        after: str | None,
+        rows_max: int,
+    ) -> Stretch[Result]:
         """Read in the order of a hash, as DynamoDB does: a row that comes may stand anywhere."""
         keys = {account_key(principal)["pk"]["S"]: principal for principal in self.accounts}
         keys |= {team_key(team_id)["pk"]["S"]: None for team_id in self.teams}
         ahead = sorted(keys, key=_place)
         if after is not None:
             ahead = [key for key in ahead if _place(key) > _place(after)]
-        found = [(key, self.read_account_at(key)) for key in ahead[:rows_max]]
+        found = [(key, read(key)) for key in ahead[:rows_max]]
         return Stretch(
             tuple((key, row) for key, row in found if row is not None),
             end=ahead[rows_max - 1] if len(ahead) > rows_max else None,
@@ -99,6 +118,23 @@ class MemoryRows:
         if not key.startswith(ACCOUNT_PREFIX):
             return None
         return self.accounts.get(principal_of_account_key(key))
+
+    def read_team_at(self, key: str) -> Team | Unreadable | None:
+        if key in self.unreadable:
+            return Unreadable(key, f"{key}: KeyError")
+        if not key.startswith(TEAM_PREFIX):
+            return None
+        return self.teams.get(key.removeprefix(TEAM_PREFIX))
+
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        return {p: self.accounts[p] for p in principals if p in self.accounts}
+
+    def read_burn_counts(self, principals: Collection[Principal]) -> Mapping[Principal, BurnCount]:
+        items = {p: self.burn_counts[p] for p in principals if p in self.burn_counts}
+        return {principal: burn_count_from_item(item) for principal, item in items.items()}
+
+    def put_burn_count(self, count: BurnCount) -> None:
+        self.burn_counts[count.principal] = burn_count_item(count)
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         yield from [

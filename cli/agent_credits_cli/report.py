@@ -1,7 +1,7 @@
 """`agent-credits report`: what a team's accounts hold and burn, and how long that lasts."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Annotated, Final
 
 import typer
@@ -29,16 +29,17 @@ def report(
     """Show what a team's accounts hold and burn, how long that lasts, and what was spent."""
     rows, now = rows_of(connect(context)), datetime.now(UTC)
     team, policy = read_team_and_policy(rows, team_id, now)
-    burning = _burning(rows, payers(team, policy, now), now)
-    result = balance_report(team, policy, burning, now)
+    day = now.astimezone(UTC).date()
+    burning = _burning(rows, payers(team, policy, now), day)
+    result = balance_report(team, policy, burning, day, now)
     if as_json:
         print_json(report_data(result))
     else:
         out().print(report_text(result), end="", soft_wrap=True)
 
 
-def _burning(rows: DynamoDBRows, principals: list[Principal], now: datetime) -> Iterator[Burning]:
-    since = first_day(now.astimezone(UTC).date())
+def _burning(rows: DynamoDBRows, principals: list[Principal], day: date) -> Iterator[Burning]:
+    since = first_day(day)
     with progress(shown=len(principals) >= PROGRESS_FROM) as bar:
         task = bar.add_task("reading ledgers", total=len(principals))
         for principal in principals:

@@ -10,7 +10,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent_credits.accounts import Account
+from agent_credits.balance_report_walk import BalanceReportWalk
 from agent_credits.clients import dynamodb_client, sqs_client
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.expiring_credits_walk import ExpiringCreditsWalk
@@ -45,9 +45,10 @@ settings = Settings.model_validate(dict(os.environ))
 session = get_session()
 rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 queue = SqsWalkQueue(sqs_client(session), settings.WALKS_QUEUE_URL)
-walks: dict[WalkName, Walk[Account]] = {
+walks: dict[WalkName, Walk[Any]] = {
     "reconciliation": ReconciliationWalk(rows),
     "expiring_credits": ExpiringCreditsWalk(rows, timedelta(days=settings.EXPIRY_NOTICE_DAYS)),
+    "balance_reports": BalanceReportWalk(rows),
 }
 
 

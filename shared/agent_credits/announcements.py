@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from agent_credits.accounts import Account
+from agent_credits.balance_report_notice import balance_report_notice
+from agent_credits.balance_reports import BalanceReport
 from agent_credits.drift_notices import drift_found
 from agent_credits.expiry_notices import credits_expiring
 from agent_credits.ledger import Entry
@@ -154,6 +156,8 @@ def notice_of(observation: Observation) -> Notice:
             return provider_refused(observation)
         case DriftFound():
             return drift_found(observation)
+        case BalanceReport():
+            return balance_report_notice(observation)
         case CreditsExpiring():
             return credits_expiring(observation)
         case _:

@@ -5,7 +5,24 @@ from typing import Any
 from agent_credits.balance_reports import BalanceReport, ReportedAccount
 from agent_credits.burn import RATE_DAYS, WINDOWS_DAYS
 from agent_credits.credits import format_credits
-from agent_credits.notices import format_money, iso
+from agent_credits.notices import Notice, format_money, iso
+from agent_credits.principals import Principal
+
+
+def balance_report_notice(report: BalanceReport) -> Notice:
+    return Notice(
+        type="balance_report",
+        severity="info",
+        principal=Principal("team", report.team_id),
+        team_id=report.team_id,
+        key=report.key,
+        subject=report.team_id,
+        time=report.time,
+        retryable=False,
+        data=report_data(report),
+        email_subject=f"Balances of team {report.team_id}, {report.day}",
+        email_text=report_text(report),
+    )
 
 
 def report_data(report: BalanceReport) -> dict[str, Any]:

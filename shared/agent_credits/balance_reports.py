@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
+from typing import Literal
 
 from pydantic import AwareDatetime
 
@@ -40,8 +41,8 @@ class ReportedAccount(Strict):
     principal: PrincipalText
     pools: tuple[ReportedPool, ...]
     burned_microcredits: tuple[int, ...]
-    exhausted_on: date | None
-    resets_at: AwareDatetime | None
+    exhausted_on: date | None = None
+    resets_at: AwareDatetime | None = None
 
     @property
     def available_microcredits(self) -> int:
@@ -64,6 +65,7 @@ class BalanceReport(Strict):
     `day`: burn is of the complete days before it, in UTC.
     """
 
+    kind: Literal["balance_report"] = "balance_report"
     team_id: Identifier
     day: date
     time: AwareDatetime
@@ -73,12 +75,17 @@ class BalanceReport(Strict):
     burned_microcredits: tuple[int, ...]
     spending: ReportedSpending
 
+    @property
+    def key(self) -> str:
+        """Return what makes it count once: the team and the day."""
+        return f"{self.day} {self.team_id}"
+
 
 def balance_report(
-    team: Team, policy: BillingPolicy, burning: Iterable[Burning], now: datetime
+    team: Team, policy: BillingPolicy, burning: Iterable[Burning], day: date, now: datetime
 ) -> BalanceReport:
-    """Return the team's report; `burning` are its payers that have an account."""
-    accounts = [_reported(one, policy, now) for one in burning]
+    """Return the team's report of `day`; `burning` are its payers that have an account."""
+    accounts = [_reported(one, policy, day, now) for one in burning]
     accounts.sort(
         key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
     )
@@ -86,7 +93,7 @@ def balance_report(
     packs = policy.packs
     return BalanceReport(
         team_id=team.team_id,
-        day=now.astimezone(UTC).date(),
+        day=day,
         time=now,
         accounts=tuple(accounts[:ACCOUNTS_TOLD_MAX]),
         accounts_count=len(accounts),
@@ -102,10 +109,9 @@ def balance_report(
     )
 
 
-def _reported(burning: Burning, policy: BillingPolicy, now: datetime) -> ReportedAccount:
+def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime) -> ReportedAccount:
     current = bring_up_to(burning.account, now)
     balances = pool_balances(current, pools_of(current.principal, policy), now)
-    today = now.astimezone(UTC).date()
     available = sum(balance.available_microcredits for balance in balances)
     return ReportedAccount(
         principal=current.principal,
@@ -113,10 +119,8 @@ def _reported(burning: Burning, policy: BillingPolicy, now: datetime) -> Reporte
             ReportedPool(pool=b.pool, available_microcredits=b.available_microcredits)
             for b in balances
         ),
-        burned_microcredits=tuple(
-            burned_over(burning.burned, days, today) for days in WINDOWS_DAYS
-        ),
-        exhausted_on=exhausted_on(available, burning.burned, today),
+        burned_microcredits=tuple(burned_over(burning.burned, days, day) for days in WINDOWS_DAYS),
+        exhausted_on=exhausted_on(available, burning.burned, day),
         resets_at=resets_at(current, now),
     )
 

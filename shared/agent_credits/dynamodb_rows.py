@@ -12,12 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits.accounts import Account
 from agent_credits.backoff import back_off
+from agent_credits.burn_counts import BurnCount
 from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.items import (
@@ -28,6 +30,9 @@ from agent_credits.items import (
     account_from_item,
     account_item,
     account_key,
+    burn_count_from_item,
+    burn_count_item,
+    burn_count_key,
     checkpoint_from_item,
     checkpoint_item,
     checkpoint_key,
@@ -106,8 +111,8 @@ class DynamoDBRows:
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         keys = [receipt_key(identity) for identity in identities]
-        chunks = _in_parallel(self._batch_get, _chunks(keys, BATCH_GET_KEYS_MAX))
-        receipts = [_understood(receipt_from_item, item) for chunk in chunks for item in chunk]
+        items = self._batch_get_all(self._ledger_table, keys)
+        receipts = [_understood(receipt_from_item, item) for item in items]
         return {receipt.entry.identity: receipt for receipt in receipts}
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
@@ -151,6 +156,30 @@ class DynamoDBRows:
     def read_account_at(self, key: str) -> Account | Unreadable | None:
         item = self._read_row({"pk": {"S": key}})
         return _readable(account_from_item, item) if item else None
+
+    def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]:
+        return self._read_stretch(TEAM_PREFIX, team_from_item, after, rows_max)
+
+    def read_team_at(self, key: str) -> Team | Unreadable | None:
+        item = self._read_row({"pk": {"S": key}})
+        return _readable(team_from_item, item) if item else None
+
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        keys = [account_key(principal) for principal in principals]
+        items = self._batch_get_all(self._accounts_table, keys)
+        accounts = [_understood(account_from_item, item) for item in items]
+        return {account.principal: account for account in accounts}
+
+    def read_burn_counts(self, principals: Collection[Principal]) -> Mapping[Principal, BurnCount]:
+        keys = [burn_count_key(principal) for principal in principals]
+        items = self._batch_get_all(self._accounts_table, keys)
+        read = [_readable(burn_count_from_item, item) for item in items]
+        # What another version put only spares work, so the work is done.
+        return {c.principal: c for c in read if not isinstance(c, Unreadable)}
+
+    def put_burn_count(self, count: BurnCount) -> None:
+        with _faults_as_rows_unavailable():
+            self._client.put_item(TableName=self._accounts_table, Item=burn_count_item(count))
 
     def list_accounts(self) -> Iterator[Account]:
         """Yield every account, in no order. Reads the whole table: for the operator only."""
@@ -231,20 +260,22 @@ class DynamoDBRows:
                 return _item_that_is_there(lost)
         return None
 
-    def _batch_get(self, keys: Sequence[Item]) -> list[Item]:
+    def _batch_get_all(self, table: str, keys: Sequence[Item]) -> list[Item]:
+        chunks = _in_parallel(partial(self._batch_get, table), _chunks(keys, BATCH_GET_KEYS_MAX))
+        return [item for chunk in chunks for item in chunk]
+
+    def _batch_get(self, table: str, keys: Sequence[Item]) -> list[Item]:
         items: list[Item] = []
-        pending: Mapping[str, Any] = {
-            self._ledger_table: {"Keys": list(keys), "ConsistentRead": True}
-        }
+        pending: Mapping[str, Any] = {table: {"Keys": list(keys), "ConsistentRead": True}}
         for attempt in range(BATCH_ROUNDS_MAX):
             with _faults_as_rows_unavailable():
                 response = self._client.batch_get_item(RequestItems=pending)
-            items += response["Responses"].get(self._ledger_table, [])
+            items += response["Responses"].get(table, [])
             pending = response.get("UnprocessedKeys", {})
             if not pending:
                 return items
             back_off(attempt + 1)
-        raise RowsUnavailable(f"receipts not read in {BATCH_ROUNDS_MAX} rounds")
+        raise RowsUnavailable(f"items not read in {BATCH_ROUNDS_MAX} rounds")
 
     def _insert(self, items: Sequence[Item]) -> None:
         """Insert what is not there yet; no two of the items may have the same key."""

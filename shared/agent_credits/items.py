@@ -1,7 +1,7 @@
 """Keys and item shapes: the one place that knows how a noun of the domain lies in DynamoDB.
 
 AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
-               CHECKPOINT#<principal>
+               CHECKPOINT#<principal>, BURN#<principal>
 LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
                receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
 """
@@ -15,6 +15,8 @@ from typing import Any
 from agent_credits import codec
 from agent_credits.accounts import Account
 from agent_credits.alerts import Alerts
+from agent_credits.burn import BurnByDay
+from agent_credits.burn_counts import BurnCount
 from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import AccountTooLarge
 from agent_credits.ledger import Identity, Page, Receipt
@@ -62,6 +64,10 @@ def policy_key(version: str) -> Item:
 
 def checkpoint_key(principal: Principal) -> Item:
     return {"pk": {"S": f"CHECKPOINT#{principal}"}}
+
+
+def burn_count_key(principal: Principal) -> Item:
+    return {"pk": {"S": f"BURN#{principal}"}}
 
 
 def run_partition(run_id: str) -> Item:
@@ -241,6 +247,24 @@ def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
         recorded_at=instants[0] if instants else None,
         grants=codec.unpack_grants(item["grants"]["S"]),
         unsettled_grant_ids=frozenset(json.loads(item["unsettled"]["S"])),
+    )
+
+
+def burn_count_item(count: BurnCount) -> Item:
+    by_day = {day.isoformat(): net for day, net in sorted(count.by_day.items())}
+    return {
+        **burn_count_key(count.principal),
+        "page_number": {"N": str(count.page_number)},
+        "by_day": {"S": json.dumps(by_day)},
+    }
+
+
+def burn_count_from_item(item: Mapping[str, Any]) -> BurnCount:
+    by_day = json.loads(item["by_day"]["S"])
+    return BurnCount(
+        principal=parse_principal(item["pk"]["S"].partition("#")[2]),
+        page_number=int(item["page_number"]["N"]),
+        by_day=BurnByDay({date.fromisoformat(day): net for day, net in by_day.items()}),
     )
 
 

@@ -16,6 +16,7 @@ NoticeType = Literal[
     "auto_reload.succeeded",
     "auto_reload.suspended",
     "credits_expiring",
+    "balance_report",
     "credits_low",
     "credits_restored",
     "drift_found",

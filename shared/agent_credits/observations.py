@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, TypeAdapter
 
+from agent_credits.balance_reports import BalanceReport
 from agent_credits.grants import GrantCause
 from agent_credits.identifiers import Identifier, PrincipalText, SourceUri
 from agent_credits.provider_errors import Classification, ProviderAnswer, ProviderName
@@ -127,7 +128,9 @@ class CreditsExpiring(Strict):
         return f"{self.expires_on} {self.principal}"
 
 
-Observation = Annotated[ProviderRefused | DriftFound | CreditsExpiring, Field(discriminator="kind")]
+Observation = Annotated[
+    ProviderRefused | DriftFound | CreditsExpiring | BalanceReport, Field(discriminator="kind")
+]
 _OBSERVATION: TypeAdapter[Observation] = TypeAdapter(Observation)
 
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from agent_credits.errors import require
 from agent_credits.rows import Row, Stretch, Unreadable
 
-WalkName = Literal["reconciliation", "expiring_credits"]
+WalkName = Literal["reconciliation", "expiring_credits", "balance_reports"]
 
 # The rows of a table that one step reads at most; they fit one answer of the database.
 ROWS_PER_STEP_MAX = 500

@@ -13,6 +13,7 @@ import boto3
 import pytest
 
 from agent_credits.accounts import Account
+from agent_credits.balance_report_walk import ReportRows
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Page, Receipt
 from agent_credits.observations import Observation
@@ -20,7 +21,6 @@ from agent_credits.rows import (
     AccountsRows,
     CheckpointRows,
     LedgerRows,
-    ObservationRows,
     Rows,
     TeamRows,
 )
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-class AllRows(Rows, TeamRows, ObservationRows, LedgerRows, AccountsRows, CheckpointRows, Protocol):
+class AllRows(Rows, TeamRows, ReportRows, LedgerRows, AccountsRows, CheckpointRows, Protocol):
     """What a whole stack needs of its rows."""
 
 

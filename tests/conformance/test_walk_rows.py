@@ -6,6 +6,8 @@ from datetime import date
 import pytest
 
 from agent_credits.accounts import Account
+from agent_credits.burn import BurnByDay
+from agent_credits.burn_counts import BurnCount
 from agent_credits.checkpoint import Checkpoint
 from agent_credits.ledger import Page
 from agent_credits.principals import Principal
@@ -99,3 +101,47 @@ def test_a_checkpoint_is_read_as_it_was_put_last(rows: AllRows, ana: Principal) 
     for checkpoint in (empty, full):
         rows.put_checkpoint(checkpoint)
         assert rows.read_checkpoint(ana) == checkpoint
+
+
+def test_a_teams_accounts_are_read_together_and_the_missing_are_left_out(
+    rows: AllRows, ana: Principal
+) -> None:
+    # More than one batched call takes.
+    there = [full_account(Principal("user", f"{ana.id}-{n}")) for n in range(130)]
+    for account in there:
+        rows.compare_and_set(account)
+
+    found = rows.read_accounts_of([*(a.principal for a in there), ana])
+
+    assert found == {account.principal: account for account in there}
+    assert rows.read_accounts_of([]) == {}
+
+
+def test_a_burn_count_is_read_as_it_was_put_last(rows: AllRows, ana: Principal) -> None:
+    day = date(2026, 11, 22)
+    first = BurnCount(ana, 3, BurnByDay({day: 7, date(2026, 11, 21): -2}))
+    second = BurnCount(ana, 4, BurnByDay({day: 9}))
+
+    assert rows.read_burn_counts([ana]) == {}
+    rows.put_burn_count(first)
+    assert rows.read_burn_counts([ana]) == {ana: first}
+    rows.put_burn_count(second)
+    assert rows.read_burn_counts([ana]) == {ana: second}
+
+
+def test_each_team_stands_in_a_stretch_as_it_was_written(rows: AllRows, ana: Principal) -> None:
+    written = {f"TEAM#{ana.id}-{n}": team(f"{ana.id}-{n}") for n in range(3)}
+    for one in written.values():
+        rows.compare_and_set_team(one)
+
+    found, after = {}, None
+    for _ in range(10_000):
+        stretch = rows.read_teams(after, 500)
+        found |= dict(stretch.rows)
+        if (after := stretch.end) is None:
+            break
+
+    assert {key: row for key, row in found.items() if ana.id in key} == written
+    assert all(key.startswith("TEAM#") for key in found)
+    assert rows.read_team_at(f"TEAM#{ana.id}-0") == written[f"TEAM#{ana.id}-0"]
+    assert rows.read_team_at(f"TEAM#{ana.id}") is None

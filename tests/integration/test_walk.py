@@ -17,7 +17,17 @@ from agent_credits.principals import Principal
 from agent_credits.walks import Step, Visit, beginning, parse_walk_message
 from tests.integration.lambda_runtime import Context, Function, cold_start
 from tests.integration.stack_tables import StackTables
-from tests.unit.builders import ANA, NOW, POLICY, grant_change, open_account, pause, run_change
+from tests.unit.builders import (
+    ACME,
+    ANA,
+    BIGCORP_TEAM,
+    NOW,
+    POLICY,
+    grant_change,
+    open_account,
+    pause,
+    run_change,
+)
 from tests.unit.builders import usage as usage_event
 
 if TYPE_CHECKING:
@@ -229,3 +239,16 @@ def test_a_checkpoint_spares_the_ledger_the_next_day(
     assert checkpoint is not None
     assert checkpoint.page_number == 3
     assert queries == []
+
+
+def test_balance_reports_are_walked_over_teams(
+    walk: Function, open_rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
+) -> None:
+    for team in (ACME, BIGCORP_TEAM):
+        open_rows.compare_and_set_team(team.model_copy(update={"version": 1}))
+
+    assert walk.failed_ids(record(beginning("balance_reports"))) == []
+    assert walk.failed_ids(record(beginning("balance_reports"))) == []
+
+    assert observed(dynamodb, tables) == ["balance_report", "balance_report"]
+    assert open_rows.read_burn_counts([ANA])[ANA].page_number > 0

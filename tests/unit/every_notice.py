@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from agent_credits.announcements import notice_of as notice_of_observation
+from agent_credits.balance_report_notice import balance_report_notice
 from agent_credits.channel_tests import channel_test
 from agent_credits.notices import Notice
 from agent_credits.published import Published
 from agent_credits.slack_messages import slack_message
 from tests.unit.payment_fakes import FakePayments
 from tests.unit.reload_builders import ACME, NOW, ON, ReloadWorld, short_world, usage
+from tests.unit.test_balance_reports import busy_team
 from tests.unit.test_low_credits import fall_to, low_world
 from tests.unit.test_provider_notices import EVENTS, notice_of
 from tests.unit.test_reload_notices import exhausted_world
@@ -94,6 +96,7 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "auto_reload.succeeded": _succeeded,
     "auto_reload.suspended": lambda: _only(declined_three_times(), "auto_reload.suspended"),
     "credits_expiring": lambda: notice_of_observation(EXPIRING),
+    "balance_report": lambda: balance_report_notice(busy_team()),
     "credits_low": _low,
     "credits_restored": _restored,
     "drift_found": lambda: notice_of_observation(DRIFTED),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent_credits.accounts import Account
+from agent_credits.announcements import Observed
 from agent_credits.balance_report_notice import report_data, report_text
 from agent_credits.balance_reports import (
     ACCOUNTS_TOLD_MAX,
@@ -16,9 +17,11 @@ from agent_credits.balance_reports import (
 )
 from agent_credits.burn import BurnByDay
 from agent_credits.credits import parse_credits
+from agent_credits.items import observation_item
 from agent_credits.payers import payers
 from agent_credits.principals import Principal
 from agent_credits.spending import Spending
+from agent_credits.stream_records import change_of
 from agent_credits.teams import Team
 from tests.unit.builders import ACME, ANA, BEN, BIGCORP_TEAM, NOW, OLGA, POLICY, grant, plan
 
@@ -49,7 +52,7 @@ def burning(
 
 
 def report_of(*accounts: Burning, team: Team = TEAM) -> BalanceReport:
-    return balance_report(team, POLICY, accounts, NOW)
+    return balance_report(team, POLICY, accounts, NOW.date(), NOW)
 
 
 def assert_golden(name: str, report: BalanceReport) -> None:
@@ -131,7 +134,7 @@ def test_spending_of_last_month_is_none_of_this_months() -> None:
 def test_a_report_is_read_back_as_it_was_written() -> None:
     report = busy_team()
 
-    assert BalanceReport.model_validate_json(report.model_dump_json()) == report
+    assert change_of({"NewImage": observation_item(report, NOW)}) == Observed(report)
 
 
 @pytest.mark.parametrize(

@@ -421,7 +421,9 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         "Null": keys,
     }
     of_walks = {
-        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*"]},
+        "ForAllValues:StringLike": {
+            "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*"]
+        },
         "Null": keys,
     }
     expected = {
