@@ -49,7 +49,10 @@ test-quick: lint types .tools/localstripe/.ready ## run every check that needs n
 simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
 	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation.simulate $(SEEDS)
 
-.PHONY: explore kill-test
+.PHONY: explore mutants kill-test
+mutants: .venv/.ready ## remove each line that a guarantee rests on, and see its test fail
+	@.venv/bin/python -m tests.guarantees.mutants
+
 kill-test: $(READY) ## kill consumers and the emulator during replays: SECONDS=120
 	@.venv/bin/python -m tests.e2e.kills $(SECONDS)
 

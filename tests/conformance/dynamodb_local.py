@@ -1,4 +1,4 @@
-"""Amazon's DynamoDB Local as a child process, on a free port, with nothing kept on disk."""
+"""Amazon's DynamoDB Local as a child process; it keeps what it holds only in a given folder."""
 
 import os
 import shutil
@@ -9,6 +9,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from agent_credits_cli.emulator import HOST, free_port
 
@@ -27,14 +29,23 @@ def why_unavailable() -> str | None:
     return None
 
 
+def require_or_skip() -> None:
+    """Skip where it cannot be started; in continuous integration that is a failure."""
+    reason = why_unavailable()
+    if reason is not None:
+        assert "CI" not in os.environ, f"DynamoDB Local is required here: {reason}"
+        pytest.skip(f"DynamoDB Local: {reason}")
+
+
 @contextmanager
-def dynamodb_local() -> Iterator[str]:
-    """Yield the endpoint of a running server, and stop it afterwards."""
-    java, port = shutil.which("java"), free_port()
+def dynamodb_local(port: int | None = None, kept_in: Path | None = None) -> Iterator[str]:
+    """Yield the endpoint of a running server, and kill it afterwards."""
+    java, port = shutil.which("java"), port or free_port()
     assert java is not None
+    kept = ("-dbPath", str(kept_in), "-sharedDb") if kept_in else ("-inMemory",)
     command = [
         *(java, f"-Djava.library.path={FOLDER}", "-cp", f"{FOLDER}/*", MAIN_CLASS),
-        *("-inMemory", "-disableTelemetry", "-port", str(port)),
+        *(*kept, "-disableTelemetry", "-port", str(port)),
     ]
     with subprocess.Popen(
         command,

@@ -25,7 +25,7 @@ from agent_credits.rows import (
     TeamRows,
 )
 from agent_credits.teams import Team
-from tests.conformance.dynamodb_local import dynamodb_local, why_unavailable
+from tests.conformance.dynamodb_local import dynamodb_local, require_or_skip
 from tests.conformance.ministack import ministack
 from tests.integration.locked_moto import ENVIRONMENT, locked_moto
 from tests.integration.stack_tables import create_tables
@@ -75,10 +75,7 @@ def on_moto(_: Path) -> Iterator[Engine]:
 
 @contextmanager
 def on_dynamodb_local(_: Path) -> Iterator[Engine]:
-    reason = why_unavailable()
-    if reason is not None:
-        assert "CI" not in os.environ, f"DynamoDB Local is required here: {reason}"
-        pytest.skip(f"DynamoDB Local: {reason}")
+    require_or_skip()
     with dynamodb_local() as endpoint_url, _emulated(endpoint_url) as rows:
         yield Engine("dynamodb_local", rows)
 
