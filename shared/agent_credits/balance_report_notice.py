@@ -26,15 +26,15 @@ def balance_report_notice(report: BalanceReport) -> Notice:
 
 
 def report_data(report: BalanceReport) -> dict[str, Any]:
-    """Return the report's facts; `burned_credits` by the number of complete days before `day`."""
+    """Return the report's facts; what was burned is of so many complete days before `day`."""
     return {
         "team_id": report.team_id,
         "day": report.day.isoformat(),
         "available_credits": format_credits(report.available_microcredits),
-        "burned_credits": _by_window(report.burned_microcredits),
-        "accounts": [_account_data(account) for account in report.accounts],
+        **_by_window(report.burned_microcredits),
+        **report.spending.model_dump(),
         "accounts_count": report.accounts_count,
-        "spending": report.spending.model_dump(),
+        "accounts": [_account_data(account) for account in report.accounts],
     }
 
 
@@ -72,7 +72,7 @@ def _account_data(account: ReportedAccount) -> dict[str, Any]:
             {"pool": p.pool, "available_credits": format_credits(p.available_microcredits)}
             for p in account.pools
         ],
-        "burned_credits": _by_window(account.burned_microcredits),
+        **_by_window(account.burned_microcredits),
         "exhausted_on": account.exhausted_on and account.exhausted_on.isoformat(),
         "resets_at": iso(account.resets_at) if account.resets_at else None,
     }
@@ -100,12 +100,15 @@ def _how_long(account: ReportedAccount) -> str:
 
 def _by_window(burned: tuple[int, ...]) -> dict[str, str]:
     windows = zip(WINDOWS_DAYS, burned, strict=True)
-    return {f"{days}d": format_credits(microcredits) for days, microcredits in windows}
+    return {f"burned_{_days(days)}_credits": format_credits(net) for days, net in windows}
+
+
+def _days(days: int) -> str:
+    return "1_day" if days == 1 else f"{days}_days"
 
 
 def _windows_text(burned: tuple[int, ...]) -> str:
     windows = zip(WINDOWS_DAYS, burned, strict=True)
     return ", ".join(
-        f"{format_credits(microcredits)} in {days} {'day' if days == 1 else 'days'}"
-        for days, microcredits in windows
+        f"{format_credits(net)} in {_days(days).replace('_', ' ')}" for days, net in windows
     )

@@ -217,7 +217,11 @@ def _lists(data: Mapping[str, Any]) -> Iterator[SectionBlock]:
 def _row(value: object) -> str:
     if not isinstance(value, dict):
         return _text(value)
-    parts = [f"{name.replace('_', ' ')} {inner}" for name, inner in value.items()]
+    parts = [
+        f"{name.replace('_', ' ')} {inner}"
+        for name, inner in value.items()
+        if inner is not None and not isinstance(inner, dict | list)
+    ]
     return _text(", ".join(parts))
 
 

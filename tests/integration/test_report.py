@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 import typer
@@ -64,18 +65,22 @@ def burned(rows: DynamoDBRows) -> DynamoDBRows:
     return rows
 
 
+def burned_of(document: dict[str, Any]) -> list[str]:
+    return [document[f"burned_{days}_credits"] for days in ("1_day", "7_days", "30_days")]
+
+
 @pytest.mark.usefixtures("burned")
 def test_the_report_tells_what_each_account_holds_and_burns(run: Run) -> None:
     shown = json.loads(run("acme", "--json").stdout)
 
     assert shown["accounts_count"] == 2
-    assert shown["burned_credits"] == {"1d": "20", "7d": "140", "30d": "600"}
+    assert burned_of(shown) == ["20", "140", "600"]
     ana, olga = shown["accounts"]
     assert (ana["principal"], ana["available_credits"]) == ("user:ana", "200")
-    assert ana["burned_credits"] == {"1d": "20", "7d": "140", "30d": "600"}
+    assert burned_of(ana) == ["20", "140", "600"]
     assert ana["exhausted_on"] == (NOW + timedelta(days=10)).date().isoformat()
     assert (olga["principal"], olga["available_credits"]) == ("user:olga", "1000")
-    assert olga["burned_credits"] == {"1d": "0", "7d": "0", "30d": "0"}
+    assert burned_of(olga) == ["0", "0", "0"]
     assert olga["exhausted_on"] is None
 
 
