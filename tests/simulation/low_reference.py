@@ -117,7 +117,8 @@ class LowReference:
         if helps == {True, False}:
             helps = {bool(new.low and new.low.held)}
         if helps == {True}:
-            self.held = through - self.told
+            deepest = self._lowest(self.told) if self.told else None
+            self.held = {t for t in through if deepest is None or self._value(t) < deepest}
             return False
         self.told |= through
         self.held.clear()
