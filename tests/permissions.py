@@ -83,10 +83,19 @@ def called(template: Template, function: str, sources: Sources | None = None) ->
 
 def allowed(template: Template, function: str) -> set[Permission]:
     """Return what the function's role allows, whatever the condition."""
-    role = _referred(template["Resources"][function]["Properties"]["Role"])
+    role = template["Resources"][function]["Properties"]["Role"]
+    policies = [
+        *template["Resources"][_referred(role)]["Properties"]["Policies"],
+        *(
+            resource["Properties"]
+            for resource in template["Resources"].values()
+            if resource["Type"] == "AWS::IAM::Policy"
+            and {"Ref": _referred(role)} in resource["Properties"]["Roles"]
+        ),
+    ]
     return {
         (action, _referred(resource))
-        for policy in template["Resources"][role]["Properties"]["Policies"]
+        for policy in policies
         for statement in policy["PolicyDocument"]["Statement"]
         for action in _listed(statement["Action"])
         for resource in _listed(statement["Resource"])
@@ -177,14 +186,16 @@ class _Code:
         kept_as = _kept_arguments(definition)
         resource_of = dict(zip(kept_as.values(), adapter.resources, strict=False))
         reached = self._reached()
-        for method in _methods(definition):
-            if method.name not in reached and not method.name.startswith("__"):
-                continue
-            used = {node.attr for node in ast.walk(method) if _is_attribute_of_self(node)}
-            touched = [r for name in used if (r := resource_of.get(name))]
-            for action in _actions(method, adapter.service, self._module_of(definition)):
-                assert touched, f"{adapter.name}.{method.name} calls without a resource"
-                yield from ((action, resource) for resource in touched)
+        methods = {
+            method.name: method
+            for method in _methods(definition)
+            if method.name in reached or method.name.startswith("__")
+        }
+        for method in methods.values():
+            actions = set(_actions(method, adapter.service, self._module_of(definition)))
+            touched = _touched(method, methods, resource_of) if actions else set()
+            assert touched or not actions, f"{adapter.name}.{method.name} calls without a resource"
+            yield from ((action, resource) for action in actions for resource in touched)
         for inner in self._handed_on(adapter, definition):
             yield from self.calls_of(inner)
 
@@ -319,6 +330,29 @@ def _arguments(call: ast.Call) -> list[ast.expr]:
     return [*call.args, *(keyword.value for keyword in call.keywords)]
 
 
+def _touched(
+    method: ast.FunctionDef,
+    methods: Mapping[str, ast.FunctionDef],
+    resource_of: Mapping[str, str | None],
+) -> set[str]:
+    """Return the resources that a method names, or else those of the methods that call it."""
+    named = {
+        resource
+        for node in ast.walk(method)
+        if _is_attribute_of_self(node) and (resource := resource_of.get(node.attr))
+    }
+    if named:
+        return named
+    # They give it the resource as an argument. None of them is looked at twice.
+    others = {name: other for name, other in methods.items() if other is not method}
+    return {
+        resource
+        for caller in others.values()
+        if any(_is_attribute_of_self(n) and n.attr == method.name for n in ast.walk(caller))
+        for resource in _touched(caller, others, resource_of)
+    }
+
+
 def _is_attribute_of_self(node: ast.AST) -> bool:
     match node:
         case ast.Attribute(value=ast.Name(id="self")):
@@ -370,6 +404,9 @@ def _referred(value: Any) -> str:
     match value:
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
             return name
+        case {"Fn::If": [_, there, _]}:
+            # What is there under a condition is called and allowed under the same.
+            return _referred(there)
         case _:
             raise AssertionError(f"not a resource of the stack: {value}")
 

@@ -84,11 +84,19 @@ def resource_policies(template: Template) -> dict[str, list[Statement]]:
 
 
 def role_policies(template: Template) -> dict[str, list[Statement]]:
-    """Return every statement of each role's own policies, by logical id."""
+    """Return every statement of each role's policies, its own or attached, by logical id."""
+    attached = [
+        resource["Properties"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::IAM::Policy"
+    ]
     return {
         name: [
             statement
-            for policy in resource["Properties"].get("Policies", [])
+            for policy in [
+                *resource["Properties"].get("Policies", []),
+                *(policy for policy in attached if {"Ref": name} in policy["Roles"]),
+            ]
             for statement in _resolved(policy["PolicyDocument"])["Statement"]
         ]
         for name, resource in template["Resources"].items()

@@ -8,11 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from agent_credits.cached_secret import SecretUnavailable
 from agent_credits.directory import Directory
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.events import Message, ProviderErrorReported, Refusal, parse_message
 from agent_credits.notices import iso
+from agent_credits.signatures import ATTRIBUTE, Keys, why_not_authentic
+from agent_credits.signing_keys import SigningKeys
 from agent_credits_cli.account import rows_of
+from agent_credits_cli.refusal import Refusal as CommandRefusal
 from agent_credits_cli.tables import AsJson, moment, out, print_json
 from agent_credits_cli.target import Target, connect
 
@@ -70,11 +74,12 @@ def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLet
     """Return at most `limit` of the messages, each with what is wrong with it now."""
     rows = rows_of(target)
     directory = Directory(rows)
+    keys = _signing_keys(target)
     letters = []
     for message in peek(target, limit):
         attributes = message["Attributes"]
         parsed = parse_message(message["Body"])
-        refusal = why_refused(parsed, rows, directory, now)
+        refusal = _why_not_authentic(message, keys) or why_refused(parsed, rows, directory, now)
         letters.append(
             DeadLetter(
                 message_id=message["MessageId"],
@@ -87,6 +92,27 @@ def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLet
             )
         )
     return letters
+
+
+def _signing_keys(target: Target) -> Keys | None:
+    secret = target.outputs.event_signing_secret_arn
+    if secret is None:
+        return None
+    return SigningKeys(target.secretsmanager, secret, lambda: datetime.now(UTC))
+
+
+def _why_not_authentic(message: "MessageTypeDef", keys: Keys | None) -> Refusal | None:
+    if keys is None:
+        return None
+    attributes = message.get("MessageAttributes", {})
+    signature = attributes[ATTRIBUTE].get("StringValue") if ATTRIBUTE in attributes else None
+    try:
+        return why_not_authentic(message["Body"], signature, keys)
+    except SecretUnavailable as fault:
+        raise CommandRefusal(
+            f"signatures cannot be checked: {fault}; ask for the right to read the secret that the"
+            " output EventSigningSecretArn names"
+        ) from fault
 
 
 def why_refused(
@@ -125,6 +151,7 @@ def peek(target: Target, limit: int) -> "list[MessageTypeDef]":
                 VisibilityTimeout=HIDDEN_SECONDS,
                 WaitTimeSeconds=WAIT_SECONDS,
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+                MessageAttributeNames=[ATTRIBUTE],
             ).get("Messages", [])
             if not messages:
                 break

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -23,6 +23,7 @@ from agent_credits.events import (
     UserTrigger,
     parse_message,
 )
+from agent_credits.signatures import ATTRIBUTE, KeysNotUnderstood, parse_key, sign
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import connect
@@ -55,10 +56,15 @@ class Message:
     body: str
     group: str | None
     events: int
+    signature: str | None = None
 
     @property
     def size(self) -> int:
-        return len(self.body.encode())
+        """Return what SQS counts: the body, and the name, type and value of the attribute."""
+        size = len(self.body.encode())
+        if self.signature is not None:
+            size += len(ATTRIBUTE) + len("String") + len(self.signature)
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,14 @@ def send(
             "--unchecked", help="Send each file as one message, just as it is, broken or not."
         ),
     ] = False,
+    sign_with: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEYID:FILE",
+            envvar="AGENT_CREDITS_SIGN_WITH",
+            help="Sign each message with the key in this file, for stacks that require it.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Send agent-run events to the queue; each becomes a message of its own unless packed."""
@@ -141,6 +155,8 @@ def send(
         messages = [message_of(name, text) for name, text in named]
     else:
         messages = [m for name, text in named for m in checked_messages(name, text, pack)]
+    if sign_with is not None:
+        messages = signed(messages, *signing_key(sign_with))
     target = connect(context)
     sent = send_messages(target.sqs, target.outputs.agent_runs_queue_url, messages)
     events = sum(message.events for message in messages)
@@ -151,6 +167,30 @@ def send(
             f"Sent {events:,} events in {len(messages):,} messages to {target.name}.",
             soft_wrap=True,
         )
+
+
+def signing_key(option: str) -> tuple[str, bytes]:
+    """Read `<key id>:<file>`; the key itself never stands on a command line."""
+    key_id, colon, name = option.partition(":")
+    if not colon:
+        raise Refusal("--sign-with takes the id of a key and its file, as in k1:signing-key.txt")
+    try:
+        return key_id, parse_key(key_id, Path(name).read_text().strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refusal(f"the signing key in {name} cannot be read; name its file") from error
+    except KeysNotUnderstood as wrong:
+        raise Refusal(f"--sign-with: {wrong}") from wrong
+
+
+def signed(messages: Sequence[Message], key_id: str, key: bytes) -> list[Message]:
+    """Return the messages with their signatures. Raises `Refusal` where one no longer fits."""
+    with_signatures = [replace(m, signature=sign(m.body, key_id, key)) for m in messages]
+    if any(message.size > MESSAGE_BYTES_MAX for message in with_signatures):
+        raise Refusal(
+            f"a message is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries with its"
+            " signature; pack fewer events into one, nothing was sent"
+        )
+    return with_signatures
 
 
 def read_text(name: str) -> str:
@@ -283,6 +323,10 @@ def _entry(number: int, message: Message) -> "SendMessageBatchRequestEntryTypeDe
     entry: SendMessageBatchRequestEntryTypeDef = {"Id": str(number), "MessageBody": message.body}
     if message.group is not None:
         entry["MessageGroupId"] = message.group
+    if message.signature is not None:
+        entry["MessageAttributes"] = {
+            ATTRIBUTE: {"DataType": "String", "StringValue": message.signature}
+        }
     return entry
 
 

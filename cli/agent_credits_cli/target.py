@@ -29,6 +29,7 @@ from agent_credits_cli.slack_stand_in import SlackStandIn
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
@@ -58,6 +59,8 @@ class StackOutputs(BaseModel):
     notices_topic_arn: str
     accounts_table_name: str
     ledger_table_name: str
+    # Only of a stack that requires signed events.
+    event_signing_secret_arn: str | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,12 @@ class Target:
     @cached_property
     def sns(self) -> "SNSClient":
         return self.session.client("sns", endpoint_url=self.endpoint_url, config=self.config)
+
+    @cached_property
+    def secretsmanager(self) -> "SecretsManagerClient":
+        return self.session.client(
+            "secretsmanager", endpoint_url=self.endpoint_url, config=self.config
+        )
 
     @cached_property
     def logs(self) -> "CloudWatchLogsClient":

@@ -12,12 +12,14 @@ from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.backoff import back_off
-from agent_credits.clients import dynamodb_client, sqs_client
+from agent_credits.clients import dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.debits import DebitedBatch, Debits, Delivery
 from agent_credits.directory import Directory
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.errors import Contended, QueueUnavailable
 from agent_credits.run_queue import RunQueue
+from agent_credits.signatures import ATTRIBUTE
+from agent_credits.signing_keys import SigningKeys
 
 # No commit is begun with less time left. It takes milliseconds, or seconds where its calls are
 # retried; one that is cut off is redelivered, and harmless.
@@ -30,6 +32,12 @@ class Settings(BaseModel):
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
     AGENT_RUNS_QUEUE_URL: str
+    # Empty where events need no signature.
+    EVENT_SIGNING_SECRET_ARN: str
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 logger = Logger()
@@ -37,7 +45,12 @@ metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
 session = get_session()
 rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
-debits = Debits(rows, Directory(rows), back_off)
+signing_keys = (
+    SigningKeys(secretsmanager_client(session), settings.EVENT_SIGNING_SECRET_ARN, now)
+    if settings.EVENT_SIGNING_SECRET_ARN
+    else None
+)
+debits = Debits(rows, Directory(rows), back_off, signing_keys)
 
 
 @cache
@@ -52,8 +65,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer with exactly the messages that hold an event which is not recorded."""
     receipt_handles = {r["messageId"]: r["receiptHandle"] for r in event["Records"]}
     batch = debits.debit(
-        [Delivery(record["messageId"], record["body"]) for record in event["Records"]],
-        now=datetime.now(UTC),
+        [Delivery(r["messageId"], r["body"], _signature(r)) for r in event["Records"]],
+        now=now(),
         time_is_left=lambda: context.get_remaining_time_in_millis() > COMMIT_TIME_MS,
     )
     _log(batch)
@@ -71,6 +84,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             logger.warning("messages return only later", extra={"reason": str(fault)})
     failures = [{"itemIdentifier": message_id} for message_id in batch.failed_message_ids]
     return {"batchItemFailures": failures}
+
+
+def _signature(record: dict[str, Any]) -> str | None:
+    # An attribute of another type than String has no string value.
+    value: str | None = record.get("messageAttributes", {}).get(ATTRIBUTE, {}).get("stringValue")
+    return value
 
 
 def _receives(record: dict[str, Any]) -> int:

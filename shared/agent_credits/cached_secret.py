@@ -37,10 +37,10 @@ class CachedSecret(Generic[Value]):
         self._parse = parse
         self._kept: tuple[datetime, Value] | None = None
 
-    def __call__(self) -> Value:
-        """Return what the secret holds. Raises `SecretUnavailable`."""
+    def __call__(self, age_max: timedelta = SECRET_TTL) -> Value:
+        """Return what the secret held at most so long ago. Raises `SecretUnavailable`."""
         now = self._clock()
-        if self._kept is None or now >= self._kept[0] + SECRET_TTL:
+        if self._kept is None or now >= self._kept[0] + age_max:
             self._kept = now, self._read()
         return self._kept[1]
 

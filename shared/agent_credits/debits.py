@@ -27,6 +27,7 @@ from agent_credits.observations import ProviderRefused
 from agent_credits.principals import Principal
 from agent_credits.provider_refusals import ProviderRefusals, ReportedRefusal, refusal_of
 from agent_credits.rows import ObservationRows, Rows
+from agent_credits.signatures import Keys, why_not_authentic
 from agent_credits.teams import Billing
 
 WARM_ACCOUNTS_MAX = 1_000
@@ -34,10 +35,11 @@ WARM_ACCOUNTS_MAX = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message as the queue delivered it."""
+    """A message as the queue delivered it, with the signature that came beside it, if any."""
 
     message_id: str
     body: str
+    signature: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +122,22 @@ class _Work:
 
 
 class Debits:
-    """One worker: its rows, and what it keeps warm from one batch to the next."""
+    """One worker: its rows, and what it keeps warm from one batch to the next.
 
-    def __init__(self, rows: DebitRows, directory: Directory, pause: Pause) -> None:
+    With `signing_keys`, a message counts only if one of them signed it.
+    """
+
+    def __init__(
+        self,
+        rows: DebitRows,
+        directory: Directory,
+        pause: Pause,
+        signing_keys: Keys | None = None,
+    ) -> None:
         self._rows = rows
         self._directory = directory
         self._pause = pause
+        self._signing_keys = signing_keys
         self._warm: dict[Principal, Account] = {}
         self._refusals = ProviderRefusals(rows)
 
@@ -153,6 +165,8 @@ class Debits:
     def _read(self, deliveries: Iterable[Delivery], batch: DebitedBatch, now: datetime) -> _Work:
         work = _Work()
         for delivery in deliveries:
+            if not self._is_authentic(delivery, batch):
+                continue
             message = parse_message(delivery.body)
             for refusal in message.refusals:
                 batch.refused.setdefault(delivery.message_id, refusal)
@@ -166,6 +180,18 @@ class Debits:
                     debit = _Debit(delivery.message_id, RunChange(event, billing))
                     work.debits.setdefault(billing.principal, []).append(debit)
         return work
+
+    def _is_authentic(self, delivery: Delivery, batch: DebitedBatch) -> bool:
+        if self._signing_keys is None:
+            return True
+        try:
+            refusal = why_not_authentic(delivery.body, delivery.signature, self._signing_keys)
+        except AgentCreditsError as error:
+            batch.postponed[delivery.message_id] = error
+            return False
+        if refusal is not None:
+            batch.refused[delivery.message_id] = refusal
+        return refusal is None
 
     def _billed(
         self, delivery: Delivery, event: AgentRunEvent, batch: DebitedBatch, now: datetime

@@ -153,7 +153,15 @@ _EVENT: TypeAdapter[AgentRunEvent] = TypeAdapter(
 class Refusal:
     """Why a message, or one event of it, is not recorded: `code` for counting, `reason` to read."""
 
-    code: Literal["malformed", "unknown_team", "unknown_user", "from_the_future", "conflicting"]
+    code: Literal[
+        "unsigned",
+        "bad_signature",
+        "malformed",
+        "unknown_team",
+        "unknown_user",
+        "from_the_future",
+        "conflicting",
+    ]
     reason: str
 
 
