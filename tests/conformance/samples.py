@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from agent_credits.accounts import Account, ErroredRun, PlanSubscription
+from agent_credits.alerts import Alerts, LowCredits, Threshold
 from agent_credits.grants import Grant
 from agent_credits.ledger import Draw, Entry, PoolBalance, ReloadFacts, RunContext, run_identity
 from agent_credits.observations import ProviderRefused
@@ -70,6 +71,16 @@ def full_account(principal: Principal, version: int = 1) -> Account:
         reload=Reload("reload:2", "acme", "refused", 3, 4, NOW, None, "suspended"),
         reloaded_at=(NOW - timedelta(hours=1), NOW),
         is_exhausted=True,
+        low=LowCredits(
+            team_id="acme",
+            payer="user",
+            pools=("plan", "add_on"),
+            base_microcredits=100,
+            told=(Threshold("percent", 30),),
+            held=(Threshold("microcredits", 7),),
+            told_at_version=version,
+            refusal="suspended",
+        ),
         page_number=3,
         entries=(entry("run-1", "e-1"), granted),
         page_is_full=True,
@@ -98,6 +109,7 @@ def team(team_id: str, version: int = 1) -> Team:
         plan="max",
         time_zone="Europe/Berlin",
         members=frozenset({"ana", "ben"}),
+        alerts=Alerts(low=(Threshold("percent", 20), Threshold("microcredits", 7))),
         settings_version=2,
         auto_reload=AutoReload(enabled=True, threshold_microcredits=1, pack_microcredits=20),
         payment=method,
