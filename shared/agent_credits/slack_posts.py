@@ -7,6 +7,7 @@ message is to come again from its queue, so that no function is paid for waiting
 import http.client
 import logging
 import math
+import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ POST_SECONDS_MAX = 10
 # Where Slack asks to wait and does not say for how long.
 RETRY_AFTER_SECONDS_USUAL = 30
 RETRY_AFTER_SECONDS_MAX = 3_600
-# Slack takes about one message a second for each webhook.
-TURN = timedelta(seconds=1)
+# By how much a notice waits longer than Slack asks, at most, so that not all come at once.
+SPREAD_SECONDS_MAX = 1_800
 # A webhook that was revoked is not tried again for so long, however many notices come.
 REVOKED_FOR = timedelta(minutes=1)
 UNAVAILABLE_SECONDS_LONGEST = 900
@@ -74,13 +75,23 @@ def again_in_seconds(reason: Exception, receives: int) -> int:
     """
     match reason:
         case RateLimited():
-            return reason.seconds
+            return reason.seconds + random.randrange(_spread(receives))
         case PostRefused() | NotAnEnvelope():
             return 0
         case IdempotencyAlreadyInProgressError():
             return POSTED_ELSEWHERE_SECONDS
         case _:
             return min(1 << min(receives, 10), UNAVAILABLE_SECONDS_LONGEST)
+
+
+def _spread(receives: int) -> int:
+    """Return over how many seconds notices that Slack holds up are spread: at first over none.
+
+    It triples each time: Slack takes about one a second, so hundreds that came at once have to be
+    minutes apart before few of them meet.
+    """
+    spread: int = 3 ** min(receives - 1, 10)
+    return min(spread, SPREAD_SECONDS_MAX)
 
 
 class SlackWebhooks(BaseModel):
@@ -131,12 +142,11 @@ def _is_webhook(url: str, api_base: str) -> bool:
     )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Closed:
-    """A webhook that is not to be posted to until then; waiting notices get turns after it."""
+    """A webhook that is not to be posted to until then: Slack asked to wait, or refused it."""
 
     until: datetime
-    next_turn: datetime
     refused: PostRefused | None = None
 
 
@@ -156,35 +166,22 @@ class SlackPosts:
         code = answer.body if _CODE.fullmatch(answer.body) else "no code"
         reason = f"Slack answered {answer.status_code} ({code})"
         if answer.status_code == http.client.TOO_MANY_REQUESTS:
-            raise self._close(url, _retry_after(answer))
+            seconds = _retry_after(answer)
+            self._closed[url] = _Closed(self._clock() + timedelta(seconds=seconds))
+            raise RateLimited(seconds)
         if answer.status_code >= http.client.INTERNAL_SERVER_ERROR:
             raise SlackUnavailable(reason)
         refused = PostRefused(reason)
         if answer.status_code in (http.client.FORBIDDEN, http.client.NOT_FOUND, http.client.GONE):
             until = self._clock() + REVOKED_FOR
-            self._closed[url] = _Closed(until, until, refused)
+            self._closed[url] = _Closed(until, refused)
         raise refused
 
     def _require_open(self, url: str) -> None:
         closed, now = self._closed.get(url), self._clock()
         if closed is None or now >= closed.until:
             return
-        raise closed.refused or RateLimited(_take_turn(closed, now))
-
-    def _close(self, url: str, seconds: int) -> RateLimited:
-        now = self._clock()
-        until = now + timedelta(seconds=seconds)
-        before = self._closed.get(url)
-        turns_given_to = before.next_turn if before else until
-        closed = self._closed[url] = _Closed(until, max(until, turns_given_to))
-        return RateLimited(_take_turn(closed, now))
-
-
-def _take_turn(closed: _Closed, now: datetime) -> int:
-    """Return after how many seconds to come again: one notice at a time, not all at once."""
-    seconds = math.ceil((closed.next_turn - now).total_seconds())
-    closed.next_turn += TURN
-    return min(seconds, RETRY_AFTER_SECONDS_MAX)
+        raise closed.refused or RateLimited(math.ceil((closed.until - now).total_seconds()))
 
 
 def _send(url: str, message: BlockAttachment) -> WebhookResponse:

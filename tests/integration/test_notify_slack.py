@@ -261,7 +261,8 @@ def test_while_slack_asks_to_wait_no_other_notice_is_tried_either(flow: SlackFlo
     flow.deliver_visible()
 
     assert flow.posted == []
-    assert [line["again_in"] for line in flow.function.lines("not posted")] == [2, 3, 4]
+    assert [line["again_in"] for line in flow.function.lines("not posted")] == [2, 2, 2]
+    assert flow.slack.memory.answers[0]["times"] == 0
     flow.deliver_all()
     assert len(flow.posted) == 3
 
@@ -426,6 +427,7 @@ def test_until_the_secret_holds_a_webhook_notices_wait_and_go_nowhere(
     assert flow.left(flow.queue_url) == 1
     (line,) = flow.function.lines("not posted")
     assert line["again_in"] == 2
+    assert line["reason"].startswith("the secret ")
     assert secret not in flow.function.log.getvalue()
     assert "T000" not in flow.function.log.getvalue()
 

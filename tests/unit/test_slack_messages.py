@@ -158,6 +158,16 @@ def test_two_facts_never_get_the_same_label() -> None:
     assert "*Threshold credits*\n120 credits" in written
 
 
+@pytest.mark.parametrize("subject", ["x" * 300, "&" * 300])
+def test_a_headline_is_cut_to_what_slack_takes_and_never_within_an_escape(subject: str) -> None:
+    message = payload(published({}, subject=subject))
+
+    assert code_of(message) is None
+    headline = message["attachments"][0]["blocks"][0]["text"]["text"]
+    assert 140 < len(headline) <= 150
+    assert headline.endswith(("x…", "&amp;…"))
+
+
 def test_long_lists_say_how_much_they_leave_out() -> None:
     written = all_text(published({"accounts": [f"user:{n}" for n in range(25)]}))
 

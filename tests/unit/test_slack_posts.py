@@ -18,6 +18,7 @@ from agent_credits.slack_posts import (
     RETRY_AFTER_SECONDS_MAX,
     RETRY_AFTER_SECONDS_USUAL,
     REVOKED_FOR,
+    SPREAD_SECONDS_MAX,
     PostRefused,
     RateLimited,
     SlackPosts,
@@ -110,14 +111,14 @@ def test_slacks_wait_is_taken_as_it_is_within_bounds(
     assert seconds_asked(posts) == seconds
 
 
-def test_notices_that_wait_for_one_webhook_get_a_turn_each_and_no_other_webhook_waits(
+def test_notices_wait_for_one_webhook_and_no_other_webhook_waits(
     posts: SlackPosts, slack: Slack, clock: Clock
 ) -> None:
     slack.tell(429, **{"Retry-After": "10"})
     assert seconds_asked(posts) == 10
 
     clock.later(4)
-    assert [seconds_asked(posts) for _ in range(3)] == [7, 8, 9]
+    assert [seconds_asked(posts) for _ in range(3)] == [6, 6, 6]
 
     slack.tell(200)
     posts.post(OTHER_URL, MESSAGE)
@@ -140,17 +141,19 @@ def test_slack_is_asked_again_when_the_wait_is_over_and_not_before(
     assert slack.asked == [URL, URL]
 
 
-def test_a_second_wait_does_not_give_two_notices_the_same_turn(
-    posts: SlackPosts, slack: Slack, clock: Clock
-) -> None:
-    slack.tell(429, **{"Retry-After": "2"})
-    turns = [seconds_asked(posts) for _ in range(5)]
-    clock.later(2)
-    slack.tell(429, **{"Retry-After": "1"})
+def test_a_notice_comes_again_when_slack_asked_for_it_and_never_earlier() -> None:
+    assert {again_in_seconds(RateLimited(7), 1) for _ in range(50)} == {7}
 
-    assert turns == [2, 3, 4, 5, 6]
-    # The others come at 3 to 6 seconds after the start, which was 2 seconds ago.
-    assert seconds_asked(posts) == 5
+
+@pytest.mark.parametrize(("receives", "spread"), [(2, 3), (4, 27), (20, SPREAD_SECONDS_MAX)])
+def test_notices_that_are_held_up_again_and_again_are_spread_ever_wider(
+    receives: int, spread: int
+) -> None:
+    waits = [again_in_seconds(RateLimited(7), receives) for _ in range(500)]
+
+    assert min(waits) >= 7
+    assert 7 + spread * 3 // 5 < max(waits) < 7 + spread
+    assert len(set(waits)) >= min(spread, 300)
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
@@ -238,7 +241,6 @@ def test_the_address_and_the_message_are_never_logged(
 @pytest.mark.parametrize(
     ("reason", "seconds"),
     [
-        (RateLimited(7), [7, 7, 7]),
         (PostRefused("no"), [0, 0, 0]),
         (NotAnEnvelope("no"), [0, 0, 0]),
         (IdempotencyAlreadyInProgressError("busy"), [5, 5, 5]),
