@@ -1,12 +1,16 @@
 """The function walk from its cold start on: over the stack's tables and its FIFO queue in moto."""
 
+import dataclasses
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 from pydantic import ValidationError
+from typer.testing import CliRunner, Result
 
 from agent_credits.accounts import Account
 from agent_credits.commit import commit
@@ -15,6 +19,9 @@ from agent_credits.errors import RowsUnavailable
 from agent_credits.items import account_key
 from agent_credits.principals import Principal
 from agent_credits.walks import Step, Visit, beginning, parse_walk_message
+from agent_credits_cli import walk as walk_command
+from agent_credits_cli.refusal import RefusingGroup
+from agent_credits_cli.target import Target
 from tests.integration.lambda_runtime import Context, Function, cold_start
 from tests.integration.stack_tables import StackTables
 from tests.unit.builders import (
@@ -36,6 +43,8 @@ if TYPE_CHECKING:
 
 MESSAGES_MAX = 100
 
+Run = Callable[..., Result]
+
 
 @pytest.fixture
 def walks_url(sqs: "SQSClient") -> str:
@@ -56,6 +65,18 @@ def environment(tables: StackTables, walks_url: str) -> dict[str, str]:
 @pytest.fixture
 def walk(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Function:
     return cold_start("walk", environment, monkeypatch)
+
+
+@pytest.fixture
+def run(target: Target, walks_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    outputs = target.outputs.model_copy(update={"walks_queue_url": walks_url})
+    monkeypatch.setattr(
+        walk_command, "connect", lambda _: dataclasses.replace(target, outputs=outputs)
+    )
+    app = typer.Typer(cls=RefusingGroup, pretty_exceptions_enable=False)
+    app.command()(walk_command.walk)
+    app.callback()(lambda: None)
+    return lambda *arguments: CliRunner().invoke(app, ["walk", *arguments])
 
 
 @pytest.fixture
@@ -189,6 +210,41 @@ def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
 
     assert counted(capsys, "AccountsReconciled") == 29
     assert observed(dynamodb, tables) == ["drift_found"]
+
+
+@pytest.mark.usefixtures("open_rows")
+def test_the_next_day_a_quiet_account_costs_its_checkpoint_and_the_receipts_of_its_page(
+    walk: Function,
+) -> None:
+    walk.invoke(record(beginning("reconciliation")))
+    calls: Counter[str] = Counter()
+    events = walk.app.rows._client.meta.events
+    events.register("before-call.dynamodb.*", lambda model, **_: calls.update([model.name]))
+
+    walk.invoke(record(beginning("reconciliation")))
+
+    # Of the thirty only one has a page on the ledger, and that is behind its checkpoint.
+    assert calls == Counter(Scan=1, GetItem=30, BatchGetItem=30)
+
+
+def test_a_walk_is_begun_from_the_command_line_however_often(
+    walk: Function, sqs: "SQSClient", walks_url: str, run: Run
+) -> None:
+    first = run("expiring_credits", "--json")
+    again = run("expiring_credits")
+
+    assert json.loads(first.stdout)["walk"] == "expiring_credits"
+    assert again.stdout.startswith("the walk expiring_credits has begun;")
+    begun = list(bodies(sqs, walks_url))
+    assert begun == [beginning("expiring_credits")] * 2
+    assert [walk.failed_ids(record(body)) for body in begun] == [[], []]
+
+
+def test_a_walk_that_there_is_not_is_refused_by_name(run: Run) -> None:
+    refused = run("marathon")
+
+    assert refused.exit_code == 2
+    assert "'marathon' is not one of" in refused.stderr
 
 
 @pytest.mark.usefixtures("open_rows")
