@@ -9,8 +9,10 @@ import pytest
 
 from agent_credits.changes import ReloadRefused, RunChange
 from agent_credits.checkpoint import Checkpoint
+from agent_credits.commit import commit
 from agent_credits.grants import Grant
 from agent_credits.ledger import PAGES_MAX, Draw, Entry, Outcome, Page, PoolBalance, Receipt
+from agent_credits.policy import GRACE_DAYS_DEFAULT
 from agent_credits.principals import Principal
 from agent_credits.reconcile import Drift
 from agent_credits.reloads import ReloadTerms
@@ -27,6 +29,7 @@ from tests.unit.builders import (
     finished,
     grant_change,
     open_account,
+    pause,
     plan_change,
     requested,
     run_change,
@@ -434,6 +437,69 @@ def test_tampering_is_found_in_stretches_too(rows: LedgerInMemory, what: str) ->
 
     found = [str(finding) for part in in_stretches(rows) for finding in part.findings]
     assert expected in "\n".join(found)
+
+
+def fillers(name: str) -> list[RunChange]:
+    """Enough to fill a page."""
+    return [run_change(requested(f"{name}-{n}", run=f"run-{name}")) for n in range(8)]
+
+
+def test_a_run_is_verified_across_checkpoints() -> None:
+    rows = LedgerInMemory()
+    settle(rows)
+    open_account(rows, grant_change("pack", credits="10"))
+    commit_each(
+        rows,
+        run_change(usage("first", "1", run="run-l")),
+        *fillers("a"),
+        run_change(usage("second", "2", run="run-l")),
+        *fillers("b"),
+        run_change(finished("ended", "error", run="run-l")),
+        *fillers("c"),
+        run_change(usage("late", "1", run="run-l")),
+        run_change(usage("too-much", "30", run="run-f")),
+        *fillers("d"),
+        run_change(usage("still-too-much", "30", run="run-f")),
+        *fillers("e"),
+    )
+    assert rows.accounts[ANA].page_number > 5
+
+    stretches = in_stretches(rows)
+
+    assert [finding for part in stretches for finding in part.findings] == []
+
+
+def test_a_grant_in_grace_is_verified_across_checkpoints() -> None:
+    """When it comes back a second time, its expiry depends on how the events were batched."""
+    rows = LedgerInMemory()
+    settle(rows)
+    expires_at = NOW + timedelta(minutes=4)
+    open_account(rows, grant_change("gone", "trial", "8", expires_at=expires_at))
+    commit_each(
+        rows,
+        run_change(usage("one", "4", run="run-1")),
+        run_change(usage("two", "4", run="run-2")),
+    )
+    later = [NOW + timedelta(days=day) for day in range(1, 8)]
+    ends = run_change(finished("ended-1", "error", run="run-1"))
+    commit(rows, ANA, [ends], now=later[0], pause=pause)
+    commit(rows, ANA, fillers("a"), now=later[1], pause=pause)
+    again = [
+        run_change(usage("three", "4", run="run-3")),
+        run_change(finished("ended-2", "error", run="run-2")),
+    ]
+    commit(rows, ANA, fillers("b"), now=later[2], pause=pause)
+    commit(rows, ANA, again, now=later[3], pause=pause)
+    commit(rows, ANA, fillers("c"), now=later[4], pause=pause)
+    commit(rows, ANA, fillers("d"), now=later[5], pause=pause)
+    commit(rows, ANA, fillers("e"), now=later[6], pause=pause)
+    (grant,) = rows.accounts[ANA].grants
+    # The first grace period went on, for the grant ran dry and came back in one commit.
+    assert grant.expires_at == later[0] + timedelta(days=GRACE_DAYS_DEFAULT)
+
+    stretches = in_stretches(rows)
+
+    assert [finding for part in stretches for finding in part.findings] == []
 
 
 def test_a_verified_page_is_not_read_again(rows: LedgerInMemory) -> None:

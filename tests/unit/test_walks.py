@@ -17,6 +17,7 @@ from agent_credits.walks import (
     Visited,
     beginning,
     parse_walk_message,
+    take_step,
     take_visit,
 )
 from tests.memory_rows import MemoryRows
@@ -135,6 +136,23 @@ def test_two_steps_with_one_number_join_again_although_their_ends_differ() -> No
     assert max(numbers.values()) <= 2
     assert numbers[max(numbers)] == 1
     assert set(walk_of(worker).visited) == keys(rows)
+
+
+def test_of_two_next_steps_that_end_elsewhere_only_the_first_stays() -> None:
+    walk, queue = NotingWalk(many(60)), MemoryWalkQueue()
+
+    for rows_per_step in (10, 20):
+        left = iter(range(rows_per_step - 1, 0, -1))
+        take_step(
+            walk,
+            queue,
+            FIRST,
+            attempt=1,
+            now=NOW,
+            time_is_left=lambda left=left: next(left, 0) > 0,
+        )
+
+    assert [m.number for m in queue.sent if isinstance(m, Step)] == [1]
 
 
 def test_an_account_that_always_fails_costs_the_others_nothing_and_is_set_aside_alone() -> None:
