@@ -101,9 +101,10 @@ class ReconciliationWalk:
     def _drifted(
         self, findings: Sequence[Finding], team_id: str | None, day: date, now: datetime
     ) -> Visited:
+        principal = findings[0].principal
         observation = DriftFound(
-            principal=findings[0].principal,
-            team_id=team_id,
+            principal=principal,
+            team_id=principal.id if principal.kind == "team" else team_id,
             day=day,
             time=now,
             findings=tuple(_told(finding) for finding in findings[:FINDINGS_TOLD_MAX]),

@@ -322,6 +322,14 @@ def test_an_account_that_nobody_ran_on_has_no_team_to_tell(rows: CountingRows) -
     assert notice.data["team_id"] is None
 
 
+def test_an_enterprise_is_told_though_nobody_ran_on_its_account(rows: CountingRows) -> None:
+    tamper(rows, BIGCORP)
+
+    visit(rows, BIGCORP)
+
+    assert drift_notice(rows).team_id == "bigcorp"
+
+
 def test_the_email_stands_alone(rows: CountingRows) -> None:
     del rows.pages[ANA, 1]
     tamper(rows, BEN, 3 * CREDIT)
