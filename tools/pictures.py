@@ -26,6 +26,9 @@ DRAWN = {
     "credits-low": ("credits_low", "#agent-credits: an account is low"),
 }
 
+# An emoji is drawn by whatever font there is, or as an empty box; these every font can draw.
+GLYPHS = {":rotating_light:": "●", ":warning:": "⚠"}
+
 # Slack's own colours, on a white that stands out from that of a page.
 THEME = TerminalTheme(
     (246, 246, 246),
@@ -37,7 +40,10 @@ THEME = TerminalTheme(
 def draw(name: str) -> str:
     """Return the picture as SVG; the same message gives the same text each time."""
     message, title = DRAWN[name]
-    payload = json.loads((MESSAGES / f"{message}.json").read_text())
+    text = (MESSAGES / f"{message}.json").read_text()
+    for emoji, glyph in GLYPHS.items():
+        text = text.replace(emoji, glyph)
+    payload = json.loads(text)
     console = Console(
         record=True,
         file=io.StringIO(),
@@ -46,6 +52,7 @@ def draw(name: str) -> str:
         color_system="truecolor",
         legacy_windows=False,
     )
+    console.print()
     for attachment in payload["attachments"]:
         console.print(slack_view(attachment))
     return console.export_svg(title=title, theme=THEME, unique_id=f"picture-{name}")

@@ -51,8 +51,8 @@ LOOKS: Final[Mapping[Severity, _Look]] = {
 
 # What stands elsewhere in the message, or is for machines alone.
 _NOT_A_FIELD: Final = frozenset(
-    {"currency", "fix", "pools", "problem", "project_id", "run_id", "task_state", "team_id"}
-    | {"traceparent", "tracestate"}
+    {"classification", "currency", "fix", "pools", "problem", "project_id", "retryable", "run_id"}
+    | {"task_state", "team_id", "traceparent", "tracestate"}
 )
 # Names that say it better than the member's own.
 _LABELS: Final = {

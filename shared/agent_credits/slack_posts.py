@@ -134,7 +134,10 @@ def parse_webhooks(secret: str, api_base: str) -> SlackWebhooks:
 def _is_webhook(url: str, api_base: str) -> bool:
     if api_base:
         return url.startswith(f"{api_base}{WEBHOOK_PATH}")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
     return (
         parts.scheme == "https"
         and parts.netloc in SLACK_HOSTS

@@ -59,6 +59,14 @@ def bodies(sqs: "SQSClient", queue_url: str) -> list[str]:
     return found
 
 
+def test_the_table_of_severities_names_every_type_where_it_belongs(notices: list[Notice]) -> None:
+    rows = [line.split("|")[1:3] for line in DOCS.read_text().splitlines() if "| `" in line]
+    documented = {severity.strip(" `"): types for severity, types in rows}
+
+    missing = [n.type for n in notices if f"`{n.type}`" not in documented[n.severity]]
+    assert missing == []
+
+
 def ids(notices: list[Notice]) -> list[str]:
     return sorted(notice.id for notice in notices)
 

@@ -276,6 +276,7 @@ def test_a_webhook_for_each_team_and_none_for_the_others() -> None:
         "https://hooks.slack.com:8443/services/T0/B0/x",
         "https://hooks.slack.com/other/T0",
         "file:///etc/passwd",
+        "https://[hooks.slack.com/services/T0/B0/x",
         "",
     ],
 )
