@@ -11,6 +11,7 @@ import json
 import lzma
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from agent_credits.accounts import ErroredRun, PlanSubscription
@@ -23,19 +24,31 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Below this a page stays readable text; above, compression keeps a quiet row under 1 KB.
 READABLE_BYTES_MAX = 600
+# No entry's text is shorter than the names that every entry has. A page of more entries than so
+# many fit is long; its text need not be written to find that out.
+_ENTRY_BYTES_MIN = len(
+    '{"type":"","outcome":"","realm":"","subject":"","source":"","id":"","at":0}'
+)
 # Part of the format of every page ever written. The dictionary holds any page whole; the position
 # in a word (pb) means nothing in text.
 _LZMA = [{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 18, "lc": 2, "lp": 0, "pb": 0}]
+# So many accounts may take turns before a worker packs a page twice.
+PAGES_REMEMBERED_MAX = 256
 # A bound on what a page may unpack to, far above what a row of 64 KB can hold.
 _UNPACKED_BYTES_MAX = 4 * 1024 * 1024
 
 
-def pack_entries(entries: Sequence[Entry]) -> str | bytes:
-    """Return a page's entries as text, or as compressed columns where the text is long."""
+@lru_cache(PAGES_REMEMBERED_MAX)
+def pack_entries(entries: tuple[Entry, ...]) -> str | bytes:
+    """Return a page's entries as text, or as compressed columns where the text is long.
+
+    What it returned last is remembered: a page is written on the row, and again when it is full.
+    """
     rows = [entry_to_json(entry) for entry in entries]
-    text = _dumps(rows)
-    if len(text) <= READABLE_BYTES_MAX:
-        return text
+    if len(rows) * _ENTRY_BYTES_MIN <= READABLE_BYTES_MAX:
+        text = _dumps(rows)
+        if len(text) <= READABLE_BYTES_MAX:
+            return text
     names = sorted({name for row in rows for name in row})
     columns = {name: [row.get(name) for row in rows] for name in names}
     return lzma.compress(_dumps(columns).encode(), lzma.FORMAT_RAW, filters=_LZMA)

@@ -155,9 +155,9 @@ def _with_reload(account: Account, fresh: Sequence[Change], situation: Situation
     runs = [change for change in fresh if isinstance(change, RunChange)]
     for billing in dict.fromkeys(change.billing for change in runs):
         account = reload_where_low(account, billing, situation)
+    too_many = {e.identity for e in account.entries if e.refusal == "too_many_reloads"}
     for change in runs:
-        entry = next((e for e in account.entries if e.identity == change.identity), None)
-        if entry is not None and entry.refusal == "too_many_reloads":
+        if change.identity in too_many:
             account = freeze(account, change.billing, situation)
     return with_reload_recorded(account, situation)
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent_credits import codec
 from agent_credits.accounts import ErroredRun, PlanSubscription
 from agent_credits.grants import Grant
+from agent_credits.items import account_item, page_item
 from agent_credits.ledger import Draw, Entry, Identity, PoolBalance, RunContext
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import NOW, open_account
@@ -97,14 +98,30 @@ def test_an_entry_is_read_back_as_it_was_written(entry: Entry) -> None:
     assert to_the_millisecond(read) == to_the_millisecond(entry)
 
 
-@given(st.lists(entries(), max_size=12))
-def test_a_page_written_twice_is_the_same_bytes(page: list[Entry]) -> None:
+@given(entries())
+def test_no_entry_is_shorter_than_the_names_that_every_entry_has(entry: Entry) -> None:
+    assert len(codec.pack_entry(entry)) >= codec._ENTRY_BYTES_MIN
+
+
+def test_a_page_that_is_flushed_as_it_was_committed_is_packed_once() -> None:
+    account = open_account(MemoryRows())
+    codec.pack_entries.cache_clear()
+
+    row, page = account_item(account), page_item(account.page)
+
+    assert page["entries"] == row["entries"]
+    assert codec.pack_entries.cache_info().misses == 1
+
+
+@given(st.lists(entries(), max_size=12).map(tuple))
+def test_a_page_written_twice_is_the_same_bytes(page: tuple[Entry, ...]) -> None:
     packed = codec.pack_entries(page)
 
     read = codec.unpack_entries(packed)
 
     assert [to_the_millisecond(e) for e in read] == [to_the_millisecond(e) for e in page]
-    assert codec.pack_entries(read) == packed
+    # Packed anew, not remembered.
+    assert codec.pack_entries.__wrapped__(read) == packed
     assert [codec.pack_entry(e) for e in read] == [codec.pack_entry(e) for e in page]
 
 
@@ -144,7 +161,7 @@ def test_a_small_page_can_be_read_in_the_console() -> None:
 @given(st.integers(20, 200))
 def test_a_large_page_is_compressed_to_the_same_entries(count: int) -> None:
     run = RunContext("acme", "user", "ana", None, NOW, "user", "1")
-    page = [
+    page = tuple(
         Entry(
             identity=Identity(
                 "RUN", str(uuid.UUID(int=n // 10)), "/platform", str(uuid.UUID(int=n))
@@ -158,13 +175,13 @@ def test_a_large_page_is_compressed_to_the_same_entries(count: int) -> None:
             run=run,
         )
         for n in range(count)
-    ]
+    )
 
     packed = codec.pack_entries(page)
 
     assert isinstance(packed, bytes)
     assert len(packed) < len(json.dumps([codec.entry_to_json(e) for e in page])) / 4
-    assert codec.unpack_entries(packed) == tuple(page)
+    assert codec.unpack_entries(packed) == page
 
 
 def test_a_page_that_would_unpack_to_more_than_any_row_holds_is_not_unpacked() -> None:
