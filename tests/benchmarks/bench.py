@@ -46,7 +46,7 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Only the counts that are gated on.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on emulators of its own; exit with 1 where a bound is passed."""
+    """Measure on emulators of its own; exit with 1 where a bound does not hold."""
     began = time.monotonic()
     gates, results = _measure_quickly(as_json) if quick else _measure_all(as_json)
     if as_json:
@@ -54,7 +54,7 @@ def bench(
     err().print(f"measured in {time.monotonic() - began:.0f} s")
     broken = [gate.name for gate in gates if not gate.holds]
     if broken:
-        err().print(f"{len(broken)} bounds are passed: {'; '.join(broken)}", soft_wrap=True)
+        err().print(f"{len(broken)} bounds do not hold: {'; '.join(broken)}", soft_wrap=True)
         raise typer.Exit(FAILED_EXIT_STATUS)
 
 

@@ -58,7 +58,7 @@ def gate_table(gates: Iterable[Gate]) -> Table:
     listing = table("what must hold", ">figure", ">bound", "", title="Gates")
     for gate in gates:
         bound = f"{'≥' if gate.is_least else '≤'} {gate.bound:g}"
-        listing.add_row(gate.name, f"{gate.figure:.4g}", bound, "ok" if gate.holds else "PASSED")
+        listing.add_row(gate.name, f"{gate.figure:.4g}", bound, "ok" if gate.holds else "BROKEN")
     return listing
 
 
