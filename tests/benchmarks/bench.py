@@ -5,6 +5,7 @@ and writes docs/benchmarks.json, the plots, and the figures of README.md and doc
 """
 
 import json
+import os
 import subprocess
 import tempfile
 import time
@@ -71,6 +72,7 @@ def _measure_quickly(as_json: bool) -> Measured:
 
 
 def _measure_all(as_json: bool) -> Measured:
+    load_before, *_ = os.getloadavg()
     counts = _counted(full_plan())
     prices, announce_cpu = read_prices(), announce_cpu_microseconds()
     modelled = model(counts, announce_cpu, prices)
@@ -88,6 +90,7 @@ def _measure_all(as_json: bool) -> Measured:
         out().print(gate_table(gates))
     results = document(
         on=datetime.now(UTC).date(),
+        load_before=load_before,
         counts=counts,
         modelled=modelled,
         announce_cpu=announce_cpu,

@@ -70,12 +70,13 @@ def postgres_server() -> Iterator[str]:
 
 
 def version() -> str:
-    """Return what the server calls itself, such as `postgres (PostgreSQL) 15.8`."""
+    """Return the server's version, such as `15.8`."""
     postgres = _program("postgres")
     assert postgres is not None
-    return subprocess.run(
+    told = subprocess.run(
         [postgres, "--version"], stdout=subprocess.PIPE, text=True, check=True
-    ).stdout.strip()
+    ).stdout
+    return told.removeprefix("postgres (PostgreSQL) ").split()[0]
 
 
 def _program(name: str) -> str | None:

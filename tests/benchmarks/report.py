@@ -62,7 +62,9 @@ def _machine(document: Document) -> str:
     return (
         f"Measured on {document['measured_on']} with `make bench` on {machine['cores']} cores"
         f" ({machine['architecture']}, {machine['memory_gb']} GB, {machine['system']},"
-        f" Python {machine['python']}): {listed}.{''.join(skipped)}"
+        f" Python {machine['python']}): {listed}. The load average before it began was"
+        f" {machine['load_before']:.1f}: the further above 0, the less what was timed says."
+        f"{''.join(skipped)}"
     )
 
 

@@ -25,6 +25,7 @@ LIBRARIES = ("aws-lambda-powertools", "boto3", "botocore", "psycopg", "pydantic"
 def document(
     *,
     on: date,
+    load_before: float,
     counts: Counts,
     modelled: Sequence[Modelled],
     announce_cpu: dict[int, float],
@@ -36,7 +37,7 @@ def document(
     """Return it all, in an order and with a precision that make two runs easy to compare."""
     measured = {
         "measured_on": on.isoformat(),
-        "machine": machine(),
+        "machine": {**machine(), "load_before": load_before},
         "versions": versions(),
         "counts": asdict(counts),
         "modelled": [asdict(m) for m in modelled],

@@ -42,4 +42,5 @@ def test_the_results_name_no_machine_and_no_path() -> None:
 
     assert "/tmp" not in text  # noqa: S108 -- Nothing is written there.
     assert "/home" not in text
-    assert RESULTS["machine"].keys() == {"cores", "architecture", "memory_gb", "system", "python"}
+    facts = {"cores", "architecture", "memory_gb", "system", "python", "load_before"}
+    assert RESULTS["machine"].keys() == facts
