@@ -52,6 +52,8 @@ def cold_start(function: str) -> tuple[list[str], set[str]]:
     }
     environment = {
         **dict.fromkeys(names, "INFO"),
+        # As it is unless a stack requires signatures; then the key of each is read, and needed.
+        "EVENT_SIGNING_SECRET_ARN": "",
         "PATH": os.environ["PATH"],
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "dummy",
