@@ -114,3 +114,4 @@ def check_account(account: Account) -> None:
         )
     identities = [entry.identity for entry in account.entries]
     require(len(set(identities)) == len(identities), "an event stands on the page once")
+    require(len(identities) > 0, "a commit records an entry")

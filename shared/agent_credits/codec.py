@@ -55,12 +55,15 @@ def pack_entries(entries: tuple[Entry, ...]) -> str | bytes:
 
 
 def unpack_entries(packed: str | bytes) -> tuple[Entry, ...]:
-    """Read what `pack_entries` returned."""
+    """Read what `pack_entries` returned; raises ValueError, KeyError or TypeError for another."""
     if isinstance(packed, str):
         return tuple(entry_from_json(row) for row in json.loads(packed))
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
-    unpacked = decompressor.decompress(packed, _UNPACKED_BYTES_MAX)
-    columns: dict[str, list[Any]] = json.loads(unpacked)
+    try:
+        unpacked = decompressor.decompress(packed, _UNPACKED_BYTES_MAX)
+    except lzma.LZMAError as error:
+        raise ValueError("a page is not compressed as its format says") from error
+    columns: dict[str, list[Any]] = dict(json.loads(unpacked))
     rows = zip(*columns.values(), strict=True)
     return tuple(
         entry_from_json({k: v for k, v in zip(columns, row, strict=True) if v is not None})
@@ -245,7 +248,7 @@ def _run_from_json(row: dict[str, Any]) -> RunContext:
         trigger_kind=kind,
         trigger_id=trigger_id,
         project_id=row.get("project"),
-        event_time=_instant(row["at"]) - timedelta(milliseconds=row.get("lag_ms", 0)),
+        event_time=_instant(row["at"], lag_ms=row.get("lag_ms", 0)),
         payer=row["payer"],
         policy_version=row["policy"],
         traceparent=row.get("trace"),
@@ -301,8 +304,11 @@ def _milliseconds(instant: datetime) -> int:
     return (instant - _EPOCH) // timedelta(milliseconds=1)
 
 
-def _instant(seconds: int) -> datetime:
-    return _EPOCH + timedelta(seconds=seconds)
+def _instant(seconds: int, lag_ms: int = 0) -> datetime:
+    try:
+        return _EPOCH + timedelta(seconds=seconds, milliseconds=-lag_ms)
+    except OverflowError as error:
+        raise ValueError("an instant lies outside of the calendar") from error
 
 
 def _dumps(value: object) -> str:

@@ -19,7 +19,7 @@ from agent_credits.burn import BurnByDay
 from agent_credits.burn_counts import BurnCount
 from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import AccountTooLarge
-from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.ledger import Entry, Identity, Page, Receipt
 from agent_credits.observations import (
     Observation,
     expires_at,
@@ -134,7 +134,7 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
         is_exhausted="is_exhausted" in item,
         low=codec.unpack_low(item["low"]["S"]) if "low" in item else None,
         page_number=int(item["page_number"]["N"]),
-        entries=codec.unpack_entries(_text_or_bytes(item["entries"])),
+        entries=_entries_from_item(item),
         page_is_full="page_is_full" in item,
     )
 
@@ -151,7 +151,7 @@ def page_from_item(item: Mapping[str, Any]) -> Page:
     return Page(
         principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
         number=int(item["sk"]["S"].removeprefix(PAGE_PREFIX)),
-        entries=codec.unpack_entries(_text_or_bytes(item["entries"])),
+        entries=_entries_from_item(item),
     )
 
 
@@ -281,6 +281,15 @@ def item_bytes(item: Item) -> int:
             case _:
                 size += len(name) + len(value)
     return size
+
+
+def _entries_from_item(item: Mapping[str, Any]) -> tuple[Entry, ...]:
+    # Every commit records an entry, and only full pages are flushed. What announces a commit takes
+    # its time from the newest entry, so a row without one is refused before it is believed.
+    entries = codec.unpack_entries(_text_or_bytes(item["entries"]))
+    if not entries:
+        raise ValueError("a page holds at least one entry")
+    return entries
 
 
 def _text_or_bytes(typed: Mapping[str, Any]) -> str | bytes:

@@ -70,6 +70,9 @@ def _notice(
     email_subject: str,
     lines: list[str],
 ) -> Notice:
+    recent = team.spending.recent
+    if not recent:
+        raise ValueError("a cap comes near, and a card is declined, by a purchase")
     return Notice(
         type=notice_type,
         severity=severity,
@@ -77,7 +80,7 @@ def _notice(
         team_id=team.team_id,
         key=key,
         subject=team.team_id,
-        time=team.spending.recent[-1].ended_at,
+        time=recent[-1].ended_at,
         retryable=False,
         data={"team_id": team.team_id, **data},
         email_subject=email_subject,

@@ -103,7 +103,7 @@ def test_a_row_past_its_ceiling_is_refused_before_anything_is_written(
 def test_of_writers_at_the_same_version_one_wins(engine: Engine, ana: Principal) -> None:
     if not engine.is_concurrent:
         pytest.skip("these rows are one thread's alone")
-    writes = [Account(ana, version=1, grants=(grant(f"g-{n}"),)) for n in range(WRITERS)]
+    writes = [replace(full_account(ana), grants=(grant(f"g-{n}"),)) for n in range(WRITERS)]
 
     with ThreadPoolExecutor(WRITERS) as pool:
         answers = list(pool.map(engine.rows.compare_and_set, writes))

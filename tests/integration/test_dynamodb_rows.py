@@ -27,8 +27,7 @@ from agent_credits.items import (
     receipt_key,
 )
 from agent_credits.ledger import Page
-from agent_credits.principals import Principal
-from tests.conformance.samples import provider_refused
+from tests.conformance.samples import full_account, provider_refused
 from tests.integration.stack_tables import StackTables
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -39,7 +38,6 @@ from tests.unit.builders import (
     NOW,
     POLICY,
     finished,
-    grant,
     grant_change,
     history,
     open_account,
@@ -93,7 +91,7 @@ def test_a_row_that_is_not_there_is_read_as_none(rows: DynamoDBRows) -> None:
 
 
 def test_a_row_is_written_only_over_the_version_before_it(rows: DynamoDBRows) -> None:
-    first = Account(ANA, version=1, grants=(grant("g-1"),))
+    first = full_account(ANA)
     second = replace(first, version=2)
 
     assert rows.compare_and_set(first) is None
@@ -105,7 +103,7 @@ def test_a_row_is_written_only_over_the_version_before_it(rows: DynamoDBRows) ->
 
 
 def test_only_one_can_open_an_account(rows: DynamoDBRows) -> None:
-    winner = Account(ANA, version=1, grants=(grant("g-1"),))
+    winner = full_account(ANA)
 
     rows.compare_and_set(winner)
 
@@ -214,7 +212,7 @@ def test_lists_hold_their_own_kind_alone(rows: DynamoDBRows) -> None:
     for team in (ACME, BIGCORP_TEAM):
         rows.compare_and_set_team(team.model_copy(update={"version": 1}))
     for principal in (ANA, BEN):
-        rows.compare_and_set(Account(principal, version=1))
+        rows.compare_and_set(full_account(principal))
 
     assert {team.team_id for team in rows.list_teams()} == {"acme", "bigcorp"}
     assert {account.principal for account in rows.list_accounts()} == {ANA, BEN}
@@ -457,7 +455,7 @@ def test_a_fault_of_the_service_is_told_as_rows_unavailable(
 
 
 def test_a_lost_race_is_told_by_the_row_that_won(stub: Stubber, stubbed: DynamoDBRows) -> None:
-    won = Account(Principal("user", "ana"), version=7, grants=(grant("g-1"),))
+    won = full_account(ANA, version=7)
     stub.add_client_error(
         "put_item",
         "ConditionalCheckFailedException",

@@ -400,16 +400,17 @@ def test_a_batch_of_repeats_changes_nothing_though_a_refill_is_due() -> None:
 
 
 @pytest.mark.parametrize(
-    "grants",
+    ("grants", "invariant"),
     [
-        (grant("g-1"), grant("g-1")),
-        (replace(grant("g-1"), remaining_microcredits=-1),),
-        (grant("g-1", credits="1", remaining="2"),),
+        ((grant("g-1"), grant("g-1")), "a grant stands on the row once"),
+        ((replace(grant("g-1"), remaining_microcredits=-1),), "no grant is below zero"),
+        ((grant("g-1", credits="1", remaining="2"),), "no grant holds more than was granted"),
+        ((), "a commit records an entry"),
     ],
-    ids=["grant twice", "below zero", "more than granted"],
+    ids=["grant twice", "below zero", "more than granted", "nothing recorded"],
 )
-def test_a_row_that_could_never_be_right_is_refused(grants: Any) -> None:
-    with pytest.raises(InvariantViolated):
+def test_a_row_that_could_never_be_right_is_refused(grants: Any, invariant: str) -> None:
+    with pytest.raises(InvariantViolated, match=invariant):
         check_account(Account(ANA, 1, grants=grants))
 
 

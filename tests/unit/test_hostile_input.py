@@ -18,7 +18,13 @@ from agent_credits.debits import Debits, Delivery
 from agent_credits.directory import Directory
 from agent_credits.errors import AgentCreditsError
 from agent_credits.events import EVENTS_PER_MESSAGE_MAX
-from agent_credits.items import account_from_item, account_item, team_item
+from agent_credits.items import (
+    account_from_item,
+    account_item,
+    page_from_item,
+    page_item,
+    team_item,
+)
 from agent_credits.principals import Principal
 from agent_credits.reload_queue import read_request
 from agent_credits.stream_records import change_of
@@ -30,7 +36,7 @@ NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 BODY_BYTES_MAX = 1 << 20
 MIB = 1 << 20
 # With any of them a record of the change stream fails alone, and is set aside after its retries.
-UNDERSTOOD_AS_WRONG = (ValueError, TypeError, KeyError, lzma.LZMAError, AgentCreditsError)
+UNDERSTOOD_AS_WRONG = (ValueError, TypeError, KeyError, AgentCreditsError)
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
@@ -134,9 +140,13 @@ def test_the_largest_message_takes_bounded_memory(make: Callable[[], str]) -> No
     assert peak < 64 * MIB
 
 
-def test_a_page_that_would_unpack_without_end_is_refused() -> None:
+def _compressed(columns: bytes) -> bytes:
     filters = [{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 18, "lc": 2, "pb": 0}]
-    bomb = lzma.compress(b" " * (256 * MIB), lzma.FORMAT_RAW, filters=filters)
+    return lzma.compress(columns, lzma.FORMAT_RAW, filters=filters)
+
+
+def test_a_page_that_would_unpack_without_end_is_refused() -> None:
+    bomb = _compressed(b" " * (256 * MIB))
 
     tracemalloc.start()
     with pytest.raises(ValueError, match=r".+"):
@@ -168,6 +178,37 @@ def test_a_damaged_image_is_an_error_and_never_another_account(field: str, text:
         account_from_item(item)
 
 
+@pytest.mark.parametrize("empty", [{"S": "[]"}, {"S": "{}"}, {"B": _compressed(b"{}")}])
+def test_a_row_or_a_page_without_entries_is_refused(empty: dict[str, Any]) -> None:
+    account = full_account(Principal("user", "ana"))
+    row, page = account_item(account), page_item(account.page)
+
+    with pytest.raises(ValueError, match="a page holds at least one entry"):
+        account_from_item({**row, "entries": empty})
+    with pytest.raises(ValueError, match="a page holds at least one entry"):
+        page_from_item({**page, "entries": empty})
+
+
+@pytest.mark.parametrize(
+    ("field", "attribute"),
+    [
+        ("reloaded_at", {"S": "[-62135596801]"}),
+        ("reloaded_at", {"S": "[1e400]"}),
+        ("entries", {"B": b"no columns"}),
+        ("entries", {"B": _compressed(b"[1]")}),
+    ],
+    ids=["before the calendar", "without end", "not compressed", "no object"],
+)
+def test_a_row_that_is_not_understood_costs_its_own_account_alone(
+    field: str, attribute: dict[str, Any]
+) -> None:
+    item = account_item(full_account(Principal("user", "ana")))
+
+    # These three are what the rows take for a row that they do not understand.
+    with pytest.raises((KeyError, ValueError, TypeError)):
+        account_from_item({**item, field: attribute})
+
+
 IMAGES: tuple[dict[str, Any], ...] = (
     account_item(full_account(Principal("user", "ana"))),
     team_item(team("acme")),
@@ -190,14 +231,15 @@ def test_a_record_of_the_change_stream_is_understood_or_is_an_error(
     image: dict[str, Any], data: st.DataObject
 ) -> None:
     field = data.draw(st.sampled_from(sorted(image)))
-    damaged = {name: _as_in_stream(value) for name, value in image.items()}
+    whole = {name: _as_in_stream(value) for name, value in image.items()}
+    damaged = {name: value for name, value in whole.items() if name != field}
     attribute = data.draw(attributes)
-    del damaged[field]
     if attribute is not None:
         damaged[field] = attribute
+    old, new = data.draw(st.sampled_from([(None, damaged), (whole, damaged), (damaged, whole)]))
 
     try:
-        change = change_of({"NewImage": damaged})
+        change = change_of({"OldImage": old, "NewImage": new})
     except UNDERSTOOD_AS_WRONG:
         return
 

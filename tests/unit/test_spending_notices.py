@@ -2,9 +2,12 @@
 
 from datetime import timedelta
 
+import pytest
+
 from agent_credits.announcements import NoticeSettings, TeamChange, notices_of
 from agent_credits.items import team_from_item, team_item
 from agent_credits.reloads import REFUSAL_HOLD
+from agent_credits.spending import Spending
 from agent_credits.teams import Team
 from tests.unit.reload_builders import ACME, CARD, PACK_CENTS, ReloadWorld, open_account, usage
 from tests.unit.test_reload_notices import assert_golden
@@ -138,3 +141,15 @@ def test_the_notices_of_a_team_are_derived_from_its_images_alone() -> None:
     assert [n.to_cloudevent() for n in again] == [
         n.to_cloudevent() for n in world.notices_of_type("auto_reload.suspended")
     ]
+
+
+@pytest.mark.parametrize(
+    "spending",
+    [Spending(warned_percents=(70,)), Spending(suspended_payment_method="pm-1")],
+    ids=["warned", "suspended"],
+)
+def test_a_row_that_tells_of_a_purchase_and_holds_none_is_an_error(spending: Spending) -> None:
+    told = ACME.model_copy(update={"spending": spending})
+
+    with pytest.raises(ValueError, match="by a purchase"):
+        notices_of(TeamChange(ACME, told), NoticeSettings(""))
