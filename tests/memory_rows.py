@@ -69,6 +69,12 @@ class MemoryRows:
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         return {i: self.receipts[i] for i in identities if i in self.receipts}
 
+    def flush_and_read_receipts(
+        self, page: Page, identities: Collection[Identity]
+    ) -> Mapping[Identity, Receipt]:
+        self.put_page(page)
+        return self.read_receipts(identities)
+
     def read_pages(
         self, principal: Principal, first: int = 1, last: int = PAGES_MAX
     ) -> Iterator[Page]:

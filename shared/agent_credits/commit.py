@@ -1,17 +1,19 @@
 """The write protocol: the one path on which an account changes.
 
     1 read the row       (or start from the row this worker committed last)
-    2 read the receipts  of the batch's identities, after the row
+    2 read the receipts  of the batch's identities, after the row; and meanwhile
+      flush the page     if it is full: the page and its receipts, each inserted unless it is there
     3 decide             what is neither receipted nor on the page; purely
-    4 flush the page     if it is full: the page and its receipts, plain puts
-    5 compare-and-set    the row; a lost race returns the current row: go to 2
+    4 compare-and-set    the row; a lost race returns the current row: go to 2
 
 Why it is exact: what was committed at a version up to v is on the page of v or has a receipt before
-v+1 can exist, because 4 comes before 5 in every writer; and who wins at v has read the row at v and
-the receipts after it. Reading the receipts first would open a gap for a page flushed in between.
+v+1 can exist, because the flush comes before 4 in every writer; and who wins at v has read the row
+at v and the receipts after it. Reading the receipts before the row would open a gap for a page
+flushed in between. Between the two halves of 2 no order is needed: what is flushed stands on the
+row, so it is not among what is looked up.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,7 +28,7 @@ from agent_credits.decide import (
     runs_that_give_back,
 )
 from agent_credits.errors import AccountMissing, Contended, InvariantViolated, require
-from agent_credits.ledger import Identity, origin_identity
+from agent_credits.ledger import Identity, Receipt, origin_identity
 from agent_credits.principals import Principal
 from agent_credits.rows import Rows, entries_of
 
@@ -77,11 +79,17 @@ def commit(
             raise AccountMissing(f"{principal} has no account")
         account = Account(principal)
     for attempt in range(ATTEMPTS_MAX):
+        wanted = _not_on_page(account, changes)
+        flushes_ahead = _flushes_ahead(account, wanted)
+        if flushes_ahead:
+            receipts = rows.flush_and_read_receipts(account.page, wanted)
+        else:
+            receipts = rows.read_receipts(wanted)
         try:
-            decision = _decide(rows, account, changes, now)
+            decision = _decide(rows, account, changes, receipts, now)
             if before_failing is not None and declines(decision):
                 changes, before_failing = before_failing(changes, now), None
-                decision = _decide(rows, account, changes, now)
+                decision = _decide(rows, account, changes, receipts, now)
         except InvariantViolated:
             # The ledger was read after the row, so it may know commits that this row does not, and
             # the two need not fit together. It is a bug only if the row is still the newest.
@@ -98,7 +106,7 @@ def commit(
         if not decision.changes_account:
             return Committed(account, decision.results, attempt)
         require(decision.account.version == account.version + 1, "a commit adds one to `version`")
-        if account.page_is_full:
+        if account.page_is_full and not flushes_ahead:
             rows.put_page(account.page)
         current = rows.compare_and_set(decision.account)
         if current is None:
@@ -109,12 +117,25 @@ def commit(
     raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
 
 
-def _decide(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
-    """Read what the decision needs of the ledger, after the row was read, and decide."""
-    recorded = {
-        identity: receipt.entry
-        for identity, receipt in rows.read_receipts(_not_on_page(row, changes)).items()
-    }
+def _flushes_ahead(row: Account, wanted: Collection[Identity]) -> bool:
+    """Tell whether to flush the page before it is known that there is something to commit.
+
+    It saves a round trip, and is in vain only if the whole batch is a repeat. Events that wait for
+    a reload come again and again, and most times there is nothing to commit.
+    """
+    awaits_reload = row.reload is not None and row.reload.state == "requested"
+    return row.page_is_full and bool(wanted) and not awaits_reload
+
+
+def _decide(
+    rows: Rows,
+    row: Account,
+    changes: Sequence[Change],
+    receipts: Mapping[Identity, Receipt],
+    now: datetime,
+) -> Decision:
+    """Read what else of the ledger the decision needs, after the row was read, and decide."""
+    recorded = {identity: receipt.entry for identity, receipt in receipts.items()}
     fresh = [change for change in changes if change.identity not in recorded]
     past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh))
     decision = decide(row, changes, past, now)

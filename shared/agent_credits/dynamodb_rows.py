@@ -68,11 +68,15 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+# A call of the client with its repetitions; it answers with the items that it read.
+Call = Callable[[], list[Item]]
+
 BATCH_GET_KEYS_MAX = 100
 BATCH_STATEMENTS_MAX = 25
 BATCH_ROUNDS_MAX = 8
 RESULT_PAGES_MAX = 10_000
-PARALLEL_CALLS = 4
+# A batch of a hundred events takes six: its receipts, and the page before with a hundred of them.
+PARALLEL_CALLS = 8
 
 # What DynamoDB calls it that an item with this key was there before: put by an earlier attempt, or
 # by another worker that flushed the same page.
@@ -110,10 +114,7 @@ class DynamoDBRows:
         return _understood(policy_from_item, item) if item else None
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
-        keys = [receipt_key(identity) for identity in identities]
-        items = self._batch_get_all(self._ledger_table, keys)
-        receipts = [_understood(receipt_from_item, item) for item in items]
-        return {receipt.entry.identity: receipt for receipt in receipts}
+        return _receipts(_at_once(self._gets_of_receipts(identities)))
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         for item in self._query_prefix(run_partition(run_id), "EVENT#"):
@@ -227,8 +228,21 @@ class DynamoDBRows:
         return True
 
     def put_page(self, page: Page) -> None:
+        _at_once(self._inserts_of_page(page))
+
+    def flush_and_read_receipts(
+        self, page: Page, identities: Collection[Identity]
+    ) -> Mapping[Identity, Receipt]:
+        inserts = self._inserts_of_page(page)
+        answers = _at_once([*inserts, *self._gets_of_receipts(identities)])
+        return _receipts(answers[len(inserts) :])
+
+    def _inserts_of_page(self, page: Page) -> list[Call]:
         items = [page_item(page), *receipt_items(page)]
-        _in_parallel(self._insert, _chunks(items, BATCH_STATEMENTS_MAX))
+        return [partial(self._insert, chunk) for chunk in _chunks(items, BATCH_STATEMENTS_MAX)]
+
+    def _gets_of_receipts(self, identities: Collection[Identity]) -> list[Call]:
+        return self._gets(self._ledger_table, [receipt_key(identity) for identity in identities])
 
     def _read_row(self, key: Item) -> Item | None:
         with _faults_as_rows_unavailable():
@@ -261,8 +275,10 @@ class DynamoDBRows:
         return None
 
     def _batch_get_all(self, table: str, keys: Sequence[Item]) -> list[Item]:
-        chunks = _in_parallel(partial(self._batch_get, table), _chunks(keys, BATCH_GET_KEYS_MAX))
-        return [item for chunk in chunks for item in chunk]
+        return [item for items in _at_once(self._gets(table, keys)) for item in items]
+
+    def _gets(self, table: str, keys: Sequence[Item]) -> list[Call]:
+        return [partial(self._batch_get, table, c) for c in _chunks(keys, BATCH_GET_KEYS_MAX)]
 
     def _batch_get(self, table: str, keys: Sequence[Item]) -> list[Item]:
         items: list[Item] = []
@@ -277,15 +293,15 @@ class DynamoDBRows:
             back_off(attempt + 1)
         raise RowsUnavailable(f"items not read in {BATCH_ROUNDS_MAX} rounds")
 
-    def _insert(self, items: Sequence[Item]) -> None:
-        """Insert what is not there yet; no two of the items may have the same key."""
+    def _insert(self, items: Sequence[Item]) -> list[Item]:
+        """Insert what is not there yet, and read nothing; no two may have the same key."""
         pending = [_insertion(self._ledger_table, item) for item in items]
         for attempt in range(BATCH_ROUNDS_MAX):
             with _faults_as_rows_unavailable():
                 response = self._client.batch_execute_statement(Statements=pending)
             pending = _to_repeat(pending, response["Responses"])
             if not pending:
-                return
+                return []
             back_off(attempt + 1)
         raise RowsUnavailable(f"page not written in {BATCH_ROUNDS_MAX} rounds")
 
@@ -374,14 +390,17 @@ def _to_repeat(
     return again
 
 
-def _in_parallel(
-    call: Callable[[Sequence[Item]], Result], chunks: Sequence[Sequence[Item]]
-) -> list[Result]:
-    """Return one result per chunk, in order; a single chunk costs no thread."""
-    if len(chunks) <= 1:
-        return [call(chunk) for chunk in chunks]
-    with ThreadPoolExecutor(max_workers=min(PARALLEL_CALLS, len(chunks))) as pool:
-        return list(pool.map(call, chunks))
+def _receipts(answers: Sequence[Sequence[Item]]) -> Mapping[Identity, Receipt]:
+    receipts = [_understood(receipt_from_item, item) for items in answers for item in items]
+    return {receipt.entry.identity: receipt for receipt in receipts}
+
+
+def _at_once(calls: Sequence[Call]) -> list[list[Item]]:
+    """Return the items that each call reads, in the order of the calls; one costs no thread."""
+    if len(calls) <= 1:
+        return [call() for call in calls]
+    with ThreadPoolExecutor(max_workers=min(PARALLEL_CALLS, len(calls))) as pool:
+        return list(pool.map(lambda call: call(), calls))
 
 
 def _item_that_is_there(lost: ClientError) -> Item:

@@ -41,6 +41,15 @@ class Rows(Protocol):
         """
         ...
 
+    def flush_and_read_receipts(
+        self, page: Page, identities: Collection[Identity]
+    ) -> Mapping[Identity, Receipt]:
+        """Do both `put_page` and `read_receipts`, in any order or at once.
+
+        Both are done when it returns. None of the identities may be on the page.
+        """
+        ...
+
     def put_page(self, page: Page) -> None:
         """Put a full page and one receipt for each of its entries, unless they are there."""
         ...

@@ -14,7 +14,7 @@ from agent_credits.accounts import Account
 from agent_credits.changes import GrantChange
 from agent_credits.commit import commit
 from agent_credits.errors import AccountTooLarge
-from agent_credits.ledger import Identity, Page, run_identity
+from agent_credits.ledger import Identity, Page, Receipt, run_identity
 from agent_credits.principals import Principal
 from tests.conformance.engines import AllRows, Engine
 from tests.conformance.samples import NOW, entry, full_account, grant, provider_refused, team
@@ -143,6 +143,21 @@ def test_a_page_leaves_a_receipt_for_each_of_its_entries(
     assert {i: receipt.entry for i, receipt in receipts.items()} == {e.identity: e for e in entries}
     assert {(r.principal, r.page_number) for r in receipts.values()} == {(ana, 1)}
     assert {receipt.entry.identity for receipt in rows.read_run(name)} == receipts.keys()
+
+
+def test_a_page_is_flushed_and_other_receipts_are_read_in_one_call(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    before = Page(ana, 1, tuple(entry(name, f"before-{number}") for number in range(3)))
+    rows.put_page(before)
+    page = Page(ana, 2, tuple(entry(name, f"e-{number}") for number in range(60)))
+    unknown = run_identity("/platform", name, "unknown")
+
+    found = rows.flush_and_read_receipts(page, [*(e.identity for e in before.entries), unknown])
+
+    assert found == {e.identity: Receipt(ana, 1, e) for e in before.entries}
+    flushed = rows.read_receipts([e.identity for e in page.entries])
+    assert flushed == {e.identity: Receipt(ana, 2, e) for e in page.entries}
 
 
 def test_a_page_put_again_changes_nothing(rows: AllRows, ana: Principal, name: str) -> None:

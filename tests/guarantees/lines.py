@@ -45,8 +45,8 @@ LINES = (
     Line(
         "3 one outcome per event: the page is flushed before the next one",
         f"{PACKAGE}/commit.py",
-        "rows.put_page(account.page)",
-        "pass",
+        "receipts = rows.flush_and_read_receipts(account.page, wanted)",
+        "receipts = rows.read_receipts(wanted)",
         f"{MODEL}[write protocol: usage]",
     ),
     Line(

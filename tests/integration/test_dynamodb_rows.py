@@ -331,7 +331,7 @@ def test_keys_that_stay_unread_are_a_fault_after_a_bounded_number_of_rounds(
         unread = receipts_asked_for(page, 0)
         stub.add_response("batch_get_item", {"Responses": {}, "UnprocessedKeys": unread})
 
-    with pytest.raises(RowsUnavailable, match="receipts not read in 8 rounds"):
+    with pytest.raises(RowsUnavailable, match="items not read in 8 rounds"):
         stubbed.read_receipts([page.entries[0].identity])
 
     assert max(waits) <= agent_credits.backoff.LONGEST_SECONDS

@@ -49,8 +49,9 @@ def asks_again(earlier: Begins) -> dict[str, Any]:
     }
 
 
-def protocol(changes: list[RunChange], entries_full: int) -> int:
-    return write_protocol_model.Model(changes, entries_full=entries_full).explore()
+def protocol(changes: list[RunChange], entries_full: int, *, overlaps: bool) -> int:
+    model = write_protocol_model.Model(changes, entries_full=entries_full, overlaps=overlaps)
+    return model.explore()
 
 
 def saga(bounds: dict[str, Any]) -> int:
@@ -58,8 +59,8 @@ def saga(bounds: dict[str, Any]) -> int:
 
 
 MODELS: Mapping[str, Callable[[], int]] = {
-    "write protocol: usage": lambda: protocol(USAGE, 2),
-    "write protocol: usage and a run given back": lambda: protocol(GIVES_BACK, 1),
+    "write protocol: usage": lambda: protocol(USAGE, 2, overlaps=True),
+    "write protocol: usage and a run given back": lambda: protocol(GIVES_BACK, 1, overlaps=False),
     "reload saga: one reload, in time or late": lambda: saga(ONE_ASKS),
     "reload saga: two reloads, a cap for one": lambda: saga(TWO_ASK),
     "reload saga: one reload, a cap for two": lambda: saga(ROOM_FOR_TWO),

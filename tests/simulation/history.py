@@ -350,6 +350,7 @@ class _Unbroken:
     def __init__(self, rows: StoredRows) -> None:
         self.read_account = rows.read_account
         self.read_receipts = rows.read_receipts
+        self.flush_and_read_receipts = rows.flush_and_read_receipts
         self.read_run = rows.read_run
         self.read_team = rows.read_team
         self.read_policy = rows.read_policy

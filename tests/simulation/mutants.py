@@ -178,6 +178,7 @@ class _Remembering:
         self._account = account
         self.read_receipts, self.read_run = rows.read_receipts, rows.read_run
         self.compare_and_set, self.put_page = rows.compare_and_set, rows.put_page
+        self.flush_and_read_receipts = rows.flush_and_read_receipts
 
     def read_account(self, _: Principal) -> Account | None:
         return self._account

@@ -66,6 +66,12 @@ class Answered:
     def put_page(self, page: Page) -> None:
         self._next("put_page", page)
 
+    def flush_and_read_receipts(
+        self, page: Page, identities: Collection[Identity]
+    ) -> Mapping[Identity, Receipt]:
+        receipts = self._next("flush_and_read_receipts", (page, tuple(identities)))
+        return {receipt.entry.identity: receipt for receipt in receipts}
+
 
 class Worker(NamedTuple):
     """Numbers stand for interned values, so that a state is small and quick to compare."""
@@ -74,6 +80,8 @@ class Worker(NamedTuple):
     batch: tuple[int, ...] = ()
     answers: int = -1
     unput: int = -1
+    # What was read while the page is being put, once it was.
+    found: int = -1
     snapshot: int = -1
 
 
@@ -100,11 +108,18 @@ CORRECT = Mutant()
 
 class Model:
     def __init__(
-        self, changes: list[RunChange], *, entries_full: int, mutant: Mutant = CORRECT
+        self,
+        changes: list[RunChange],
+        *,
+        entries_full: int,
+        mutant: Mutant = CORRECT,
+        overlaps: bool = True,
     ) -> None:
+        """Receipts are read while a page is put, or before it is where they do not overlap."""
         self._changes = changes
         self._entries_full = entries_full
         self._mutant = mutant
+        self._overlaps = overlaps
         self._values: list[Any] = []
         self._numbers: dict[Hashable, int] = {}
         self._steps: dict[tuple[int, tuple[int, ...], int], Any] = {}
@@ -161,10 +176,11 @@ class Model:
             yield self._with(state, number, busy)._replace(deliveries=counts)
 
     def _steps_of(self, state: State, number: int, worker: Worker) -> Iterator[State]:
-        if worker.unput >= 0:
-            yield from self._put_one(state, number, worker)
-            return
         step = self._next_step(worker)
+        if worker.unput >= 0:
+            assert isinstance(step, Asked), "a worker that flushes is asked for no more"
+            yield from self._flush_on(state, number, worker, step)
+            return
         if isinstance(step, Account):
             done = Worker(warm=self._intern(step))
             acknowledged = state.acknowledged | set(worker.batch)
@@ -174,9 +190,12 @@ class Model:
             case "read_account":
                 yield self._answered(state, number, worker, self._values[state.row])
             case "read_receipts":
-                wanted = set(step.argument)
-                found = self._receipts(state, worker, lambda r: r.entry.identity in wanted)
+                found = self._receipts_of(state, worker, step.argument)
                 yield self._answered(state, number, worker, found)
+            case "flush_and_read_receipts":
+                page, _ = step.argument
+                items = self._items_of(page)
+                yield self._with(state, number, worker._replace(unput=self._intern(items)))
             case "read_run":
                 run_id = step.argument
                 found = self._receipts(state, worker, lambda r: r.entry.identity.subject == run_id)
@@ -207,16 +226,36 @@ class Model:
         receipts = [Receipt(page.principal, page.number, entry) for entry in page.entries]
         return frozenset([page, *(receipts if self._mutant.receipts_with_page else ())])
 
-    def _put_one(self, state: State, number: int, worker: Worker) -> Iterator[State]:
+    def _flush_on(self, state: State, number: int, worker: Worker, step: Asked) -> Iterator[State]:
+        """Put one more item or, where that goes on at once with it, read the receipts."""
         items: frozenset[Page | Receipt] = self._values[worker.unput]
-        if not items:
-            yield self._answered(state, number, worker._replace(unput=-1), None)
+        reads = step.name == "flush_and_read_receipts"
+        if reads and worker.found < 0:
+            _, identities = step.argument
+            found = self._intern(self._receipts_of(state, worker, identities))
+            yield self._with(state, number, worker._replace(found=found))
+            if not self._overlaps:
+                return
+        elif not items:
+            answer = self._values[worker.found] if reads else None
+            yield self._answered(state, number, worker._replace(unput=-1, found=-1), answer)
+        yield from self._put_one(state, number, worker, items)
+
+    def _put_one(
+        self, state: State, number: int, worker: Worker, items: frozenset[Page | Receipt]
+    ) -> Iterator[State]:
         for item in items:
             ledger: frozenset[Page | Receipt] = self._values[state.ledger]
             same_key = [i for i in ledger if _key(i) == _key(item)]
             assert all(i == item for i in same_key), "a recorded entry never changes"
             left = worker._replace(unput=self._intern(items - {item}))
             yield self._with(state, number, left)._replace(ledger=self._intern(ledger | {item}))
+
+    def _receipts_of(
+        self, state: State, worker: Worker, identities: Collection[Identity]
+    ) -> tuple[Receipt, ...]:
+        wanted = set(identities)
+        return self._receipts(state, worker, lambda r: r.entry.identity in wanted)
 
     def _receipts(self, state: State, worker: Worker, wanted: Any) -> tuple[Receipt, ...]:
         number = worker.snapshot if self._mutant.receipts_before_row else state.ledger

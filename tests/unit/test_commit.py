@@ -1,10 +1,12 @@
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from agent_credits.accounts import Account
-from agent_credits.changes import AlreadyRecorded, Conflicting, Recorded
+from agent_credits.changes import AlreadyRecorded, Conflicting, Recorded, Waiting
 from agent_credits.commit import ATTEMPTS_MAX, CHANGES_PER_COMMIT_MAX, Committed, commit
 from agent_credits.errors import (
     AccountMissing,
@@ -15,6 +17,7 @@ from agent_credits.errors import (
 )
 from agent_credits.ledger import Identity, Page, Receipt
 from agent_credits.principals import Principal
+from agent_credits.reloads import Reload, ReloadTerms
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -135,6 +138,26 @@ def send(rows: MemoryRows, *documents: dict[str, Any], warm: Account | None = No
     return commit(rows, ANA, run_changes(*documents), now=NOW, pause=pause, warm=warm)
 
 
+TERMS = ReloadTerms("acme", 1, "add_on", 50_000_000, 5, timedelta(hours=1))
+REQUESTED = Reload(
+    id="reload-1",
+    team_id="acme",
+    state="requested",
+    wanted_microcredits=1_000_000_000,
+    settings_version=1,
+    since=NOW,
+    until=NOW + timedelta(minutes=5),
+)
+
+
+def send_reloading(rows: MemoryRows, *documents: dict[str, Any]) -> Committed:
+    changes = [
+        replace(change, billing=replace(change.billing, reload=TERMS))
+        for change in run_changes(*documents)
+    ]
+    return commit(rows, ANA, changes, now=NOW, pause=pause)
+
+
 EVENTS = [
     *[usage(f"e{number}", run=f"run-{number % 3}") for number in range(9)],
     finished("end", "error", run="run-1"),
@@ -146,13 +169,39 @@ EVENTS = [
 
 def test_the_row_is_read_before_the_receipts_and_flushed_before_it_is_set() -> None:
     rows = CountingRows()
+    fill_page(rows)
+    rows.calls.clear()
+
+    send(rows, usage("e7"))
+
+    assert rows.calls == ["read_account", "put_page", "read_receipts", "compare_and_set"]
+
+
+def fill_page(rows: MemoryRows) -> Account:
     open_account(rows)
     for number in range(7):
         send(rows, usage(f"e{number}"))
     assert rows.accounts[ANA].page_is_full
+    return rows.accounts[ANA]
+
+
+def test_events_that_wait_for_a_reload_flush_nothing() -> None:
+    rows = CountingRows()
+    rows.accounts[ANA] = replace(fill_page(rows), reload=REQUESTED)
     rows.calls.clear()
 
-    send(rows, usage("e7"))
+    committed = send_reloading(rows, usage("e7", "1000"))
+
+    assert committed.results == (Waiting(REQUESTED.id),)
+    assert "put_page" not in rows.calls
+
+
+def test_events_that_need_not_wait_for_a_reload_are_committed_after_the_flush() -> None:
+    rows = CountingRows()
+    rows.accounts[ANA] = replace(fill_page(rows), reload=REQUESTED)
+    rows.calls.clear()
+
+    send_reloading(rows, usage("e7", "1"))
 
     assert rows.calls == ["read_account", "read_receipts", "put_page", "compare_and_set"]
 
