@@ -111,6 +111,8 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
     carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
     before = _holdings(rows, world)
     seen = _Seen()
+    # Whoever used the stack before may have been told of something, too.
+    posted_before = len(_posted(slack, at_least=0))
     with subscribed(target) as watch:
         for together in waves(world.samples):
             _run_together(target, watch, world, together, world_file.parent, seen)
@@ -118,7 +120,7 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
     accounts = {principal: holdings.account for principal, holdings in after.items()}
     balances = check_balances(world.balances, accounts, datetime.now(UTC))
     payments = tuple(_payments(rows, stand_in, world))
-    in_slack = _slack_messages(slack, seen)
+    in_slack = _posted(slack, posted_before + len(_for_slack(seen)))[posted_before:]
     dry = Check("all samples", "left in the queue", "0", str(seen.left_in_queue))
     return SampleRun(
         world,
@@ -148,13 +150,13 @@ def _slack_of(target: Target) -> SlackStandIn:
     return target.slack_stand_in
 
 
-def _slack_messages(slack: SlackStandIn, seen: _Seen) -> Sequence[dict[str, Any]]:
+def _posted(slack: SlackStandIn, at_least: int) -> Sequence[dict[str, Any]]:
     """Return what was posted, once as much was as had to be and nothing further comes."""
     gives_up_at = time.monotonic() + NOTICES_SECONDS_MAX
     count = -1
     while time.monotonic() < gives_up_at:
         before, count = count, len(slack.messages())
-        if count >= len(_for_slack(seen)) and count == before:
+        if count >= at_least and count == before:
             break
         time.sleep(QUIET_SECONDS)
     return slack.attachments()
