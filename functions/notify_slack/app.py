@@ -4,7 +4,6 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-import boto3
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.idempotency import (
     DynamoDBPersistenceLayer,
@@ -15,17 +14,15 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
 )
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.config import Config
+from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.cached_secret import CachedSecret, SecretUnavailable
+from agent_credits.clients import dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.published import NotAnEnvelope, Published, read_envelope
 from agent_credits.slack_messages import slack_message
 from agent_credits.slack_posts import NotPosted, SlackPosts, again_in_seconds, parse_webhooks
 
-CALLS = Config(
-    connect_timeout=1, read_timeout=3, retries={"mode": "standard", "total_max_attempts": 3}
-)
 # Longer than a notice can come again: it waits at most 4 days in the queue and then 14 in the
 # dead-letter queue, from which it may be sent back.
 REMEMBERED_SECONDS = 20 * 24 * 60 * 60
@@ -47,18 +44,17 @@ def now() -> datetime:
 
 logger = Logger()
 settings = Settings.model_validate(dict(os.environ))
-sqs = boto3.client("sqs", config=CALLS)
+session = get_session()
+sqs = sqs_client(session)
 webhooks = CachedSecret(
-    boto3.client("secretsmanager", config=CALLS),
+    secretsmanager_client(session),
     settings.SLACK_SECRET_ARN,
     now,
     lambda secret: parse_webhooks(secret, settings.SLACK_API_BASE),
 )
 posts = SlackPosts(now)
 once = IdempotencyConfig(expires_after_seconds=REMEMBERED_SECONDS)
-posted = DynamoDBPersistenceLayer(
-    settings.SLACK_POSTS_TABLE, boto3_client=boto3.client("dynamodb", config=CALLS)
-)
+posted = DynamoDBPersistenceLayer(settings.SLACK_POSTS_TABLE, boto3_client=dynamodb_client(session))
 
 
 @logger.inject_lambda_context

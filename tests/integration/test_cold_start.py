@@ -12,9 +12,10 @@ import pytest
 from tests.template import load_template
 
 ROOT = Path(__file__).parents[2]
-FUNCTIONS = ["announce", "auto_reload", "debit_runs"]
+FUNCTIONS = ["announce", "auto_reload", "debit_runs", "walk"]
 
-# Resources, S3 transfers and what they bring, which nothing here uses.
+# Resources, S3 transfers and what they bring, which nothing here uses. notify_slack alone loads
+# them, because Powertools' memory of what was posted does.
 NEVER_LOADED = {"boto3", "s3transfer"}
 
 # Imports the function the way Lambda does, in an interpreter that has loaded nothing else, and
@@ -54,6 +55,7 @@ def cold_start(function: str) -> tuple[list[str], set[str]]:
         **dict.fromkeys(names, "INFO"),
         # As it is unless a stack requires signatures; then the key of each is read, and needed.
         "EVENT_SIGNING_SECRET_ARN": "",
+        "EXPIRY_NOTICE_DAYS": "7",
         "PATH": os.environ["PATH"],
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "dummy",
@@ -82,6 +84,8 @@ def cold_start(function: str) -> tuple[list[str], set[str]]:
         ("announce", ["sns"]),
         ("auto_reload", ["dynamodb", "secretsmanager"]),
         ("debit_runs", ["dynamodb"]),
+        ("notify_slack", ["sqs", "secretsmanager", "dynamodb"]),
+        ("walk", ["dynamodb", "sqs"]),
     ],
 )
 def test_a_cold_start_makes_the_clients_that_its_usual_event_needs(
