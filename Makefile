@@ -18,8 +18,9 @@ unexport VIRTUAL_ENV
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: help setup demo down replay test test-quick simulate lint format types template security audit
-.PHONY: pictures lock byte-code clean FORCE
+.PHONY: help setup demo down replay test test-quick simulate explore mutants kill-test
+.PHONY: bench bench-quick pictures lint format types template security audit lock byte-code clean
+.PHONY: FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,17 +50,15 @@ test-quick: lint types .tools/localstripe/.ready ## run every check that needs n
 simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
 	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation.simulate $(SEEDS)
 
-.PHONY: explore mutants kill-test
+explore: .venv/.ready ## visit every state of the models of the protocol and the saga
+	@.venv/bin/python -m tests.simulation.explore
+
 mutants: .venv/.ready ## remove each line that a guarantee rests on, and see its test fail
 	@.venv/bin/python -m tests.guarantees.mutants
 
 kill-test: $(READY) ## kill consumers and the emulator during replays: SECONDS=120
 	@.venv/bin/python -m tests.e2e.kills $(SECONDS)
 
-explore: .venv/.ready ## visit every state of the models of the protocol and the saga
-	@.venv/bin/python -m tests.simulation.explore
-
-.PHONY: bench bench-quick
 bench: $(READY) .tools/plots/.ready ## measure beside other designs, and write it into the docs
 	@.venv/bin/python -m tests.benchmarks.bench
 
@@ -69,7 +68,7 @@ bench-quick: .venv/.ready .tools/ministack/.ready ## hold what an event costs to
 pictures: .venv/.ready ## draw the pictures of the README anew
 	@.venv/bin/python tools/pictures.py
 
-lint: .venv/.ready
+lint: .venv/.ready ## look for what ruff refuses, and for what it would format otherwise
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 
@@ -77,11 +76,11 @@ format: .venv/.ready ## format the code and fix what can be fixed
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-types: .venv/.ready
+types: .venv/.ready ## check the types of functions, package and command line
 	.venv/bin/mypy
 
 # Validation is offline, but SAM insists on a region and looks for credentials first.
-template: $(READY)
+template: $(READY) ## let SAM validate the template
 	env -u AWS_PROFILE AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test SAM_CLI_TELEMETRY=0 \
 		.tools/sam/bin/sam validate --lint --region us-east-1
 

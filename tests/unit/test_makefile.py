@@ -1,0 +1,35 @@
+"""Whoever reads `make` or the docs finds every target, and finds only what there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAKEFILE = (ROOT / "Makefile").read_text()
+# A target that is a word; what has a dot or a slash is a file that make makes.
+TARGETS = {*re.findall(r"^([a-z][a-z-]*):", MAKEFILE, re.MULTILINE)}
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md", "Makefile")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def test_every_target_is_listed_with_what_it_does() -> None:
+    listed = set(re.findall(r"^([a-z][a-z-]*):.* ## \w.+", MAKEFILE, re.MULTILINE))
+
+    assert "test" in TARGETS
+    assert listed == TARGETS
+
+
+def test_no_file_of_a_target_s_name_stands_in_its_way() -> None:
+    phony = {*" ".join(re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)).split()}
+
+    assert phony - {"FORCE"} == TARGETS
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_every_target_that_a_document_names_is_there(document: Path) -> None:
+    named = set(re.findall(r"(?:`|^\$ )make ([a-z][a-z-]*)", document.read_text(), re.MULTILINE))
+
+    assert named <= TARGETS
