@@ -16,11 +16,13 @@ from tests.simulation.explore import (
 from tests.simulation.reload_saga_model import Begins
 from tests.simulation.write_protocol_model import Mutant
 
+# How long a model takes says something about the machine; this ends one that never ends.
+pytestmark = pytest.mark.timeout(1_200)
+
 # Fewer than this, and a model no longer interleaves what it is there to interleave.
 STATES_MIN = 20_000
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_interleaving_keeps_the_invariants(name: str) -> None:
     assert MODELS[name]() > STATES_MIN

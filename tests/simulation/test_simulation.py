@@ -13,6 +13,9 @@ from tests.simulation.mutants import MUTANTS
 from tests.simulation.simulate import parse_seeds
 from tests.simulation.workers import Parts
 
+# How long histories take says something about the machine; this ends those that never end.
+pytestmark = pytest.mark.timeout(1_200)
+
 HISTORIES = 50
 # Histories that come far enough for every mutant to do its damage in one of them.
 TELLING_SEEDS = (13, 3, 1, 12, 4, 10, *range(14, 40))
