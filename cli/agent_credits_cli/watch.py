@@ -69,15 +69,18 @@ def watch(
     --json prints the CloudEvents themselves, as NDJSON.
     """
     target = connect(context)
-    ends_at = time.monotonic() + (FOREVER if seconds is None else seconds)
     with _ends_on_signal(), subscribed(target) as notices:
         err().print(f"watching the notices of {target.name}; stop with Ctrl-C", soft_wrap=True)
-        while (left := ends_at - time.monotonic()) > 0:
+        # From now on: however long it took to subscribe, there is a look at what is published.
+        left = FOREVER if seconds is None else seconds
+        ends_at = time.monotonic() + left
+        while left > 0:
             for published in notices.receive(int(min(LONG_POLL_SECONDS, left + 1))):
                 if as_json:
                     print_json_line(published.notice)
                 else:
                     out().print(slack_view(slack_message(published).to_dict()), "")
+            left = ends_at - time.monotonic()
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -538,6 +540,20 @@ class TestWatch:
 
         assert json.loads(line)["type"] == "insufficient_credits"
         assert json.loads(line)["data"]["run_id"] == "run-dry"
+
+    def test_looks_once_at_least_however_slow_the_machine_is(
+        self,
+        run: Run,
+        topic: Topic,
+        several_pages: DynamoDBRows,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        debit(several_pages, usage("too-much", "99", run="run-dry"))
+        published_on_the_first_look(monkeypatch, lambda: topic.publish(several_pages))
+        hours = count(step=3_600)
+        monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+
+        assert len(run("watch", "--for", "0.5", "--json").stdout.splitlines()) == 1
 
     def test_only_the_topic_may_send_to_its_queue(self, topic: Topic) -> None:
         with subscribed(topic.target):
