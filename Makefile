@@ -62,7 +62,7 @@ kill-test: $(READY) ## kill consumers and the emulator during replays: SECONDS=1
 bench: $(READY) .tools/plots/.ready ## measure beside other designs, and write it into the docs
 	@.venv/bin/python -m tests.benchmarks.bench
 
-bench-quick: .venv/.ready .tools/ministack/.ready ## hold what an event costs to its bounds
+bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## hold what an event costs to its bounds
 	@.venv/bin/python -m tests.benchmarks.bench --quick
 
 pictures: .venv/.ready ## draw the pictures of the README anew

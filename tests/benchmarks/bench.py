@@ -19,16 +19,23 @@ from typing import Annotated, Any
 import typer
 
 from agent_credits_cli.tables import AsJson, err, out, print_json, progress
+from tests.benchmarks import cold_start
 from tests.benchmarks import rates as timed
 from tests.benchmarks.cost_model import read_prices
 from tests.benchmarks.counts import Counts, Plan, full_plan, quick_plan, take_counts
 from tests.benchmarks.end_to_end import measure_end_to_end
-from tests.benchmarks.gates import Gate, gates_on_counts, gates_on_hot_account
+from tests.benchmarks.gates import (
+    Gate,
+    gate_on_cold_start,
+    gates_on_counts,
+    gates_on_hot_account,
+)
 from tests.benchmarks.modelled import announce_cpu_microseconds, model
 from tests.benchmarks.report import RESULTS_FILE, ROOT, refresh_pages
 from tests.benchmarks.results import document
 from tests.benchmarks.stores import dynamodb_client
 from tests.benchmarks.tables import (
+    cold_start_table,
     cost_table,
     depth_table,
     end_to_end_table,
@@ -65,6 +72,12 @@ Measured = tuple[list[Gate], dict[str, Any]]
 def _measure_quickly(as_json: bool) -> Measured:
     counts = _counted(quick_plan())
     gates = list(gates_on_counts(counts))
+    uncounted_because = cold_start.why_uncounted()
+    if uncounted_because is None:
+        with _steps("cold start", cold_start.COUNT_STEPS) as begin:
+            gates.append(gate_on_cold_start(cold_start.count_share_of_least(begin)))
+    else:
+        err().print(f"skipped: counting a cold start: {uncounted_because}")
     if not as_json:
         _show_counts(counts)
         out().print(gate_table(gates))
@@ -79,7 +92,13 @@ def _measure_all(as_json: bool) -> Measured:
     with _steps("timing", timed.steps()) as begin:
         rates = timed.take_rates(begin)
     end_to_end = measure_end_to_end()
-    gates = [*gates_on_counts(counts), *gates_on_hot_account(modelled, rates.rates)]
+    with _steps("cold start", cold_start.steps()) as begin:
+        cold_starts = cold_start.measure_cold_starts(begin)
+    gates = [
+        *gates_on_counts(counts),
+        *gates_on_hot_account(modelled, rates.rates),
+        gate_on_cold_start(cold_starts.share_of_least),
+    ]
     if not as_json:
         _show_counts(counts)
         out().print(rate_table(rates.rates))
@@ -87,6 +106,7 @@ def _measure_all(as_json: bool) -> Measured:
             out().print(f"skipped: {what}: {why}\n")
         out().print(model_table(modelled))
         out().print(end_to_end_table(end_to_end))
+        out().print(cold_start_table(cold_starts))
         out().print(gate_table(gates))
     results = document(
         on=datetime.now(UTC).date(),
@@ -97,6 +117,7 @@ def _measure_all(as_json: bool) -> Measured:
         prices=prices,
         rates=rates,
         end_to_end=end_to_end,
+        cold_starts=cold_starts,
         gates=gates,
     )
     publish(results)

