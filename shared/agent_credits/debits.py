@@ -8,7 +8,7 @@ other message anything.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol, assert_never
 
 from agent_credits.accounts import Account
 from agent_credits.changes import (
@@ -23,12 +23,14 @@ from agent_credits.commit import CHANGES_PER_COMMIT_MAX, Committed, Pause, commi
 from agent_credits.directory import Directory
 from agent_credits.errors import AccountMissing, AccountTooLarge, AgentCreditsError, Contended
 from agent_credits.events import AgentRunEvent, ProviderErrorReported, Refusal, parse_message
-from agent_credits.observations import ProviderRefused
 from agent_credits.principals import Principal
 from agent_credits.provider_refusals import ProviderRefusals, ReportedRefusal, refusal_of
 from agent_credits.rows import ObservationRows, Rows
 from agent_credits.signatures import Keys, why_not_authentic
 from agent_credits.teams import Billing
+
+if TYPE_CHECKING:
+    from agent_credits.observations import ProviderRefused
 
 WARM_ACCOUNTS_MAX = 1_000
 
@@ -118,7 +120,7 @@ class _Work:
     """What a batch asks for: entries by account, and providers' refusals, each by its message."""
 
     debits: dict[Principal, list[_Debit]] = field(default_factory=dict)
-    refusals: list[tuple[str, ProviderRefused]] = field(default_factory=list)
+    refusals: list[tuple[str, "ProviderRefused"]] = field(default_factory=list)
 
 
 class Debits:
@@ -207,7 +209,7 @@ class Debits:
         return billing
 
     def _observe(
-        self, message_id: str, refused: ProviderRefused, batch: DebitedBatch, now: datetime
+        self, message_id: str, refused: "ProviderRefused", batch: DebitedBatch, now: datetime
     ) -> None:
         try:
             is_new = self._refusals.record(refused, now)

@@ -53,7 +53,6 @@ from agent_credits.items import (
     team_key,
 )
 from agent_credits.ledger import PAGES_MAX, Identity, Page, Receipt
-from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
 from agent_credits.rows import Stretch, Unreadable
@@ -65,6 +64,8 @@ if TYPE_CHECKING:
         BatchStatementRequestTypeDef,
         BatchStatementResponseTypeDef,
     )
+
+    from agent_credits.observations import Observation
 
 Result = TypeVar("Result")
 
@@ -215,7 +216,7 @@ class DynamoDBRows:
                 return policy_from_item(_item_that_is_there(lost))
         return policy
 
-    def put_observation(self, observation: Observation, now: datetime) -> bool:
+    def put_observation(self, observation: "Observation", now: datetime) -> bool:
         with _faults_as_rows_unavailable():
             try:
                 self._client.put_item(

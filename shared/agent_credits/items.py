@@ -10,7 +10,7 @@ import base64
 import json
 from collections.abc import Mapping
 from datetime import date, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agent_credits import codec
 from agent_credits.accounts import Account
@@ -20,15 +20,12 @@ from agent_credits.burn_counts import BurnCount
 from agent_credits.checkpoint import Checkpoint
 from agent_credits.errors import AccountTooLarge
 from agent_credits.ledger import Entry, Identity, Page, Receipt
-from agent_credits.observations import (
-    Observation,
-    expires_at,
-    observation_from_json,
-    observation_to_json,
-)
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal, parse_principal
 from agent_credits.teams import Team
+
+if TYPE_CHECKING:
+    from agent_credits.observations import Observation
 
 # Typed attribute values: {"pk": {"S": "ACCOUNT#user:ana"}, "version": {"N": "7"}}.
 Item = dict[str, Any]
@@ -195,12 +192,16 @@ def is_account_item(item: Mapping[str, Any]) -> bool:
     return str(item["pk"]["S"]).startswith(ACCOUNT_PREFIX)
 
 
-def observation_key(observation: Observation) -> Item:
+def observation_key(observation: "Observation") -> Item:
     # A kind holds no separator, so whatever the key holds, no two observations share a row.
     return {"pk": {"S": f"{OBSERVED_PREFIX}{observation.kind}#{observation.key}"}}
 
 
-def observation_item(observation: Observation, now: datetime) -> Item:
+def observation_item(observation: "Observation", now: datetime) -> Item:
+    # Here and not above, because observations are rare, and a cold start that debits does without
+    # their models.
+    from agent_credits.observations import expires_at, observation_to_json
+
     return {
         **observation_key(observation),
         "observation": {"S": observation_to_json(observation)},
@@ -208,8 +209,10 @@ def observation_item(observation: Observation, now: datetime) -> Item:
     }
 
 
-def observation_from_item(item: Mapping[str, Any]) -> Observation:
+def observation_from_item(item: Mapping[str, Any]) -> "Observation":
     """Read an observation; one that a younger version put raises ValueError."""
+    from agent_credits.observations import observation_from_json
+
     return observation_from_json(item["observation"]["S"])
 
 

@@ -22,7 +22,8 @@ GRACE_DAYS_DEFAULT = 30
 class BillingRule(BaseModel):
     """For these triggers in such a team: the payer, and the payer's pools in drawing order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     team: TeamKind
     triggers: tuple[TriggerKind, ...] = Field(min_length=1)
@@ -43,7 +44,8 @@ class BillingRule(BaseModel):
 class Pack(BaseModel):
     """A pack of add-on credits on sale: so many credits for so much money."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     microcredits: int = Field(gt=0)
     price_cents: int = Field(gt=0)

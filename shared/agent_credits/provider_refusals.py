@@ -5,11 +5,15 @@ No credits move. A refusal counts once, whoever reports it again: see `ProviderR
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from agent_credits.events import ProviderErrorReported
-from agent_credits.observations import ProviderRefused
 from agent_credits.rows import ObservationRows
 from agent_credits.teams import Billing
+
+if TYPE_CHECKING:
+    # Models of rare rows, which a cold start of the debit path does without.
+    from agent_credits.observations import ProviderRefused
 
 # What a worker remembers to be recorded: a busy provider refuses a whole fleet, many times an hour,
 # and all but the first of that would be a write that fails.
@@ -21,7 +25,7 @@ class ReportedRefusal:
     """What came of one event; `is_new` if its refusal was not recorded before."""
 
     message_id: str
-    refused: ProviderRefused
+    refused: "ProviderRefused"
     is_new: bool
 
     @property
@@ -44,7 +48,7 @@ class ProviderRefusals:
         self._rows = rows
         self._known: dict[str, None] = {}
 
-    def record(self, refused: ProviderRefused, now: datetime) -> bool:
+    def record(self, refused: "ProviderRefused", now: datetime) -> bool:
         """Record it unless it is; tell whether it is new. Raises what `rows` raises."""
         if refused.key in self._known:
             return False
@@ -55,9 +59,11 @@ class ProviderRefusals:
         return is_new
 
 
-def refusal_of(event: ProviderErrorReported, billing: Billing) -> ProviderRefused:
+def refusal_of(event: ProviderErrorReported, billing: Billing) -> "ProviderRefused":
     """Return what is to be recorded; it names who is billed for the run, though this is free."""
-    # Here and not above, because only who meets such an event should pay for reading the table.
+    # Here and not above, because only who meets such an event should pay for the models and for
+    # reading the table.
+    from agent_credits.observations import ProviderRefused
     from agent_credits.provider_table import classify
 
     return ProviderRefused(

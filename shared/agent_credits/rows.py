@@ -9,15 +9,17 @@ is never written again. And checkpoints, of which any that was ever put is as tr
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from agent_credits.accounts import Account
 from agent_credits.checkpoint import Checkpoint
 from agent_credits.ledger import PAGES_MAX, Entry, Identity, Page, Receipt
-from agent_credits.observations import Observation
 from agent_credits.policy import BillingPolicy
 from agent_credits.principals import Principal
 from agent_credits.teams import Team
+
+if TYPE_CHECKING:
+    from agent_credits.observations import Observation
 
 
 class Rows(Protocol):
@@ -74,7 +76,7 @@ class TeamRows(SettingsRows, Protocol):
 class ObservationRows(Protocol):
     """The rows of what is to be announced though no account changed."""
 
-    def put_observation(self, observation: Observation, now: datetime) -> bool:
+    def put_observation(self, observation: "Observation", now: datetime) -> bool:
         """Put it unless it is there, and tell whether it is new.
 
         The change stream shows a new one to `announce`. Raises `RowsUnavailable` on a fault; a put

@@ -33,7 +33,8 @@ Refused = Literal[
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class PaymentMethod(_Frozen):

@@ -36,7 +36,8 @@ TENURE_NOTICE = 2 * (CLOCK_SKEW_MAX + SETTINGS_TTL)
 class Tenure(BaseModel):
     """From `since` on: what kind of team it is, who owns it, and which policy bills its runs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     since: AwareDatetime
     kind: TeamKind
@@ -47,7 +48,8 @@ class Tenure(BaseModel):
 class AutoReload(BaseModel):
     """When to buy which pack, and how many purchases in a while are too many to be right."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     enabled: bool = False
     pool: PoolName = "add_on"
