@@ -1,6 +1,6 @@
 """Cold starts of what `sam build` built, with byte code and without, beside the least there is.
 
-Instructions are counted by valgrind and are the same on any machine, however busy. Processor time
+Instructions are counted by valgrind and come out alike however busy the machine is. Processor time
 is the least of several starts, one of each function after the other.
 """
 
