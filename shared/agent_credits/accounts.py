@@ -99,7 +99,12 @@ def pool_balances(account: Account, pools: Iterable[str], now: datetime) -> tupl
 
 def available_microcredits(account: Account, pools: Iterable[str], now: datetime) -> int:
     """Return what the pools hold together at `now`: the balance, wherever one is asked for."""
-    return sum(pool.available_microcredits for pool in pool_balances(account, pools, now))
+    return together(pool_balances(account, pools, now))
+
+
+def together(balances: Iterable[PoolBalance]) -> int:
+    """Return what these pools hold in all, in microcredits."""
+    return sum(balance.available_microcredits for balance in balances)
 
 
 def check_account(account: Account) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime
 
-from agent_credits.accounts import Account, pool_balances
+from agent_credits.accounts import Account, pool_balances, together
 from agent_credits.burn import WINDOWS_DAYS, BurnByDay, burned_over, exhausted_on
 from agent_credits.identifiers import Identifier, PoolName, PrincipalText
 from agent_credits.lapse import bring_up_to, resets_at
@@ -112,7 +112,6 @@ def balance_report(
 def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime) -> ReportedAccount:
     current = bring_up_to(burning.account, now)
     balances = pool_balances(current, pools_of(current.principal, policy), now)
-    available = sum(balance.available_microcredits for balance in balances)
     return ReportedAccount(
         principal=current.principal,
         pools=tuple(
@@ -120,7 +119,7 @@ def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime)
             for b in balances
         ),
         burned_microcredits=tuple(burned_over(burning.burned, days, day) for days in WINDOWS_DAYS),
-        exhausted_on=exhausted_on(available, burning.burned, day),
+        exhausted_on=exhausted_on(together(balances), burning.burned, day),
         resets_at=resets_at(current, now),
     )
 

@@ -1,6 +1,6 @@
 """The notice that an account is low: once per threshold fallen through, while there is time."""
 
-from agent_credits.accounts import Account, pool_balances
+from agent_credits.accounts import Account, pool_balances, together
 from agent_credits.alerts import LowCredits
 from agent_credits.credits import format_credits
 from agent_credits.lapse import resets_at
@@ -13,7 +13,7 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     time = account.entries[-1].recorded_at
     threshold, base = low.deepest_told, low.base_microcredits
     pools = pool_balances(account, low.pools, time)
-    available = sum(pool.available_microcredits for pool in pools)
+    available = together(pools)
     refill = resets_at(account, time)
     fix = fixes(account, low.payer, low.team_id, refill, low.refusal)
     data = {
