@@ -5,7 +5,14 @@ from agent_credits.alerts import LowCredits
 from agent_credits.credits import format_credits
 from agent_credits.lapse import resets_at
 from agent_credits.notices import Notice, iso
-from agent_credits.run_failures import fixes, pools_text, reload_state, reload_text
+from agent_credits.run_failures import (
+    fixes,
+    pools_text,
+    pools_to_json,
+    reload_state,
+    reload_text,
+    resets_text,
+)
 
 
 def credits_low(account: Account, low: LowCredits) -> Notice:
@@ -24,10 +31,7 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         "available_credits": format_credits(available),
         "percent_left": available * 100 // base if base else None,
         "percent_of_credits": format_credits(base),
-        "pools": [
-            {"pool": p.pool, "remaining_credits": format_credits(p.available_microcredits)}
-            for p in pools
-        ],
+        "pools": pools_to_json(pools),
         "auto_reload": {"state": reload_state(low.refusal), "cause": low.refusal},
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
@@ -46,7 +50,7 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         "",
         f"Pools:     {pools_text(pools)}",
         f"Reload:    {reload_text(low.refusal)}",
-        f"Resets at: {iso(refill) if refill else 'never; this account has no plan that refills'}",
+        f"Resets at: {resets_text(refill)}",
         "",
         "What to do now:",
         *(f"- {step}" for step in fix),

@@ -30,10 +30,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         "trigger": run.trigger_kind,
         "task_state": "FAILED",
         "shortfall_credits": format_credits(entry.shortfall_microcredits),
-        "pools": [
-            {"pool": p.pool, "remaining_credits": format_credits(p.available_microcredits)}
-            for p in pools
-        ],
+        "pools": pools_to_json(pools),
         "cause": entry.refusal or "pools_exhausted",
         "auto_reload": {"state": reload_state(entry.refusal)},
         "resets_at": iso(refill) if refill else None,
@@ -144,7 +141,7 @@ def _email_text(
             else []
         ),
         f"Reload:    {reload_text(entry.refusal)}",
-        f"Resets at: {iso(refill) if refill else 'never; this account has no plan that refills'}",
+        f"Resets at: {resets_text(refill)}",
         "",
         "What to do now:",
         *(f"- {step}" for step in fix),
@@ -184,3 +181,16 @@ def pools_text(pools: tuple[PoolBalance, ...]) -> str:
         else f"{p.pool} empty"
         for p in pools
     )
+
+
+def pools_to_json(pools: tuple[PoolBalance, ...]) -> list[dict[str, str]]:
+    """Return what is left in each pool, as it stands in a notice's data."""
+    return [
+        {"pool": p.pool, "remaining_credits": format_credits(p.available_microcredits)}
+        for p in pools
+    ]
+
+
+def resets_text(refill: datetime | None) -> str:
+    """Return until when waiting would help."""
+    return iso(refill) if refill else "never; this account has no plan that refills"
