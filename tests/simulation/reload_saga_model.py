@@ -10,7 +10,6 @@ A model begins with accounts that ask for a reload each, or with one account tha
 its earlier reload, long refused, is still open at the provider.
 """
 
-import collections
 from collections.abc import Hashable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
@@ -31,9 +30,9 @@ from agent_credits.reload_saga import Open, ReloadRequest, ReloadSaga, Resolutio
 from agent_credits.reloads import RELOAD_DEADLINE, Reload
 from agent_credits.spending import PaymentMethod, Reservation, Spending
 from agent_credits.teams import AutoReload, Team, Tenure
+from tests.simulation.exploration import explored
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT, FAR_PAST, POLICY
-from tests.simulation.write_protocol_model import TooLarge
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 IN_TIME, TOO_LATE = 0, 1
@@ -162,18 +161,7 @@ class Model:
 
     def explore(self) -> int:
         """Return how many states there are; raises AssertionError at the first that is wrong."""
-        seen = {self._first}
-        frontier = collections.deque(seen)
-        while frontier:
-            for state in self._successors(frontier.popleft()):
-                state = state._replace(workers=tuple(sorted(state.workers)))
-                if state not in seen:
-                    self._check(state)
-                    seen.add(state)
-                    frontier.append(state)
-            if len(seen) >= STATES_MAX:
-                raise TooLarge(f"more than {STATES_MAX:,} states")
-        return len(seen)
+        return explored(self._first, self._successors, self._check, STATES_MAX)
 
     def _successors(self, state: State) -> Iterator[State]:
         for number, worker in enumerate(state.workers):

@@ -6,7 +6,6 @@ next batch from the row that it committed last. What the rows answered so far is
 knows, so a worker's state is that sequence of answers, and its next step is found by replaying it.
 """
 
-import collections
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,16 +16,13 @@ from agent_credits.accounts import Account
 from agent_credits.changes import RunChange
 from agent_credits.commit import commit
 from agent_credits.ledger import Identity, Page, Receipt
+from tests.simulation.exploration import explored
 from tests.unit.builders import ANA, NOW, finished, grant, pause, run_changes, usage
 
 DELIVERIES_MAX = 2
 STATES_MAX = 3_000_000
 
 INITIAL_CREDITS = 100_000_000
-
-
-class TooLarge(Exception):
-    """The bounds leave more states than there is patience for; nothing is known to be wrong."""
 
 
 class Asked(BaseException):
@@ -136,21 +132,7 @@ class Model:
     def explore(self) -> int:
         """Return how many states there are; raises AssertionError at the first that is wrong."""
         with mock.patch.object(accounts, "PAGE_ENTRIES_FULL", self._entries_full):
-            return self._explore()
-
-    def _explore(self) -> int:
-        seen = {self._first}
-        frontier = collections.deque(seen)
-        while frontier:
-            for state in self._successors(frontier.popleft()):
-                state = state._replace(workers=tuple(sorted(state.workers)))
-                if state not in seen:
-                    self._check(state)
-                    seen.add(state)
-                    frontier.append(state)
-            if len(seen) >= STATES_MAX:
-                raise TooLarge(f"more than {STATES_MAX:,} states")
-        return len(seen)
+            return explored(self._first, self._successors, self._check, STATES_MAX)
 
     def _successors(self, state: State) -> Iterator[State]:
         for number, worker in enumerate(state.workers):
