@@ -4,8 +4,9 @@ Balances are computed here and nowhere else.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
+
+from msgspec import Struct
 
 from agent_credits.alerts import LowCredits
 from agent_credits.errors import require
@@ -29,8 +30,7 @@ ERRORED_RUNS_MAX = 16
 RELOADS_REMEMBERED_MAX = 20
 
 
-@dataclass(frozen=True, slots=True)
-class PlanSubscription:
+class PlanSubscription(Struct, frozen=True):
     """What refills the account; `refilled_from` is the start of the last period it refilled."""
 
     name: str
@@ -43,14 +43,12 @@ class PlanSubscription:
         return self.microcredits > 0 and self.pool in pools
 
 
-@dataclass(frozen=True, slots=True)
-class ErroredRun:
+class ErroredRun(Struct, frozen=True):
     run_id: str
     ended_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """The account row. `version` counts its commits; a new account stands at zero."""
 
     principal: Principal

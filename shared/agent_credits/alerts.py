@@ -1,9 +1,9 @@
 """The nouns of low credits: a team's thresholds, and what is known of an account below them."""
 
 import re
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, field_validator
 
 from agent_credits.credits import format_credits, parse_credits
@@ -15,8 +15,7 @@ THRESHOLDS_MAX = 8
 _PERCENT = re.compile(r"([1-9][0-9]?|100) ?%", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Threshold:
+class Threshold(Struct, frozen=True):
     """An account with fewer credits is low: so many, or so many per cent of its base.
 
     The base is what the period's plan refilled; see `low_credits` for accounts without a plan.
@@ -75,8 +74,7 @@ class Alerts(BaseModel):
         return low
 
 
-@dataclass(frozen=True, slots=True)
-class LowCredits:
+class LowCredits(Struct, frozen=True):
     """The thresholds that an account has fallen through and not recovered from.
 
     `told`: they were announced, by the commit that made version `told_at_version` if not earlier.

@@ -6,8 +6,9 @@ function in the tuple of its kind of row; what no commit tells is an observation
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import assert_never
+
+from msgspec import Struct
 
 from agent_credits.accounts import Account
 from agent_credits.balance_report_notice import balance_report_notice
@@ -31,8 +32,7 @@ from agent_credits.spending_notices import reload_suspended, spend_cap_warning
 from agent_credits.teams import Team
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """One record of an account's change stream: the row before, none for a new one, and after."""
 
     old: Account | None
@@ -46,16 +46,14 @@ class Commit:
         return self.new.entries[len(self.old.entries) :]
 
 
-@dataclass(frozen=True, slots=True)
-class TeamChange:
+class TeamChange(Struct, frozen=True):
     """One record of a team's change stream."""
 
     old: Team | None
     new: Team
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """One record of the change stream that is a new observation; it never changes."""
 
     observation: Observation
@@ -64,8 +62,7 @@ class Observed:
 StreamChange = Commit | TeamChange | Observed
 
 
-@dataclass(frozen=True, slots=True)
-class NoticeSettings:
+class NoticeSettings(Struct, frozen=True):
     """What the deployment says about notices; `problem_type_base_url` may be empty."""
 
     problem_type_base_url: str

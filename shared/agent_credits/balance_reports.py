@@ -1,10 +1,10 @@
 """A team's balance report: what its accounts hold and burn, until when, and what it spent."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
+from msgspec import Struct
 from pydantic import AwareDatetime
 
 from agent_credits.accounts import Account, pool_balances, together
@@ -22,8 +22,7 @@ from agent_credits.teams import Team
 ACCOUNTS_TOLD_MAX = 50
 
 
-@dataclass(frozen=True, slots=True)
-class Burning:
+class Burning(Struct, frozen=True):
     """An account as it was read, and what it burned."""
 
     account: Account

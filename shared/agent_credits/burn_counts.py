@@ -4,16 +4,16 @@ So each page of a ledger is read once for all reports to come, and a busy accoun
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import date
+
+from msgspec import Struct, field
 
 from agent_credits.burn import BurnByDay, burn_of
 from agent_credits.ledger import Page
 from agent_credits.principals import Principal
 
 
-@dataclass(frozen=True, slots=True)
-class BurnCount:
+class BurnCount(Struct, frozen=True):
     """The burn of the full pages up to `page_number`; true for ever, of the days that it names."""
 
     principal: Principal

@@ -1,8 +1,9 @@
 """What can be asked of an account, and what comes of it. Every change becomes an entry."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import date, datetime
+
+from msgspec import Struct, field
 
 from agent_credits.events import LedgerEvent, payload_hash
 from agent_credits.grants import Grant, GrantCause
@@ -12,8 +13,7 @@ from agent_credits.spending import Refused
 from agent_credits.teams import Billing
 
 
-@dataclass(frozen=True, slots=True)
-class RunChange:
+class RunChange(Struct, frozen=True):
     """An agent-run event, billed to this account."""
 
     event: LedgerEvent
@@ -28,8 +28,7 @@ class RunChange:
         return self.event.payload_hash
 
 
-@dataclass(frozen=True, slots=True)
-class GrantChange:
+class GrantChange(Struct, frozen=True):
     """Credits put into a pool by hand; `grant_id` makes a repeat harmless."""
 
     principal: Principal
@@ -50,8 +49,7 @@ class GrantChange:
         return payload_hash([self.pool, self.microcredits, self.cause])
 
 
-@dataclass(frozen=True, slots=True)
-class PlanChange:
+class PlanChange(Struct, frozen=True):
     """Another plan from the next refill on; what earlier plans granted stays as it is."""
 
     principal: Principal
@@ -70,8 +68,7 @@ class PlanChange:
         return payload_hash([self.plan_name, self.pool, self.microcredits, self.anchor.isoformat()])
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadGranted:
+class ReloadGranted(Struct, frozen=True):
     """A reload that was paid for; its id is the reload's, so it is granted once."""
 
     principal: Principal
@@ -92,8 +89,7 @@ class ReloadGranted:
         return payload_hash([self.pool, self.microcredits, self.price_cents, self.currency])
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadRefused:
+class ReloadRefused(Struct, frozen=True):
     """A reload that will not be paid for; `until` as in `reloads.Reload`."""
 
     principal: Principal
@@ -116,29 +112,25 @@ class ReloadRefused:
 Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadRefused
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(Struct, frozen=True):
     """The change was decided now; its entry says how."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class AlreadyRecorded:
+class AlreadyRecorded(Struct, frozen=True):
     """A repeat. What was decided stays decided; this is the entry of then."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Conflicting:
+class Conflicting(Struct, frozen=True):
     """The id is taken by another payload, recorded as this entry. Nothing was applied."""
 
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """The event is not recorded: a reload that may cover it is under way. Ask again soon."""
 
     reload_id: str
@@ -147,8 +139,7 @@ class Waiting:
 Result = Recorded | AlreadyRecorded | Conflicting | Waiting
 
 
-@dataclass(frozen=True, slots=True)
-class Past:
+class Past(Struct, frozen=True):
     """What of the ledger a decision needs beyond the account row; all of it of this account.
 
     `recorded`: entries with the identities of the batch. `runs`: all entries of some runs.

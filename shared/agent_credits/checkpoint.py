@@ -1,14 +1,14 @@
 """A checkpoint: how far an account's ledger has been replayed, and what was left of it there."""
 
-from dataclasses import dataclass
 from datetime import date, datetime
+
+from msgspec import Struct
 
 from agent_credits.grants import Grant
 from agent_credits.principals import Principal
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Struct, frozen=True):
     """What a replay knows behind a page: enough to go on from there, and true for ever.
 
     `began_on` is the day on which the replay began, at the first page. `unsettled_grant_ids` are

@@ -14,8 +14,9 @@ row, so it is not among what is looked up.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from agent_credits.accounts import Account
 from agent_credits.changes import Change, Past, Result, Waiting
@@ -46,8 +47,7 @@ Rebill = Callable[[Sequence[Change], datetime], Sequence[Change]]
 Pause = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(Struct, frozen=True):
     """The row as this worker knows it now, one result per change, and the races lost on the way."""
 
     account: Account

@@ -6,9 +6,10 @@ other message anything.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, assert_never
+
+from msgspec import Struct, field
 
 from agent_credits.accounts import Account
 from agent_credits.changes import (
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 WARM_ACCOUNTS_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(Struct, frozen=True):
     """A message as the queue delivered it, with the signature that came beside it, if any."""
 
     message_id: str
@@ -44,8 +44,7 @@ class Delivery:
     signature: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """What came of one event: on whose account, at which version, with which result."""
 
     message_id: str
@@ -82,8 +81,7 @@ class DebitRows(Rows, ObservationRows, Protocol):
     """The rows that events are recorded in."""
 
 
-@dataclass(slots=True)
-class DebitedBatch:
+class DebitedBatch(Struct):
     """`refused` messages can never be recorded as they are; `postponed` ones are to come again.
 
     `waiting` messages hold an event that waits for a reload, named by its id.
@@ -109,14 +107,12 @@ class DebitedBatch:
         return list({**self.refused, **self.postponed, **self.waiting})
 
 
-@dataclass(frozen=True, slots=True)
-class _Debit:
+class _Debit(Struct, frozen=True):
     message_id: str
     change: RunChange
 
 
-@dataclass(slots=True)
-class _Work:
+class _Work(Struct):
     """What a batch asks for: entries by account, and providers' refusals, each by its message."""
 
     debits: dict[Principal, list[_Debit]] = field(default_factory=dict)

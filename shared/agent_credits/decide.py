@@ -11,9 +11,11 @@ A change's outcome is the first of these that applies:
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_credits.accounts import (
     ERRORED_RUNS_MAX,
@@ -49,8 +51,7 @@ from agent_credits.situation import Situation
 ERRORED_RUNS_REMEMBERED_FOR = timedelta(hours=24)
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """The account as it would be committed, and one result per change, in their order."""
 
     row_version: int

@@ -1,8 +1,10 @@
 """A worker's view of teams and policies: cached for a minute, read again before a refusal."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_credits.errors import PolicyMissing
 from agent_credits.events import AgentRunEvent, Refusal, UserTrigger
@@ -14,8 +16,7 @@ from agent_credits.teams import CLOCK_SKEW_MAX, SETTINGS_TTL, Billing, Team, bil
 TEAMS_CACHED_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class _Cached:
+class _Cached(Struct, frozen=True):
     team: Team
     read_at: datetime
 

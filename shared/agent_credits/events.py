@@ -8,10 +8,10 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
+from msgspec import Struct
 from pydantic import (
     AwareDatetime,
     BeforeValidator,
@@ -149,8 +149,7 @@ _EVENT: TypeAdapter[AgentRunEvent] = TypeAdapter(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why a message, or one event of it, is not recorded: `code` for counting, `reason` to read."""
 
     code: Literal[
@@ -165,8 +164,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True):
     """What a message body holds: its valid events, and why the others are refused."""
 
     events: tuple[AgentRunEvent, ...]

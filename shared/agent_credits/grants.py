@@ -1,9 +1,10 @@
 """A grant: credits put into a pool at one time, and the total order in which grants are drawn."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
+
+from msgspec import Struct
 
 # What the system's own entries are named; an operator's grant id that began like one of them could
 # take its identity.
@@ -20,8 +21,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 GrantCause = Literal["refill", "reload", "purchase", "gift", "contract"]
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Struct, frozen=True):
     id: str
     pool: str
     amount_microcredits: int

@@ -5,8 +5,9 @@ committed. No midnight job can be late, and no drawing can see credits that are 
 an expired grant is never live, whether or not its lapse has been recorded yet.
 """
 
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.grants import EXPIRY_PREFIX, REFILL_PREFIX, Grant

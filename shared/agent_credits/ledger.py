@@ -5,9 +5,10 @@ ledger, together with one receipt per entry, and never changes again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
+
+from msgspec import Struct
 
 from agent_credits.grants import RELOAD_PREFIX, Grant
 from agent_credits.policy import Payer
@@ -47,8 +48,7 @@ Outcome = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(Struct, frozen=True):
     """What makes an event count once, for ever: source, subject and id.
 
     For a run's event the subject is the run; for what is not a run it is the principal.
@@ -79,8 +79,7 @@ def origin_identity(principal: Principal, grant_id: str) -> Identity:
     return grant_identity(principal, grant_id)
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadFacts:
+class ReloadFacts(Struct, frozen=True):
     """What a reload's entry records: whose settings, how much for how much, or why not."""
 
     reload_id: str
@@ -90,8 +89,7 @@ class ReloadFacts:
     currency: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(Struct, frozen=True):
     """What one event took from one grant; of a `returned` entry, what it gave back to it."""
 
     pool: str
@@ -99,14 +97,12 @@ class Draw:
     microcredits: int
 
 
-@dataclass(frozen=True, slots=True)
-class PoolBalance:
+class PoolBalance(Struct, frozen=True):
     pool: str
     available_microcredits: int
 
 
-@dataclass(frozen=True, slots=True)
-class RunContext:
+class RunContext(Struct, frozen=True):
     """Why a run's entry is on this account: the event's own data and the policy's answer."""
 
     team_id: str
@@ -119,8 +115,7 @@ class RunContext:
     traceparent: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """The record of one event. `draws` plus `shortfall` equal `amount` for usage.
 
     `amount_microcredits`: what usage asked for, a request estimated, a grant added, a grant lost.
@@ -158,8 +153,7 @@ class Entry:
         return sum(draw.microcredits for draw in self.draws)
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """A full run of entries of one account, in the order they were committed."""
 
     principal: Principal
@@ -171,8 +165,7 @@ class Page:
 PAGES_MAX = 9_999_999_999
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(Struct, frozen=True):
     """Where an event's entry is, and the entry itself, so that one query answers for a run."""
 
     principal: Principal

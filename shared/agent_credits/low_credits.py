@@ -17,7 +17,8 @@ that cross a threshold together tell it once, and announcing needs nothing but t
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account, available_microcredits
 from agent_credits.alerts import LowCredits, Threshold

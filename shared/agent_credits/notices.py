@@ -2,9 +2,10 @@
 
 import json
 import uuid
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from msgspec import Struct
 
 from agent_credits.principals import Principal
 
@@ -41,8 +42,7 @@ SUBJECT_LENGTH_MAX = 99
 Channel = Literal["slack", "email"]
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(Struct, frozen=True):
     """`key` tells the notice from every other of its type on this principal, for ever."""
 
     type: NoticeType

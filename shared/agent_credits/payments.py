@@ -4,8 +4,9 @@ Two steps, because a provider forgets idempotency keys after a while, or ignores
 id is stored between them, and confirming a payment that has succeeded cannot charge it again.
 """
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
+
+from msgspec import Struct
 
 from agent_credits.errors import AgentCreditsError
 from agent_credits.spending import PaymentMethod
@@ -15,28 +16,24 @@ class PaymentUnavailable(AgentCreditsError):
     """The provider did not give a definite answer. The outcome is unknown; ask again later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Paid:
+class Paid(Struct, frozen=True):
     payment_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Declined:
+class Declined(Struct, frozen=True):
     """A definite no: nothing was charged, and nothing of this payment will be."""
 
     payment_id: str
     code: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unresolved:
+class Unresolved(Struct, frozen=True):
     """The provider is still working on it; ask again later."""
 
     payment_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Canceled:
+class Canceled(Struct, frozen=True):
     """Given up before anything was charged; nothing of this payment ever will be."""
 
     payment_id: str
@@ -45,8 +42,7 @@ class Canceled:
 PaymentState = Paid | Declined | Canceled | Unresolved
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(Struct, frozen=True):
     """What is to be paid, by whom, for which purchase."""
 
     purchase_id: str

@@ -6,12 +6,12 @@ that a clamp does not stick. A month is not thirty days.
 """
 
 import calendar
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Period:
+
+class Period(Struct, frozen=True):
     """Half open: an instant at `end` belongs to the next period."""
 
     start: datetime

@@ -1,13 +1,13 @@
 """A principal is who is billed for a run: `user:<id>` or `team:<id>`. Each has one account."""
 
-from dataclasses import dataclass
 from typing import Literal, get_args
+
+from msgspec import Struct
 
 PrincipalKind = Literal["user", "team"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Principal:
+class Principal(Struct, frozen=True, order=True):
     kind: PrincipalKind
     id: str
 

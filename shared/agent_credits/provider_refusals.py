@@ -3,9 +3,10 @@
 No credits move. A refusal counts once, whoever reports it again: see `ProviderRefused.key`.
 """
 
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from agent_credits.events import ProviderErrorReported
 from agent_credits.rows import ObservationRows
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
 KNOWN_MAX = 1_000
 
 
-@dataclass(frozen=True, slots=True)
-class ReportedRefusal:
+class ReportedRefusal(Struct, frozen=True):
     """What came of one event; `is_new` if its refusal was not recorded before."""
 
     message_id: str

@@ -5,9 +5,9 @@ says in one line what happened, and the severity, which is an attribute and not 
 """
 
 import json
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, Json, ValidationError
 
 from agent_credits.errors import AgentCreditsError
@@ -42,8 +42,7 @@ class _Envelope(BaseModel):
     MessageAttributes: dict[str, _Attribute] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(Struct, frozen=True):
     """A notice as it came: the subject of its e-mail, its severity, and the CloudEvent."""
 
     subject: str

@@ -5,9 +5,10 @@ from where it was broken off. Until then its head-room stays reserved, so the ca
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
+
+from msgspec import Struct
 
 from agent_credits.changes import Conflicting, GrantChange, Recorded
 from agent_credits.commit import ATTEMPTS_MAX, Pause, commit
@@ -30,8 +31,7 @@ class PurchaseRows(Rows, TeamRows, Protocol):
     """The rows that a purchase changes: the account's and the team's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Purchase:
+class Purchase(Struct, frozen=True):
     """A grant to the account, and what it costs the team; money in minor units."""
 
     team_id: str
@@ -44,15 +44,13 @@ class Purchase:
         return f"purchase:{self.grant.principal}:{self.grant.grant_id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Bought:
+class Bought(Struct, frozen=True):
     """The credits are granted, now or by an earlier try, and the money is counted once."""
 
     is_new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class NotBought:
+class NotBought(Struct, frozen=True):
     """Nothing was bought: the cap leaves only this much, or the grant's id has other terms."""
 
     head_room_cents: int

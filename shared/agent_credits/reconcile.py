@@ -9,9 +9,11 @@ it knows then is a `Checkpoint`, whose size does not grow with the ledger.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account, available_microcredits, pool_balances
 from agent_credits.checkpoint import Checkpoint
@@ -25,8 +27,7 @@ from agent_credits.waterfall import draw
 Policies = Mapping[str, BillingPolicy]
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(Struct, frozen=True):
     """A grant of the row that does not hold what the ledger leaves of it."""
 
     grant_id: str
@@ -35,8 +36,7 @@ class Drift:
     found_microcredits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One contradiction, and where to look at it: a page of the ledger, or the account's row."""
 
     principal: Principal
@@ -48,8 +48,7 @@ class Finding:
         return f"{self.principal}, {self.place}: {self.text}"
 
 
-@dataclass(frozen=True, slots=True)
-class Sums:
+class Sums(Struct, frozen=True):
     """What was replayed. What remains is granted plus returned minus drawn minus expired."""
 
     entries: int = 0
@@ -97,8 +96,7 @@ class NoEarlierPages:
         return None
 
 
-@dataclass(slots=True)
-class _Run:
+class _Run(Struct):
     """What a run drew and was not given back, by pool and grant; and what came of it so far.
 
     `is_whole`: also what it did before the checkpoint is counted.

@@ -1,15 +1,15 @@
 """What a team's next reload would buy, or what on the team's own row stands in its way."""
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from agent_credits.policy import BillingPolicy, Pack
 from agent_credits.spending import PaymentMethod, Refused, month_to_reserve_in
 from agent_credits.teams import AutoReload, Team
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadOffer:
+class ReloadOffer(Struct, frozen=True):
     """`affordable_packs` is how many of the pack the cap leaves room for in `month`; maybe none."""
 
     settings: AutoReload

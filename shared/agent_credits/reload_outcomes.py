@@ -1,7 +1,8 @@
 """What a reload that was paid for, or refused, does to the account that asked for it."""
 
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import RELOADS_REMEMBERED_MAX, Account
 from agent_credits.changes import ReloadGranted, ReloadRefused

@@ -1,7 +1,8 @@
 """When an account asks for a reload: when an event finds too little, or the balance falls low."""
 
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account, available_microcredits
 from agent_credits.changes import Waiting

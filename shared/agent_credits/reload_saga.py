@@ -11,9 +11,10 @@ reservation stays, and is resolved by asking the provider about the very payment
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
+
+from msgspec import Struct
 
 from agent_credits.accounts import Account, available_microcredits
 from agent_credits.changes import ReloadGranted, ReloadRefused
@@ -52,8 +53,7 @@ from agent_credits.team_changes import change_team, read_team
 from agent_credits.teams import Team
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadRequest:
+class ReloadRequest(Struct, frozen=True):
     """The message on ReloadsQueue."""
 
     reload_id: str
@@ -61,31 +61,26 @@ class ReloadRequest:
     principal: Principal
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(Struct, frozen=True):
     reservation: Reservation
 
 
-@dataclass(frozen=True, slots=True)
-class NotGranted:
+class NotGranted(Struct, frozen=True):
     cause: Refused
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(Struct, frozen=True):
     """The payment's outcome is unknown; the message must come again until it is."""
 
     reservation: Reservation
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class NeverMade:
+class NeverMade(Struct, frozen=True):
     """The deadline passed before a payment was even made: nothing was or will be charged."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
+class Stale(Struct, frozen=True):
     """Nothing to do: the reload is resolved, or the account asks for another one by now."""
 
 

@@ -5,9 +5,10 @@ row itself; events that it would cover wait in the queue until it has been grant
 reload is resolved within a bounded time: after its deadline it counts as refused.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
+
+from msgspec import Struct
 
 from agent_credits.spending import Refused
 
@@ -22,8 +23,7 @@ LIFTED_BY_SETTINGS: frozenset[Refused] = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ReloadTerms:
+class ReloadTerms(Struct, frozen=True):
     """What a team's settings say about reloading this account, as known when it was billed."""
 
     team_id: str
@@ -34,8 +34,7 @@ class ReloadTerms:
     window: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class Reload:
+class Reload(Struct, frozen=True):
     """The account's newest reload, while it is under way and while its refusal holds.
 
     `wanted_microcredits` is what the events that wait for it ask for together. `until` is the

@@ -1,8 +1,9 @@
 """Giving draws back to the very grants they came from, when a run ends by the platform's fault."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.errors import InvariantViolated, require

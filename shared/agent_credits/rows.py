@@ -7,9 +7,10 @@ is never written again. And checkpoints, of which any that was ever put is as tr
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from msgspec import Struct
 
 from agent_credits.accounts import Account
 from agent_credits.checkpoint import Checkpoint
@@ -104,16 +105,14 @@ class LedgerRows(Protocol):
 Row = TypeVar("Row")
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Struct, frozen=True):
     """A row that this version does not understand."""
 
     key: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch(Generic[Row]):
+class Stretch(Struct, Generic[Row], frozen=True):
     """A bounded part of a table, in the table's own order: rows with their keys.
 
     `end` is where the next stretch begins, None behind the last. A row that is there all the while

@@ -1,8 +1,9 @@
 """What a run's events do to the account that pays: request, use, finish."""
 
-from dataclasses import replace
 from datetime import datetime
 from typing import assert_never
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account, ErroredRun, available_microcredits, pool_balances
 from agent_credits.changes import RunChange, Waiting

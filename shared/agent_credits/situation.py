@@ -1,15 +1,15 @@
 """What all changes of a batch are decided with: the row as it was read, its past, the time."""
 
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 from agent_credits.accounts import Account
 from agent_credits.changes import Past
 from agent_credits.ledger import Entry
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True):
     row: Account
     past: Past
     now: datetime

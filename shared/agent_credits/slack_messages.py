@@ -6,10 +6,10 @@ is escaped: nobody can make us ping a channel or show a link.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Any, Final, get_args
 
+from msgspec import Struct
 from slack_sdk.models.attachments import BlockAttachment
 from slack_sdk.models.blocks import (
     Block,
@@ -36,8 +36,7 @@ LINES_MAX: Final = 10
 VALUE_LENGTH_MAX: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
-class _Look:
+class _Look(Struct, frozen=True):
     colour: str
     emoji: str
     words: str

@@ -10,13 +10,13 @@ import math
 import random
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
 )
+from msgspec import Struct
 from pydantic import BaseModel, ConfigDict, ValidationError
 from slack_sdk.models.attachments import BlockAttachment
 from slack_sdk.webhook import WebhookClient, WebhookResponse
@@ -145,8 +145,7 @@ def _is_webhook(url: str, api_base: str) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Closed:
+class _Closed(Struct, frozen=True):
     """A webhook that is not to be posted to until then: Slack asked to wait, or refused it."""
 
     until: datetime

@@ -6,11 +6,11 @@ ever, also when the owner changed in between; decided by today's owner, it would
 another account, found there to be new, and be charged twice.
 """
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, Self, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from msgspec import Struct
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_credits.accounts import RELOADS_REMEMBERED_MAX
@@ -105,8 +105,7 @@ class Team(BaseModel):
         return self.members == "*" or user_id in self.members
 
 
-@dataclass(frozen=True, slots=True)
-class Billing:
+class Billing(Struct, frozen=True):
     """Who is billed for an event, from which pools in which order, and under which policy."""
 
     principal: Principal

@@ -7,7 +7,8 @@ or read twice. Nothing is written.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from agent_credits.accounts import Account
 from agent_credits.checkpoint import Checkpoint
@@ -18,8 +19,7 @@ from agent_credits.reconcile import Finding, Reconciliation, Sums, check_receipt
 from agent_credits.rows import LedgerRows
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(Struct, frozen=True):
     """`sums` and `findings` are of the pages that were replayed.
 
     `checkpoint` is where the next verification may begin. `is_complete`: the replay came up to the

@@ -15,10 +15,10 @@ fails again and again is one message that names one row, and ends in the dead-le
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Literal, Protocol
 
+from msgspec import Struct, field
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from agent_credits.errors import require
@@ -99,8 +99,7 @@ def parse_walk_message(body: str, sent_at: datetime) -> Step | Visit:
     return message
 
 
-@dataclass(frozen=True, slots=True)
-class Visited:
+class Visited(Struct, frozen=True):
     """What came of a visit: whether the row is done with for this day, and what to count."""
 
     is_done: bool = True
@@ -125,8 +124,7 @@ class WalkQueue(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Walked:
+class Walked(Struct, frozen=True):
     """What one message did: rows visited, what they count, visits that rows were given.
 
     `next` is the step that was sent, None where there is none: at the walk's end, or of a visit.

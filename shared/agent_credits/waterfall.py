@@ -1,16 +1,17 @@
 """The waterfall: grants are drawn in one total order until they cover the amount or are dry."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_credits.errors import require
 from agent_credits.grants import Grant, drawing_order
 from agent_credits.ledger import Draw
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(Struct, frozen=True):
     """The grants after drawing, what was taken from which, and what was left uncovered."""
 
     grants: tuple[Grant, ...]

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import cycle, islice
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.backoff import back_off

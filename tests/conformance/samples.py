@@ -1,7 +1,8 @@
 """Rows and entries in which nothing is left at its default, so that nothing can be lost unseen."""
 
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account, ErroredRun, PlanSubscription
 from agent_credits.alerts import Alerts, LowCredits, Threshold

@@ -5,10 +5,10 @@ All tests of one engine share its tables, so each works on a principal, a run an
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.changes import GrantChange

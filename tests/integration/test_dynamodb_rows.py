@@ -1,11 +1,11 @@
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from botocore.config import Config
 from botocore.stub import Stubber
+from msgspec.structs import replace
 
 import agent_credits.backoff
 from agent_credits.accounts import Account

@@ -12,6 +12,7 @@ from typing import Any
 import boto3
 import pytest
 import typer
+from msgspec import structs
 from typer.testing import CliRunner, Result
 
 from agent_credits.commit import commit
@@ -378,7 +379,7 @@ class TestVerify:
     ) -> None:
         row = several_pages.read_account(ANA)
         assert row is not None
-        forged = replace(row, entries=row.entries[:-1])
+        forged = structs.replace(row, entries=row.entries[:-1])
         target.dynamodb.put_item(
             TableName=target.outputs.accounts_table_name, Item=account_item(forged)
         )

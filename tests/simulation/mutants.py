@@ -1,9 +1,10 @@
 """Ways in which the code could be wrong; the simulator must notice each within a few seeds."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
+
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.announcements import Commit, StreamChange

@@ -1,10 +1,10 @@
 """What the simulator found, told without it: each of these once lost, bought or held something."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits import accounts
 from agent_credits.changes import GrantChange

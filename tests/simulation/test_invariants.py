@@ -1,10 +1,10 @@
 """Each invariant of the design, broken on purpose: the checks of the simulator must notice."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.announcements import notice_of

@@ -1,8 +1,7 @@
 """What is told of low credits, broken on purpose: the checks of the simulator must notice."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.alerts import LowCredits

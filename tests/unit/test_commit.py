@@ -1,9 +1,9 @@
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.changes import AlreadyRecorded, Conflicting, Recorded, Waiting

@@ -1,11 +1,11 @@
 """Paid credits that are about to lapse are told once, in time, and only where there are any."""
 
 from collections import Counter
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.announcements import notice_of

@@ -1,13 +1,13 @@
 import base64
 import json
 import uuid
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent_credits import items
 from agent_credits.accounts import Account, ErroredRun

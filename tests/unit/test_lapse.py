@@ -1,8 +1,8 @@
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account, available_microcredits
 from agent_credits.lapse import bring_up_to, resets_at

@@ -1,11 +1,11 @@
 """When an account is told that it is low, how often, and when it has recovered."""
 
 import uuid
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.alerts import Alerts, parse_threshold
 from agent_credits.changes import ReloadRefused

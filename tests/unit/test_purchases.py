@@ -1,10 +1,10 @@
 """A purchase by hand: counted once towards the cap, whatever breaks off in between."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.accounts import Account
 from agent_credits.changes import GrantChange

@@ -1,11 +1,11 @@
 """The saga with one fault at a time: a crash, another worker, a bad answer, a late message."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.errors import Contended
 from agent_credits.payments import InvoicePayments

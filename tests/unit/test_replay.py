@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from msgspec import structs
 
 from agent_credits.changes import RunChange
 from agent_credits.commit import commit
@@ -164,7 +165,7 @@ def test_an_event_that_is_missing_twice_or_elsewhere_is_told(
     first, second, *_ = planned.principals
     missing = entries[first].pop()
     entries[first].append(entries[first][0])
-    entries[second][0] = replace(entries[second][0], amount_microcredits=1)
+    entries[second][0] = structs.replace(entries[second][0], amount_microcredits=1)
 
     told = list(misrecorded(planned.events, entries))
 
@@ -179,7 +180,7 @@ def test_a_sum_that_is_not_that_of_the_trace_is_wrong(
 ) -> None:
     first = planned.principals[0]
     tampered = {field: () if field == "draws" else 1}
-    entries[first][0] = replace(entries[first][0], **tampered)
+    entries[first][0] = structs.replace(entries[first][0], **tampered)
 
     wrong = [bill.principal for bill in bills_of(planned, entries) if bill.is_wrong]
 

@@ -1,11 +1,11 @@
 """Verifying recomputes an account from its ledger alone, and finds whatever was tampered with."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.changes import ReloadRefused, RunChange
 from agent_credits.checkpoint import Checkpoint
