@@ -9,7 +9,7 @@ per column and 13 % less than deflate does as it comes, for about 10 microsecond
 
 import json
 import lzma
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -57,13 +57,13 @@ def pack_entries(entries: tuple[Entry, ...]) -> str | bytes:
 def unpack_entries(packed: str | bytes) -> tuple[Entry, ...]:
     """Read what `pack_entries` returned; raises ValueError, KeyError or TypeError for another."""
     if isinstance(packed, str):
-        return tuple(entry_from_json(row) for row in json.loads(packed))
+        return tuple(entry_from_json(row) for row in _loads(packed))
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
     try:
         unpacked = decompressor.decompress(packed, _UNPACKED_BYTES_MAX)
     except lzma.LZMAError as error:
         raise ValueError("a page is not compressed as its format says") from error
-    columns: dict[str, list[Any]] = dict(json.loads(unpacked))
+    columns: dict[str, list[Any]] = _object(unpacked)
     rows = zip(*columns.values(), strict=True)
     return tuple(
         entry_from_json({k: v for k, v in zip(columns, row, strict=True) if v is not None})
@@ -76,7 +76,7 @@ def pack_entry(entry: Entry) -> str:
 
 
 def unpack_entry(text: str) -> Entry:
-    return entry_from_json(json.loads(text))
+    return entry_from_json(_loads(text))
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def pack_grants(grants: Sequence[Grant]) -> str:
 
 
 def unpack_grants(text: str) -> tuple[Grant, ...]:
-    return tuple(_grant_from_json(row) for row in json.loads(text))
+    return tuple(_grant_from_json(row) for row in _loads(text))
 
 
 def pack_plan(plan: PlanSubscription) -> str:
@@ -153,7 +153,7 @@ def pack_plan(plan: PlanSubscription) -> str:
 
 
 def unpack_plan(text: str) -> PlanSubscription:
-    name, pool, microcredits, anchor, refilled_from = json.loads(text)
+    name, pool, microcredits, anchor, refilled_from = _loads(text)
     return PlanSubscription(
         name=name,
         pool=pool,
@@ -168,7 +168,7 @@ def pack_errored_runs(runs: Sequence[ErroredRun]) -> str:
 
 
 def unpack_errored_runs(text: str) -> tuple[ErroredRun, ...]:
-    return tuple(ErroredRun(run_id, _instant(at)) for run_id, at in json.loads(text))
+    return tuple(ErroredRun(run_id, _instant(at)) for run_id, at in _loads(text))
 
 
 def pack_reload(reload: Reload) -> str:
@@ -187,7 +187,7 @@ def pack_reload(reload: Reload) -> str:
 
 
 def unpack_reload(text: str) -> Reload:
-    reload_id, team_id, state, wanted, settings_version, since, until, cause = json.loads(text)
+    reload_id, team_id, state, wanted, settings_version, since, until, cause = _loads(text)
     return Reload(
         id=reload_id,
         team_id=team_id,
@@ -216,7 +216,7 @@ def pack_low(low: LowCredits) -> str:
 
 
 def unpack_low(text: str) -> LowCredits:
-    team_id, payer, pools, base, told, held, told_at_version, refusal = json.loads(text)
+    team_id, payer, pools, base, told, held, told_at_version, refusal = _loads(text)
     return LowCredits(
         team_id=team_id,
         payer=payer,
@@ -234,7 +234,23 @@ def pack_instants(instants: Sequence[datetime]) -> str:
 
 
 def unpack_instants(text: str) -> tuple[datetime, ...]:
-    return tuple(_instant(seconds) for seconds in json.loads(text))
+    return tuple(_instant(seconds) for seconds in _loads(text))
+
+
+def pack_grant_ids(grant_ids: Iterable[str]) -> str:
+    return _dumps(sorted(grant_ids))
+
+
+def unpack_grant_ids(text: str) -> frozenset[str]:
+    return frozenset(_loads(text))
+
+
+def pack_by_day(microcredits_by_day: Mapping[date, int]) -> str:
+    return _dumps({day.isoformat(): net for day, net in sorted(microcredits_by_day.items())})
+
+
+def unpack_by_day(text: str) -> dict[date, int]:
+    return {date.fromisoformat(day): net for day, net in _object(text).items()}
 
 
 def _reload_facts_to_json(facts: ReloadFacts) -> list[Any]:
@@ -313,3 +329,17 @@ def _instant(seconds: int, lag_ms: int = 0) -> datetime:
 
 def _dumps(value: object) -> str:
     return json.dumps(value, separators=(",", ":"))
+
+
+def _loads(text: str | bytes) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("a row is nested deeper than any that was written") from error
+
+
+def _object(text: str | bytes) -> dict[str, Any]:
+    value = _loads(text)
+    if not isinstance(value, dict):
+        raise TypeError(f"an object is expected, not a {type(value).__name__}")
+    return value

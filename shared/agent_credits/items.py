@@ -7,7 +7,6 @@ LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten
 """
 
 import base64
-import json
 from collections.abc import Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
@@ -234,7 +233,7 @@ def checkpoint_item(checkpoint: Checkpoint) -> Item:
         "began_on": {"S": checkpoint.began_on.isoformat()},
         "page_number": {"N": str(checkpoint.page_number)},
         "grants": {"S": codec.pack_grants(checkpoint.grants)},
-        "unsettled": {"S": json.dumps(sorted(checkpoint.unsettled_grant_ids))},
+        "unsettled": {"S": codec.pack_grant_ids(checkpoint.unsettled_grant_ids)},
     }
     if checkpoint.recorded_at is not None:
         item["recorded_at"] = {"S": codec.pack_instants([checkpoint.recorded_at])}
@@ -249,25 +248,23 @@ def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
         page_number=int(item["page_number"]["N"]),
         recorded_at=instants[0] if instants else None,
         grants=codec.unpack_grants(item["grants"]["S"]),
-        unsettled_grant_ids=frozenset(json.loads(item["unsettled"]["S"])),
+        unsettled_grant_ids=codec.unpack_grant_ids(item["unsettled"]["S"]),
     )
 
 
 def burn_count_item(count: BurnCount) -> Item:
-    by_day = {day.isoformat(): net for day, net in sorted(count.by_day.items())}
     return {
         **burn_count_key(count.principal),
         "page_number": {"N": str(count.page_number)},
-        "by_day": {"S": json.dumps(by_day)},
+        "by_day": {"S": codec.pack_by_day(count.by_day)},
     }
 
 
 def burn_count_from_item(item: Mapping[str, Any]) -> BurnCount:
-    by_day = json.loads(item["by_day"]["S"])
     return BurnCount(
         principal=parse_principal(item["pk"]["S"].partition("#")[2]),
         page_number=int(item["page_number"]["N"]),
-        by_day=BurnByDay({date.fromisoformat(day): net for day, net in by_day.items()}),
+        by_day=BurnByDay(codec.unpack_by_day(item["by_day"]["S"])),
     )
 
 

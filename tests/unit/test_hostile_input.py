@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_credits.announcements import NoticeSettings, Observed, notices_of
+from agent_credits.burn import BurnByDay
+from agent_credits.burn_counts import BurnCount
 from agent_credits.codec import unpack_entries
 from agent_credits.debits import Debits, Delivery
 from agent_credits.directory import Directory
@@ -21,6 +23,8 @@ from agent_credits.events import EVENTS_PER_MESSAGE_MAX
 from agent_credits.items import (
     account_from_item,
     account_item,
+    burn_count_from_item,
+    burn_count_item,
     page_from_item,
     page_item,
     team_item,
@@ -37,6 +41,9 @@ BODY_BYTES_MAX = 1 << 20
 MIB = 1 << 20
 # With any of them a record of the change stream fails alone, and is set aside after its retries.
 UNDERSTOOD_AS_WRONG = (ValueError, TypeError, KeyError, AgentCreditsError)
+# What the rows take for a row that they do not understand.
+ROW_NOT_UNDERSTOOD = (KeyError, ValueError, TypeError)
+NESTED_TOO_DEEPLY = "[" * 100_000 + "]" * 100_000
 
 EVENT: dict[str, Any] = {
     "specversion": "1.0",
@@ -196,17 +203,37 @@ def test_a_row_or_a_page_without_entries_is_refused(empty: dict[str, Any]) -> No
         ("reloaded_at", {"S": "[1e400]"}),
         ("entries", {"B": b"no columns"}),
         ("entries", {"B": _compressed(b"[1]")}),
+        ("entries", {"B": _compressed(NESTED_TOO_DEEPLY.encode())}),
+        ("entries", {"S": NESTED_TOO_DEEPLY}),
+        ("grants", {"S": NESTED_TOO_DEEPLY}),
     ],
-    ids=["before the calendar", "without end", "not compressed", "no object"],
+    ids=[
+        "before the calendar",
+        "without end",
+        "not compressed",
+        "no object",
+        "columns nested too deeply",
+        "entries nested too deeply",
+        "grants nested too deeply",
+    ],
 )
 def test_a_row_that_is_not_understood_costs_its_own_account_alone(
     field: str, attribute: dict[str, Any]
 ) -> None:
     item = account_item(full_account(Principal("user", "ana")))
 
-    # These three are what the rows take for a row that they do not understand.
-    with pytest.raises((KeyError, ValueError, TypeError)):
+    with pytest.raises(ROW_NOT_UNDERSTOOD):
         account_from_item({**item, field: attribute})
+
+
+@pytest.mark.parametrize(
+    "by_day", ["[]", '["2026-11-20"]', "7", NESTED_TOO_DEEPLY], ids=lambda text: text[:16]
+)
+def test_a_burn_count_that_is_not_understood_costs_its_own_account_alone(by_day: str) -> None:
+    counted = BurnCount(Principal("user", "ana"), 3, BurnByDay({NOW.date(): 7}))
+
+    with pytest.raises(ROW_NOT_UNDERSTOOD):
+        burn_count_from_item({**burn_count_item(counted), "by_day": {"S": by_day}})
 
 
 IMAGES: tuple[dict[str, Any], ...] = (
