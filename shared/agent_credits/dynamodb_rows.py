@@ -213,7 +213,7 @@ class DynamoDBRows:
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
             except self._client.exceptions.ConditionalCheckFailedException as lost:
-                return policy_from_item(_item_that_is_there(lost))
+                return _understood(policy_from_item, _item_that_is_there(lost))
         return policy
 
     def put_observation(self, observation: "Observation", now: datetime) -> bool:

@@ -17,7 +17,7 @@ from agent_credits.dynamodb_rows import (
     WORTH_REPEATING,
     DynamoDBRows,
 )
-from agent_credits.errors import AgentCreditsError, RowsUnavailable
+from agent_credits.errors import AgentCreditsError, RowNotUnderstood, RowsUnavailable
 from agent_credits.items import (
     account_item,
     observation_item,
@@ -140,6 +140,18 @@ def test_a_row_that_cannot_be_understood_is_an_error_of_ours(
         rows.read_team("acme")
     with pytest.raises(AgentCreditsError):
         rows.read_account(ANA)
+
+
+def test_a_policy_that_cannot_be_understood_is_an_error_of_ours_where_it_is_put_again(
+    rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
+) -> None:
+    dynamodb.put_item(
+        TableName=tables.accounts,
+        Item={"pk": {"S": f"POLICY#{POLICY.version}"}, "policy": {"S": '{"colour": "red"}'}},
+    )
+
+    with pytest.raises(RowNotUnderstood, match=f"^POLICY#{POLICY.version}: ValidationError$"):
+        rows.put_policy(POLICY)
 
 
 @pytest.mark.parametrize(
