@@ -12,7 +12,6 @@ one worker acknowledged the message while the other crashed, it never comes agai
 next reload does as much.
 """
 
-import collections
 from collections.abc import Collection, Hashable, Iterator
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -28,6 +27,7 @@ from agent_credits.payments import Charge, PaymentUnavailable
 from agent_credits.reload_saga import Open, ReloadSaga
 from agent_credits.teams import Team
 from tests.memory_rows import MemoryRows
+from tests.simulation.exploration import explored
 from tests.unit.payment_fakes import FakePayments, OfConfirm, Payment
 from tests.unit.reload_builders import (
     ACME,
@@ -153,30 +153,14 @@ class Model:
         self._numbers: dict[Hashable, int] = {}
         self._next_calls: dict[Worker, Asked | bool] = {}
         self._steps_taken: dict[tuple[int, Worker], list[tuple[int, int]]] = {}
+        # Many states share a world, and it says the same in each.
+        self._checked: set[int] = set()
         world = self._intern(world_after(first.rows, first.payments))
         self._first = State(world, (Worker(), Worker()), deliveries_max)
 
     def explore(self) -> int:
         """Return how many states there are; raises AssertionError at one that is wrong."""
-        seen = {self._first}
-        frontier = collections.deque(seen)
-        checked: set[int] = set()
-        while frontier:
-            for state in self._successors(frontier.popleft()):
-                state = state._replace(workers=tuple(sorted(state.workers)))
-                if state in seen:
-                    continue
-                seen.add(state)
-                frontier.append(state)
-                world: World = self._values[state.world]
-                if state.world not in checked:
-                    checked.add(state.world)
-                    check(world)
-                    self._check_another_delivery_ends_it(world)
-                if state.is_acknowledged and all(w == Worker() for w in state.workers):
-                    self._check_next_reload_ends_it(world)
-                assert len(seen) < STATES_MAX
-        return len(seen)
+        return explored(self._first, self._successors, self._check, STATES_MAX)
 
     def _successors(self, state: State) -> Iterator[State]:
         for number, worker in enumerate(state.workers):
@@ -242,6 +226,15 @@ class Model:
         if of_payments:
             yield world, Unavailable()
             yield after, Unavailable()
+
+    def _check(self, state: State) -> None:
+        world: World = self._values[state.world]
+        if state.world not in self._checked:
+            self._checked.add(state.world)
+            check(world)
+            self._check_another_delivery_ends_it(world)
+        if state.is_acknowledged and all(w == Worker() for w in state.workers):
+            self._check_next_reload_ends_it(world)
 
     def _check_another_delivery_ends_it(self, world: World) -> None:
         """Deliver the message until it is done, as the queue would, and look at the end."""
