@@ -13,7 +13,7 @@ from agent_credits.accounts import Account
 from agent_credits.commit import commit
 from agent_credits.items import account_item, account_key, observation_item
 from tests.conformance.samples import provider_refused
-from tests.integration.lambda_runtime import Function, cold_start, receive
+from tests.integration.lambda_runtime import Function, receive
 from tests.lambda_events import FOLDER
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -256,21 +256,3 @@ def test_the_sample_record_gives_one_notice(
     (arrived,) = inbox(sqs, inbox_url)
     assert arrived["attributes"]["principal"] == "user:eli"
     assert arrived["notice"]["data"]["task_state"] == "FAILED"
-
-
-@pytest.mark.parametrize(
-    "missing", ["NOTICES_TOPIC_ARN", "PROBLEM_TYPE_BASE_URL", "RELOADS_QUEUE_URL"]
-)
-def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
-    missing: str, topic_arn: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    environment = {
-        "NOTICES_TOPIC_ARN": topic_arn,
-        "PROBLEM_TYPE_BASE_URL": "",
-        "RELOADS_QUEUE_URL": "https://sqs/reloads.fifo",
-    }
-    del environment[missing]
-    monkeypatch.delenv(missing, raising=False)
-
-    with pytest.raises(ValidationError, match=missing):
-        cold_start("announce", environment, monkeypatch)

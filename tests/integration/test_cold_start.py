@@ -1,4 +1,4 @@
-"""What a cold start loads and makes: nothing that its first event may never need."""
+"""What a cold start needs, loads and makes: nothing that its first event may never need."""
 
 import json
 import os
@@ -8,7 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+from tests.integration import lambda_runtime
 from tests.template import load_template
 
 ROOT = Path(__file__).parents[2]
@@ -44,24 +46,35 @@ print(json.dumps([services, sorted(sys.modules)]))
 """
 
 
-@cache
-def cold_start(function: str) -> tuple[list[str], set[str]]:
+def variables_by_function() -> dict[str, set[str]]:
+    """Return what the template names in the environment of each function."""
     template = load_template()
-    resource = next(
-        r
-        for r in template["Resources"].values()
-        if r["Type"] == "AWS::Serverless::Function"
-        and r["Properties"]["CodeUri"].strip("/") == f"functions/{function}"
-    )
-    names = {
-        *template["Globals"]["Function"]["Environment"]["Variables"],
-        *resource["Properties"]["Environment"]["Variables"],
+    of_all = template["Globals"]["Function"]["Environment"]["Variables"]
+    functions = [
+        resource["Properties"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Serverless::Function"
+    ]
+    return {
+        Path(function["CodeUri"]).name: {*of_all, *function["Environment"]["Variables"]}
+        for function in functions
     }
-    environment = {
-        **dict.fromkeys(names, "INFO"),
+
+
+def environment_of(function: str) -> dict[str, str]:
+    """Return a function's variables, each with a value that will do."""
+    values = {
         # As it is unless a stack requires signatures; then the key of each is read, and needed.
         "EVENT_SIGNING_SECRET_ARN": "",
         "EXPIRY_NOTICE_DAYS": "7",
+    }
+    return {name: values.get(name, "INFO") for name in variables_by_function()[function]}
+
+
+@cache
+def cold_start(function: str) -> tuple[list[str], set[str]]:
+    environment = {
+        **environment_of(function),
         "PATH": os.environ["PATH"],
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "dummy",
@@ -116,3 +129,27 @@ def test_debiting_starts_without_the_models_of_rare_rows() -> None:
 
     assert "agent_credits.teams" in modules
     assert modules & LOADED_WHEN_MET == set()
+
+
+@pytest.mark.parametrize(
+    ("function", "missing"),
+    [
+        (function, name)
+        for function, names in variables_by_function().items()
+        for name in sorted(names)
+        # What Powertools reads has defaults of its own.
+        if not name.startswith("POWERTOOLS_")
+    ],
+)
+def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
+    function: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = environment_of(function)
+    del environment[missing]
+    monkeypatch.delenv(missing, raising=False)
+
+    with pytest.raises(ValidationError) as refused:
+        lambda_runtime.cold_start(function, environment, monkeypatch)
+
+    (error,) = refused.value.errors()
+    assert (error["type"], error["loc"]) == ("missing", (missing,))

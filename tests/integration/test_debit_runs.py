@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from pydantic import ValidationError
 
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger import Entry
@@ -262,17 +261,6 @@ def test_the_metrics_of_a_batch_are_written_in_the_embedded_format(
     assert metrics["MessagesRefused"] == [1.0]
     assert metrics["RunsFailed"] == [1.0]
     assert metrics["CompareAndSetRetries"] == [0.0]
-
-
-@pytest.mark.parametrize("missing", ["ACCOUNTS_TABLE", "LEDGER_TABLE", "AGENT_RUNS_QUEUE_URL"])
-def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
-    missing: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del environment[missing]
-    monkeypatch.delenv(missing, raising=False)
-
-    with pytest.raises(ValidationError, match=missing):
-        cold_start("debit_runs", environment, monkeypatch)
 
 
 def test_the_sample_batch_fails_with_what_nobody_can_record(

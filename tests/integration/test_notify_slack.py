@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from msgspec.structs import replace
-from pydantic import ValidationError
 
 from agent_credits.notices import Notice
 from agent_credits.topic import NoticesTopic
@@ -473,16 +472,3 @@ def test_neither_notice_nor_log_nor_message_tells_a_secret_an_address_or_a_body(
     # Neither the body of an event of the platform's, nor in the log the text of a notice.
     assert "agent_run." not in told
     assert [email for email in emails if email.splitlines()[-1] in log] == []
-
-
-@pytest.mark.parametrize(
-    "missing", ["SLACK_QUEUE_URL", "SLACK_SECRET_ARN", "SLACK_POSTS_TABLE", "SLACK_API_BASE"]
-)
-def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
-    missing: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del environment[missing]
-    monkeypatch.delenv(missing, raising=False)
-
-    with pytest.raises(ValidationError, match=missing):
-        cold_start("notify_slack", environment, monkeypatch)

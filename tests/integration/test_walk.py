@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
-from pydantic import ValidationError
 from typer.testing import CliRunner, Result
 
 from agent_credits.accounts import Account
@@ -265,20 +264,6 @@ def test_a_table_that_does_not_answer_fails_the_message(
 
     with pytest.raises(RowsUnavailable, match="ResourceNotFound"):
         walk.invoke(record(beginning("reconciliation")))
-
-
-@pytest.mark.parametrize(
-    "missing", ["ACCOUNTS_TABLE", "LEDGER_TABLE", "WALKS_QUEUE_URL", "EXPIRY_NOTICE_DAYS"]
-)
-@pytest.mark.usefixtures("aws")
-def test_a_setting_that_is_missing_fails_the_cold_start_by_name(
-    missing: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del environment[missing]
-    monkeypatch.delenv(missing, raising=False)
-
-    with pytest.raises(ValidationError, match=missing):
-        cold_start("walk", environment, monkeypatch)
 
 
 def test_a_checkpoint_spares_the_ledger_the_next_day(
