@@ -36,9 +36,10 @@ down: .venv/.ready ## stop the embedded stack
 replay: $(READY) ## send a production trace through the embedded stack and verify the ledger
 	@.venv/bin/agent-credits replay
 
-# Java and Maven are asked for in continuous integration only; elsewhere these tests are skipped.
+# DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
+# they are not installed, but for continuous integration.
 ifdef CI
-test: .tools/dynamodb-local/.ready
+test: .tools/dynamodb-local/.ready .tools/plots/.ready
 endif
 
 test: lint types template security ## run every check: lint, types, template, security, all tests

@@ -47,6 +47,7 @@ from tests.conformance.ministack import ministack
 
 FAILED_EXIT_STATUS = 1
 PLOTTING = (ROOT / ".tools/plots/bin/python", ROOT / "tests/benchmarks/plots.py")
+PLOTS_FOLDER = ROOT / "docs/benchmarks"
 PLOTTING_SECONDS_MAX = 120
 
 
@@ -128,7 +129,12 @@ def publish(results: dict[str, Any]) -> None:
     """Write the results, draw the plots, and bring the pages up to date."""
     RESULTS_FILE.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     refresh_pages(results)
-    subprocess.run(PLOTTING, check=True, timeout=PLOTTING_SECONDS_MAX)
+    draw_plots(PLOTS_FOLDER)
+
+
+def draw_plots(folder: Path) -> None:
+    """Draw the plots of the written results into the folder."""
+    subprocess.run([*PLOTTING, folder], check=True, timeout=PLOTTING_SECONDS_MAX)
 
 
 def _counted(plan: Plan) -> Counts:

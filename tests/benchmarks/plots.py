@@ -1,9 +1,11 @@
 """The plots of docs/benchmarks.json: the same JSON gives the same bytes, on any day.
 
-Runs in an environment of its own that has matplotlib and nothing of the project.
+`plots.py FOLDER` draws them into that folder, in an environment of its own that has matplotlib and
+nothing of the project.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,7 @@ import matplotlib as mpl
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
-DOCS = Path(__file__).parents[2] / "docs"
-FOLDER = DOCS / "benchmarks"
+RESULTS_FILE = Path(__file__).parents[2] / "docs" / "benchmarks.json"
 
 # Colours that the colour-blind tell apart (Okabe and Ito), and dark enough on white and on black.
 COLOURS = {
@@ -159,4 +160,4 @@ def _line(panel: Any, rates: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    draw(json.loads((DOCS / "benchmarks.json").read_text()), FOLDER)
+    draw(json.loads(RESULTS_FILE.read_text()), Path(sys.argv[1]))
