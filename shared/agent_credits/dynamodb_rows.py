@@ -101,6 +101,8 @@ class DynamoDBRows:
         self._client = client
         self._accounts_table = accounts_table
         self._ledger_table = ledger_table
+        # Its threads start with the first calls that go side by side, and stay for the next.
+        self._pool = ThreadPoolExecutor(PARALLEL_CALLS)
 
     def read_account(self, principal: Principal) -> Account | None:
         item = self._read_row(account_key(principal))
@@ -115,7 +117,7 @@ class DynamoDBRows:
         return _understood(policy_from_item, item) if item else None
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
-        return _receipts(_at_once(self._gets_of_receipts(identities)))
+        return _receipts(self._at_once(self._gets_of_receipts(identities)))
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         for item in self._query_prefix(run_partition(run_id), "EVENT#"):
@@ -229,13 +231,13 @@ class DynamoDBRows:
         return True
 
     def put_page(self, page: Page) -> None:
-        _at_once(self._inserts_of_page(page))
+        self._at_once(self._inserts_of_page(page))
 
     def flush_and_read_receipts(
         self, page: Page, identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
         inserts = self._inserts_of_page(page)
-        answers = _at_once([*inserts, *self._gets_of_receipts(identities)])
+        answers = self._at_once([*inserts, *self._gets_of_receipts(identities)])
         return _receipts(answers[len(inserts) :])
 
     def _inserts_of_page(self, page: Page) -> list[Call]:
@@ -276,7 +278,13 @@ class DynamoDBRows:
         return None
 
     def _batch_get_all(self, table: str, keys: Sequence[Item]) -> list[Item]:
-        return [item for items in _at_once(self._gets(table, keys)) for item in items]
+        return [item for items in self._at_once(self._gets(table, keys)) for item in items]
+
+    def _at_once(self, calls: Sequence[Call]) -> list[list[Item]]:
+        """Return the items that each call reads, in the order of the calls; one costs no thread."""
+        if len(calls) <= 1:
+            return [call() for call in calls]
+        return list(self._pool.map(lambda call: call(), calls))
 
     def _gets(self, table: str, keys: Sequence[Item]) -> list[Call]:
         return [partial(self._batch_get, table, c) for c in _chunks(keys, BATCH_GET_KEYS_MAX)]
@@ -394,14 +402,6 @@ def _to_repeat(
 def _receipts(answers: Sequence[Sequence[Item]]) -> Mapping[Identity, Receipt]:
     receipts = [_understood(receipt_from_item, item) for items in answers for item in items]
     return {receipt.entry.identity: receipt for receipt in receipts}
-
-
-def _at_once(calls: Sequence[Call]) -> list[list[Item]]:
-    """Return the items that each call reads, in the order of the calls; one costs no thread."""
-    if len(calls) <= 1:
-        return [call() for call in calls]
-    with ThreadPoolExecutor(max_workers=min(PARALLEL_CALLS, len(calls))) as pool:
-        return list(pool.map(lambda call: call(), calls))
 
 
 def _item_that_is_there(lost: ClientError) -> Item:
