@@ -21,6 +21,10 @@ from agent_credits.ledger import Draw, Entry, Identity, PoolBalance, ReloadFacts
 from agent_credits.reloads import Reload
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND = timedelta(seconds=1)
+_MILLISECOND = timedelta(milliseconds=1)
+# Made once, because `json.dumps` makes an encoder anew for each text.
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 # Below this a page stays readable text; above, compression keeps a quiet row under 1 KB.
 READABLE_BYTES_MAX = 600
@@ -311,13 +315,13 @@ def _grant_from_json(row: list[Any]) -> Grant:
 
 
 def _seconds(instant: datetime) -> int:
-    return (instant - _EPOCH) // timedelta(seconds=1)
+    return (instant - _EPOCH) // _SECOND
 
 
 def _milliseconds(instant: datetime) -> int:
     # Integer arithmetic: through a float, an instant read back could be written a millisecond off,
     # and a page written twice would not be the same bytes.
-    return (instant - _EPOCH) // timedelta(milliseconds=1)
+    return (instant - _EPOCH) // _MILLISECOND
 
 
 def _instant(seconds: int, lag_ms: int = 0) -> datetime:
@@ -325,10 +329,6 @@ def _instant(seconds: int, lag_ms: int = 0) -> datetime:
         return _EPOCH + timedelta(seconds=seconds, milliseconds=-lag_ms)
     except OverflowError as error:
         raise ValueError("an instant lies outside of the calendar") from error
-
-
-def _dumps(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
 
 
 def _loads(text: str | bytes) -> Any:

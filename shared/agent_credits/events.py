@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from msgspec import Struct
@@ -116,7 +117,7 @@ class _CloudEvent(Strict):
     tracestate: Annotated[str, Field(max_length=512)] | None = None
     payload_hash: str
 
-    @property
+    @cached_property
     def identity(self) -> Identity:
         return run_identity(self.source, self.subject, self.id)
 
@@ -171,12 +172,27 @@ class Message(Struct, frozen=True):
     refusals: tuple[Refusal, ...]
 
 
+def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # The JSON standard leaves open which of two equal keys counts; two readers could differ.
+    keys = dict(pairs)
+    if len(keys) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return keys
+
+
+def _no_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+# Made once, because `json.loads` and `json.dumps` make one anew for each text.
+_JSON = json.JSONDecoder(object_pairs_hook=_no_repeated_keys, parse_constant=_no_constant)
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
 def parse_message(body: str) -> Message:
     """Read a message body; never raises, whatever the body is."""
     try:
-        document = json.loads(
-            body, object_pairs_hook=_no_repeated_keys, parse_constant=_no_constant
-        )
+        document = _JSON.decode(body)
     except RecursionError:
         return _malformed("the body is nested too deeply")
     except ValueError as error:
@@ -195,8 +211,7 @@ def parse_message(body: str) -> Message:
 
 def payload_hash(payload: object) -> str:
     """Return a hash of the payload that is blind to white space and to the order of keys."""
-    canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"))
-    digest = hashlib.sha256(canonical.encode()).digest()[:PAYLOAD_HASH_BYTES]
+    digest = hashlib.sha256(_canonical(payload).encode()).digest()[:PAYLOAD_HASH_BYTES]
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
@@ -231,15 +246,3 @@ def _reason(error: ValidationError) -> str:
 
 def _malformed(reason: str) -> Message:
     return Message(events=(), refusals=(Refusal("malformed", reason),))
-
-
-def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # The JSON standard leaves open which of two equal keys counts; two readers could differ.
-    keys = dict(pairs)
-    if len(keys) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return keys
-
-
-def _no_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
