@@ -15,7 +15,7 @@ from agent_credits.accounts import Account
 from agent_credits.commit import commit
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.errors import RowsUnavailable
-from agent_credits.items import account_key
+from agent_credits.items import account_key, team_key
 from agent_credits.principals import Principal
 from agent_credits.walks import Step, Visit, beginning, parse_walk_message
 from agent_credits_cli import walk as walk_command
@@ -293,3 +293,20 @@ def test_balance_reports_are_walked_over_teams(
 
     assert observed(dynamodb, tables) == ["balance_report", "balance_report"]
     assert open_rows.read_burn_counts([ANA])[ANA].page_number > 0
+
+
+def test_a_team_that_no_report_can_be_made_of_is_counted_and_costs_the_others_nothing(
+    walk: Function,
+    open_rows: DynamoDBRows,
+    dynamodb: "DynamoDBClient",
+    tables: StackTables,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    open_rows.compare_and_set_team(ACME.model_copy(update={"version": 1}))
+    of_another_version = {"version": {"N": "1"}, "settings": {"S": '{"colour": "red"}'}}
+    dynamodb.put_item(TableName=tables.accounts, Item=team_key("bigcorp") | of_another_version)
+
+    assert walk.failed_ids(record(beginning("balance_reports"))) == []
+
+    assert counted(capsys, "TeamsNotReported") == 1
+    assert observed(dynamodb, tables) == ["balance_report"]

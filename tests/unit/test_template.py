@@ -361,6 +361,7 @@ def something_has_no_alarm(template: Template) -> Iterator[str]:
         ("CompareAndSetRetries", "debit_runs"),
         ("ReloadsOpen", "auto_reload"),
         ("AccountsDrifted", "walk"),
+        ("TeamsNotReported", "walk"),
     }
     for name in functions(template):
         needed |= {("Errors", name), ("Throttles", name)}
@@ -920,6 +921,7 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (a_walk_forks_or_stops, (*WALK, "Events", "Walks", "Properties", "BatchSize"), 10),
     (a_walk_forks_or_stops, (*DAILY, "SqsParameters", "MessageGroupId"), "another"),
     (something_has_no_alarm, ("Resources", "DriftAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "TeamsNotReportedAlarm"), REMOVED),
     (
         the_layer_is_built_for_another_runtime,
         ("Resources", "SharedLayer", "Metadata", "BuildMethod"),
