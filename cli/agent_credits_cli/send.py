@@ -24,6 +24,7 @@ from agent_credits.events import (
     parse_message,
 )
 from agent_credits.signatures import ATTRIBUTE, KeysNotUnderstood, parse_key, sign
+from agent_credits.sqs_batches import BATCH_ENTRIES_MAX
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import connect
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 
 # Limits of SQS: of one call, of one message, of the name of a group.
-BATCH_ENTRIES_MAX: Final = 10
 BATCH_BYTES_MAX: Final = 1_048_576
 MESSAGE_BYTES_MAX: Final = 1_048_576
 GROUP_LENGTH_MAX: Final = 128

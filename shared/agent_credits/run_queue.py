@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits.errors import QueueUnavailable
+from agent_credits.sqs_batches import in_batches
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-
-BATCH_ENTRIES_MAX = 10
 
 # A message that need not wait for its visibility timeout is seen again after 2, 4, 8, 16 and from
 # then on 30 seconds.
@@ -40,14 +39,13 @@ class RunQueue:
         self._return_in([(h, wait_seconds(n)) for h, n in receives_by_handle.items()])
 
     def _return_in(self, seconds_by_handle: Sequence[tuple[str, int]]) -> None:
-        for start in range(0, len(seconds_by_handle), BATCH_ENTRIES_MAX):
-            part = seconds_by_handle[start : start + BATCH_ENTRIES_MAX]
+        for batch in in_batches(seconds_by_handle):
             try:
                 self._client.change_message_visibility_batch(
                     QueueUrl=self._queue_url,
                     Entries=[
                         {"Id": str(number), "ReceiptHandle": handle, "VisibilityTimeout": seconds}
-                        for number, (handle, seconds) in enumerate(part)
+                        for number, (handle, seconds) in enumerate(batch)
                     ],
                 )
             except (BotoCoreError, ClientError) as fault:

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agent_credits.errors import QueueUnavailable
+from agent_credits.sqs_batches import in_batches
 from agent_credits.walks import Step, Visit
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-
-BATCH_ENTRIES_MAX = 10
 
 
 class SqsWalkQueue:
@@ -22,7 +21,7 @@ class SqsWalkQueue:
 
     def send(self, messages: Sequence[Step | Visit]) -> None:
         """Send them in order. Raises `QueueUnavailable` where one was not taken."""
-        for start in range(0, len(messages), BATCH_ENTRIES_MAX):
+        for batch in in_batches(messages):
             response = self._client.send_message_batch(
                 QueueUrl=self._queue_url,
                 Entries=[
@@ -33,7 +32,7 @@ class SqsWalkQueue:
                         "MessageGroupId": _hashed(message.group),
                         "MessageDeduplicationId": _hashed(message.deduplication),
                     }
-                    for number, message in enumerate(messages[start : start + BATCH_ENTRIES_MAX])
+                    for number, message in enumerate(batch)
                 ],
             )
             if failed := response.get("Failed"):
