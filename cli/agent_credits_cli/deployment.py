@@ -49,13 +49,16 @@ class Deployment:
         if platform.libc_ver()[0] != "glibc":
             self._install_libraries_for_this_machine()
 
-    def deploy(self, stack_name: str) -> None:
+    def deploy(self, stack_name: str, *parameters: str) -> None:
+        """Deploy what was built; `parameters` come on top, each as `Name=value`."""
         self._run(
             "sam deploy",
             [
                 self.checkout.sam_folder / "sam",
                 "deploy",
+                # It ends with the parameters.
                 *self._configuration(),
+                *parameters,
                 f"--template-file={self.folder.build / 'template.yaml'}",
                 f"--stack-name={stack_name}",
             ],
