@@ -1,4 +1,4 @@
-"""Which actions of AWS each function calls, read from its code, and which its role allows.
+"""What each function calls of AWS, read from its code, and which actions its role allows.
 
 The code is followed from functions/<name>/app.py through what it imports of the package: a function
 or method counts as called when its name stands in code that counts as called, which errs on the
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import boto3
 
@@ -46,13 +46,22 @@ POLLS_STREAM = (
 WRITES_LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
 # What SNS does with the topic's key in the name of whoever publishes.
 ENCRYPTS = ("kms:GenerateDataKey", "kms:Decrypt")
-# What a library does with the client that it is given, by the library's class.
+# The operations that a library calls on the client that it is given, by the library's class; these
+# actions are called like their operations.
 LIBRARIES = {
     "DynamoDBPersistenceLayer": (
         *("dynamodb:GetItem", "dynamodb:PutItem"),
         *("dynamodb:UpdateItem", "dynamodb:DeleteItem"),
     ),
 }
+
+
+class Call(NamedTuple):
+    """An operation, the action that IAM asks for, and the logical id of the resource."""
+
+    operation: str
+    action: str
+    resource: str
 
 
 @dataclass(frozen=True)
@@ -68,17 +77,19 @@ class Adapter:
 def called(template: Template, function: str, sources: Sources | None = None) -> set[Permission]:
     """Return what a function needs, `sources` standing in for files of the same path."""
     properties = template["Resources"][function]["Properties"]
-    code = _Code.of(ROOT / properties["CodeUri"] / "app.py", sources or {})
-    variables = properties["Environment"]["Variables"]
     needed = set(_called_by_lambda(properties))
-    needed |= set(code.calls_of_app(variables))
-    for adapter in code.adapters(variables):
-        needed |= set(code.calls_of(adapter))
+    needed |= {(call.action, call.resource) for call in _calls(properties, sources or {})}
     for action, resource in list(needed):
         key = template["Resources"][resource]["Properties"].get("KmsMasterKeyId")
         if action == "sns:Publish" and key:
             needed |= {(encrypts, _referred(key)) for encrypts in ENCRYPTS}
     return needed
+
+
+def operations(template: Template, function: str, sources: Sources | None = None) -> set[str]:
+    """Return the operations that a function's code calls, each as `<service>:<operation>`."""
+    properties = template["Resources"][function]["Properties"]
+    return {call.operation for call in _calls(properties, sources or {})}
 
 
 def allowed(template: Template, function: str) -> set[Permission]:
@@ -100,6 +111,14 @@ def allowed(template: Template, function: str) -> set[Permission]:
         for action in _listed(statement["Action"])
         for resource in _listed(statement["Resource"])
     }
+
+
+def _calls(properties: Mapping[str, Any], sources: Sources) -> Iterator[Call]:
+    code = _Code.of(ROOT / properties["CodeUri"] / "app.py", sources)
+    variables = properties["Environment"]["Variables"]
+    yield from code.calls_of_app(variables)
+    for adapter in code.adapters(variables):
+        yield from code.calls_of(adapter)
 
 
 def _called_by_lambda(properties: Mapping[str, Any]) -> Iterator[Permission]:
@@ -155,7 +174,7 @@ class _Code:
                 resources = tuple(_referred(variables[v]) if v else None for v in behind)
                 yield Adapter(call.func.id, service, client_at, resources)
 
-    def calls_of_app(self, variables: Mapping[str, Any]) -> Iterator[Permission]:
+    def calls_of_app(self, variables: Mapping[str, Any]) -> Iterator[Call]:
         """Yield what app.py itself calls on a client that it gave a name."""
         named = self._named()
         for call in ast.walk(self.app):
@@ -165,8 +184,9 @@ class _Code:
                 ):
                     behind = [v for a in _arguments(call) if (v := _variable(a))]
                     assert behind, f"{name}.{method} is called without a resource"
-                    for action in _actions_of(service, method, self.app):
-                        yield from ((action, _referred(variables[v])) for v in behind)
+                    for operation, action in _actions_of(service, method, self.app):
+                        for v in behind:
+                            yield Call(operation, action, _referred(variables[v]))
 
     def _named(self) -> dict[str, ast.expr]:
         return {
@@ -177,10 +197,10 @@ class _Code:
             if isinstance(target, ast.Name)
         }
 
-    def calls_of(self, adapter: Adapter) -> Iterator[Permission]:
+    def calls_of(self, adapter: Adapter) -> Iterator[Call]:
         if adapter.name in LIBRARIES:
             (resource,) = [resource for resource in adapter.resources if resource]
-            yield from ((action, resource) for action in LIBRARIES[adapter.name])
+            yield from (Call(action, action, resource) for action in LIBRARIES[adapter.name])
             return
         definition = self._class(adapter.name)
         kept_as = _kept_arguments(definition)
@@ -195,7 +215,8 @@ class _Code:
             actions = set(_actions(method, adapter.service, self._module_of(definition)))
             touched = _touched(method, methods, resource_of) if actions else set()
             assert touched or not actions, f"{adapter.name}.{method.name} calls without a resource"
-            yield from ((action, resource) for action in actions for resource in touched)
+            for operation, action in actions:
+                yield from (Call(operation, action, resource) for resource in touched)
         for inner in self._handed_on(adapter, definition):
             yield from self.calls_of(inner)
 
@@ -361,7 +382,9 @@ def _is_attribute_of_self(node: ast.AST) -> bool:
             return False
 
 
-def _actions(method: ast.FunctionDef, service: str, module: ast.Module) -> Iterator[str]:
+def _actions(
+    method: ast.FunctionDef, service: str, module: ast.Module
+) -> Iterator[tuple[str, str]]:
     for node in ast.walk(method):
         match node:
             case ast.Attribute(
@@ -370,12 +393,13 @@ def _actions(method: ast.FunctionDef, service: str, module: ast.Module) -> Itera
                 yield from _actions_of(service, name, module)
 
 
-def _actions_of(service: str, method: str, module: ast.Module) -> Iterator[str]:
-    action = f"{service}:{_operations(service)[method]}"
-    if action in STATEMENTS_OF_PARTIQL:
-        yield from (f"{service}:PartiQL{verb}" for verb in _verbs(module))
+def _actions_of(service: str, method: str, module: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield the operation behind a method, with each action that IAM asks for."""
+    operation = f"{service}:{_operations(service)[method]}"
+    if operation in STATEMENTS_OF_PARTIQL:
+        yield from ((operation, f"{service}:PartiQL{verb}") for verb in _verbs(module))
     else:
-        yield ACTION_OF_OPERATION.get(action, action)
+        yield operation, ACTION_OF_OPERATION.get(operation, operation)
 
 
 def _verbs(module: ast.Module) -> set[str]:
