@@ -8,7 +8,6 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.announcements import (
@@ -18,7 +17,7 @@ from agent_credits.announcements import (
     notices_of,
     reload_requested,
 )
-from agent_credits.clients import sns_client, sqs_client
+from agent_credits.clients import aws_session, sns_client, sqs_client
 from agent_credits.reload_queue import ReloadQueue
 from agent_credits.stream_records import change_of
 from agent_credits.topic import NoticesTopic
@@ -35,7 +34,7 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = get_session()
+session = aws_session()
 notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
 topic = NoticesTopic(sns_client(session), settings.NOTICES_TOPIC_ARN)
 

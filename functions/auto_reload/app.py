@@ -8,11 +8,10 @@ from typing import Any, assert_never
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.backoff import back_off
-from agent_credits.clients import dynamodb_client, secretsmanager_client, sqs_client
+from agent_credits.clients import aws_session, dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.payments import InvoicePayments
 from agent_credits.reload_queue import ReloadQueue, read_request
@@ -42,7 +41,7 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = get_session()
+session = aws_session()
 rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 stripe_secret = StripeSecret(secretsmanager_client(session), settings.STRIPE_SECRET_ARN, now)
 stripe = StripePayments(stripe_secret, settings.STRIPE_API_BASE or None)

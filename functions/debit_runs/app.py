@@ -8,11 +8,10 @@ from typing import Any
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.backoff import back_off
-from agent_credits.clients import dynamodb_client, secretsmanager_client, sqs_client
+from agent_credits.clients import aws_session, dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.debits import DebitedBatch, Debits, Delivery
 from agent_credits.directory import Directory
 from agent_credits.dynamodb_rows import DynamoDBRows
@@ -43,7 +42,7 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = get_session()
+session = aws_session()
 rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 signing_keys = (
     SigningKeys(secretsmanager_client(session), settings.EVENT_SIGNING_SECRET_ARN, now)

@@ -14,11 +14,10 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
     IdempotencyAlreadyInProgressError,
 )
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.cached_secret import CachedSecret, SecretUnavailable
-from agent_credits.clients import dynamodb_client, secretsmanager_client, sqs_client
+from agent_credits.clients import aws_session, dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.published import NotAnEnvelope, Published, read_envelope
 from agent_credits.slack_messages import slack_message
 from agent_credits.slack_posts import NotPosted, SlackPosts, again_in_seconds, parse_webhooks
@@ -44,7 +43,7 @@ def now() -> datetime:
 
 logger = Logger()
 settings = Settings.model_validate(dict(os.environ))
-session = get_session()
+session = aws_session()
 sqs = sqs_client(session)
 webhooks = CachedSecret(
     secretsmanager_client(session),

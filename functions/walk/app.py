@@ -7,11 +7,10 @@ from typing import Any, assert_never
 from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.session import get_session
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent_credits.balance_report_walk import BalanceReportWalk
-from agent_credits.clients import dynamodb_client, sqs_client
+from agent_credits.clients import aws_session, dynamodb_client, sqs_client
 from agent_credits.dynamodb_rows import DynamoDBRows
 from agent_credits.expiring_credits_walk import ExpiringCreditsWalk
 from agent_credits.reconciliation_walk import ReconciliationWalk
@@ -42,7 +41,7 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = get_session()
+session = aws_session()
 rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 queue = SqsWalkQueue(sqs_client(session), settings.WALKS_QUEUE_URL)
 walks: dict[WalkName, Walk[Any]] = {

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from pydantic import ValidationError
 
+from agent_credits.clients import SERVICE_MODELS
 from tests.integration import lambda_runtime
 from tests.template import load_template
 
@@ -27,12 +29,19 @@ LOADED_WHEN_MET = {
 }
 
 # Imports the function the way Lambda does, in an interpreter that has loaded nothing else, and
-# prints the services that clients were made for and the modules that were loaded.
+# prints the services that clients were made for, the modules that were loaded and the data of
+# botocore that was read.
 COLD_START = """
 import json, sys
 import botocore.client
 
-services = []
+services, data = [], []
+
+def note(event, arguments):
+    if event == "open" and str(arguments[0]).endswith((".json", ".json.gz")):
+        data.append(str(arguments[0]))
+
+sys.addaudithook(note)
 make = botocore.client.ClientCreator.create_client
 
 def noted(self, service_name, *arguments, **keywords):
@@ -42,8 +51,14 @@ def noted(self, service_name, *arguments, **keywords):
 botocore.client.ClientCreator.create_client = noted
 import app
 
-print(json.dumps([services, sorted(sys.modules)]))
+print(json.dumps([services, sorted(sys.modules), data]))
 """
+
+
+class ColdStart(NamedTuple):
+    services: list[str]
+    modules: set[str]
+    data: list[Path]
 
 
 def variables_by_function() -> dict[str, set[str]]:
@@ -72,7 +87,7 @@ def environment_of(function: str) -> dict[str, str]:
 
 
 @cache
-def cold_start(function: str) -> tuple[list[str], set[str]]:
+def cold_start(function: str) -> ColdStart:
     environment = {
         **environment_of(function),
         "PATH": os.environ["PATH"],
@@ -93,8 +108,8 @@ def cold_start(function: str) -> tuple[list[str], set[str]]:
         check=True,
         timeout=60,
     ).stdout
-    services, modules = json.loads(printed)
-    return services, set(modules)
+    services, modules, data = json.loads(printed)
+    return ColdStart(services, set(modules), [Path(path) for path in data])
 
 
 @pytest.mark.parametrize(
@@ -110,25 +125,34 @@ def cold_start(function: str) -> tuple[list[str], set[str]]:
 def test_a_cold_start_makes_the_clients_that_its_usual_event_needs(
     function: str, services: list[str]
 ) -> None:
-    made, _ = cold_start(function)
-
-    assert made == services
+    assert cold_start(function).services == services
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_cold_start_loads_no_more_of_boto3_than_what_calls(function: str) -> None:
-    _, modules = cold_start(function)
+    packages = {name.partition(".")[0] for name in cold_start(function).modules}
 
-    packages = {name.partition(".")[0] for name in modules}
     assert "botocore" in packages
     assert packages & NEVER_LOADED == set()
 
 
 def test_debiting_starts_without_the_models_of_rare_rows() -> None:
-    _, modules = cold_start("debit_runs")
+    modules = cold_start("debit_runs").modules
 
     assert "agent_credits.teams" in modules
     assert modules & LOADED_WHEN_MET == set()
+
+
+@pytest.mark.parametrize("function", [*FUNCTIONS, "notify_slack"])
+def test_a_cold_start_reads_no_operations_and_endpoints_that_nothing_calls(function: str) -> None:
+    started = cold_start(function)
+
+    large = {path for path in started.data if path.name.startswith(("service-2.", "endpoints."))}
+    own = {path for path in large if path.is_relative_to(SERVICE_MODELS)}
+    # Botocore adds a few lines of its own to the model of Secrets Manager.
+    assert {path.name for path in large - own} <= {"service-2.sdk-extras.json"}
+    assert {path.name for path in own} == {"service-2.json", "endpoints.json"}
+    assert len(own) == len(started.services) + 1
 
 
 @pytest.mark.parametrize(
