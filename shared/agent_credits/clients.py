@@ -43,6 +43,13 @@ class ServiceModels(Loader):
             include_default_search_paths=False,
         )
 
+    def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - all have it.
+        """Return the services that the functions call: a client of another one is refused.
+
+        Botocore itself looks into the folder of every service of AWS, twice for each session.
+        """
+        return sorted(path.name for path in SERVICE_MODELS.iterdir() if path.is_dir())
+
     def is_builtin_path(self, path: str) -> bool:
         """Return whether this is data of botocore's own, which the small copy is, too.
 

@@ -198,6 +198,10 @@ def test_a_call_more_and_a_call_less_are_noticed() -> None:
     assert before - after == {"sqs:ChangeMessageVisibilityBatch"}
 
 
+def test_a_session_knows_the_services_that_are_called_and_no_others(small: Any) -> None:
+    assert small.get_available_services() == sorted(OPERATIONS)
+
+
 @pytest.mark.parametrize("service", OPERATIONS)
 def test_a_client_has_the_operations_that_are_called_and_no_others(
     small: Any, service: str
