@@ -97,7 +97,7 @@ def _measure_all(as_json: bool) -> Measured:
         cold_starts = cold_start.measure_cold_starts(begin)
     gates = [
         *gates_on_counts(counts),
-        *gates_on_hot_account(modelled, rates.rates),
+        *gates_on_hot_account(modelled, rates.rates, timed.far(prices.assumptions)),
         gate_on_cold_start(cold_starts.share_of_least),
     ]
     if not as_json:

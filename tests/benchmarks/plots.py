@@ -129,7 +129,7 @@ def _dollars(results: dict[str, Any]) -> Any:
 
 def _rates(results: dict[str, Any]) -> Any:
     figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
-    near = [rate for rate in results["rates"] if not rate["added_milliseconds"]]
+    near = [rate for rate in results["rates"] if not rate["network"]["request_milliseconds"]]
     for panel, (accounts, title) in zip(
         panels, ((1, "one hot account"), (1_000, "1,000 accounts")), strict=True
     ):

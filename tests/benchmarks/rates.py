@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import postgres_server
+from tests.benchmarks.cost_model import Assumptions, read_prices
 from tests.benchmarks.counts import OURS, TYPICAL
 from tests.benchmarks.design import Design
 from tests.benchmarks.references.postgres import LOCK_PER_BATCH, LOCK_PER_EVENT
 from tests.benchmarks.references.transactions import TRANSACTION_PER_BATCH, TRANSACTION_PER_EVENT
+from tests.benchmarks.stores import NEAR, Network
 from tests.benchmarks.throughput import WORKERS, Crew, Rate, crew
 from tests.conformance.ministack import ministack
 
 HOT, MANY = 1, 1_000
-# As long as AWS publishes for a request of DynamoDB, in milliseconds: the middle of one digit.
-NETWORK_MILLISECONDS = 5
 # What commits event by event is given small batches, so that it looks at its clock often enough.
 SMALL_BATCH, LARGE_BATCH = 10, 100
+OURS_IN_LARGE_BATCHES: tuple[Design, int] = (OURS, LARGE_BATCH)
+PER_EVENT: tuple[Design, int] = (TRANSACTION_PER_EVENT, SMALL_BATCH)
+PER_BATCH: tuple[Design, int] = (TRANSACTION_PER_BATCH, LARGE_BATCH - 1)
+DESIGNS = (OURS_IN_LARGE_BATCHES, (OURS, 1), (TYPICAL, SMALL_BATCH), PER_EVENT, PER_BATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Run:
     accounts: int
     events_per_batch: int
     workers: int
-    added_milliseconds: int = 0
+    network: Network = NEAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,23 +43,15 @@ class Rates:
 
 
 def runs_on_dynamodb() -> list[Run]:
-    designs: tuple[tuple[Design, int], ...] = (
-        (OURS, LARGE_BATCH),
-        (OURS, 1),
-        (TYPICAL, SMALL_BATCH),
-        (TRANSACTION_PER_EVENT, SMALL_BATCH),
-        (TRANSACTION_PER_BATCH, LARGE_BATCH - 1),
-    )
-    hot = [Run(d, HOT, size, workers) for d, size in designs for workers in WORKERS]
+    hot = [Run(d, HOT, size, workers) for d, size in DESIGNS for workers in WORKERS]
     many = [
         # A batch of many accounts holds about one event of each, whatever its size.
         Run(design, MANY, size, workers)
-        for design, size in designs
+        for design, size in DESIGNS
         if (design, size) != (OURS, 1)
         for workers in WORKERS
     ]
-    far = [Run(d, HOT, size, 1, NETWORK_MILLISECONDS) for d, size in designs]
-    return [*hot, *many, *far]
+    return [*hot, *many, *runs_over_networks(read_prices().assumptions)]
 
 
 def runs_on_postgres() -> list[Run]:
@@ -65,6 +61,32 @@ def runs_on_postgres() -> list[Run]:
         for design, size in designs
         for accounts in (HOT, MANY)
         for workers in WORKERS
+    ]
+
+
+def far(assumptions: Assumptions) -> Network:
+    """Return the network that the cost model assumes."""
+    return Network(assumptions.request_milliseconds, assumptions.transaction_requests)
+
+
+def runs_over_networks(assumptions: Assumptions) -> list[Run]:
+    """One account again, with the latencies of the cost model.
+
+    Also with a transaction that takes no longer than any other request, to show what of the
+    difference is that assumption's. What is held to a ratio may use as many workers as help it.
+    """
+    network = far(assumptions)
+    slow = Network(assumptions.request_milliseconds_slow, assumptions.transaction_requests)
+    flat = Network(assumptions.request_milliseconds)
+    return [
+        *(Run(design, HOT, size, 1, network) for design, size in DESIGNS),
+        *(Run(design, HOT, size, 1, slow) for design, size in DESIGNS),
+        *(Run(d, HOT, size, 1, flat) for d, size in (OURS_IN_LARGE_BATCHES, PER_EVENT, PER_BATCH)),
+        *(
+            Run(design, HOT, size, workers, network)
+            for design, size in (OURS_IN_LARGE_BATCHES, PER_EVENT)
+            for workers in WORKERS[1:]
+        ),
     ]
 
 
@@ -103,7 +125,7 @@ def _rate(workers: Crew, store: str, address: str, run: Run) -> Rate:
         accounts=run.accounts,
         events_per_batch=run.events_per_batch,
         workers=run.workers,
-        added_milliseconds=run.added_milliseconds,
+        network=run.network,
     )
 
 

@@ -144,7 +144,7 @@ def _depths(document: Document) -> str:
 
 
 def _rates(document: Document) -> str:
-    near = [rate for rate in document["rates"] if not rate["added_milliseconds"]]
+    near = [rate for rate in document["rates"] if not rate["network"]["request_milliseconds"]]
     workers = sorted({rate["workers"] for rate in near})
     lines: dict[tuple[Any, ...], dict[int, Document]] = {}
     for rate in near:
@@ -160,21 +160,48 @@ def _rates(document: Document) -> str:
         )
         for (store, accounts, design, size), by_workers in lines.items()
     ]
-    headings = ("store", ">accounts", "design", *(f">{n} workers" for n in workers), ">races lost")
+    headings = (
+        "store",
+        ">accounts",
+        "design",
+        *(f">{n} worker{'s' * (n > 1)}" for n in workers),
+        ">races lost",
+    )
     return _table(headings, rows)
 
 
 def _far_rates(document: Document) -> str:
-    far = [rate for rate in document["rates"] if rate["added_milliseconds"]]
+    """Show one worker over each network, design by design; empty where it was not measured."""
+    lines: dict[str, dict[str, str]] = {}
+    networks: dict[str, None] = {}
+    for rate in document["rates"]:
+        if rate["network"]["request_milliseconds"] and rate["workers"] == 1:
+            networks[_network(rate["network"])] = None
+            line = lines.setdefault(_title(rate["design"], rate["events_per_batch"]), {})
+            line[_network(rate["network"])] = f"{rate['events_per_second']:,.0f}"
     rows = [
-        (
-            _title(rate["design"], rate["events_per_batch"]),
-            f"{rate['events_per_second']:,.0f}",
-            f"{rate['cpu_microseconds']:,.0f}",
-        )
-        for rate in far
+        (design, *(by_network.get(network, "") for network in networks))
+        for design, by_network in lines.items()
     ]
-    return _table(("design", ">events/s", ">client CPU, µs"), rows)
+    return _table(("design, events/s", *(f">{network}" for network in networks)), rows)
+
+
+def _advantage(document: Document) -> str:
+    """Show the rates on one account that are compared, each at its best number of workers."""
+    best: dict[str, dict[str, Document]] = {}
+    for rate in document["rates"]:
+        if rate["accounts"] == 1 and rate["design"] in ("agent-credits", "transaction-1"):
+            by_design = best.setdefault(_network(rate["network"]), {})
+            known = by_design.setdefault(rate["design"], rate)
+            by_design[rate["design"]] = max(known, rate, key=lambda r: r["events_per_second"])
+    rows = []
+    for network, by_design in best.items():
+        ours, theirs = by_design["agent-credits"], by_design["transaction-1"]
+        times = ours["events_per_second"] / theirs["events_per_second"]
+        figures = (f"{r['events_per_second']:,.0f} ({r['workers']})" for r in (ours, theirs))
+        rows.append((network, *figures, f"{times:.1f}"))
+    titles = (_title(design, 100) for design in ("agent-credits", "transaction-1"))
+    return _table(("network", *(f">{title}" for title in titles), ">times"), rows)
 
 
 def _dollars(document: Document) -> str:
@@ -312,6 +339,15 @@ def _title(design: str, events_per_batch: int) -> str:
     return f"{title}, {events_per_batch} a batch" if design == "agent-credits" else title
 
 
+def _network(network: Document) -> str:
+    request, requests = network["request_milliseconds"], network["transaction_requests"]
+    if not request:
+        return "none"
+    if requests == 1:
+        return f"{request:g} ms a request, also a transaction"
+    return f"{request:g} ms a request, {requests * request:g} ms a transaction"
+
+
 def _range(fewest: int, most: int) -> str:
     return str(fewest) if fewest == most else f"{fewest} to {most}"
 
@@ -323,6 +359,7 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "depths": _depths,
     "rates": _rates,
     "far-rates": _far_rates,
+    "advantage": _advantage,
     "dollars": _dollars,
     "ceilings": _ceilings,
     "prices": _prices,

@@ -1,6 +1,7 @@
 """The stores that designs are measured on, and the connections to them."""
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,17 +12,34 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-def connect(address: str, added_seconds: float = 0) -> Any:
-    """Connect to an emulator of DynamoDB by its URL, or to PostgreSQL by its connection string.
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a store on this machine lacks: a request takes so much longer, whatever it asks for.
 
-    `added_seconds` are added to each request, for the network that a store on this machine lacks.
+    A transaction takes as long as so many requests, because it prepares and commits.
     """
+
+    request_milliseconds: float = 0
+    transaction_requests: int = 1
+
+    def seconds(self, operation: str) -> float:
+        requests = self.transaction_requests if operation == "TransactWriteItems" else 1
+        return requests * self.request_milliseconds / 1_000
+
+
+NEAR = Network()
+
+
+def connect(address: str, network: Network = NEAR) -> Any:
+    """Connect to an emulator of DynamoDB by its URL, or to PostgreSQL by its connection string."""
     if not address.startswith("http"):
-        assert not added_seconds, "only requests to DynamoDB are held up"
+        assert network == NEAR, "only requests to DynamoDB are held up"
         return psycopg.connect(address, autocommit=True)
     client = dynamodb_client(address)
-    if added_seconds:
-        client.meta.events.register("before-call.dynamodb", lambda **_: time.sleep(added_seconds))
+    if network != NEAR:
+        client.meta.events.register(
+            "before-call.dynamodb", lambda model, **_: time.sleep(network.seconds(model.name))
+        )
     return client
 
 

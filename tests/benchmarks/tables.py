@@ -9,6 +9,7 @@ from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.end_to_end import EndToEnd
 from tests.benchmarks.gates import Gate
 from tests.benchmarks.modelled import Modelled
+from tests.benchmarks.stores import NEAR, Network
 from tests.benchmarks.throughput import Rate
 from tests.benchmarks.write_path import Cost, Depth
 
@@ -66,6 +67,7 @@ def gate_table(gates: Iterable[Gate]) -> Table:
 def rate_table(rates: Iterable[Rate]) -> Table:
     listing = table(
         "store",
+        "network",
         "design",
         ">accounts",
         ">a batch",
@@ -76,9 +78,9 @@ def rate_table(rates: Iterable[Rate]) -> Table:
         title="Events per second",
     )
     for rate in rates:
-        network = f", {rate.added_milliseconds} ms away" if rate.added_milliseconds else ""
         listing.add_row(
-            f"{rate.store}{network}",
+            rate.store,
+            _network(rate.network),
             rate.design,
             f"{rate.accounts:,}",
             f"{rate.events_per_batch:,}",
@@ -88,6 +90,13 @@ def rate_table(rates: Iterable[Rate]) -> Table:
             f"{rate.cpu_microseconds:,.0f} µs",
         )
     return listing
+
+
+def _network(network: Network) -> str:
+    if network == NEAR:
+        return ""
+    transaction = network.transaction_requests * network.request_milliseconds
+    return f"{network.request_milliseconds:g} ms, a transaction {transaction:g} ms"
 
 
 def model_table(modelled: Iterable[Modelled]) -> Table:

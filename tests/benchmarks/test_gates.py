@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from tests.benchmarks.cost_model import Dollars
 from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
-from tests.benchmarks.gates import Gate, gates_on_counts
+from tests.benchmarks.gates import Gate, gates_on_counts, gates_on_hot_account
+from tests.benchmarks.modelled import Modelled
+from tests.benchmarks.stores import NEAR, Network
+from tests.benchmarks.throughput import Rate
 from tests.benchmarks.write_path import Cost, Depth
 
 GOOD = Cost(
@@ -81,3 +85,38 @@ def test_a_bound_itself_is_not_passed() -> None:
     assert Gate("sum of tenths", 0.1 + 0.2, 0.3).holds
     assert Gate("ratio", 20, 20, is_least=True).holds
     assert not Gate("ratio", 19.9, 20, is_least=True).holds
+
+
+def modelled(design: str, ceiling_per_second: float) -> Modelled:
+    return Modelled(design, 100, ceiling_per_second, 0, Dollars(0, 0, 0, 0, 0), 0)
+
+
+def timed(design: str, events: int, network: Network) -> Rate:
+    return Rate(design, "MiniStack", 1, 100, 1, network, events, 1.0, 0, 1.0)
+
+
+FAR = Network(5, 2)
+ON_AWS = [modelled("agent-credits", 2_000), modelled("transaction-1", 100)]
+HERE = [
+    timed("agent-credits", 2_000, FAR),
+    timed("transaction-1", 100, FAR),
+    timed("agent-credits", 800, NEAR),
+    timed("transaction-1", 400, NEAR),
+]
+
+
+@pytest.mark.parametrize(
+    ("on_aws", "here", "broken"),
+    [
+        (ON_AWS, HERE, []),
+        ([modelled("agent-credits", 1_999), ON_AWS[1]], HERE, ["modelled"]),
+        (ON_AWS, [timed("agent-credits", 1_999, FAR), *HERE[1:]], ["measured 5 ms away"]),
+        (ON_AWS, [*HERE[:3], timed("transaction-1", 401, NEAR)], ["measured without a network"]),
+    ],
+)
+def test_a_hot_account_that_falls_behind_is_named(
+    on_aws: list[Modelled], here: list[Rate], broken: list[str]
+) -> None:
+    gates = gates_on_hot_account(on_aws, here, FAR)
+
+    assert [g.name.rpartition(", ")[2] for g in gates if not g.holds] == broken

@@ -1,12 +1,15 @@
 """Workers in processes of their own: each does its part, and what goes wrong there is told."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from tests.benchmarks.design import Done
 from tests.benchmarks.gates import best_rate
+from tests.benchmarks.stores import NEAR, Network, connect
 from tests.benchmarks.throughput import Rate, crew
 
 # A store that is never asked for anything: the client is only made.
@@ -55,15 +58,34 @@ def test_a_worker_that_fails_says_why() -> None:
 
 
 def test_the_best_rate_is_that_of_the_same_place_and_load() -> None:
-    def rate(design: str, accounts: int, events: int, added_milliseconds: int = 0) -> Rate:
-        return Rate(design, "store", accounts, 100, 1, added_milliseconds, events, 1.0, 0, 1.0)
+    far = Network(5, 2)
+
+    def rate(design: str, accounts: int, events: int, network: Network = NEAR) -> Rate:
+        return Rate(design, "store", accounts, 100, 1, network, events, 1.0, 0, 1.0)
 
     rates = [
         rate("a", 1, 5),
         rate("a", 1, 7),
         rate("b", 1, 9),
         rate("a", 2, 11),
-        rate("a", 1, 13, 5),
+        rate("a", 1, 13, far),
     ]
 
-    assert best_rate(rates, "a") == 7
+    assert best_rate(rates, "a", NEAR) == 7
+    assert best_rate(rates, "a", far) == 13
+
+
+def test_a_transaction_takes_as_long_as_the_requests_it_stands_for() -> None:
+    network = Network(request_milliseconds=5, transaction_requests=2)
+
+    assert network.seconds("PutItem") == 0.005
+    assert network.seconds("TransactWriteItems") == 0.01
+    assert NEAR.seconds("TransactWriteItems") == 0
+
+
+def test_every_request_waits_for_the_network() -> None:
+    began = time.monotonic()
+    with pytest.raises(EndpointConnectionError):
+        connect(NOWHERE, Network(request_milliseconds=30)).list_tables()
+
+    assert time.monotonic() - began >= 0.03

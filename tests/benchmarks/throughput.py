@@ -15,7 +15,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 from tests.benchmarks.design import Design
-from tests.benchmarks.stores import connect
+from tests.benchmarks.stores import NEAR, Network, connect
 from tests.benchmarks.workloads import UNIFORM_BATCH, Workload, hot_account, uniform
 from tests.benchmarks.write_path import new_suffix
 
@@ -32,17 +32,14 @@ JOB_SECONDS_MAX = 300
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How many events all workers debited a second, and what it took.
-
-    `added_milliseconds` were added to every request, for the network there is none of here.
-    """
+    """How many events all workers debited a second, and what it took."""
 
     design: str
     store: str
     accounts: int
     events_per_batch: int
     workers: int
-    added_milliseconds: int
+    network: Network
     events: int
     seconds: float
     races_lost: int
@@ -64,7 +61,7 @@ class Job:
     events_per_batch: int
     workers: int
     number: int
-    added_milliseconds: int
+    network: Network
 
     def workload(self) -> Workload:
         if self.accounts == 1:
@@ -102,7 +99,7 @@ class Crew:
         accounts: int,
         events_per_batch: int,
         workers: int,
-        added_milliseconds: int = 0,
+        network: Network = NEAR,
     ) -> Rate:
         suffix = new_suffix()
         jobs = [
@@ -114,7 +111,7 @@ class Crew:
                 events_per_batch=events_per_batch,
                 workers=workers,
                 number=number,
-                added_milliseconds=added_milliseconds,
+                network=network,
             )
             for number in range(workers)
         ]
@@ -130,7 +127,7 @@ class Crew:
             accounts=accounts,
             events_per_batch=events_per_batch,
             workers=workers,
-            added_milliseconds=added_milliseconds,
+            network=network,
             events=events,
             seconds=max(s.ended for s in shifts) - min(s.began for s in shifts),
             races_lost=sum(shift.races_lost for shift in shifts),
@@ -190,7 +187,7 @@ def _work_off(pipe: Connection, barriers: dict[int, Barrier]) -> None:
 
 def _shift(job: Job, together: Barrier) -> Shift:
     workload = job.workload()
-    connection = connect(job.address, added_seconds=job.added_milliseconds / 1_000)
+    connection = connect(job.address, job.network)
     worker = job.design.worker(connection, job.suffix, workload)
     for batch in workload.batches[:WARM_UP]:
         worker.debit(batch)
