@@ -9,7 +9,7 @@ and the messages go back to the queue.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -281,10 +281,16 @@ class DynamoDBRows:
         return [item for items in self._at_once(self._gets(table, keys)) for item in items]
 
     def _at_once(self, calls: Sequence[Call]) -> list[list[Item]]:
-        """Return the items that each call reads, in the order of the calls; one costs no thread."""
+        """Return the items that each call reads, in the order of the calls; one costs no thread.
+
+        Where one fails, it is raised once the others have ended, so that none goes on into the
+        next batch, or is frozen in the middle of it.
+        """
         if len(calls) <= 1:
             return [call() for call in calls]
-        return list(self._pool.map(lambda call: call(), calls))
+        made = [self._pool.submit(call) for call in calls]
+        wait(made)
+        return [call.result() for call in made]
 
     def _gets(self, table: str, keys: Sequence[Item]) -> list[Call]:
         return [partial(self._batch_get, table, c) for c in _chunks(keys, BATCH_GET_KEYS_MAX)]

@@ -1,9 +1,12 @@
+import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from msgspec.structs import replace
 
@@ -383,6 +386,32 @@ def test_items_that_were_left_unwritten_are_put_again(
     stubbed.put_page(page)
 
     assert len(waits) == 1
+
+
+class Refusing:
+    """A client that refuses what begins with a page, and takes its time for everything else."""
+
+    def __init__(self) -> None:
+        self.ended = 0
+        self._refused = threading.Event()
+
+    def batch_execute_statement(self, Statements: list[Any]) -> dict[str, Any]:  # noqa: N803
+        if Statements[0]["Parameters"][1]["S"].startswith("PAGE#"):
+            self._refused.set()
+            raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "BatchExecuteStatement")
+        assert self._refused.wait(10)
+        time.sleep(0.05)
+        self.ended += 1
+        return {"Responses": [{}] * len(Statements)}
+
+
+def test_a_fault_is_raised_once_no_other_call_of_its_batch_goes_on() -> None:
+    client: Any = Refusing()
+
+    with pytest.raises(RowsUnavailable, match="AccessDenied"):
+        DynamoDBRows(client, "accounts", "ledger").put_page(page_of(2 * BATCH_STATEMENTS_MAX))
+
+    assert client.ended == 2
 
 
 def test_items_that_an_earlier_attempt_wrote_are_done(
