@@ -73,7 +73,7 @@ class BalanceReportWalk:
         )
         if isinstance(row, Unreadable) or policy is None:
             # Nothing is known of such a team that a report could say.
-            return Visited(counts=Counter(TeamsNotReported=1))
+            return Visited(counts=Counter(TeamsNotReported=1), is_left_out=True)
         burning = self._burning(payers(row, policy, now), day)
         if burning is None:
             return Visited(is_done=False)

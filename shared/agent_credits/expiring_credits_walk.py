@@ -45,7 +45,7 @@ class ExpiringCreditsWalk:
     def visit(self, row: Account | Unreadable, _: date, now: datetime) -> Visited:
         if isinstance(row, Unreadable):
             # Reconciling tells of it, and nothing can be said of its grants.
-            return Visited(counts=Counter(AccountsUnreadable=1))
+            return Visited(counts=Counter(AccountsUnreadable=1), is_left_out=True)
         by_day = lapsing_by_day(row, now, self._notice_period)
         team_id = self._team_to_tell(row) if by_day else None
         put: Counter[str] = Counter()

@@ -100,10 +100,14 @@ def parse_walk_message(body: str, sent_at: datetime) -> Step | Visit:
 
 
 class Visited(Struct, frozen=True):
-    """What came of a visit: whether the row is done with for this day, and what to count."""
+    """What came of a visit: whether the row is done with for this day, and what to count.
+
+    A row that `is_left_out` could not be served at all; the log names it.
+    """
 
     is_done: bool = True
     counts: Counter[str] = field(default_factory=Counter)
+    is_left_out: bool = False
 
 
 class Walk(Protocol[Row]):
@@ -128,17 +132,24 @@ class Walked(Struct, frozen=True):
     """What one message did: rows visited, what they count, visits that rows were given.
 
     `next` is the step that was sent, None where there is none: at the walk's end, or of a visit.
+    `left_out` are the keys of rows that could not be served.
     """
 
     rows: int
     counts: Counter[str]
     visits: int = 0
     next: Step | None = None
+    left_out: tuple[str, ...] = ()
 
     @property
-    def log_fields(self) -> dict[str, int | bool]:
-        ends = self.next is None
-        return {**self.counts, "rows": self.rows, "visits": self.visits, "is_last": ends}
+    def log_fields(self) -> dict[str, int | bool | tuple[str, ...]]:
+        return {
+            **self.counts,
+            "rows": self.rows,
+            "visits": self.visits,
+            "is_last": self.next is None,
+            "left_out": self.left_out,
+        }
 
 
 def take_step(
@@ -159,18 +170,27 @@ def take_step(
         return _take_apart(queue, step, stretch)
     counts: Counter[str] = Counter()
     visited, unfinished, end = 0, list[Step | Visit](), stretch.end
+    left_out: list[str] = []
     for key, row in stretch.rows:
         if visited and not time_is_left():
             break
         outcome = walk.visit(row, step.day, now)
         counts += outcome.counts
         visited += 1
+        if outcome.is_left_out:
+            left_out.append(key)
         if not outcome.is_done:
             unfinished.append(Visit(walk=step.walk, day=step.day, key=key, part=1))
         end = key if visited < len(stretch.rows) else stretch.end
     following = _following(step, end)
     queue.send([*unfinished, *following])
-    return Walked(visited, counts, len(unfinished), *following)
+    return Walked(
+        rows=visited,
+        counts=counts,
+        visits=len(unfinished),
+        next=next(iter(following), None),
+        left_out=tuple(left_out),
+    )
 
 
 def take_visit(walk: Walk[Row], queue: WalkQueue, visit: Visit, now: datetime) -> Walked:
@@ -182,14 +202,19 @@ def take_visit(walk: Walk[Row], queue: WalkQueue, visit: Visit, now: datetime) -
     outcome = walk.visit(row, visit.day, now)
     if not outcome.is_done:
         queue.send([visit.model_copy(update={"part": visit.part + 1})])
-    return Walked(1, outcome.counts, 0 if outcome.is_done else 1)
+    return Walked(
+        rows=1,
+        counts=outcome.counts,
+        visits=0 if outcome.is_done else 1,
+        left_out=(visit.key,) if outcome.is_left_out else (),
+    )
 
 
 def _take_apart(queue: WalkQueue, step: Step, stretch: Stretch[Row]) -> Walked:
     visits = [Visit(walk=step.walk, day=step.day, key=key, part=0) for key, _ in stretch.rows]
     following = _following(step, stretch.end)
     queue.send([*visits, *following])
-    return Walked(0, Counter(), len(visits), *following)
+    return Walked(0, Counter(), len(visits), next(iter(following), None))
 
 
 def _following(step: Step, end: str | None) -> list[Step]:

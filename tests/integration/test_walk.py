@@ -309,4 +309,5 @@ def test_a_team_that_no_report_can_be_made_of_is_counted_and_costs_the_others_no
     assert walk.failed_ids(record(beginning("balance_reports"))) == []
 
     assert counted(capsys, "TeamsNotReported") == 1
+    assert [line["left_out"] for line in walk.lines("walked")] == [["TEAM#bigcorp"]]
     assert observed(dynamodb, tables) == ["balance_report"]

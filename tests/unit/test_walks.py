@@ -192,6 +192,19 @@ def test_a_row_that_is_not_understood_is_visited_like_any_other() -> None:
     assert set(walk_of(worker).visited) == keys(rows)
 
 
+def test_a_row_that_is_left_out_is_named_by_its_step_and_by_its_visit() -> None:
+    rows = many(5)
+    rows.unreadable.add("ACCOUNT#user:u3")
+    walk, queue = NotingWalk(rows), MemoryWalkQueue()
+    visit = Visit(walk="reconciliation", day=NOW.date(), key="ACCOUNT#user:u3", part=0)
+
+    stepped = take_step(walk, queue, FIRST, attempt=1, now=NOW, time_is_left=lambda: True)
+    visited = take_visit(walk, queue, visit, NOW)
+
+    assert stepped.log_fields["left_out"] == ("ACCOUNT#user:u3",)
+    assert visited.log_fields["left_out"] == ("ACCOUNT#user:u3",)
+
+
 def test_a_large_row_gets_visits_of_its_own_beside_the_walk() -> None:
     rows = many(30)
     worker = poller(rows, rows_per_step=10)

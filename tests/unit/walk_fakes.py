@@ -62,7 +62,7 @@ class NotingWalk:
         self.visited.append(key)
         needed = self.visits_needed.get(key, 1)
         is_done = self.visited.count(key) >= needed
-        return Visited(is_done, Counter(Seen=1))
+        return Visited(is_done, Counter(Seen=1), is_left_out=isinstance(row, Unreadable))
 
 
 @dataclass
