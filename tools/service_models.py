@@ -3,7 +3,7 @@
     python tools/service_models.py
 
 Botocore reads the whole model of a service when a client is made, and the endpoints of all services
-of AWS with the first client; the functions call a dozen operations of four services. `make lock`
+of AWS with the first client; the functions call fourteen operations of four services. `make lock`
 writes shared/agent_credits/service_models/ anew from the botocore that is pinned, and
 tests/unit/test_service_models.py holds it to that botocore, and OPERATIONS to the code.
 """

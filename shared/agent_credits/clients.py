@@ -46,7 +46,9 @@ class ServiceModels(Loader):
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - all have it.
         """Return the services that the functions call: a client of another one is refused.
 
-        Botocore itself looks into the folder of every service of AWS, twice for each session.
+        Botocore itself looks into the folder of every service of AWS, twice for each session. Nor
+        can credentials come from STS, as those of a profile with a role do: Lambda's come from the
+        environment.
         """
         return sorted(path.name for path in SERVICE_MODELS.iterdir() if path.is_dir())
 

@@ -117,6 +117,8 @@ class _CloudEvent(Strict):
     tracestate: Annotated[str, Field(max_length=512)] | None = None
     payload_hash: str
 
+    # Asked for at each step to the ledger. An event is never copied with another value, which
+    # would take the cached identity along.
     @cached_property
     def identity(self) -> Identity:
         return run_identity(self.source, self.subject, self.id)

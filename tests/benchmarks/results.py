@@ -20,7 +20,7 @@ from tests.benchmarks.rates import Rates
 
 SIGNIFICANT_DIGITS = 4
 TOOLS = Path(__file__).parents[2] / "tools"
-LIBRARIES = ("aws-lambda-powertools", "boto3", "botocore", "psycopg", "pydantic")
+LIBRARIES = ("aws-lambda-powertools", "boto3", "botocore", "msgspec", "psycopg", "pydantic")
 
 
 def document(
