@@ -46,9 +46,9 @@ class ServiceModels(Loader):
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - all have it.
         """Return the services that the functions call: a client of another one is refused.
 
-        Botocore itself looks into the folder of every service of AWS, twice for each session. Nor
-        can credentials come from STS, as those of a profile with a role do: Lambda's come from the
-        environment.
+        Botocore itself looks into the folder of every service of AWS, twice for each session. The
+        price: STS is refused too, so that credentials cannot come from a role that a profile names;
+        Lambda's come from the environment.
         """
         return sorted(path.name for path in SERVICE_MODELS.iterdir() if path.is_dir())
 
@@ -65,10 +65,10 @@ def aws_session() -> "Session":
     """Return a session that reads of the services only what the functions call.
 
     Botocore would read the whole model of each service that a client is made for, and the endpoints
-    of all services: a seventh of what a cold start of `debit_runs` computes. It looks for
-    each file along a search path. So models that somebody put into AWS_DATA_PATH or ~/.aws/models
-    come first, and what is not in the layer, like the rules of endpoints, comes from the botocore
-    that runs, whichever that is.
+    of all services: a seventh of what a cold start of `debit_runs` computes. It looks for each file
+    along a search path. So models that somebody put into AWS_DATA_PATH or ~/.aws/models come first,
+    and what is not in the layer, like the rules of endpoints, comes from the botocore that runs,
+    whichever that is.
     """
     session = get_session()
     searched = session.get_component("data_loader").search_paths

@@ -131,15 +131,15 @@ class WalkQueue(Protocol):
 class Walked(Struct, frozen=True):
     """What one message did: rows visited, what they count, visits that rows were given.
 
-    `next` is the step that was sent, None where there is none: at the walk's end, or of a visit.
     `left_out` are the keys of rows that could not be served.
+    `next` is the step that was sent, None where there is none: at the walk's end, or of a visit.
     """
 
     rows: int
     counts: Counter[str]
     visits: int = 0
-    next: Step | None = None
     left_out: tuple[str, ...] = ()
+    next: Step | None = None
 
     @property
     def log_fields(self) -> dict[str, int | bool | tuple[str, ...]]:
@@ -184,13 +184,7 @@ def take_step(
         end = key if visited < len(stretch.rows) else stretch.end
     following = _following(step, end)
     queue.send([*unfinished, *following])
-    return Walked(
-        rows=visited,
-        counts=counts,
-        visits=len(unfinished),
-        next=next(iter(following), None),
-        left_out=tuple(left_out),
-    )
+    return Walked(visited, counts, len(unfinished), tuple(left_out), *following)
 
 
 def take_visit(walk: Walk[Row], queue: WalkQueue, visit: Visit, now: datetime) -> Walked:
@@ -214,7 +208,7 @@ def _take_apart(queue: WalkQueue, step: Step, stretch: Stretch[Row]) -> Walked:
     visits = [Visit(walk=step.walk, day=step.day, key=key, part=0) for key, _ in stretch.rows]
     following = _following(step, stretch.end)
     queue.send([*visits, *following])
-    return Walked(0, Counter(), len(visits), next(iter(following), None))
+    return Walked(0, Counter(), len(visits), (), *following)
 
 
 def _following(step: Step, end: str | None) -> list[Step]:
