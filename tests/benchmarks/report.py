@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.stores import Network
+
 Document = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
@@ -176,9 +178,10 @@ def _far_rates(document: Document) -> str:
     networks: dict[str, None] = {}
     for rate in document["rates"]:
         if rate["network"]["request_milliseconds"] and rate["workers"] == 1:
-            networks[_network(rate["network"])] = None
+            network = Network(**rate["network"]).title
+            networks[network] = None
             line = lines.setdefault(_title(rate["design"], rate["events_per_batch"]), {})
-            line[_network(rate["network"])] = f"{rate['events_per_second']:,.0f}"
+            line[network] = f"{rate['events_per_second']:,.0f}"
     rows = [
         (design, *(by_network.get(network, "") for network in networks))
         for design, by_network in lines.items()
@@ -191,7 +194,7 @@ def _advantage(document: Document) -> str:
     best: dict[str, dict[str, Document]] = {}
     for rate in document["rates"]:
         if rate["accounts"] == 1 and rate["design"] in ("agent-credits", "transaction-1"):
-            by_design = best.setdefault(_network(rate["network"]), {})
+            by_design = best.setdefault(Network(**rate["network"]).title, {})
             known = by_design.setdefault(rate["design"], rate)
             by_design[rate["design"]] = max(known, rate, key=lambda r: r["events_per_second"])
     rows = []
@@ -337,15 +340,6 @@ def _title(design: str, events_per_batch: int) -> str:
     """Return a design's title, with the size of a batch where it was measured at several."""
     title = TITLES[design]
     return f"{title}, {events_per_batch} a batch" if design == "agent-credits" else title
-
-
-def _network(network: Document) -> str:
-    request, requests = network["request_milliseconds"], network["transaction_requests"]
-    if not request:
-        return "none"
-    if requests == 1:
-        return f"{request:g} ms a request, also a transaction"
-    return f"{request:g} ms a request, {requests * request:g} ms a transaction"
 
 
 def _range(fewest: int, most: int) -> str:

@@ -22,6 +22,16 @@ class Network:
     request_milliseconds: float = 0
     transaction_requests: int = 1
 
+    @property
+    def title(self) -> str:
+        if not self.request_milliseconds:
+            return "none"
+        request = f"{self.request_milliseconds:g} ms a request"
+        if self.transaction_requests == 1:
+            return f"{request}, also a transaction"
+        transaction = self.transaction_requests * self.request_milliseconds
+        return f"{request}, {transaction:g} ms a transaction"
+
     def seconds(self, operation: str) -> float:
         requests = self.transaction_requests if operation == "TransactWriteItems" else 1
         return requests * self.request_milliseconds / 1_000

@@ -9,7 +9,6 @@ from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.end_to_end import EndToEnd
 from tests.benchmarks.gates import Gate
 from tests.benchmarks.modelled import Modelled
-from tests.benchmarks.stores import NEAR, Network
 from tests.benchmarks.throughput import Rate
 from tests.benchmarks.write_path import Cost, Depth
 
@@ -80,7 +79,7 @@ def rate_table(rates: Iterable[Rate]) -> Table:
     for rate in rates:
         listing.add_row(
             rate.store,
-            _network(rate.network),
+            rate.network.title,
             rate.design,
             f"{rate.accounts:,}",
             f"{rate.events_per_batch:,}",
@@ -90,13 +89,6 @@ def rate_table(rates: Iterable[Rate]) -> Table:
             f"{rate.cpu_microseconds:,.0f} µs",
         )
     return listing
-
-
-def _network(network: Network) -> str:
-    if network == NEAR:
-        return ""
-    transaction = network.transaction_requests * network.request_milliseconds
-    return f"{network.request_milliseconds:g} ms, a transaction {transaction:g} ms"
 
 
 def model_table(modelled: Iterable[Modelled]) -> Table:
