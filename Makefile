@@ -20,7 +20,7 @@ unexport VIRTUAL_ENV
 .SUFFIXES:
 .PHONY: help setup demo down replay test test-quick simulate explore mutants kill-test
 .PHONY: bench bench-quick pictures lint format types template security audit lock byte-code clean
-.PHONY: service-models FORCE
+.PHONY: FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,12 +69,10 @@ bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## hold what
 pictures: .venv/.ready ## draw the pictures of the README anew
 	@.venv/bin/python tools/pictures.py
 
-service-models: .venv/.ready ## write anew what the functions need of botocore's data
-	@.venv/bin/python tools/service_models.py
-
-lint: .venv/.ready ## look for what ruff refuses, and for what it would format otherwise
+lint: .venv/.ready ## check style, format, and that the rooms of the package import only downwards
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
+	.venv/bin/lint-imports --no-cache
 
 format: .venv/.ready ## format the code and fix what can be fixed
 	.venv/bin/ruff check --fix
@@ -124,8 +122,6 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 	for tool in uv ministack sam localstripe bandit checkov pip-audit plots; do \
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
-	@# By a make of its own, which finds that the project has to be installed at the new pins first.
-	$(MAKE) service-models
 
 byte-code: ## add byte code to what `sam build` built, before `sam deploy`: a quicker cold start
 	@$(PYTHON) tools/byte_code.py .aws-sam/build

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from agent_credits.accounts import Account
-from agent_credits.items import Item, account_item, account_key, item_bytes
+from agent_credits.aws.items import Item, account_item, account_key, item_bytes
+from agent_credits.ledger.accounts import Account
 from tests.sample_world import CHECKOUT, NOW, SampleRun
 
 FOLDER = CHECKOUT / "events" / "lambda"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from agent_credits.items import Item
+from agent_credits.aws.items import Item
 
 INSERTION = re.compile(r"""INSERT INTO "(?P<table>[^"]+)" VALUE \{(?P<values>[^{}]*)\}""")
 VALUE = re.compile(r"'([a-z_]+)': \?")

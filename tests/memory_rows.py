@@ -5,11 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import TypeVar
 
-from agent_credits.accounts import Account
-from agent_credits.burn_counts import BurnCount
-from agent_credits.checkpoint import Checkpoint
-from agent_credits.errors import RowNotUnderstood, RowsUnavailable
-from agent_credits.items import (
+from agent_credits.aws.items import (
     ACCOUNT_PREFIX,
     TEAM_PREFIX,
     Item,
@@ -21,17 +17,21 @@ from agent_credits.items import (
     checkpoint_item,
     observation_from_item,
     observation_item,
-    principal_of_account_key,
+    principal_of_key,
     team_from_item,
     team_item,
     team_key,
 )
-from agent_credits.ledger import PAGES_MAX, Identity, Page, Receipt
-from agent_credits.observations import Observation
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
-from agent_credits.rows import Stretch, Unreadable
-from agent_credits.teams import Team
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.burn_counts import BurnCount
+from agent_credits.ledger.entries import PAGES_MAX, Identity, Page, Receipt
+from agent_credits.notices.observations import Observation
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.rows import Stretch, Unreadable
+from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
+from agent_credits.values.principals import Principal
 
 Result = TypeVar("Result")
 
@@ -120,14 +120,14 @@ class MemoryRows:
 
     def read_account_at(self, key: str) -> Account | Unreadable | None:
         if key in self.unreadable:
-            return Unreadable(key, f"{key}: KeyError")
+            return Unreadable(key, principal_of_key(key), f"{key}: KeyError")
         if not key.startswith(ACCOUNT_PREFIX):
             return None
-        return self.accounts.get(principal_of_account_key(key))
+        return self.accounts.get(principal_of_key(key))
 
     def read_team_at(self, key: str) -> Team | Unreadable | None:
         if key in self.unreadable:
-            return Unreadable(key, f"{key}: KeyError")
+            return Unreadable(key, principal_of_key(key), f"{key}: KeyError")
         if not key.startswith(TEAM_PREFIX):
             return None
         return self.teams.get(key.removeprefix(TEAM_PREFIX))

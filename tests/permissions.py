@@ -57,9 +57,8 @@ LIBRARIES = {
 
 
 class Call(NamedTuple):
-    """An operation, the action that IAM asks for, and the logical id of the resource."""
+    """The action that IAM asks for, and the logical id of the resource."""
 
-    operation: str
     action: str
     resource: str
 
@@ -84,12 +83,6 @@ def called(template: Template, function: str, sources: Sources | None = None) ->
         if action == "sns:Publish" and key:
             needed |= {(encrypts, _referred(key)) for encrypts in ENCRYPTS}
     return needed
-
-
-def operations(template: Template, function: str, sources: Sources | None = None) -> set[str]:
-    """Return the operations that a function's code calls, each as `<service>:<operation>`."""
-    properties = template["Resources"][function]["Properties"]
-    return {call.operation for call in _calls(properties, sources or {})}
 
 
 def allowed(template: Template, function: str) -> set[Permission]:
@@ -184,9 +177,9 @@ class _Code:
                 ):
                     behind = [v for a in _arguments(call) if (v := _variable(a))]
                     assert behind, f"{name}.{method} is called without a resource"
-                    for operation, action in _actions_of(service, method, self.app):
+                    for action in _actions_of(service, method, self.app):
                         for v in behind:
-                            yield Call(operation, action, _referred(variables[v]))
+                            yield Call(action, _referred(variables[v]))
 
     def _named(self) -> dict[str, ast.expr]:
         return {
@@ -200,7 +193,7 @@ class _Code:
     def calls_of(self, adapter: Adapter) -> Iterator[Call]:
         if adapter.name in LIBRARIES:
             (resource,) = [resource for resource in adapter.resources if resource]
-            yield from (Call(action, action, resource) for action in LIBRARIES[adapter.name])
+            yield from (Call(action, resource) for action in LIBRARIES[adapter.name])
             return
         definition = self._class(adapter.name)
         kept_as = _kept_arguments(definition)
@@ -215,8 +208,8 @@ class _Code:
             actions = set(_actions(method, adapter.service, self._module_of(definition)))
             touched = _touched(method, methods, resource_of) if actions else set()
             assert touched or not actions, f"{adapter.name}.{method.name} calls without a resource"
-            for operation, action in actions:
-                yield from (Call(operation, action, resource) for resource in touched)
+            for action in actions:
+                yield from (Call(action, resource) for resource in touched)
         for inner in self._handed_on(adapter, definition):
             yield from self.calls_of(inner)
 
@@ -284,7 +277,7 @@ def _imports(module: ast.Module) -> Iterator[Path]:
     for node in ast.walk(module):
         names: Iterable[str] = ()
         if isinstance(node, ast.ImportFrom) and node.module:
-            # `from agent_credits import codec` names a module as well.
+            # `from agent_credits.aws import codec` names a module as well.
             names = (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names)
@@ -382,9 +375,7 @@ def _is_attribute_of_self(node: ast.AST) -> bool:
             return False
 
 
-def _actions(
-    method: ast.FunctionDef, service: str, module: ast.Module
-) -> Iterator[tuple[str, str]]:
+def _actions(method: ast.FunctionDef, service: str, module: ast.Module) -> Iterator[str]:
     for node in ast.walk(method):
         match node:
             case ast.Attribute(
@@ -393,13 +384,13 @@ def _actions(
                 yield from _actions_of(service, name, module)
 
 
-def _actions_of(service: str, method: str, module: ast.Module) -> Iterator[tuple[str, str]]:
-    """Yield the operation behind a method, with each action that IAM asks for."""
+def _actions_of(service: str, method: str, module: ast.Module) -> Iterator[str]:
+    """Yield each action that IAM asks for when a method of the client is called."""
     operation = f"{service}:{_operations(service)[method]}"
     if operation in STATEMENTS_OF_PARTIQL:
-        yield from ((operation, f"{service}:PartiQL{verb}") for verb in _verbs(module))
+        yield from (f"{service}:PartiQL{verb}" for verb in _verbs(module))
     else:
-        yield operation, ACTION_OF_OPERATION.get(operation, operation)
+        yield ACTION_OF_OPERATION.get(operation, operation)
 
 
 def _verbs(module: ast.Module) -> set[str]:

@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent_credits import announcements
-from agent_credits.announcements import (
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.ledger.grants import RELOAD_PREFIX
+from agent_credits.notices import announcements
+from agent_credits.notices.announcements import (
     Commit,
     NoticeSettings,
     TeamChange,
     notices_of,
     reload_requested,
 )
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.grants import RELOAD_PREFIX
-from agent_credits.notices import Notice
-from agent_credits.policy import BillingPolicy
-from agent_credits.reload_saga import ReloadSaga
-from agent_credits.spending import PaymentMethod
+from agent_credits.notices.notice import Notice
+from agent_credits.payments.reload_saga import ReloadSaga
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.payment_stand_in import CARD_THAT_DECLINES
 from agent_credits_cli.samples import (
@@ -46,7 +46,7 @@ from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.world import Sample, World, load_world
 from tests.memory_rows import MemoryRows
 from tests.template import load_template
-from tests.unit.payment_fakes import FakePayments
+from tests.unit.payments.payment_fakes import FakePayments
 
 CHECKOUT = Path(__file__).parent.parent
 SAMPLES_FILE = CHECKOUT / "samplesconfig.toml"

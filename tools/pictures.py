@@ -1,7 +1,7 @@
 """Draws the pictures of the README: two notices as people see them in Slack, from golden files.
 
-`make pictures` writes docs/pictures/; tests/unit/test_pictures.py sees to it that they stay what
-the code posts.
+`make pictures` writes docs/pictures/; tests/repository/test_pictures.py checks that they are still
+what the code posts.
 """
 
 import io
@@ -17,7 +17,7 @@ from agent_credits_cli.slack_view import WIDTH_MAX, slack_view
 MARGIN = 4
 
 ROOT = Path(__file__).parents[1]
-MESSAGES = ROOT / "tests" / "unit" / "golden" / "slack"
+MESSAGES = ROOT / "tests" / "unit" / "notices" / "golden" / "slack"
 PICTURES = ROOT / "docs" / "pictures"
 
 # By the name of the picture: the golden message, and what the picture is called.

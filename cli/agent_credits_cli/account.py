@@ -6,21 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from agent_credits.accounts import Account, available_microcredits, pool_balances
-from agent_credits.alerts import LowCredits
-from agent_credits.changes import Past
-from agent_credits.credits import format_credits
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.grants import Grant, drawing_order
-from agent_credits.lapse import bring_up_to, resets_at
-from agent_credits.ledger import PoolBalance
-from agent_credits.low_credits import with_low_credits
-from agent_credits.notices import iso
-from agent_credits.payers import pools_of
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal, parse_principal
-from agent_credits.situation import Situation
-from agent_credits.teams import Team
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.payers import pools_of
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.commit.changes import Past
+from agent_credits.commit.decision_context import Situation
+from agent_credits.commit.low_credits import with_low_credits
+from agent_credits.ledger.accounts import Account, available_microcredits, pool_balances
+from agent_credits.ledger.entries import PoolBalance
+from agent_credits.ledger.expiry import bring_up_to, resets_at
+from agent_credits.ledger.grants import Grant, drawing_order
+from agent_credits.ledger.thresholds import LowCredits
+from agent_credits.notices.notice import iso
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal, parse_principal
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, err, moment, out, print_json, table
 from agent_credits_cli.target import Target, connect

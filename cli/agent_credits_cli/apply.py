@@ -12,17 +12,17 @@ from typing import Annotated, Final, Protocol, TypeVar, assert_never
 
 import typer
 
-from agent_credits.accounts import Account
-from agent_credits.backoff import back_off
-from agent_credits.changes import Conflicting, GrantChange
-from agent_credits.commit import Pause, commit
-from agent_credits.errors import AccountTooLarge, Contended, RowsUnavailable
-from agent_credits.ledger import Entry, Identity, grant_identity
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
-from agent_credits.rows import Rows, TeamRows
-from agent_credits.team_changes import change_team
-from agent_credits.teams import Team
+from agent_credits.aws.backoff import back_off
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.commit.changes import Conflicting, GrantChange
+from agent_credits.commit.rows import Rows, TeamRows
+from agent_credits.commit.team_changes import change_team
+from agent_credits.commit.write_protocol import Pause, commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry, Identity, grant_identity
+from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
+from agent_credits.values.principals import Principal
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.steps import (

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from agent_credits.cached_secret import SecretUnavailable
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.events import Message, ProviderErrorReported, Refusal, parse_message
-from agent_credits.notices import iso
-from agent_credits.signatures import ATTRIBUTE, Keys, why_not_authentic
-from agent_credits.signing_keys import SigningKeys
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.signing_keys import SigningKeys
+from agent_credits.billing.directory import Directory
+from agent_credits.events.agent_runs import Message, ProviderErrorReported, Refusal, parse_message
+from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
+from agent_credits.notices.notice import iso
+from agent_credits.values.errors import SecretUnavailable
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.refusal import Refusal as CommandRefusal
 from agent_credits_cli.tables import AsJson, moment, out, print_json

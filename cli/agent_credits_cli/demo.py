@@ -8,11 +8,11 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agent_credits.credits import format_credits
-from agent_credits.notices import Notice, format_money
-from agent_credits.run_failures import insufficient_credits
-from agent_credits.slack_messages import LOOKS
-from agent_credits.teams import Team
+from agent_credits.billing.teams import Team
+from agent_credits.notices.insufficient_credits import insufficient_credits
+from agent_credits.notices.notice import Notice, format_money
+from agent_credits.notices.slack_messages import LOOKS
+from agent_credits.values.credits import format_credits
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import holdings_to_json
 from agent_credits_cli.checkout import this_checkout

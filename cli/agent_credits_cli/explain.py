@@ -6,14 +6,14 @@ from typing import Annotated, Any, Final, assert_never
 
 import typer
 
-from agent_credits.accounts import pool_balances
-from agent_credits.credits import format_credits
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.ledger import Entry, Identity, PoolBalance, RunContext
-from agent_credits.policy import BillingPolicy, Payer, TriggerKind
-from agent_credits.principals import Principal
-from agent_credits.reconcile import Reconciliation
-from agent_credits.verification import read_policy
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.policy import BillingPolicy, TriggerKind
+from agent_credits.ledger.accounts import pool_balances
+from agent_credits.ledger.entries import Entry, Identity, PoolBalance, RunContext
+from agent_credits.sweeps.reconciliation import Reconciliation
+from agent_credits.sweeps.verification import read_policy
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Payer, Principal
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.ledger import all_pages, draws_text, entry_to_json
 from agent_credits_cli.refusal import Refusal

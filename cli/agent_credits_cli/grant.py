@@ -7,15 +7,15 @@ from typing import Annotated, Any
 import pydantic
 import typer
 
-from agent_credits.accounts import Account
-from agent_credits.backoff import back_off
-from agent_credits.credits import format_credits
-from agent_credits.errors import AccountTooLarge, Contended, RowsUnavailable, TeamMissing
-from agent_credits.notices import format_money, iso
-from agent_credits.principals import Principal
-from agent_credits.purchases import Bought, NotBought, Purchase, buy
-from agent_credits.rows import SettingsRows
-from agent_credits.teams import Team
+from agent_credits.aws.backoff import back_off
+from agent_credits.billing.directory import SettingsRows
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.notices.notice import format_money, iso
+from agent_credits.payments.purchases import Bought, NotBought, Purchase, buy
+from agent_credits.values.credits import format_credits
+from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable, TeamMissing
+from agent_credits.values.principals import Principal
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.apply import OperatorRows, change_account, recorded_grants
 from agent_credits_cli.refusal import Refusal

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
-from agent_credits.accounts import Account
-from agent_credits.credits import format_credits
-from agent_credits.ledger import Draw, Entry, Page
-from agent_credits.notices import iso
-from agent_credits.principals import Principal
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Draw, Entry, Page
+from agent_credits.notices.notice import iso
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, moment, out, print_json_line

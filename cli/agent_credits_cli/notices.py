@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agent_credits.channel_tests import channel_test
-from agent_credits.notices import Channel
-from agent_credits.topic import NoticesTopic
+from agent_credits.aws.topic import NoticesTopic
+from agent_credits.notices.channel_tests import channel_test
+from agent_credits.notices.notice import Channel
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.slack_view import slack_view

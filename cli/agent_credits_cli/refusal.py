@@ -6,7 +6,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from agent_credits.errors import RowNotUnderstood, RowsUnavailable
+from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
 
 EXIT_STATUS: Final = 2
 

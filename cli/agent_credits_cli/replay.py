@@ -14,12 +14,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agent_credits.backoff import back_off
-from agent_credits.credits import format_credits
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.events import EVENTS_PER_MESSAGE_MAX
-from agent_credits.ledger import Entry
-from agent_credits.principals import Principal
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
+from agent_credits.ledger.entries import Entry
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.apply import carry_out, read_stack

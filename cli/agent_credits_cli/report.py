@@ -6,12 +6,12 @@ from typing import Annotated, Final
 
 import typer
 
-from agent_credits.balance_report_notice import report_data, report_text
-from agent_credits.balance_reports import Burning, balance_report
-from agent_credits.burn import burn_of, entries_since, first_day
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.payers import payers
-from agent_credits.principals import Principal
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.balance_reports import Burning, balance_report
+from agent_credits.billing.payers import payers
+from agent_credits.ledger.burn import burn_of, entries_since, first_day
+from agent_credits.notices.balance_report import report_data, report_text
+from agent_credits.values.principals import Principal
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import connect

@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from agent_credits.backoff import back_off
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.ledger import Receipt
-from agent_credits.principals import Principal
-from agent_credits.published import Published
-from agent_credits.slack_messages import slack_message
-from agent_credits.spending import PaymentMethod
-from agent_credits.team_changes import read_team
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.commit.team_changes import read_team
+from agent_credits.ledger.entries import Receipt
+from agent_credits.notices.published import Published
+from agent_credits.notices.slack_messages import slack_message
+from agent_credits.values.principals import Principal
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import Holdings, holdings_at, rows_of
 from agent_credits_cli.apply import carry_out, read_stack

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from agent_credits.accounts import Account, pool_balances
-from agent_credits.credits import format_credits
-from agent_credits.events import AgentRunEvent, ProviderErrorReported, parse_message
-from agent_credits.lapse import bring_up_to
-from agent_credits.ledger import Identity, Receipt
-from agent_credits.principals import Principal
-from agent_credits.rows import Rows
-from agent_credits.spending import PaymentMethod
-from agent_credits.teams import Team
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.billing.teams import Team
+from agent_credits.commit.rows import Rows
+from agent_credits.events.agent_runs import AgentRunEvent, ProviderErrorReported, parse_message
+from agent_credits.ledger.accounts import Account, pool_balances
+from agent_credits.ledger.entries import Identity, Receipt
+from agent_credits.ledger.expiry import bring_up_to
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli.send import Message, message_of, read_text
 from agent_credits_cli.world import ExpectedBalance, ExpectedEvent, Sample, World
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from agent_credits.backoff import back_off
-from agent_credits.commit import Pause
-from agent_credits.events import (
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.sqs_batches import BATCH_ENTRIES_MAX
+from agent_credits.commit.write_protocol import Pause
+from agent_credits.events.agent_runs import (
     EVENTS_PER_MESSAGE_MAX,
     AgentRunEvent,
     UserTrigger,
     parse_message,
 )
-from agent_credits.signatures import ATTRIBUTE, KeysNotUnderstood, parse_key, sign
-from agent_credits.sqs_batches import BATCH_ENTRIES_MAX
+from agent_credits.events.signatures import ATTRIBUTE, KeysNotUnderstood, parse_key, sign
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import connect

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from agent_credits.accounts import Account, PlanSubscription
-from agent_credits.alerts import Alerts
-from agent_credits.changes import GrantChange, PlanChange
-from agent_credits.credits import format_credits
-from agent_credits.grants import GRANTS_MAX, PLAN_CHANGE_PREFIX, Grant
-from agent_credits.ledger import Entry, Identity
-from agent_credits.notices import format_money, iso
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
-from agent_credits.spending import PaymentMethod, Spending, with_cap
-from agent_credits.teams import TENURE_NOTICE, TENURES_MAX, AutoReload, Team, Tenure
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.spend_cap import PaymentMethod, Spending, with_cap
+from agent_credits.billing.teams import TENURE_NOTICE, TENURES_MAX, AutoReload, Team, Tenure
+from agent_credits.commit.changes import GrantChange, PlanChange
+from agent_credits.ledger.accounts import Account, PlanSubscription
+from agent_credits.ledger.entries import Entry, Identity
+from agent_credits.ledger.grants import GRANTS_MAX, PLAN_CHANGE_PREFIX, Grant
+from agent_credits.notices.notice import format_money, iso
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
 

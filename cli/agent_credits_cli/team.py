@@ -6,15 +6,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agent_credits.credits import format_credits
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.notices import format_money, iso
-from agent_credits.payers import payers
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
-from agent_credits.reloads import Reload
-from agent_credits.spending import month_of
-from agent_credits.teams import Team, Tenure
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.payers import payers
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.spend_cap import month_of
+from agent_credits.billing.teams import Team, Tenure
+from agent_credits.ledger.reloads import Reload
+from agent_credits.notices.notice import format_money, iso
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli.account import holdings_at, rows_of
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.steps import alerts_text, auto_reload_text, payment_text

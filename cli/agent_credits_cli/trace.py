@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agent_credits.credits import format_credits
-from agent_credits.principals import Principal
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.world import World
 

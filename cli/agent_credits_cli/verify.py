@@ -8,14 +8,14 @@ from typing import Annotated, Any, Final, Protocol
 
 import typer
 
-from agent_credits.accounts import Account
-from agent_credits.checkpoint import Checkpoint
-from agent_credits.credits import format_credits
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
-from agent_credits.reconcile import Finding, Sums
-from agent_credits.rows import LedgerRows
-from agent_credits.verification import verify_row
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.ledger.accounts import Account
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.reconciliation import Finding, Sums
+from agent_credits.sweeps.rows import LedgerRows
+from agent_credits.sweeps.verification import verify_row
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, err, out, print_json, progress

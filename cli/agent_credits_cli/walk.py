@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent_credits.walks import WalkName, beginning
+from agent_credits.sweeps.sweep import WalkName, beginning
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import Target, connect
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from agent_credits.published import Published, read_envelope
-from agent_credits.slack_messages import slack_message
+from agent_credits.notices.published import Published, read_envelope
+from agent_credits.notices.slack_messages import slack_message
 from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, err, out, print_json_line
 from agent_credits_cli.target import Target, connect

@@ -25,15 +25,15 @@ from pydantic import (
     Field,
 )
 
-from agent_credits.alerts import Alerts
-from agent_credits.credits import format_credits, parse_credits
-from agent_credits.events import Credits
-from agent_credits.grants import GRANTS_MAX, RESERVED_PREFIXES
-from agent_credits.identifiers import Identifier, PoolName, PrincipalText
-from agent_credits.policy import BillingPolicy, BillingRule, Pack, TeamKind
-from agent_credits.principals import Principal
-from agent_credits.spending import PaymentMethod
-from agent_credits.teams import MEMBERS_MAX, AutoReload
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack, TeamKind
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.billing.teams import MEMBERS_MAX, AutoReload
+from agent_credits.events.agent_runs import Credits
+from agent_credits.ledger.grants import GRANTS_MAX, RESERVED_PREFIXES
+from agent_credits.values.credits import format_credits, parse_credits
+from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
+from agent_credits.values.principals import Principal
 from agent_credits_cli.refusal import Refusal
 
 EVERYONE: Final = "*"

@@ -10,17 +10,17 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.announcements import (
+from agent_credits.aws.clients import sns_client, sqs_client
+from agent_credits.aws.reload_queue import ReloadQueue
+from agent_credits.aws.stream_records import change_of
+from agent_credits.aws.topic import NoticesTopic
+from agent_credits.notices.announcements import (
     Commit,
     NoticeSettings,
     StreamChange,
     notices_of,
     reload_requested,
 )
-from agent_credits.clients import aws_session, sns_client, sqs_client
-from agent_credits.reload_queue import ReloadQueue
-from agent_credits.stream_records import change_of
-from agent_credits.topic import NoticesTopic
 
 
 class Settings(BaseModel):
@@ -34,15 +34,14 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = aws_session()
 notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
-topic = NoticesTopic(sns_client(session), settings.NOTICES_TOPIC_ARN)
+topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
 
 
 @cache
 def reloads() -> ReloadQueue:
     """Few commits request a reload, so a cold start does without this client."""
-    return ReloadQueue(sqs_client(session), settings.RELOADS_QUEUE_URL)
+    return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics

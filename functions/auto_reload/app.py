@@ -10,14 +10,18 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.backoff import back_off
-from agent_credits.clients import aws_session, dynamodb_client, secretsmanager_client, sqs_client
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.payments import InvoicePayments
-from agent_credits.reload_queue import ReloadQueue, read_request
-from agent_credits.reload_saga import Granted, NotGranted, Open, ReloadSaga, Stale
-from agent_credits.stripe_payments import StripePayments
-from agent_credits.stripe_secret import StripeSecret
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.clients import (
+    dynamodb_client,
+    secretsmanager_client,
+    sqs_client,
+)
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.reload_queue import ReloadQueue, read_request
+from agent_credits.aws.stripe_secret import StripeSecret
+from agent_credits.payments.port import InvoicePayments
+from agent_credits.payments.reload_saga import Granted, NotGranted, Open, ReloadSaga, Stale
+from agent_credits.payments.stripe_payments import StripePayments
 
 # How soon the provider is asked again about a payment whose outcome is unknown.
 ASK_AGAIN_SECONDS = 15
@@ -41,9 +45,8 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = aws_session()
-rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
-stripe_secret = StripeSecret(secretsmanager_client(session), settings.STRIPE_SECRET_ARN, now)
+rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
+stripe_secret = StripeSecret(secretsmanager_client(), settings.STRIPE_SECRET_ARN, now)
 stripe = StripePayments(stripe_secret, settings.STRIPE_API_BASE or None)
 saga = ReloadSaga(rows, rows, {"stripe": stripe, "invoice": InvoicePayments()}, back_off)
 
@@ -51,7 +54,7 @@ saga = ReloadSaga(rows, rows, {"stripe": stripe, "invoice": InvoicePayments()}, 
 @cache
 def queue() -> ReloadQueue:
     """Few payments stay open, so a cold start does without this client."""
-    return ReloadQueue(sqs_client(session), settings.RELOADS_QUEUE_URL)
+    return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics

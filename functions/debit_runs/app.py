@@ -10,15 +10,19 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.backoff import back_off
-from agent_credits.clients import aws_session, dynamodb_client, secretsmanager_client, sqs_client
-from agent_credits.debits import DebitedBatch, Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.errors import Contended, QueueUnavailable
-from agent_credits.run_queue import RunQueue
-from agent_credits.signatures import ATTRIBUTE
-from agent_credits.signing_keys import SigningKeys
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.clients import (
+    dynamodb_client,
+    secretsmanager_client,
+    sqs_client,
+)
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.run_queue import RunQueue
+from agent_credits.aws.signing_keys import SigningKeys
+from agent_credits.billing.directory import Directory
+from agent_credits.events.signatures import ATTRIBUTE
+from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.values.errors import Contended, QueueUnavailable
 
 # No commit is begun with less time left. It takes milliseconds, or seconds where its calls are
 # retried; one that is cut off is redelivered, and harmless.
@@ -42,10 +46,9 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = aws_session()
-rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
+rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 signing_keys = (
-    SigningKeys(secretsmanager_client(session), settings.EVENT_SIGNING_SECRET_ARN, now)
+    SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
     if settings.EVENT_SIGNING_SECRET_ARN
     else None
 )
@@ -55,7 +58,7 @@ debits = Debits(rows, Directory(rows), back_off, signing_keys)
 @cache
 def run_queue() -> RunQueue:
     """Messages rarely have to go back, so a cold start does without this client."""
-    return RunQueue(sqs_client(session), settings.AGENT_RUNS_QUEUE_URL)
+    return RunQueue(sqs_client(), settings.AGENT_RUNS_QUEUE_URL)
 
 
 @metrics.log_metrics

@@ -16,11 +16,21 @@ from aws_lambda_powertools.utilities.idempotency.exceptions import (
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.cached_secret import CachedSecret, SecretUnavailable
-from agent_credits.clients import aws_session, dynamodb_client, secretsmanager_client, sqs_client
-from agent_credits.published import NotAnEnvelope, Published, read_envelope
-from agent_credits.slack_messages import slack_message
-from agent_credits.slack_posts import NotPosted, SlackPosts, again_in_seconds, parse_webhooks
+from agent_credits.aws.cached_secret import CachedSecret
+from agent_credits.aws.clients import (
+    dynamodb_client,
+    secretsmanager_client,
+    sqs_client,
+)
+from agent_credits.notices.published import NotAnEnvelope, Published, read_envelope
+from agent_credits.notices.slack_messages import slack_message
+from agent_credits.notices.slack_posts import (
+    NotPosted,
+    SlackPosts,
+    again_in_seconds,
+    parse_webhooks,
+)
+from agent_credits.values.errors import SecretUnavailable
 
 # Longer than a notice can come again: it waits at most 4 days in the queue and then 14 in the
 # dead-letter queue, from which it may be sent back.
@@ -43,17 +53,16 @@ def now() -> datetime:
 
 logger = Logger()
 settings = Settings.model_validate(dict(os.environ))
-session = aws_session()
-sqs = sqs_client(session)
+sqs = sqs_client()
 webhooks = CachedSecret(
-    secretsmanager_client(session),
+    secretsmanager_client(),
     settings.SLACK_SECRET_ARN,
     now,
     lambda secret: parse_webhooks(secret, settings.SLACK_API_BASE),
 )
 posts = SlackPosts(now)
 once = IdempotencyConfig(expires_after_seconds=REMEMBERED_SECONDS)
-posted = DynamoDBPersistenceLayer(settings.SLACK_POSTS_TABLE, boto3_client=dynamodb_client(session))
+posted = DynamoDBPersistenceLayer(settings.SLACK_POSTS_TABLE, boto3_client=dynamodb_client())
 
 
 @logger.inject_lambda_context

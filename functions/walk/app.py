@@ -9,13 +9,13 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from agent_credits.balance_report_walk import BalanceReportWalk
-from agent_credits.clients import aws_session, dynamodb_client, sqs_client
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.expiring_credits_walk import ExpiringCreditsWalk
-from agent_credits.reconciliation_walk import ReconciliationWalk
-from agent_credits.walk_queue import SqsWalkQueue
-from agent_credits.walks import (
+from agent_credits.aws.clients import dynamodb_client, sqs_client
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.sweep_queue import SqsWalkQueue
+from agent_credits.sweeps.balance_report_sweep import BalanceReportWalk
+from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsWalk
+from agent_credits.sweeps.reconciliation_sweep import ReconciliationWalk
+from agent_credits.sweeps.sweep import (
     Step,
     Visit,
     Walk,
@@ -41,9 +41,8 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-session = aws_session()
-rows = DynamoDBRows(dynamodb_client(session), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
-queue = SqsWalkQueue(sqs_client(session), settings.WALKS_QUEUE_URL)
+rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
+queue = SqsWalkQueue(sqs_client(), settings.WALKS_QUEUE_URL)
 walks: dict[WalkName, Walk[Any]] = {
     "reconciliation": ReconciliationWalk(rows),
     "expiring_credits": ExpiringCreditsWalk(rows, timedelta(days=settings.EXPIRY_NOTICE_DAYS)),

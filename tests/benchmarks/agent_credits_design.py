@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
-from agent_credits.accounts import Account
-from agent_credits.backoff import back_off
-from agent_credits.credits import format_credits
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.items import account_item
-from agent_credits.ledger import Entry
-from agent_credits.principals import Principal
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.items import account_item
+from agent_credits.billing.directory import Directory
+from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from tests.benchmarks.design import GRANTED_MICROCREDITS, Done, drop_tables
 from tests.benchmarks.workloads import RUN_EVENTS, Workload
 from tests.integration.stack_tables import StackTables, create_tables

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agent_credits.items import Item, item_bytes
+from agent_credits.aws.items import Item, item_bytes
 from tests.ledger_statements import inserted_item
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from agent_credits.commit import CHANGES_PER_COMMIT_MAX
+from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX
 from tests.benchmarks import workloads
 from tests.benchmarks.agent_credits_design import AgentCredits
 from tests.benchmarks.design import DynamoDBDesign

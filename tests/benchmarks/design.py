@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from agent_credits.items import item_bytes
+from agent_credits.aws.items import item_bytes
 from tests.benchmarks.workloads import Workload
 
 if TYPE_CHECKING:

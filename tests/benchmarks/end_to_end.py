@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from agent_credits.changes import GrantChange
+from agent_credits.commit.changes import GrantChange
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.checkout import this_checkout

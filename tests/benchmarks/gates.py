@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from agent_credits.commit import CHANGES_PER_COMMIT_MAX
+from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX
 from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
 from tests.benchmarks.modelled import Modelled
 from tests.benchmarks.stores import NEAR, Network
@@ -20,7 +20,7 @@ ROUND_TRIPS_COLD_MAX = 3
 SHARE_OF_TYPICAL_MAX = 0.5
 ADVANTAGE_MIN = 20
 NEAR_ADVANTAGE_MIN = 2
-SHARE_OF_LEAST_MAX = 1
+SHARE_OF_LEAST_MAX = 1.25
 # How the cost of an event may rise from one batch size to the next: by what a page of random
 # identifiers happens to compress to.
 RISE_MAX = 0.01

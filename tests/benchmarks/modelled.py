@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent_credits.announcements import Commit, NoticeSettings, notices_of
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.items import Item, account_from_item, account_item
+from agent_credits.aws.items import Item, account_from_item, account_item
+from agent_credits.billing.directory import Directory
+from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of
 from tests.benchmarks.agent_credits_design import accounts_well_into_their_lives
 from tests.benchmarks.cost_model import (
     Dollars,

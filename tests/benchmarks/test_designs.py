@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from agent_credits.credits import parse_credits
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.events import parse_message
-from agent_credits.principals import Principal
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.events.agent_runs import parse_message
+from agent_credits.values.credits import parse_credits
+from agent_credits.values.principals import Principal
 from tests.benchmarks.agent_credits_design import AgentCredits
 from tests.benchmarks.counts import DESIGNS
 from tests.benchmarks.design import GRANTED_MICROCREDITS, DynamoDBDesign

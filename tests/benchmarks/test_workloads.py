@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from agent_credits.events import parse_message
+from agent_credits.events.agent_runs import parse_message
 from tests.benchmarks.agent_credits_design import accounts_well_into_their_lives
 from tests.benchmarks.workloads import (
     BATCH_MESSAGES_MAX,

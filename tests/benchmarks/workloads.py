@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 
-from agent_credits.credits import format_credits
-from agent_credits.principals import Principal
-from agent_credits.teams import Team
+from agent_credits.billing.teams import Team
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.replay import TRACE_EVENTS
 from agent_credits_cli.trace import (

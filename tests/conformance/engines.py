@@ -12,19 +12,14 @@ from unittest import mock
 import boto3
 import pytest
 
-from agent_credits.accounts import Account
-from agent_credits.balance_report_walk import ReportRows
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.ledger import Page, Receipt
-from agent_credits.observations import Observation
-from agent_credits.rows import (
-    AccountsRows,
-    CheckpointRows,
-    LedgerRows,
-    Rows,
-    TeamRows,
-)
-from agent_credits.teams import Team
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.teams import Team
+from agent_credits.commit.rows import Rows, TeamRows
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Page, Receipt
+from agent_credits.notices.observations import Observation
+from agent_credits.sweeps.balance_report_sweep import ReportRows
+from agent_credits.sweeps.rows import AccountsRows, CheckpointRows, LedgerRows
 from tests.conformance.dynamodb_local import dynamodb_local, require_or_skip
 from tests.conformance.ministack import ministack
 from tests.integration.locked_moto import ENVIRONMENT, locked_moto

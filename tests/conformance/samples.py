@@ -4,16 +4,24 @@ from datetime import UTC, date, datetime, timedelta
 
 from msgspec.structs import replace
 
-from agent_credits.accounts import Account, ErroredRun, PlanSubscription
-from agent_credits.alerts import Alerts, LowCredits, Threshold
-from agent_credits.grants import Grant
-from agent_credits.ledger import Draw, Entry, PoolBalance, ReloadFacts, RunContext, run_identity
-from agent_credits.observations import ProviderRefused
-from agent_credits.principals import Principal
-from agent_credits.provider_errors import ProviderAnswer
-from agent_credits.reloads import Reload
-from agent_credits.spending import PaymentMethod, Reservation, Spending
-from agent_credits.teams import AutoReload, Team, Tenure
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending
+from agent_credits.billing.teams import AutoReload, Team, Tenure
+from agent_credits.events.model_provider_errors import ProviderAnswer
+from agent_credits.ledger.accounts import Account, ErroredRun, PlanSubscription
+from agent_credits.ledger.entries import (
+    Draw,
+    Entry,
+    PoolBalance,
+    ReloadFacts,
+    RunContext,
+    run_identity,
+)
+from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.reloads import Reload
+from agent_credits.ledger.thresholds import LowCredits, Threshold
+from agent_credits.notices.observations import ProviderRefused
+from agent_credits.values.principals import Principal
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 

@@ -14,10 +14,10 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from agent_credits.backoff import back_off
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.directory import Directory
+from agent_credits.intake.debits import Debits, Delivery
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.emulator import HOST, free_port

@@ -10,12 +10,12 @@ from datetime import timedelta
 import pytest
 from msgspec.structs import replace
 
-from agent_credits.accounts import Account
-from agent_credits.changes import GrantChange
-from agent_credits.commit import commit
-from agent_credits.errors import AccountTooLarge
-from agent_credits.ledger import Identity, Page, Receipt, run_identity
-from agent_credits.principals import Principal
+from agent_credits.commit.changes import GrantChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Identity, Page, Receipt, run_identity
+from agent_credits.values.errors import AccountTooLarge
+from agent_credits.values.principals import Principal
 from tests.conformance.engines import AllRows, Engine
 from tests.conformance.samples import NOW, entry, full_account, grant, provider_refused, team
 

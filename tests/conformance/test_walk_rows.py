@@ -5,13 +5,13 @@ from datetime import date
 
 import pytest
 
-from agent_credits.accounts import Account
-from agent_credits.burn import BurnByDay
-from agent_credits.burn_counts import BurnCount
-from agent_credits.checkpoint import Checkpoint
-from agent_credits.ledger import Page
-from agent_credits.principals import Principal
-from agent_credits.rows import Unreadable
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.burn import BurnByDay
+from agent_credits.ledger.burn_counts import BurnCount
+from agent_credits.ledger.entries import Page
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.rows import Unreadable
+from agent_credits.values.principals import Principal
 from tests.conformance.engines import AllRows
 from tests.conformance.samples import NOW, entry, full_account, grant, team
 

@@ -28,7 +28,7 @@ from typing import Final
 
 from rich.console import Console
 
-from agent_credits.backoff import back_off
+from agent_credits.aws.backoff import back_off
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.apply import carry_out, read_stack

@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 
 import pytest
 
-from agent_credits.accounts import Account, available_microcredits
-from agent_credits.backoff import back_off
-from agent_credits.changes import GrantChange
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.ledger import Entry
-from agent_credits.policy import BillingPolicy, BillingRule, Pack
-from agent_credits.principals import Principal
-from agent_credits.spending import PaymentMethod
-from agent_credits.teams import AutoReload, Team, Tenure
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.billing.teams import AutoReload, Team, Tenure
+from agent_credits.commit.changes import GrantChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account, available_microcredits
+from agent_credits.ledger.entries import Entry
+from agent_credits.values.principals import Principal
 from agent_credits_cli.payment_stand_in import (
     CARD_THAT_DECLINES,
     CARD_THAT_PAYS,

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.principals import Principal
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.directory import Directory
+from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.values.principals import Principal
 from agent_credits_cli.target import Target
 from tests.benchmarks.capacity import Consumed, consumption_of
 from tests.unit.builders import (

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from agent_credits.published import Published
-from agent_credits.run_failures import insufficient_credits
+from agent_credits.notices.insufficient_credits import insufficient_credits
+from agent_credits.notices.published import Published
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.dead_letters import read_dead_letters
 from agent_credits_cli.demo import email_of_first

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agent_credits.backoff import back_off
-from agent_credits.changes import GrantChange
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.items import account_key
-from agent_credits.principals import Principal
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.items import account_key
+from agent_credits.commit.changes import GrantChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.values.principals import Principal
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.target import Target
 from agent_credits_cli.walk import begin

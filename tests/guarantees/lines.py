@@ -30,57 +30,57 @@ MODEL = "tests/simulation/test_models.py::test_every_interleaving_keeps_the_inva
 LINES = (
     Line(
         "1 no grant below zero",
-        f"{PACKAGE}/waterfall.py",
+        f"{PACKAGE}/ledger/waterfall.py",
         "part = min(grant.remaining_microcredits, uncovered)",
         "part = uncovered",
-        "tests/unit/test_waterfall.py::test_no_grant_falls_below_zero_and_no_expired_one_is_drawn",
+        "tests/unit/ledger/test_waterfall.py::test_no_grant_falls_below_zero_and_no_expired_one_is_drawn",
     ),
     Line(
         "2 the ledger alone gives the balance",
-        f"{PACKAGE}/runs.py",
+        f"{PACKAGE}/commit/runs.py",
         "return replace(account, grants=drawn.grants), entry",
         "return account, entry",
-        "tests/unit/test_decide.py::test_the_ledger_alone_explains_every_row",
+        "tests/unit/commit/test_decide.py::test_the_ledger_alone_explains_every_row",
     ),
     Line(
         "3 one outcome per event: the page is flushed before the next one",
-        f"{PACKAGE}/commit.py",
+        f"{PACKAGE}/commit/write_protocol.py",
         "receipts = rows.flush_and_read_receipts(account.page, wanted)",
         "receipts = rows.read_receipts(wanted)",
         f"{MODEL}[write protocol: usage]",
     ),
     Line(
         "3 one outcome per event: what has a receipt is recorded",
-        f"{PACKAGE}/decide.py",
+        f"{PACKAGE}/commit/decide.py",
         "known.update(past.recorded)",
         "",
-        "tests/unit/test_decide.py::test_what_an_id_has_decided_stays_decided",
+        "tests/unit/commit/test_decide.py::test_what_an_id_has_decided_stays_decided",
     ),
     Line(
         "4 draws plus shortfall equal the amount",
-        f"{PACKAGE}/runs.py",
+        f"{PACKAGE}/commit/runs.py",
         "shortfall_microcredits=drawn.shortfall_microcredits,",
         "",
-        "tests/unit/test_decide.py"
+        "tests/unit/commit/test_decide.py"
         "::test_usage_takes_what_there_is_and_records_the_rest_as_shortfall",
     ),
     Line(
         "5 no expired grant is drawn",
-        f"{PACKAGE}/waterfall.py",
+        f"{PACKAGE}/ledger/waterfall.py",
         "if part > 0 and grant.is_live(now):",
         "if part > 0:",
-        "tests/unit/test_waterfall.py::test_a_grant_can_be_drawn_until_just_before_its_expiry",
+        "tests/unit/ledger/test_waterfall.py::test_a_grant_can_be_drawn_until_just_before_its_expiry",
     ),
     Line(
         "5 the waterfall is one total order",
-        f"{PACKAGE}/grants.py",
+        f"{PACKAGE}/ledger/grants.py",
         "key=lambda g: (place[g.pool], g.expires_at or _NEVER, g.granted_at, g.id),",
         "key=lambda g: (place[g.pool], g.expires_at or _NEVER, g.granted_at),",
-        "tests/unit/test_waterfall.py::test_grants_are_drawn_in_one_order",
+        "tests/unit/ledger/test_waterfall.py::test_grants_are_drawn_in_one_order",
     ),
     Line(
         "6 version grows by one per commit",
-        f"{PACKAGE}/dynamodb_rows.py",
+        f"{PACKAGE}/aws/dynamodb_rows.py",
         'nobody_has_committed = "version = :read_version"',
         'nobody_has_committed = "version >= :read_version"',
         "tests/conformance/test_rows.py"
@@ -88,7 +88,7 @@ LINES = (
     ),
     Line(
         "7 acknowledged implies recorded",
-        f"{PACKAGE}/debits.py",
+        f"{PACKAGE}/intake/debits.py",
         "return list({**self.refused, **self.postponed, **self.waiting})",
         "return list({**self.refused, **self.waiting})",
         "tests/integration/test_debit_runs.py"
@@ -96,17 +96,17 @@ LINES = (
     ),
     Line(
         "8 a recorded entry never changes: a full page does not grow",
-        f"{PACKAGE}/decide.py",
+        f"{PACKAGE}/commit/decide.py",
         "    if not row.page_is_full:\n        return row\n",
         "    return row\n",
-        "tests/unit/test_decide.py::test_a_full_page_is_followed_by_the_next_one",
+        "tests/unit/commit/test_decide.py::test_a_full_page_is_followed_by_the_next_one",
     ),
     Line(
         "8 a recorded entry never changes: another payload is a conflict",
-        f"{PACKAGE}/decide.py",
+        f"{PACKAGE}/commit/decide.py",
         "elif before.payload_hash == change.payload_hash:",
         "elif True:",
-        "tests/unit/test_decide.py"
+        "tests/unit/commit/test_decide.py"
         "::test_the_same_id_with_another_payload_is_never_applied_in_one_batch",
     ),
     Line(
@@ -119,22 +119,22 @@ LINES = (
     ),
     Line(
         "10 spent plus reserved never passes the cap",
-        f"{PACKAGE}/spending.py",
+        f"{PACKAGE}/billing/spend_cap.py",
         "    if reservation.price_cents > spending.head_room(cap_cents, reservation.month):\n"
         "        return None\n",
         "",
-        "tests/unit/test_spending.py::test_a_purchase_may_reach_the_cap_but_not_pass_it_by_a_cent",
+        "tests/unit/billing/test_spend_cap.py::test_a_purchase_may_reach_the_cap_but_not_pass_it_by_a_cent",
     ),
     Line(
         "10 a payment is stored before it is confirmed",
-        f"{PACKAGE}/reload_saga.py",
+        f"{PACKAGE}/payments/reload_saga.py",
         "payment_id = self._stored(request, created)",
         "payment_id = created",
         f"{MODEL}[reload saga: one reload, a cap for two]",
     ),
     Line(
         "10 a reservation is kept while the outcome is unknown",
-        f"{PACKAGE}/spending.py",
+        f"{PACKAGE}/billing/spend_cap.py",
         "    if held is None or held.payment_id != payment_id:\n"
         "        return spending\n"
         "    return _update(spending, reservations=_without(spending, purchase_id))\n",
@@ -143,7 +143,7 @@ LINES = (
     ),
     Line(
         "11 one live reload per account",
-        f"{PACKAGE}/reload_saga.py",
+        f"{PACKAGE}/payments/reload_saga.py",
         "        if _open_reload(team.spending, request.principal) is not None:\n"
         '            return "payment_unavailable"\n',
         "",
@@ -151,12 +151,12 @@ LINES = (
     ),
     Line(
         "12 replaying the whole queue changes nothing",
-        f"{PACKAGE}/decide.py",
+        f"{PACKAGE}/commit/decide.py",
         "    if not any(isinstance(result, Recorded) for result in results)"
         " and current.reload == row.reload:\n"
         "        return Decision(row.version, row, tuple(results))\n",
         "",
-        "tests/unit/test_decide.py::test_a_batch_of_repeats_changes_nothing_though_a_refill_is_due",
+        "tests/unit/commit/test_decide.py::test_a_batch_of_repeats_changes_nothing_though_a_refill_is_due",
     ),
 )
 

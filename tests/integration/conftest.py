@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits_cli.target import CLIENT_CONFIG, StackOutputs, Target
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.locked_moto import locked_moto

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.teams import Team
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.teams import Team
+from agent_credits.commit.write_protocol import commit
 from agent_credits_cli.account import holdings_at, holdings_to_json
 from tests.integration.test_apply import Declare, applied, differences, team
 from tests.integration.test_apply import declare as declare

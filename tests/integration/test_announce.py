@@ -9,9 +9,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from pydantic import ValidationError
 
-from agent_credits.accounts import Account
-from agent_credits.commit import commit
-from agent_credits.items import account_item, account_key, observation_item
+from agent_credits.aws.items import account_item, account_key, observation_item
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
 from tests.conformance.samples import provider_refused
 from tests.integration.lambda_runtime import Function, receive
 from tests.lambda_events import FOLDER

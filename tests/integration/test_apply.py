@@ -7,14 +7,14 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from agent_credits.changes import Recorded
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.errors import Contended
-from agent_credits.grants import GRANTS_MAX
-from agent_credits.principals import Principal
-from agent_credits.spending import Spending
-from agent_credits.teams import TENURE_NOTICE, TENURES_MAX, Team, Tenure
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.spend_cap import Spending
+from agent_credits.billing.teams import TENURE_NOTICE, TENURES_MAX, Team, Tenure
+from agent_credits.commit.changes import Recorded
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.grants import GRANTS_MAX
+from agent_credits.values.errors import Contended
+from agent_credits.values.principals import Principal
 from agent_credits_cli import apply as apply_module
 from agent_credits_cli import grant as grant_module
 from agent_credits_cli.apply import carry_out, read_stack

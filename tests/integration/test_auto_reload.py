@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent_credits.announcements import Commit, reload_requested
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.errors import Contended
-from agent_credits.items import is_account_item, policy_item, team_item
-from agent_credits.payments import InvoicePayments
-from agent_credits.principals import Principal
-from agent_credits.reload_queue import ReloadQueue, read_request
-from agent_credits.reload_saga import Granted, ReloadRequest, ReloadSaga
-from agent_credits.teams import Team
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.items import is_account_item, policy_item, team_item
+from agent_credits.aws.reload_queue import ReloadQueue, read_request
+from agent_credits.billing.teams import Team
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.notices.announcements import Commit, reload_requested
+from agent_credits.payments.port import InvoicePayments
+from agent_credits.payments.reload_saga import Granted, ReloadSaga
+from agent_credits.values.errors import Contended
+from agent_credits.values.principals import Principal
 from tests.integration.stack_tables import StackTables
-from tests.unit.payment_fakes import FakePayments
+from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_builders import (
     ACME,
     ANA,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from tests.integration.lambda_runtime import Function, cold_start, receive, send
 from tests.integration.stack_tables import StackTables
 from tests.unit.builders import (

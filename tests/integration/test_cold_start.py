@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from pydantic import ValidationError
 
-from agent_credits.clients import SERVICE_MODELS
+from agent_credits.aws.clients import SERVICE_MODELS
 from tests.integration import lambda_runtime
 from tests.template import load_template
 
@@ -23,9 +23,9 @@ FUNCTIONS = ["announce", "auto_reload", "debit_runs", "walk"]
 NEVER_LOADED = {"boto3", "s3transfer"}
 # Models of what hardly any batch of runs needs.
 LOADED_WHEN_MET = {
-    "agent_credits.balance_reports",
-    "agent_credits.observations",
-    "agent_credits.provider_table",
+    "agent_credits.billing.balance_reports",
+    "agent_credits.notices.observations",
+    "agent_credits.events.model_provider_table",
 }
 
 # Imports the function the way Lambda does, in an interpreter that has loaded nothing else, and
@@ -139,7 +139,7 @@ def test_a_cold_start_loads_no_more_of_boto3_than_what_calls(function: str) -> N
 def test_debiting_starts_without_the_models_of_rare_rows() -> None:
     modules = cold_start("debit_runs").modules
 
-    assert "agent_credits.teams" in modules
+    assert "agent_credits.billing.teams" in modules
     assert modules & LOADED_WHEN_MET == set()
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from agent_credits.changes import Recorded
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.ledger import Entry, Identity
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.directory import Directory
+from agent_credits.commit.changes import Recorded
+from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.ledger.entries import Entry, Identity
 from tests.unit.builders import (
     ACME,
     ANA,

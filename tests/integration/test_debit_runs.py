@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.ledger import Entry
-from agent_credits.principals import Principal
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.ledger.entries import Entry
+from agent_credits.values.principals import Principal
 from tests.integration.lambda_runtime import Context, Function, cold_start, receive, send
 from tests.integration.stack_tables import StackTables
 from tests.lambda_events import FOLDER

@@ -10,18 +10,15 @@ from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from msgspec.structs import replace
 
-import agent_credits.backoff
-from agent_credits.accounts import Account
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import (
+import agent_credits.aws.backoff
+from agent_credits.aws.dynamodb_rows import (
     BATCH_GET_KEYS_MAX,
     BATCH_ROUNDS_MAX,
     BATCH_STATEMENTS_MAX,
     WORTH_REPEATING,
     DynamoDBRows,
 )
-from agent_credits.errors import AgentCreditsError, RowNotUnderstood, RowsUnavailable
-from agent_credits.items import (
+from agent_credits.aws.items import (
     account_item,
     observation_item,
     observation_key,
@@ -29,7 +26,10 @@ from agent_credits.items import (
     receipt_items,
     receipt_key,
 )
-from agent_credits.ledger import Page
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Page
+from agent_credits.values.errors import AgentCreditsError, RowNotUnderstood, RowsUnavailable
 from tests.conformance.samples import full_account, provider_refused
 from tests.integration.stack_tables import StackTables
 from tests.memory_rows import MemoryRows
@@ -286,7 +286,7 @@ def test_what_is_committed_over_the_tables_is_what_is_committed_in_memory(
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
-    monkeypatch.setattr(agent_credits.backoff.time, "sleep", waits.append)
+    monkeypatch.setattr(agent_credits.aws.backoff.time, "sleep", waits.append)
     return waits
 
 
@@ -349,7 +349,7 @@ def test_keys_that_stay_unread_are_a_fault_after_a_bounded_number_of_rounds(
     with pytest.raises(RowsUnavailable, match="items not read in 8 rounds"):
         stubbed.read_receipts([page.entries[0].identity])
 
-    assert max(waits) <= agent_credits.backoff.LONGEST_SECONDS
+    assert max(waits) <= agent_credits.aws.backoff.LONGEST_SECONDS
 
 
 def insertions(page: Page) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from agent_credits.accounts import Account
-from agent_credits.changes import Recorded
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.directory import Directory
+from agent_credits.commit.changes import Recorded
+from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.ledger.accounts import Account
 from tests.integration.lambda_runtime import Function
 from tests.integration.stack_tables import StackTables
 from tests.integration.test_announce import inbox, stream_event

@@ -15,14 +15,14 @@ import boto3
 import pytest
 from msgspec.structs import replace
 
-from agent_credits.notices import Notice
-from agent_credits.topic import NoticesTopic
+from agent_credits.aws.topic import NoticesTopic
+from agent_credits.notices.notice import Notice
 from agent_credits_cli.slack_server import Answer, Message, SlackServer
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.stack_tables import create_table_request
 from tests.template import load_template
 from tests.unit.builders import ANA, NOW
-from tests.unit.every_notice import EXAMPLES
+from tests.unit.notices.every_notice import EXAMPLES
 from tests.unit.reload_builders import CARD
 
 if TYPE_CHECKING:

@@ -15,17 +15,17 @@ import typer
 from msgspec import structs
 from typer.testing import CliRunner, Result
 
-from agent_credits.commit import commit
-from agent_credits.directory import Directory
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.events import parse_message
-from agent_credits.items import account_item, page_key
-from agent_credits.principals import Principal
-from agent_credits.published import Published
-from agent_credits.run_failures import insufficient_credits
-from agent_credits.spending import Spending, month_of
-from agent_credits.teams import Team
-from agent_credits.topic import NoticesTopic
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.items import account_item, page_key
+from agent_credits.aws.topic import NoticesTopic
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.spend_cap import Spending, month_of
+from agent_credits.billing.teams import Team
+from agent_credits.commit.write_protocol import commit
+from agent_credits.events.agent_runs import parse_message
+from agent_credits.notices.insufficient_credits import insufficient_credits
+from agent_credits.notices.published import Published
+from agent_credits.values.principals import Principal
 from agent_credits_cli import account, dead_letters, explain, ledger, team, verify, watch
 from agent_credits_cli.account import holdings_at, holdings_to_json
 from agent_credits_cli.dead_letters import read_dead_letters, why_refused

@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.commit.write_protocol import commit
 from agent_credits_cli import report
 from agent_credits_cli.refusal import RefusingGroup
 from agent_credits_cli.target import Target

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from agent_credits.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.stack_tables import StackTables
 from tests.integration.test_auto_reload import request_reload

@@ -8,7 +8,7 @@ import typer
 from botocore.stub import Stubber
 from typer.testing import CliRunner, Result
 
-from agent_credits.events import parse_message
+from agent_credits.events.agent_runs import parse_message
 from agent_credits_cli import send as send_module
 from agent_credits_cli.refusal import Refusal, RefusingGroup
 from agent_credits_cli.send import (

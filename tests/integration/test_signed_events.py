@@ -14,9 +14,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from agent_credits.cached_secret import SECRET_TTL
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.signatures import sign
+from agent_credits.aws.cached_secret import SECRET_TTL
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.events.signatures import sign
 from agent_credits_cli import send as send_module
 from agent_credits_cli.dead_letters import read_dead_letters
 from agent_credits_cli.refusal import Refusal, RefusingGroup

@@ -14,10 +14,17 @@ from typing import Literal
 
 import pytest
 
-from agent_credits import stripe_payments
-from agent_credits.payments import Canceled, Charge, Declined, Paid, PaymentUnavailable, Unresolved
-from agent_credits.spending import PaymentMethod
-from agent_credits.stripe_payments import StripePayments
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.payments import stripe_payments
+from agent_credits.payments.port import (
+    Canceled,
+    Charge,
+    Declined,
+    Paid,
+    PaymentUnavailable,
+    Unresolved,
+)
+from agent_credits.payments.stripe_payments import StripePayments
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.emulator import HOST, free_port
 from agent_credits_cli.payment_stand_in import (

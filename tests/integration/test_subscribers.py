@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 
-from agent_credits.notices import Notice
-from agent_credits.topic import NoticesTopic
-from tests.unit.every_notice import EXAMPLES
+from agent_credits.aws.topic import NoticesTopic
+from agent_credits.notices.notice import Notice
+from tests.unit.notices.every_notice import EXAMPLES
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

@@ -11,13 +11,13 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from agent_credits.accounts import Account
-from agent_credits.commit import commit
-from agent_credits.dynamodb_rows import DynamoDBRows
-from agent_credits.errors import RowsUnavailable
-from agent_credits.items import account_key, team_key
-from agent_credits.principals import Principal
-from agent_credits.walks import Step, Visit, beginning, parse_walk_message
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.items import account_key, team_key
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.sweeps.sweep import Step, Visit, beginning, parse_walk_message
+from agent_credits.values.errors import RowsUnavailable
+from agent_credits.values.principals import Principal
 from agent_credits_cli import walk as walk_command
 from agent_credits_cli.refusal import RefusingGroup
 from agent_credits_cli.target import Target

@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from agent_credits.changes import RunChange
-from agent_credits.reload_saga import ReloadSaga
+from agent_credits.commit.changes import RunChange
+from agent_credits.payments.reload_saga import ReloadSaga
 from tests.simulation import reload_saga_model, write_protocol_model
 from tests.simulation.reload_saga_model import IN_TIME, PRICE_CENTS, TOO_LATE, Begins
 from tests.unit.builders import finished, run_changes, usage

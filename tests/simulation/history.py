@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from agent_credits import accounts
-from agent_credits.changes import PlanChange
-from agent_credits.commit import commit
-from agent_credits.debits import Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.events import ProviderErrorReported, parse_message
-from agent_credits.principals import Principal
-from agent_credits.reload_saga import ReloadRequest
-from agent_credits.teams import TENURE_NOTICE, Team, Tenure
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.teams import TENURE_NOTICE, Team, Tenure
+from agent_credits.commit.changes import PlanChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.events.agent_runs import ProviderErrorReported, parse_message
+from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.ledger import accounts
+from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.values.principals import Principal
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Invariants, Sent, Violation, check, report_name
 from tests.simulation.outside import Provider, Queue, StoredRows
@@ -32,7 +32,7 @@ from tests.simulation.workers import (
 from tests.simulation.world import BOUNDARIES, POLICY, build_world
 
 if TYPE_CHECKING:
-    from agent_credits.ledger import Identity
+    from agent_credits.ledger.entries import Identity
 
 MESSAGES_MIN, MESSAGES_MAX = 10, 120
 SENDS_PER_TURN = 0.012

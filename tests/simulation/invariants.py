@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from agent_credits.accounts import Account
-from agent_credits.ledger import Entry, Identity, Page, Receipt
-from agent_credits.notices import Notice
-from agent_credits.observations import Observation, ProviderRefused
-from agent_credits.principals import Principal
-from agent_credits.spending import Reservation
-from agent_credits.teams import Team
+from agent_credits.billing.spend_cap import Reservation
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
+from agent_credits.notices.notice import Notice
+from agent_credits.notices.observations import Observation, ProviderRefused
+from agent_credits.values.principals import Principal
 from tests.simulation.low_reference import Knowledge, LowReference, base_of
 from tests.simulation.reference import Expected, Lapse, Reference
 from tests.simulation.world import POLICY

@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo
 from tests.simulation.reference import POOLS, Reference
 
 if TYPE_CHECKING:
-    from agent_credits.accounts import Account
-    from agent_credits.alerts import Threshold
-    from agent_credits.ledger import Entry
-    from agent_credits.policy import BillingPolicy
-    from agent_credits.teams import Team
+    from agent_credits.billing.policy import BillingPolicy
+    from agent_credits.billing.teams import Team
+    from agent_credits.ledger.accounts import Account
+    from agent_credits.ledger.entries import Entry
+    from agent_credits.ledger.thresholds import Threshold
 
 REFUSAL_HOLDS = timedelta(minutes=10)
 

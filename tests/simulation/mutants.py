@@ -6,20 +6,17 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from agent_credits.accounts import Account
-from agent_credits.announcements import Commit, StreamChange
-from agent_credits.errors import QueueUnavailable, RowsUnavailable
-from agent_credits.ledger import Identity, Page, Receipt
-from agent_credits.observations import Observation
-from agent_credits.payments import Charge, Paid, PaymentUnavailable
-from agent_credits.principals import Principal
-from agent_credits.reload_saga import (
-    ReloadRequest,
-    ReloadSaga,
-    Resolution,
-)
-from agent_credits.spending import Reservation, release, settle
-from agent_credits.team_changes import read_team
+from agent_credits.billing.spend_cap import Reservation, release, settle
+from agent_credits.commit.team_changes import read_team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Identity, Page, Receipt
+from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.notices.announcements import Commit, StreamChange
+from agent_credits.notices.observations import Observation
+from agent_credits.payments.port import Charge, Paid, PaymentUnavailable
+from agent_credits.payments.reload_saga import ReloadSaga, Resolution
+from agent_credits.values.errors import QueueUnavailable, RowsUnavailable
+from agent_credits.values.principals import Principal
 from tests.simulation.outside import Message
 from tests.simulation.workers import AnnounceWorker, DebitWorker, Parts, WorkerRows
 

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Generic, Literal, Protocol, TypeVar
 
-from agent_credits.accounts import Account
-from agent_credits.announcements import Commit, Observed, StreamChange, TeamChange
-from agent_credits.items import (
+from agent_credits.aws.items import (
     account_from_item,
     account_item,
     page_from_item,
@@ -19,11 +17,13 @@ from agent_credits.items import (
     receipt_from_item,
     receipt_items,
 )
-from agent_credits.ledger import Identity, Page, Receipt
-from agent_credits.observations import Observation
-from agent_credits.payments import Canceled, Charge, Declined, Paid, PaymentState, Unresolved
-from agent_credits.spending import Reservation
-from agent_credits.teams import Team
+from agent_credits.billing.spend_cap import Reservation
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Identity, Page, Receipt
+from agent_credits.notices.announcements import Commit, Observed, StreamChange, TeamChange
+from agent_credits.notices.observations import Observation
+from agent_credits.payments.port import Canceled, Charge, Declined, Paid, PaymentState, Unresolved
 from tests.memory_rows import MemoryRows
 from tests.simulation.invariants import Invariants
 

@@ -14,9 +14,12 @@ from collections.abc import Hashable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
-from agent_credits.accounts import Account
-from agent_credits.errors import AgentCreditsError, InvariantViolated
-from agent_credits.payments import (
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending
+from agent_credits.billing.teams import AutoReload, Team, Tenure
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, ReloadRequest
+from agent_credits.payments.port import (
     Canceled,
     Declined,
     Paid,
@@ -24,12 +27,9 @@ from agent_credits.payments import (
     PaymentUnavailable,
     Unresolved,
 )
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
-from agent_credits.reload_saga import Open, ReloadRequest, ReloadSaga, Resolution
-from agent_credits.reloads import RELOAD_DEADLINE, Reload
-from agent_credits.spending import PaymentMethod, Reservation, Spending
-from agent_credits.teams import AutoReload, Team, Tenure
+from agent_credits.payments.reload_saga import Open, ReloadSaga, Resolution
+from agent_credits.values.errors import AgentCreditsError, InvariantViolated
+from agent_credits.values.principals import Principal
 from tests.simulation.exploration import explored
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT, FAR_PAST, POLICY

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from greenlet import greenlet
 
-from agent_credits.errors import AgentCreditsError
+from agent_credits.values.errors import AgentCreditsError
 from tests.simulation.faults import Crash, Faults
 
 Result = TypeVar("Result")

@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from agent_credits import accounts
-from agent_credits.changes import GrantChange
-from agent_credits.commit import commit
-from agent_credits.debits import DebitedBatch, Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.payments import Charge, Paid, PaymentState
-from agent_credits.principals import Principal
-from agent_credits.reload_saga import Granted, NotGranted, ReloadRequest, ReloadSaga
-from agent_credits.reloads import RELOAD_DEADLINE, Reload
-from agent_credits.spending import PaymentMethod, Purchase, Spending
-from agent_credits.teams import AutoReload, Team, Tenure
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.spend_cap import PaymentMethod, Purchase, Spending
+from agent_credits.billing.teams import AutoReload, Team, Tenure
+from agent_credits.commit.changes import GrantChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.ledger import accounts
+from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, ReloadRequest
+from agent_credits.payments.port import Charge, Paid, PaymentState
+from agent_credits.payments.reload_saga import Granted, NotGranted, ReloadSaga
+from agent_credits.values.principals import Principal
 from tests.conformance.engines import Unwatched
 from tests.simulation.outside import StoredRows
 from tests.simulation.workers import pause

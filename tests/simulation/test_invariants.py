@@ -6,15 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace
 
-from agent_credits.accounts import Account
-from agent_credits.announcements import notice_of
-from agent_credits.changes import GrantChange
-from agent_credits.commit import commit
-from agent_credits.debits import DebitedBatch, Debits
-from agent_credits.ledger import Draw, Entry, Page, Receipt
-from agent_credits.principals import Principal
-from agent_credits.spending import PaymentMethod, Reservation, Spending
-from agent_credits.teams import Team, Tenure
+from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending
+from agent_credits.billing.teams import Team, Tenure
+from agent_credits.commit.changes import GrantChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.intake.debits import DebitedBatch, Debits
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Draw, Entry, Page, Receipt
+from agent_credits.notices.announcements import notice_of
+from agent_credits.values.principals import Principal
 from tests.conformance.samples import provider_refused
 from tests.memory_rows import MemoryRows
 from tests.simulation import history

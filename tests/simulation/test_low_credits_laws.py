@@ -6,10 +6,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from agent_credits.accounts import Account, available_microcredits
-from agent_credits.alerts import Alerts
-from agent_credits.announcements import NoticeSettings, notices_of
-from agent_credits.changes import (
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.spend_cap import Spending
+from agent_credits.billing.teams import Billing, Team, Tenure
+from agent_credits.commit.changes import (
     Change,
     GrantChange,
     PlanChange,
@@ -17,11 +18,10 @@ from agent_credits.changes import (
     ReloadRefused,
     RunChange,
 )
-from agent_credits.commit import commit
-from agent_credits.directory import Directory
-from agent_credits.reloads import Reload
-from agent_credits.spending import Spending
-from agent_credits.teams import Billing, Team, Tenure
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account, available_microcredits
+from agent_credits.ledger.reloads import Reload
+from agent_credits.notices.announcements import NoticeSettings, notices_of
 from tests.simulation.invariants import Invariants
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import StoredRows

@@ -3,12 +3,12 @@
 import pytest
 from msgspec.structs import replace
 
-from agent_credits.accounts import Account
-from agent_credits.alerts import LowCredits
-from agent_credits.announcements import Commit, NoticeSettings, notices_of
-from agent_credits.changes import GrantChange
-from agent_credits.commit import commit
-from agent_credits.teams import Team
+from agent_credits.billing.teams import Team
+from agent_credits.commit.changes import GrantChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.thresholds import LowCredits
+from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of
 from tests.memory_rows import MemoryRows
 from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.low_reference import Knowledge

@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent_credits.reload_saga import ReloadSaga
+from agent_credits.payments.reload_saga import ReloadSaga
 from tests.simulation import mutants, reload_saga_model, write_protocol_model
 from tests.simulation.explore import (
     MODELS,
@@ -80,7 +80,7 @@ def test_a_row_written_without_its_version_condition_is_caught() -> None:
 def test_a_second_reload_beside_an_open_one_is_caught(
     earlier: Begins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent_credits.reload_saga._open_reload", lambda *_: None)
+    monkeypatch.setattr("agent_credits.payments.reload_saga._open_reload", lambda *_: None)
 
     with pytest.raises(AssertionError, match="one live reload per account"):
         saga(asks_again(earlier))

@@ -8,20 +8,20 @@ from functools import partial
 import pytest
 from msgspec.structs import replace
 
-from agent_credits.accounts import Account
-from agent_credits.checkpoint import Checkpoint
-from agent_credits.errors import AgentCreditsError, RowsUnavailable
-from agent_credits.grants import Grant
-from agent_credits.ledger import PAGES_MAX, Page
-from agent_credits.observations import DriftFound, Observation
-from agent_credits.principals import Principal
-from agent_credits.reconciliation_walk import ReconciliationWalk
-from agent_credits.rows import Stretch, Unreadable
-from agent_credits.walks import Step, Visit, take_step, take_visit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import PAGES_MAX, Page
+from agent_credits.ledger.grants import Grant
+from agent_credits.notices.observations import DriftFound, Observation
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.reconciliation_sweep import ReconciliationWalk
+from agent_credits.sweeps.rows import Stretch, Unreadable
+from agent_credits.sweeps.sweep import Step, Visit, take_step, take_visit
+from agent_credits.values.errors import AgentCreditsError, RowsUnavailable
+from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 from tests.simulation.history import History, _page_size_restored
 from tests.simulation.workers import Parts, StackWorker, WorkerRows
-from tests.unit.walk_fakes import MemoryWalkQueue, Poller
+from tests.unit.sweeps.sweep_fakes import MemoryWalkQueue, Poller
 
 SEEDS = range(500, 512)
 # Few enough for histories of some dozen entries to need several visits.

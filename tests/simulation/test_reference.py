@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from agent_credits import accounts
-from agent_credits.changes import Change, GrantChange, PlanChange, Recorded, RunChange
-from agent_credits.commit import commit
-from agent_credits.events import parse_message
-from agent_credits.ledger import Entry
-from agent_credits.principals import Principal
-from agent_credits.teams import Team, Tenure, bill
+from agent_credits.billing.teams import Team, Tenure, bill
+from agent_credits.commit.changes import Change, GrantChange, PlanChange, Recorded, RunChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.events.agent_runs import parse_message
+from agent_credits.ledger import accounts
+from agent_credits.ledger.entries import Entry
+from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 from tests.simulation.reference import Expected, Lapse, Reference
 from tests.simulation.workers import pause

@@ -18,17 +18,17 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from agent_credits.accounts import Account
-from agent_credits.announcements import Commit, reload_requested
-from agent_credits.commit import commit
-from agent_credits.errors import Contended
-from agent_credits.ledger import Identity
-from agent_credits.payments import Charge, PaymentUnavailable
-from agent_credits.reload_saga import Open, ReloadSaga
-from agent_credits.teams import Team
+from agent_credits.billing.teams import Team
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Identity
+from agent_credits.notices.announcements import Commit, reload_requested
+from agent_credits.payments.port import Charge, PaymentUnavailable
+from agent_credits.payments.reload_saga import Open, ReloadSaga
+from agent_credits.values.errors import Contended
 from tests.memory_rows import MemoryRows
 from tests.simulation.exploration import explored
-from tests.unit.payment_fakes import FakePayments, OfConfirm, Payment
+from tests.unit.payments.payment_fakes import FakePayments, OfConfirm, Payment
 from tests.unit.reload_builders import (
     ACME,
     ANA,

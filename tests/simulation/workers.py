@@ -6,41 +6,42 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from agent_credits import accounts
-from agent_credits.accounts import Account
-from agent_credits.announcements import (
+from agent_credits.aws.run_queue import wait_seconds
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.spend_cap import with_cap
+from agent_credits.billing.teams import Team
+from agent_credits.commit.changes import GrantChange, PlanChange
+from agent_credits.commit.team_changes import change_team
+from agent_credits.commit.write_protocol import commit
+from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.ledger import accounts
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Identity, Page, Receipt
+from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.notices.announcements import (
     Commit,
     NoticeSettings,
     StreamChange,
     notices_of,
     reload_requested,
 )
-from agent_credits.changes import GrantChange, PlanChange
-from agent_credits.commit import commit
-from agent_credits.debits import DebitedBatch, Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.errors import (
-    AgentCreditsError,
-    InvariantViolated,
-    QueueUnavailable,
-    RowsUnavailable,
-)
-from agent_credits.ledger import Identity, Page, Receipt
-from agent_credits.observations import Observation
-from agent_credits.payments import (
+from agent_credits.notices.observations import Observation
+from agent_credits.payments.port import (
     Charge,
     Declined,
     InvoicePayments,
     PaymentState,
     PaymentUnavailable,
 )
-from agent_credits.policy import BillingPolicy
-from agent_credits.principals import Principal
-from agent_credits.reload_saga import Open, ReloadRequest, ReloadSaga
-from agent_credits.run_queue import wait_seconds
-from agent_credits.spending import with_cap
-from agent_credits.team_changes import change_team
-from agent_credits.teams import Team
+from agent_credits.payments.reload_saga import Open, ReloadSaga
+from agent_credits.values.errors import (
+    AgentCreditsError,
+    InvariantViolated,
+    QueueUnavailable,
+    RowsUnavailable,
+)
+from agent_credits.values.principals import Principal
 from tests.simulation.invariants import Sent, Violation, check
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import Message

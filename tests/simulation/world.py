@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
-from agent_credits.alerts import Alerts, Threshold
-from agent_credits.changes import Change, GrantChange, PlanChange
-from agent_credits.policy import BillingPolicy, BillingRule, Pack, Payer, TeamKind, TriggerKind
-from agent_credits.principals import Principal
-from agent_credits.spending import PaymentMethod
-from agent_credits.teams import AutoReload, Team, Tenure
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack, TeamKind, TriggerKind
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.billing.teams import AutoReload, Team, Tenure
+from agent_credits.commit.changes import Change, GrantChange, PlanChange
+from agent_credits.ledger.thresholds import Threshold
+from agent_credits.values.principals import Payer, Principal
 
 CREDIT = 1_000_000
 FAR_PAST = datetime(2020, 1, 1, tzinfo=UTC)

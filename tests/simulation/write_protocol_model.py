@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 from unittest import mock
 
-from agent_credits import accounts
-from agent_credits.accounts import Account
-from agent_credits.changes import RunChange
-from agent_credits.commit import commit
-from agent_credits.ledger import Identity, Page, Receipt
+from agent_credits.commit.changes import RunChange
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger import accounts
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Identity, Page, Receipt
 from tests.simulation.exploration import explored
 from tests.unit.builders import ANA, NOW, finished, grant, pause, run_changes, usage
 

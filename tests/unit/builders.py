@@ -8,17 +8,17 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from agent_credits.accounts import Account, PlanSubscription
-from agent_credits.changes import Change, GrantChange, PlanChange, RunChange
-from agent_credits.commit import commit
-from agent_credits.credits import parse_credits
-from agent_credits.events import AgentRunEvent, parse_message
-from agent_credits.grants import Grant
-from agent_credits.ledger import Entry
-from agent_credits.policy import BillingPolicy, BillingRule
-from agent_credits.principals import Principal
-from agent_credits.rows import Rows
-from agent_credits.teams import Team, Tenure, bill
+from agent_credits.billing.policy import BillingPolicy, BillingRule
+from agent_credits.billing.teams import Team, Tenure, bill
+from agent_credits.commit.changes import Change, GrantChange, PlanChange, RunChange
+from agent_credits.commit.rows import Rows
+from agent_credits.commit.write_protocol import commit
+from agent_credits.events.agent_runs import AgentRunEvent, parse_message
+from agent_credits.ledger.accounts import Account, PlanSubscription
+from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.grants import Grant
+from agent_credits.values.credits import parse_credits
+from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 
 # Long past, so that no clock of a machine that runs the tests takes it for the future.

@@ -11,32 +11,32 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from agent_credits.accounts import Account, available_microcredits
-from agent_credits.announcements import (
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack
+from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending, with_cap
+from agent_credits.billing.teams import AutoReload, Team, Tenure, bill
+from agent_credits.commit.changes import GrantChange, PlanChange, RunChange
+from agent_credits.commit.rows import Rows
+from agent_credits.commit.write_protocol import commit
+from agent_credits.events.agent_runs import AgentRunEvent, parse_message
+from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.ledger.accounts import Account, available_microcredits
+from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.reloads import Reload, ReloadRequest
+from agent_credits.notices.announcements import (
     Commit,
     NoticeSettings,
     TeamChange,
     notices_of,
     reload_requested,
 )
-from agent_credits.changes import GrantChange, PlanChange, RunChange
-from agent_credits.commit import commit
-from agent_credits.credits import parse_credits
-from agent_credits.debits import DebitedBatch, Debits, Delivery
-from agent_credits.directory import Directory
-from agent_credits.events import AgentRunEvent, parse_message
-from agent_credits.ledger import Entry
-from agent_credits.notices import Notice
-from agent_credits.payments import InvoicePayments
-from agent_credits.policy import BillingPolicy, BillingRule, Pack
-from agent_credits.principals import Principal
-from agent_credits.reload_saga import ReloadRequest, ReloadSaga, Resolution
-from agent_credits.reloads import Reload
-from agent_credits.rows import Rows
-from agent_credits.spending import PaymentMethod, Reservation, Spending, with_cap
-from agent_credits.teams import AutoReload, Team, Tenure, bill
+from agent_credits.notices.notice import Notice
+from agent_credits.payments.port import InvoicePayments
+from agent_credits.payments.reload_saga import ReloadSaga, Resolution
+from agent_credits.values.credits import parse_credits
+from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
-from tests.unit.payment_fakes import FakePayments
+from tests.unit.payments.payment_fakes import FakePayments
 
 # An event waits for one reload, or for two where the cap cut the first one short.
 DELIVERIES_MAX = 5

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent_credits.events import RunUsage, parse_message
-from agent_credits.teams import Billing, Team, bill
+from agent_credits.billing.teams import Billing, Team, bill
+from agent_credits.events.agent_runs import RunUsage, parse_message
 from tests.benchmarks.design import GRANTED_MICROCREDITS
 from tests.benchmarks.workloads import Workload
 from tests.unit.builders import POLICY

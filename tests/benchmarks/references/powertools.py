@@ -13,7 +13,7 @@ from aws_lambda_powertools.utilities.idempotency import (
     idempotent_function,
 )
 
-from agent_credits.backoff import back_off
+from agent_credits.aws.backoff import back_off
 from tests.benchmarks.design import Done, drop_tables
 from tests.benchmarks.references.events import Usage, draw, entry_item, numbers, read_usage
 from tests.benchmarks.references.tables import (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agent_credits.backoff import back_off
+from agent_credits.aws.backoff import back_off
 from tests.benchmarks.design import Done, drop_tables
 from tests.benchmarks.references.events import Usage, draw, entry_item, read_usage
 from tests.benchmarks.references.tables import (

@@ -1,0 +1,451 @@
+"""The rows in DynamoDB: the calls behind the port of `rows.py`, and the operator's reads.
+
+The ledger is written by PartiQL's INSERT alone. It is the one write of DynamoDB with a permission
+of its own that leaves an item which is there as it is: BatchWriteItem may delete as well, PutItem
+may overwrite. So no function needs, or has, the right to change what is recorded.
+
+Every loop over what a batched call left undone is bounded; what is then still undone is a fault,
+and the messages go back to the queue.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from agent_credits.aws.backoff import back_off
+from agent_credits.aws.items import (
+    ACCOUNT_PREFIX,
+    PAGE_PREFIX,
+    TEAM_PREFIX,
+    Item,
+    account_from_item,
+    account_item,
+    account_key,
+    burn_count_from_item,
+    burn_count_item,
+    burn_count_key,
+    checkpoint_from_item,
+    checkpoint_item,
+    checkpoint_key,
+    observation_item,
+    page_from_item,
+    page_item,
+    page_key,
+    pages_partition,
+    policy_from_item,
+    policy_item,
+    policy_key,
+    principal_of_key,
+    receipt_from_item,
+    receipt_items,
+    receipt_key,
+    run_partition,
+    team_from_item,
+    team_item,
+    team_key,
+)
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.burn_counts import BurnCount
+from agent_credits.ledger.entries import PAGES_MAX, Identity, Page, Receipt
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.rows import Stretch, Unreadable
+from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
+from agent_credits.values.principals import Principal
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_dynamodb.type_defs import (
+        BatchStatementRequestTypeDef,
+        BatchStatementResponseTypeDef,
+    )
+
+    from agent_credits.notices.observations import Observation
+
+Result = TypeVar("Result")
+
+# A call of the client with its repetitions; it answers with the items that it read.
+Call = Callable[[], list[Item]]
+
+BATCH_GET_KEYS_MAX = 100
+BATCH_STATEMENTS_MAX = 25
+BATCH_ROUNDS_MAX = 8
+RESULT_PAGES_MAX = 10_000
+# A batch of a hundred events takes six: its receipts, and the page before with a hundred of them.
+PARALLEL_CALLS = 8
+
+# What DynamoDB calls it that an item with this key was there before: put by an earlier attempt, or
+# by another worker that flushed the same page.
+ALREADY_THERE = "DuplicateItem"
+# Answers to one statement of a batch after which it may succeed another time.
+WORTH_REPEATING = frozenset(
+    {
+        "InternalServerError",
+        "ProvisionedThroughputExceeded",
+        "RequestLimitExceeded",
+        "ThrottlingError",
+        "TransactionConflict",
+    }
+)
+
+
+class DynamoDBRows:
+    """Implements `Rows`, `TeamRows` and `ObservationRows` over the two tables."""
+
+    def __init__(self, client: "DynamoDBClient", accounts_table: str, ledger_table: str) -> None:
+        self._client = client
+        self._accounts_table = accounts_table
+        self._ledger_table = ledger_table
+        # Kept, because botocore makes its exception classes when they are first asked for: two
+        # threads that ask at once get two classes, and neither catches what the other one's call
+        # raises.
+        self._condition_failed = client.exceptions.ConditionalCheckFailedException
+        # Its threads start with the first calls that go side by side, and stay for the next.
+        self._pool = ThreadPoolExecutor(PARALLEL_CALLS)
+
+    def read_account(self, principal: Principal) -> Account | None:
+        item = self._read_row(account_key(principal))
+        return _understood(account_from_item, item) if item else None
+
+    def read_team(self, team_id: str) -> Team | None:
+        item = self._read_row(team_key(team_id))
+        return _understood(team_from_item, item) if item else None
+
+    def read_policy(self, version: str) -> BillingPolicy | None:
+        item = self._read_row(policy_key(version))
+        return _understood(policy_from_item, item) if item else None
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        return _receipts(self._at_once(self._gets_of_receipts(identities)))
+
+    def read_run(self, run_id: str) -> Iterator[Receipt]:
+        for item in self._query_prefix(run_partition(run_id), "EVENT#"):
+            yield _understood(receipt_from_item, item)
+
+    def read_pages(
+        self, principal: Principal, first: int = 1, last: int = PAGES_MAX
+    ) -> Iterator[Page]:
+        if first > last:
+            return
+        for item in self._query_range(page_key(principal, first), page_key(principal, last)):
+            yield _understood(page_from_item, item)
+
+    def read_newest_pages(self, principal: Principal) -> Iterator[Page]:
+        """Yield an account's full pages, newest first, reading on only as they are asked for."""
+        items = self._all_pages(
+            self._client.query,
+            TableName=self._ledger_table,
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
+            ExpressionAttributeValues={
+                ":pk": pages_partition(principal),
+                ":prefix": {"S": PAGE_PREFIX},
+            },
+            ScanIndexForward=False,
+        )
+        for item in items:
+            yield _understood(page_from_item, item)
+
+    def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
+        item = self._read_row(checkpoint_key(principal))
+        return _understood(checkpoint_from_item, item) if item else None
+
+    def put_checkpoint(self, checkpoint: Checkpoint) -> None:
+        with _faults_as_rows_unavailable():
+            self._client.put_item(TableName=self._accounts_table, Item=checkpoint_item(checkpoint))
+
+    def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
+        return self._read_stretch(ACCOUNT_PREFIX, account_from_item, after, rows_max)
+
+    def read_account_at(self, key: str) -> Account | Unreadable | None:
+        item = self._read_row({"pk": {"S": key}})
+        return _readable(account_from_item, item) if item else None
+
+    def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]:
+        return self._read_stretch(TEAM_PREFIX, team_from_item, after, rows_max)
+
+    def read_team_at(self, key: str) -> Team | Unreadable | None:
+        item = self._read_row({"pk": {"S": key}})
+        return _readable(team_from_item, item) if item else None
+
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        keys = [account_key(principal) for principal in principals]
+        items = self._batch_get_all(self._accounts_table, keys)
+        accounts = [_understood(account_from_item, item) for item in items]
+        return {account.principal: account for account in accounts}
+
+    def read_burn_counts(self, principals: Collection[Principal]) -> Mapping[Principal, BurnCount]:
+        keys = [burn_count_key(principal) for principal in principals]
+        items = self._batch_get_all(self._accounts_table, keys)
+        read = [_readable(burn_count_from_item, item) for item in items]
+        # What another version put only spares work, so the work is done.
+        return {c.principal: c for c in read if not isinstance(c, Unreadable)}
+
+    def put_burn_count(self, count: BurnCount) -> None:
+        with _faults_as_rows_unavailable():
+            self._client.put_item(TableName=self._accounts_table, Item=burn_count_item(count))
+
+    def list_accounts(self) -> Iterator[Account]:
+        """Yield every account, in no order. Reads the whole table: for the operator only."""
+        for item in self._scan(ACCOUNT_PREFIX):
+            yield _understood(account_from_item, item)
+
+    def list_teams(self) -> Iterator[Team]:
+        """Yield every team, in no order. Reads the whole table: for the operator only."""
+        for item in self._scan(TEAM_PREFIX):
+            yield _understood(team_from_item, item)
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        current = self._compare_and_set_row(account_item(account), account.version)
+        return _understood(account_from_item, current) if current else None
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        """Write a team's settings if those there are one version older; else return those."""
+        current = self._compare_and_set_row(team_item(team), team.version)
+        return _understood(team_from_item, current) if current else None
+
+    def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
+        """Put a policy version unless it is there; return what is there. It never changes."""
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.put_item(
+                    TableName=self._accounts_table,
+                    Item=policy_item(policy),
+                    ConditionExpression="attribute_not_exists(pk)",
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                )
+            except self._condition_failed as lost:
+                return _understood(policy_from_item, _item_that_is_there(lost))
+        return policy
+
+    def put_observation(self, observation: "Observation", now: datetime) -> bool:
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.put_item(
+                    TableName=self._accounts_table,
+                    Item=observation_item(observation, now),
+                    ConditionExpression="attribute_not_exists(pk)",
+                )
+            except self._condition_failed:
+                return False
+        return True
+
+    def put_page(self, page: Page) -> None:
+        self._at_once(self._inserts_of_page(page))
+
+    def flush_and_read_receipts(
+        self, page: Page, identities: Collection[Identity]
+    ) -> Mapping[Identity, Receipt]:
+        inserts = self._inserts_of_page(page)
+        answers = self._at_once([*inserts, *self._gets_of_receipts(identities)])
+        return _receipts(answers[len(inserts) :])
+
+    def _inserts_of_page(self, page: Page) -> list[Call]:
+        items = [page_item(page), *receipt_items(page)]
+        return [partial(self._insert, chunk) for chunk in _chunks(items, BATCH_STATEMENTS_MAX)]
+
+    def _gets_of_receipts(self, identities: Collection[Identity]) -> list[Call]:
+        return self._gets(self._ledger_table, [receipt_key(identity) for identity in identities])
+
+    def _read_row(self, key: Item) -> Item | None:
+        with _faults_as_rows_unavailable():
+            response = self._client.get_item(
+                TableName=self._accounts_table, Key=key, ConsistentRead=True
+            )
+        return response.get("Item")
+
+    def _compare_and_set_row(self, item: Item, version: int) -> Item | None:
+        # The row is new: nobody has opened it since it was read as missing.
+        nobody_opened_the_row = "attribute_not_exists(pk)"
+        # The row is there: nobody has committed to it since it was read.
+        nobody_has_committed = "version = :read_version"
+        condition: dict[str, Any] = {"ConditionExpression": nobody_opened_the_row}
+        if version > 1:
+            condition = {
+                "ConditionExpression": nobody_has_committed,
+                "ExpressionAttributeValues": {":read_version": {"N": str(version - 1)}},
+            }
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.put_item(
+                    TableName=self._accounts_table,
+                    Item=item,
+                    ReturnValuesOnConditionCheckFailure="ALL_OLD",
+                    **condition,
+                )
+            except self._condition_failed as lost:
+                return _item_that_is_there(lost)
+        return None
+
+    def _batch_get_all(self, table: str, keys: Sequence[Item]) -> list[Item]:
+        return [item for items in self._at_once(self._gets(table, keys)) for item in items]
+
+    def _at_once(self, calls: Sequence[Call]) -> list[list[Item]]:
+        """Return the items that each call reads, in the order of the calls; one costs no thread.
+
+        Where one fails, it is raised once the others have ended, so that none goes on into the
+        next batch, or is frozen in the middle of it.
+        """
+        if len(calls) <= 1:
+            return [call() for call in calls]
+        made = [self._pool.submit(call) for call in calls]
+        wait(made)
+        return [call.result() for call in made]
+
+    def _gets(self, table: str, keys: Sequence[Item]) -> list[Call]:
+        return [partial(self._batch_get, table, c) for c in _chunks(keys, BATCH_GET_KEYS_MAX)]
+
+    def _batch_get(self, table: str, keys: Sequence[Item]) -> list[Item]:
+        items: list[Item] = []
+        pending: Mapping[str, Any] = {table: {"Keys": list(keys), "ConsistentRead": True}}
+        for attempt in range(BATCH_ROUNDS_MAX):
+            with _faults_as_rows_unavailable():
+                response = self._client.batch_get_item(RequestItems=pending)
+            items += response["Responses"].get(table, [])
+            pending = response.get("UnprocessedKeys", {})
+            if not pending:
+                return items
+            back_off(attempt + 1)
+        raise RowsUnavailable(f"items not read in {BATCH_ROUNDS_MAX} rounds")
+
+    def _insert(self, items: Sequence[Item]) -> list[Item]:
+        """Insert what is not there yet, and read nothing; no two may have the same key."""
+        pending = [_insertion(self._ledger_table, item) for item in items]
+        for attempt in range(BATCH_ROUNDS_MAX):
+            with _faults_as_rows_unavailable():
+                response = self._client.batch_execute_statement(Statements=pending)
+            pending = _to_repeat(pending, response["Responses"])
+            if not pending:
+                return []
+            back_off(attempt + 1)
+        raise RowsUnavailable(f"page not written in {BATCH_ROUNDS_MAX} rounds")
+
+    def _query_range(self, first: Item, last: Item) -> Iterator[Item]:
+        return self._all_pages(
+            self._client.query,
+            TableName=self._ledger_table,
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            ExpressionAttributeValues={
+                ":pk": first["pk"],
+                ":first": first["sk"],
+                ":last": last["sk"],
+            },
+        )
+
+    def _read_stretch(
+        self,
+        pk_prefix: str,
+        read: Callable[[Item], Result],
+        after: str | None,
+        rows_max: int,
+    ) -> Stretch[Result]:
+        start: dict[str, Any] = {"ExclusiveStartKey": {"pk": {"S": after}}} if after else {}
+        with _faults_as_rows_unavailable():
+            response = self._client.scan(
+                TableName=self._accounts_table,
+                ConsistentRead=True,
+                Limit=rows_max,
+                FilterExpression="begins_with(pk, :prefix)",
+                ExpressionAttributeValues={":prefix": {"S": pk_prefix}},
+                **start,
+            )
+        last = response.get("LastEvaluatedKey")
+        return Stretch(
+            tuple((item["pk"]["S"], _readable(read, item)) for item in response["Items"]),
+            end=last["pk"]["S"] if last else None,
+        )
+
+    def _query_prefix(self, partition: Item, sk_prefix: str) -> Iterator[Item]:
+        return self._all_pages(
+            self._client.query,
+            TableName=self._ledger_table,
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :prefix)",
+            ExpressionAttributeValues={":pk": partition, ":prefix": {"S": sk_prefix}},
+        )
+
+    def _scan(self, pk_prefix: str) -> Iterator[Item]:
+        return self._all_pages(
+            self._client.scan,
+            TableName=self._accounts_table,
+            FilterExpression="begins_with(pk, :prefix)",
+            ExpressionAttributeValues={":prefix": {"S": pk_prefix}},
+        )
+
+    def _all_pages(self, call: Callable[..., Any], **request: Any) -> Iterator[Item]:
+        for _ in range(RESULT_PAGES_MAX):
+            with _faults_as_rows_unavailable():
+                response = call(ConsistentRead=True, **request)
+            yield from response["Items"]
+            if "LastEvaluatedKey" not in response:
+                return
+            request["ExclusiveStartKey"] = response["LastEvaluatedKey"]
+        raise RowsUnavailable(f"more than {RESULT_PAGES_MAX} pages of results")
+
+
+def _insertion(table: str, item: Item) -> "BatchStatementRequestTypeDef":
+    values = ", ".join(f"'{name}': ?" for name in item)
+    return {
+        "Statement": f'INSERT INTO "{table}" VALUE {{{values}}}',
+        "Parameters": list(item.values()),
+    }
+
+
+def _to_repeat(
+    statements: Sequence["BatchStatementRequestTypeDef"],
+    answers: Sequence["BatchStatementResponseTypeDef"],
+) -> list["BatchStatementRequestTypeDef"]:
+    """Return the statements that may yet succeed; raises where one never can."""
+    again = []
+    for statement, answer in zip(statements, answers, strict=True):
+        code = answer.get("Error", {}).get("Code")
+        if code in WORTH_REPEATING:
+            again.append(statement)
+        elif code not in (None, ALREADY_THERE):
+            raise RowsUnavailable(f"page not written: {code}: {answer['Error'].get('Message')}")
+    return again
+
+
+def _receipts(answers: Sequence[Sequence[Item]]) -> Mapping[Identity, Receipt]:
+    receipts = [_understood(receipt_from_item, item) for items in answers for item in items]
+    return {receipt.entry.identity: receipt for receipt in receipts}
+
+
+def _item_that_is_there(lost: ClientError) -> Item:
+    # The failed write answers with the item that made it fail; the SDK's types leave it out.
+    response: Mapping[str, Any] = lost.response
+    if "Item" not in response:
+        raise RowsUnavailable("the row that was read is gone; rows are never deleted") from lost
+    return dict(response["Item"])
+
+
+def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _understood(read: Callable[[Item], Result], item: Item) -> Result:
+    """Read an item; one that a younger version wrote, say, costs its own account alone."""
+    try:
+        return read(item)
+    except (KeyError, ValueError, TypeError) as error:
+        raise RowNotUnderstood(f"{item['pk']['S']}: {type(error).__name__}") from error
+
+
+def _readable(read: Callable[[Item], Result], item: Item) -> Result | Unreadable:
+    try:
+        return _understood(read, item)
+    except RowNotUnderstood as error:
+        key = item["pk"]["S"]
+        return Unreadable(key, principal_of_key(key), str(error))
+
+
+@contextmanager
+def _faults_as_rows_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (BotoCoreError, ClientError) as fault:
+        raise RowsUnavailable(str(fault)) from fault

@@ -1,0 +1,310 @@
+"""Keys and item shapes: the one place that knows how a noun of the domain lies in DynamoDB.
+
+AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
+               CHECKPOINT#<principal>, BURN#<principal>
+LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
+               receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
+"""
+
+import base64
+from collections.abc import Mapping
+from datetime import date, datetime
+from typing import TYPE_CHECKING, Any
+
+from agent_credits.aws import codec
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.burn import BurnByDay
+from agent_credits.ledger.burn_counts import BurnCount
+from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.values.errors import AccountTooLarge
+from agent_credits.values.principals import Principal, parse_principal
+
+if TYPE_CHECKING:
+    from agent_credits.notices.observations import Observation
+
+# Typed attribute values: {"pk": {"S": "ACCOUNT#user:ana"}, "version": {"N": "7"}}.
+Item = dict[str, Any]
+
+ACCOUNT_PREFIX = "ACCOUNT#"
+TEAM_PREFIX = "TEAM#"
+PAGE_PREFIX = "PAGE#"
+OBSERVED_PREFIX = "OBSERVED#"
+
+# DynamoDB removes an item when the time in this attribute has passed, so that no row of money may
+# ever have an attribute of this name.
+EXPIRY_ATTRIBUTE = "expires_at"
+
+ROW_BYTES_MAX = 64 * 1024
+
+
+def account_key(principal: Principal) -> Item:
+    return {"pk": {"S": f"{ACCOUNT_PREFIX}{principal}"}}
+
+
+def principal_of_key(key: str) -> Principal:
+    """Return whose row a key is of: a team's, or that of an account and what is kept about it.
+
+    Raises ValueError for a key that names neither.
+    """
+    if key.startswith(TEAM_PREFIX):
+        return Principal("team", key.removeprefix(TEAM_PREFIX))
+    return parse_principal(key.partition("#")[2])
+
+
+def team_key(team_id: str) -> Item:
+    return {"pk": {"S": f"{TEAM_PREFIX}{team_id}"}}
+
+
+def policy_key(version: str) -> Item:
+    return {"pk": {"S": f"POLICY#{version}"}}
+
+
+def checkpoint_key(principal: Principal) -> Item:
+    return {"pk": {"S": f"CHECKPOINT#{principal}"}}
+
+
+def burn_count_key(principal: Principal) -> Item:
+    return {"pk": {"S": f"BURN#{principal}"}}
+
+
+def run_partition(run_id: str) -> Item:
+    return {"S": f"RUN#{run_id}"}
+
+
+def pages_partition(principal: Principal) -> Item:
+    return {"S": f"{ACCOUNT_PREFIX}{principal}"}
+
+
+def page_key(principal: Principal, number: int) -> Item:
+    return {"pk": pages_partition(principal), "sk": {"S": f"{PAGE_PREFIX}{number:010d}"}}
+
+
+def receipt_key(identity: Identity) -> Item:
+    event = f"EVENT#{_escaped(identity.source)}#{_escaped(identity.id)}"
+    return {"pk": {"S": f"{identity.realm}#{identity.subject}"}, "sk": {"S": event}}
+
+
+def account_item(account: Account) -> Item:
+    """Return the account's row. Raises `AccountTooLarge` where it would pass its ceiling."""
+    packed = codec.pack_entries(account.entries)
+    item: Item = {
+        **account_key(account.principal),
+        "version": {"N": str(account.version)},
+        "page_number": {"N": str(account.page_number)},
+        "grants": {"S": codec.pack_grants(account.grants)},
+        "entries": {"S": packed} if isinstance(packed, str) else {"B": packed},
+    }
+    if account.plan is not None:
+        item["plan"] = {"S": codec.pack_plan(account.plan)}
+    if account.errored_runs:
+        item["errored_runs"] = {"S": codec.pack_errored_runs(account.errored_runs)}
+    if account.reload is not None:
+        item["reload"] = {"S": codec.pack_reload(account.reload)}
+    if account.reloaded_at:
+        item["reloaded_at"] = {"S": codec.pack_instants(account.reloaded_at)}
+    if account.is_exhausted:
+        item["is_exhausted"] = {"BOOL": True}
+    if account.low is not None:
+        item["low"] = {"S": codec.pack_low(account.low)}
+    if account.page_is_full:
+        item["page_is_full"] = {"BOOL": True}
+    size = item_bytes(item)
+    if size > ROW_BYTES_MAX:
+        raise AccountTooLarge(f"{account.principal}: a row of {size} bytes passes {ROW_BYTES_MAX}")
+    return item
+
+
+def account_from_item(item: Mapping[str, Any]) -> Account:
+    """Read an account's row, from a response or from an image of the change stream."""
+    return Account(
+        principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
+        version=int(item["version"]["N"]),
+        grants=codec.unpack_grants(item["grants"]["S"]),
+        plan=codec.unpack_plan(item["plan"]["S"]) if "plan" in item else None,
+        errored_runs=(
+            codec.unpack_errored_runs(item["errored_runs"]["S"]) if "errored_runs" in item else ()
+        ),
+        reload=codec.unpack_reload(item["reload"]["S"]) if "reload" in item else None,
+        reloaded_at=(
+            codec.unpack_instants(item["reloaded_at"]["S"]) if "reloaded_at" in item else ()
+        ),
+        is_exhausted="is_exhausted" in item,
+        low=codec.unpack_low(item["low"]["S"]) if "low" in item else None,
+        page_number=int(item["page_number"]["N"]),
+        entries=_entries_from_item(item),
+        page_is_full="page_is_full" in item,
+    )
+
+
+def page_item(page: Page) -> Item:
+    packed = codec.pack_entries(page.entries)
+    return {
+        **page_key(page.principal, page.number),
+        "entries": {"S": packed} if isinstance(packed, str) else {"B": packed},
+    }
+
+
+def page_from_item(item: Mapping[str, Any]) -> Page:
+    return Page(
+        principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
+        number=int(item["sk"]["S"].removeprefix(PAGE_PREFIX)),
+        entries=_entries_from_item(item),
+    )
+
+
+def receipt_items(page: Page) -> list[Item]:
+    return [
+        {
+            **receipt_key(entry.identity),
+            "account": {"S": str(page.principal)},
+            "page": {"N": str(page.number)},
+            "entry": {"S": codec.pack_entry(entry)},
+        }
+        for entry in page.entries
+    ]
+
+
+def receipt_from_item(item: Mapping[str, Any]) -> Receipt:
+    return Receipt(
+        principal=parse_principal(item["account"]["S"]),
+        page_number=int(item["page"]["N"]),
+        entry=codec.unpack_entry(item["entry"]["S"]),
+    )
+
+
+def team_item(team: Team) -> Item:
+    # Settings that an older version of the code does not know are left out at their default, so
+    # that it goes on reading the row while a deployment is under way, and after one is undone.
+    unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
+    return {
+        **team_key(team.team_id),
+        "version": {"N": str(team.version)},
+        "settings": {"S": team.model_dump_json(exclude={"version"} | unknown_to_older)},
+    }
+
+
+def team_from_item(item: Mapping[str, Any]) -> Team:
+    team = Team.model_validate_json(item["settings"]["S"])
+    return team.model_copy(update={"version": int(item["version"]["N"])})
+
+
+def is_account_item(item: Mapping[str, Any]) -> bool:
+    return str(item["pk"]["S"]).startswith(ACCOUNT_PREFIX)
+
+
+def observation_key(observation: "Observation") -> Item:
+    # A kind holds no separator, so whatever the key holds, no two observations share a row.
+    return {"pk": {"S": f"{OBSERVED_PREFIX}{observation.kind}#{observation.key}"}}
+
+
+def observation_item(observation: "Observation", now: datetime) -> Item:
+    # Here and not above, because observations are rare, and a cold start that debits does without
+    # their models.
+    from agent_credits.notices.observations import expires_at, observation_to_json
+
+    return {
+        **observation_key(observation),
+        "observation": {"S": observation_to_json(observation)},
+        EXPIRY_ATTRIBUTE: {"N": str(int(expires_at(now).timestamp()))},
+    }
+
+
+def observation_from_item(item: Mapping[str, Any]) -> "Observation":
+    """Read an observation; one that a younger version put raises ValueError."""
+    from agent_credits.notices.observations import observation_from_json
+
+    return observation_from_json(item["observation"]["S"])
+
+
+def is_observation_item(item: Mapping[str, Any]) -> bool:
+    return str(item["pk"]["S"]).startswith(OBSERVED_PREFIX)
+
+
+def policy_item(policy: BillingPolicy) -> Item:
+    return {**policy_key(policy.version), "policy": {"S": policy.model_dump_json()}}
+
+
+def policy_from_item(item: Mapping[str, Any]) -> BillingPolicy:
+    return BillingPolicy.model_validate_json(item["policy"]["S"])
+
+
+def checkpoint_item(checkpoint: Checkpoint) -> Item:
+    item: Item = {
+        **checkpoint_key(checkpoint.principal),
+        "began_on": {"S": checkpoint.began_on.isoformat()},
+        "page_number": {"N": str(checkpoint.page_number)},
+        "grants": {"S": codec.pack_grants(checkpoint.grants)},
+        "unsettled": {"S": codec.pack_grant_ids(checkpoint.unsettled_grant_ids)},
+    }
+    if checkpoint.recorded_at is not None:
+        item["recorded_at"] = {"S": codec.pack_instants([checkpoint.recorded_at])}
+    return item
+
+
+def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
+    instants = codec.unpack_instants(item["recorded_at"]["S"]) if "recorded_at" in item else ()
+    return Checkpoint(
+        principal=parse_principal(item["pk"]["S"].partition("#")[2]),
+        began_on=date.fromisoformat(item["began_on"]["S"]),
+        page_number=int(item["page_number"]["N"]),
+        recorded_at=instants[0] if instants else None,
+        grants=codec.unpack_grants(item["grants"]["S"]),
+        unsettled_grant_ids=codec.unpack_grant_ids(item["unsettled"]["S"]),
+    )
+
+
+def burn_count_item(count: BurnCount) -> Item:
+    return {
+        **burn_count_key(count.principal),
+        "page_number": {"N": str(count.page_number)},
+        "by_day": {"S": codec.pack_by_day(count.by_day)},
+    }
+
+
+def burn_count_from_item(item: Mapping[str, Any]) -> BurnCount:
+    return BurnCount(
+        principal=parse_principal(item["pk"]["S"].partition("#")[2]),
+        page_number=int(item["page_number"]["N"]),
+        by_day=BurnByDay(codec.unpack_by_day(item["by_day"]["S"])),
+    )
+
+
+def item_bytes(item: Item) -> int:
+    """Return the size DynamoDB bills: names and values; a number takes about half its digits."""
+    size = 0
+    for name, typed in item.items():
+        ((kind, value),) = typed.items()
+        match kind:
+            case "N":
+                size += len(name) + len(value) // 2 + 2
+            case "BOOL":
+                size += len(name) + 1
+            case _:
+                size += len(name) + len(value)
+    return size
+
+
+def _entries_from_item(item: Mapping[str, Any]) -> tuple[Entry, ...]:
+    # Every commit records an entry, and only full pages are flushed. What announces a commit takes
+    # its time from the newest entry, so a row without one is refused before it is believed.
+    entries = codec.unpack_entries(_text_or_bytes(item["entries"]))
+    if not entries:
+        raise ValueError("a page holds at least one entry")
+    return entries
+
+
+def _text_or_bytes(typed: Mapping[str, Any]) -> str | bytes:
+    if "S" in typed:
+        return str(typed["S"])
+    packed = typed["B"]
+    # The client decodes binary values; the change stream delivers them in base64.
+    return packed if isinstance(packed, bytes) else base64.b64decode(packed)
+
+
+def _escaped(part: str) -> str:
+    # Both parts may hold the separator; unescaped, two identities could share one key.
+    return part.replace("%", "%25").replace("#", "%23")

@@ -1,0 +1,43 @@
+"""The queue of walks: FIFO, so that a walk is one step after the other, and a repeat is dropped."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agent_credits.aws.sqs_batches import in_batches
+from agent_credits.sweeps.sweep import Step, Visit
+from agent_credits.values.errors import QueueUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+
+class SqsWalkQueue:
+    """Implements `WalkQueue`."""
+
+    def __init__(self, client: "SQSClient", queue_url: str) -> None:
+        self._client = client
+        self._queue_url = queue_url
+
+    def send(self, messages: Sequence[Step | Visit]) -> None:
+        """Send them in order. Raises `QueueUnavailable` where one was not taken."""
+        for batch in in_batches(messages):
+            response = self._client.send_message_batch(
+                QueueUrl=self._queue_url,
+                Entries=[
+                    {
+                        "Id": str(number),
+                        "MessageBody": message.model_dump_json(),
+                        # Hashed, because both have at most 128 characters.
+                        "MessageGroupId": _hashed(message.group),
+                        "MessageDeduplicationId": _hashed(message.deduplication),
+                    }
+                    for number, message in enumerate(batch)
+                ],
+            )
+            if failed := response.get("Failed"):
+                raise QueueUnavailable(f"{len(failed)} messages not sent: {failed[0]['Code']}")
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,127 @@
+"""A team's balance report: what its accounts hold and burn, until when, and what it spent."""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+from typing import Literal
+
+from msgspec import Struct
+from pydantic import AwareDatetime
+
+from agent_credits.billing.payers import pools_of
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.spend_cap import month_of
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account, pool_balances, together
+from agent_credits.ledger.burn import WINDOWS_DAYS, BurnByDay, burned_over, exhausted_on
+from agent_credits.ledger.expiry import bring_up_to, resets_at
+from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
+from agent_credits.values.strict import Strict
+
+# A report names so many accounts, those that burned most, and adds up all of them: it has to be
+# read by people, and to fit a message.
+ACCOUNTS_TOLD_MAX = 50
+
+
+class Burning(Struct, frozen=True):
+    """An account as it was read, and what it burned."""
+
+    account: Account
+    burned: BurnByDay
+
+
+class ReportedPool(Strict):
+    pool: PoolName
+    available_microcredits: int
+
+
+class ReportedAccount(Strict):
+    """`burned_microcredits` are over `WINDOWS_DAYS`; `exhausted_on` as in `burn.exhausted_on`."""
+
+    principal: PrincipalText
+    pools: tuple[ReportedPool, ...]
+    burned_microcredits: tuple[int, ...]
+    exhausted_on: date | None = None
+    resets_at: AwareDatetime | None = None
+
+    @property
+    def available_microcredits(self) -> int:
+        return sum(pool.available_microcredits for pool in self.pools)
+
+
+class ReportedSpending(Strict):
+    """What the team spent on credits in a calendar month of its time zone."""
+
+    month: str
+    spent_cents: int
+    reserved_cents: int
+    spend_cap_cents: int
+    currency: str
+
+
+class BalanceReport(Strict):
+    """`accounts` are the first of `accounts_count`; the sums are of all of them.
+
+    `day`: burn is of the complete days before it, in UTC.
+    """
+
+    kind: Literal["balance_report"] = "balance_report"
+    team_id: Identifier
+    day: date
+    time: AwareDatetime
+    accounts: tuple[ReportedAccount, ...]
+    accounts_count: int
+    available_microcredits: int
+    burned_microcredits: tuple[int, ...]
+    spending: ReportedSpending
+
+    @property
+    def key(self) -> str:
+        """Return what makes it count once: the team and the day."""
+        return f"{self.day} {self.team_id}"
+
+
+def balance_report(
+    team: Team, policy: BillingPolicy, burning: Iterable[Burning], day: date, now: datetime
+) -> BalanceReport:
+    """Return the team's report of `day`; `burning` are its payers that have an account."""
+    accounts = [_reported(one, policy, day, now) for one in burning]
+    accounts.sort(
+        key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
+    )
+    month = month_of(now, team.time_zone)
+    packs = policy.packs
+    return BalanceReport(
+        team_id=team.team_id,
+        day=day,
+        time=now,
+        accounts=tuple(accounts[:ACCOUNTS_TOLD_MAX]),
+        accounts_count=len(accounts),
+        available_microcredits=sum(account.available_microcredits for account in accounts),
+        burned_microcredits=_summed([account.burned_microcredits for account in accounts]),
+        spending=ReportedSpending(
+            month=month,
+            spent_cents=team.spending.spent_in(month),
+            reserved_cents=team.spending.reserved_in(month),
+            spend_cap_cents=team.spend_cap_cents,
+            currency=packs[0].currency if packs else "usd",
+        ),
+    )
+
+
+def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime) -> ReportedAccount:
+    current = bring_up_to(burning.account, now)
+    balances = pool_balances(current, pools_of(current.principal, policy), now)
+    return ReportedAccount(
+        principal=current.principal,
+        pools=tuple(
+            ReportedPool(pool=b.pool, available_microcredits=b.available_microcredits)
+            for b in balances
+        ),
+        burned_microcredits=tuple(burned_over(burning.burned, days, day) for days in WINDOWS_DAYS),
+        exhausted_on=exhausted_on(together(balances), burning.burned, day),
+        resets_at=resets_at(current, now),
+    )
+
+
+def _summed(windows: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(sum(column) for column in zip(*windows, strict=True)) or (0,) * len(WINDOWS_DAYS)

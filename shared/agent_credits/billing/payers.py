@@ -1,0 +1,25 @@
+"""Who may pay for a team's runs, and from which pools: the policy's rules, read backwards."""
+
+from datetime import datetime
+
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.values.principals import Principal
+
+
+def payers(team: Team, policy: BillingPolicy, now: datetime) -> list[Principal]:
+    """Return everyone who may pay for a run of the team now: owner, members, or the team itself."""
+    tenure = team.tenure_at(now)
+    kinds = {rule.payer for rule in policy.rules if rule.team == tenure.kind}
+    user_ids = [tenure.owner] if "owner" in kinds else []
+    if "user" in kinds and team.members != "*":
+        user_ids += sorted(team.members)
+    principals = [Principal("user", user_id) for user_id in dict.fromkeys(user_ids)]
+    return [*principals, *([Principal("team", team.team_id)] if "team" in kinds else [])]
+
+
+def pools_of(principal: Principal, policy: BillingPolicy) -> tuple[str, ...]:
+    """Return the pools that runs billed to the principal may draw, in the order of the rules."""
+    kinds = ("team",) if principal.kind == "team" else ("user", "owner")
+    orders = [rule.pools for rule in policy.rules if rule.payer in kinds]
+    return tuple(dict.fromkeys(pool for pools in orders for pool in pools))

@@ -1,0 +1,85 @@
+"""A billing policy says who pays for a run and which pools are drawn, in which order.
+
+It is data with a version, not branches in code: products change the order several times a year,
+and every entry names the version it was decided under. A version never changes once applied.
+"""
+
+from itertools import product
+from typing import Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from agent_credits.values.identifiers import Identifier, PoolName
+from agent_credits.values.principals import Payer
+
+TeamKind = Literal["self_serve", "enterprise"]
+TriggerKind = Literal["user", "team_api_key", "schedule"]
+
+POOLS_PER_RULE_MAX = 16
+GRACE_DAYS_DEFAULT = 30
+
+
+class BillingRule(BaseModel):
+    """For these triggers in such a team: the payer, and the payer's pools in drawing order."""
+
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    team: TeamKind
+    triggers: tuple[TriggerKind, ...] = Field(min_length=1)
+    payer: Payer
+    pools: tuple[PoolName, ...] = Field(min_length=1, max_length=POOLS_PER_RULE_MAX)
+
+    @model_validator(mode="after")
+    def _payer_can_be_named(self) -> Self:
+        if self.payer == "user" and self.triggers != ("user",):
+            raise ValueError("only a run with trigger `user` has a user who can pay for it")
+        if self.payer == "owner" and self.team == "enterprise":
+            raise ValueError("an enterprise team has no owner who pays; its payer is `team`")
+        if len(set(self.pools)) != len(self.pools):
+            raise ValueError("a pool stands in the order twice")
+        return self
+
+
+class Pack(BaseModel):
+    """A pack of add-on credits on sale: so many credits for so much money."""
+
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    microcredits: int = Field(gt=0)
+    price_cents: int = Field(gt=0)
+    currency: str = Field(pattern=r"^[a-z]{3}$")
+
+
+class BillingPolicy(BaseModel):
+    """The rules of one version; exactly one rule answers for each kind of team and trigger."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Identifier
+    # Credits given back to a grant that has expired meanwhile live on for this many days.
+    grace_days: int = Field(default=GRACE_DAYS_DEFAULT, ge=1, le=366)
+    rules: tuple[BillingRule, ...]
+    packs: tuple[Pack, ...] = ()
+
+    @model_validator(mode="after")
+    def _every_run_has_one_rule(self) -> Self:
+        for team, trigger in product(get_args(TeamKind), get_args(TriggerKind)):
+            matching = [r for r in self.rules if r.team == team and trigger in r.triggers]
+            if len(matching) != 1:
+                raise ValueError(
+                    f"{len(matching)} rules answer for trigger {trigger!r} of a {team} team; "
+                    "there must be exactly one"
+                )
+        return self
+
+    def rule_for(self, team: TeamKind, trigger: TriggerKind) -> BillingRule:
+        return next(r for r in self.rules if r.team == team and trigger in r.triggers)
+
+    def pack_of(self, microcredits: int) -> Pack | None:
+        return next((pack for pack in self.packs if pack.microcredits == microcredits), None)
+
+    def pools_of(self, payer_kinds: frozenset[Payer]) -> frozenset[str]:
+        """Return every pool that some rule draws from when one of these pays."""
+        return frozenset(p for r in self.rules if r.payer in payer_kinds for p in r.pools)

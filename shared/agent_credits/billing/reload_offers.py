@@ -1,0 +1,44 @@
+"""What a team's next reload would buy, or what on the team's own row stands in its way."""
+
+from datetime import datetime
+
+from msgspec import Struct
+
+from agent_credits.billing.policy import BillingPolicy, Pack
+from agent_credits.billing.spend_cap import PaymentMethod, month_to_reserve_in
+from agent_credits.billing.teams import AutoReload, Team
+from agent_credits.ledger.reloads import Refused
+
+
+class ReloadOffer(Struct, frozen=True):
+    """`affordable_packs` is how many of the pack the cap leaves room for in `month`; maybe none."""
+
+    settings: AutoReload
+    method: PaymentMethod
+    pack: Pack
+    month: str
+    affordable_packs: int
+
+
+def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffer | Refused:
+    settings, method = team.auto_reload, team.payment
+    if settings is None or not settings.enabled:
+        return "auto_reload_off"
+    if method is None:
+        return "payment_method_missing"
+    if team.spending.suspended_payment_method == method.name:
+        return "suspended"
+    pack = policy.pack_of(settings.pack_microcredits)
+    if pack is None:
+        return "auto_reload_off"
+    month = month_to_reserve_in(team.spending, now, team.time_zone)
+    head_room_cents = team.spending.head_room(team.spend_cap_cents, month)
+    return ReloadOffer(settings, method, pack, month, head_room_cents // pack.price_cents)
+
+
+def refusal_foreseen(team: Team, policy: BillingPolicy, now: datetime) -> Refused | None:
+    """Return why a reload would be refused before a card is even asked, for all the row tells."""
+    offer = reload_offer(team, policy, now)
+    if not isinstance(offer, ReloadOffer):
+        return offer
+    return None if offer.affordable_packs else "spend_cap_reached"

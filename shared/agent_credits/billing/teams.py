@@ -1,0 +1,166 @@
+"""Teams, and the rule that says who is billed for a run.
+
+Who pays is decided by the event's own time against the team's tenures, an append-only history of
+owner, kind and policy. A redelivery of the same event is therefore billed to the same account for
+ever, also when the owner changed in between; decided by today's owner, it would be looked up in
+another account, found there to be new, and be charged twice.
+"""
+
+from datetime import datetime, timedelta
+from typing import Literal, Self, assert_never
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from msgspec import Struct
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.policy import BillingPolicy, BillingRule, TeamKind
+from agent_credits.billing.spend_cap import PaymentMethod, Spending
+from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger
+from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX
+from agent_credits.ledger.reloads import Refused, ReloadTerms
+from agent_credits.ledger.thresholds import Threshold
+from agent_credits.values.identifiers import Identifier, PoolName
+from agent_credits.values.principals import Payer, Principal
+
+MEMBERS_MAX = 2_000
+TENURES_MAX = 100
+
+# An event may be this far ahead of our clock before it is refused.
+CLOCK_SKEW_MAX = timedelta(minutes=5)
+# A worker may bill by settings this old.
+SETTINGS_TTL = timedelta(minutes=1)
+# A new tenure starts late enough that no event of its time was billed without knowing of it.
+TENURE_NOTICE = 2 * (CLOCK_SKEW_MAX + SETTINGS_TTL)
+
+
+class Tenure(BaseModel):
+    """From `since` on: what kind of team it is, who owns it, and which policy bills its runs."""
+
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    since: AwareDatetime
+    kind: TeamKind
+    owner: Identifier
+    policy_version: Identifier
+
+
+class AutoReload(BaseModel):
+    """When to buy which pack, and how many purchases in a while are too many to be right."""
+
+    # A part of other models, as those of `Strict` are.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    enabled: bool = False
+    pool: PoolName = "add_on"
+    threshold_microcredits: int = Field(gt=0)
+    pack_microcredits: int = Field(gt=0)
+    reloads_max: int = Field(default=5, ge=1, le=RELOADS_REMEMBERED_MAX)
+    window_minutes: int = Field(default=60, ge=1, le=24 * 60)
+
+
+class Team(BaseModel):
+    """The settings row of a team. `members` "*" (enterprise) takes every user of the platform."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    team_id: Identifier
+    version: int = Field(default=0, ge=0)
+    plan: Identifier
+    time_zone: str
+    members: frozenset[Identifier] | Literal["*"]
+    alerts: Alerts = Alerts()
+    # Grows with every change of what follows, but not with the spending itself.
+    settings_version: int = Field(default=0, ge=0)
+    auto_reload: AutoReload | None = None
+    payment: PaymentMethod | None = None
+    spend_cap_cents: int = Field(default=0, ge=0)
+    spending: Spending = Spending()
+    tenures: tuple[Tenure, ...] = Field(min_length=1, max_length=TENURES_MAX)
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"{name!r} is no IANA time zone") from None
+        return name
+
+    @model_validator(mode="after")
+    def _tenures_follow_each_other(self) -> Self:
+        starts = [tenure.since for tenure in self.tenures]
+        if starts != sorted(starts):
+            raise ValueError("tenures must be in the order of their start")
+        if self.members != "*" and len(self.members) > MEMBERS_MAX:
+            raise ValueError(f"a team has at most {MEMBERS_MAX} listed members")
+        return self
+
+    def tenure_at(self, time: datetime) -> Tenure:
+        """Return the tenure that bills an event of this time; the first reaches back for ever."""
+        started = [tenure for tenure in self.tenures if tenure.since <= time]
+        return started[-1] if started else self.tenures[0]
+
+    def has_member(self, user_id: str) -> bool:
+        return self.members == "*" or user_id in self.members
+
+
+class Billing(Struct, frozen=True):
+    """Who is billed for an event, from which pools in which order, and under which policy."""
+
+    principal: Principal
+    payer: Payer
+    pools: tuple[str, ...]
+    policy_version: str
+    grace: timedelta
+    # None where the team does not reload, or not into a pool that this run may draw.
+    reload: ReloadTerms | None = None
+    # Why the team's own row, as last read, leaves no reload to hope for; the account's row may know
+    # a refusal of its own.
+    refusal_foreseen: Refused | None = None
+    low_thresholds: tuple[Threshold, ...] = ()
+
+
+def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
+    """Return the billing of an event under the policy version of the tenure it falls into."""
+    tenure = team.tenure_at(event.time)
+    rule = policy.rule_for(tenure.kind, event.data.trigger.kind)
+    return Billing(
+        principal=_payer_principal(rule.payer, event, team.team_id, tenure.owner),
+        payer=rule.payer,
+        pools=rule.pools,
+        policy_version=policy.version,
+        grace=timedelta(days=policy.grace_days),
+        reload=_reload_terms(team, rule),
+        low_thresholds=team.alerts.low,
+    )
+
+
+def _reload_terms(team: Team, rule: BillingRule) -> ReloadTerms | None:
+    settings = team.auto_reload
+    if settings is None or not settings.enabled or settings.pool not in rule.pools:
+        return None
+    return ReloadTerms(
+        team_id=team.team_id,
+        settings_version=team.settings_version,
+        pool=settings.pool,
+        threshold_microcredits=settings.threshold_microcredits,
+        reloads_max=settings.reloads_max,
+        window=timedelta(minutes=settings.window_minutes),
+    )
+
+
+def _payer_principal(payer: Payer, event: AgentRunEvent, team_id: str, owner: str) -> Principal:
+    match payer:
+        case "user":
+            trigger = event.data.trigger
+            if not isinstance(trigger, UserTrigger):
+                raise TypeError("the policy lets only a user trigger bill its user")
+            return Principal("user", trigger.user_id)
+        case "owner":
+            return Principal("user", owner)
+        case "team":
+            return Principal("team", team_id)
+        case _:
+            assert_never(payer)

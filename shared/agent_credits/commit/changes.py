@@ -1,0 +1,151 @@
+"""What can be asked of an account, and what comes of it. Every change becomes an entry."""
+
+from collections.abc import Mapping
+from datetime import date, datetime
+
+from msgspec import Struct, field
+
+from agent_credits.billing.teams import Billing
+from agent_credits.events.agent_runs import LedgerEvent, payload_hash
+from agent_credits.ledger.entries import Entry, Identity, grant_identity, reload_identity
+from agent_credits.ledger.grants import Grant, GrantCause
+from agent_credits.ledger.reloads import Refused
+from agent_credits.values.principals import Principal
+
+
+class RunChange(Struct, frozen=True):
+    """An agent-run event, billed to this account."""
+
+    event: LedgerEvent
+    billing: Billing
+
+    @property
+    def identity(self) -> Identity:
+        return self.event.identity
+
+    @property
+    def payload_hash(self) -> str:
+        return self.event.payload_hash
+
+
+class GrantChange(Struct, frozen=True):
+    """Credits put into a pool by hand; `grant_id` makes a repeat harmless."""
+
+    principal: Principal
+    grant_id: str
+    pool: str
+    microcredits: int
+    expires_at: datetime | None
+    cause: GrantCause
+
+    @property
+    def identity(self) -> Identity:
+        return grant_identity(self.principal, self.grant_id)
+
+    @property
+    def payload_hash(self) -> str:
+        # The expiry is left out: a grant declared to live "14 days" expires later each time it is
+        # declared, and is still the same grant.
+        return payload_hash([self.pool, self.microcredits, self.cause])
+
+
+class PlanChange(Struct, frozen=True):
+    """Another plan from the next refill on; what earlier plans granted stays as it is."""
+
+    principal: Principal
+    change_id: str
+    plan_name: str
+    pool: str
+    microcredits: int
+    anchor: date
+
+    @property
+    def identity(self) -> Identity:
+        return grant_identity(self.principal, self.change_id)
+
+    @property
+    def payload_hash(self) -> str:
+        return payload_hash([self.plan_name, self.pool, self.microcredits, self.anchor.isoformat()])
+
+
+class ReloadGranted(Struct, frozen=True):
+    """A reload that was paid for; its id is the reload's, so it is granted once."""
+
+    principal: Principal
+    reload_id: str
+    team_id: str
+    pool: str
+    microcredits: int
+    packs: int
+    price_cents: int
+    currency: str
+
+    @property
+    def identity(self) -> Identity:
+        return reload_identity(self.principal, self.reload_id)
+
+    @property
+    def payload_hash(self) -> str:
+        return payload_hash([self.pool, self.microcredits, self.price_cents, self.currency])
+
+
+class ReloadRefused(Struct, frozen=True):
+    """A reload that will not be paid for; `until` as in `reloads.Reload`."""
+
+    principal: Principal
+    reload_id: str
+    team_id: str
+    cause: Refused
+    until: datetime | None
+    settings_version: int
+
+    @property
+    def identity(self) -> Identity:
+        return reload_identity(self.principal, f"{self.reload_id}:refused")
+
+    @property
+    def payload_hash(self) -> str:
+        # A reload is refused once, whatever the second of two workers found in the way.
+        return ""
+
+
+Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadRefused
+
+
+class Recorded(Struct, frozen=True):
+    """The change was decided now; its entry says how."""
+
+    entry: Entry
+
+
+class AlreadyRecorded(Struct, frozen=True):
+    """A repeat. What was decided stays decided; this is the entry of then."""
+
+    entry: Entry
+
+
+class Conflicting(Struct, frozen=True):
+    """The id is taken by another payload, recorded as this entry. Nothing was applied."""
+
+    entry: Entry
+
+
+class Waiting(Struct, frozen=True):
+    """The event is not recorded: a reload that may cover it is under way. Ask again soon."""
+
+    reload_id: str
+
+
+Result = Recorded | AlreadyRecorded | Conflicting | Waiting
+
+
+class Past(Struct, frozen=True):
+    """What of the ledger a decision needs beyond the account row; all of it of this account.
+
+    `recorded`: entries with the identities of the batch. `runs`: all entries of some runs.
+    `grants`: grants, as they were made, that draws of those runs came from.
+    """
+
+    recorded: Mapping[Identity, Entry] = field(default_factory=dict)
+    runs: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+    grants: Mapping[str, Grant] = field(default_factory=dict)

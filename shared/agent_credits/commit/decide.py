@@ -1,0 +1,257 @@
+"""The pure decision: an account, a batch of changes and a time give entries and the next account.
+
+A change's outcome is the first of these that applies:
+
+1. malformed    refused before it gets here (`events.parse_message`)
+2. conflicting  the id was recorded with another payload; nothing is applied
+3. already recorded  a repeat; what was decided stays decided
+4. waiting      the pools hold too little, and a reload that may cover it is under way
+5. insufficient the pools hold too little
+6. debited      (or accepted, waived, finished, returned, granted: what the change asks for)
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from agent_credits.commit.changes import (
+    AlreadyRecorded,
+    Change,
+    Conflicting,
+    GrantChange,
+    Past,
+    PlanChange,
+    Recorded,
+    ReloadGranted,
+    ReloadRefused,
+    Result,
+    RunChange,
+    Waiting,
+)
+from agent_credits.commit.decision_context import Situation
+from agent_credits.commit.low_credits import with_low_credits
+from agent_credits.commit.reload_outcomes import grant_reload, refuse_reload
+from agent_credits.commit.reload_requests import freeze, reload_where_low, with_reload_recorded
+from agent_credits.commit.runs import apply_run
+from agent_credits.events.agent_runs import RunFinished
+from agent_credits.ledger.accounts import (
+    ERRORED_RUNS_MAX,
+    Account,
+    PlanSubscription,
+    check_account,
+    fills_page,
+)
+from agent_credits.ledger.entries import Entry, Identity
+from agent_credits.ledger.expiry import bring_up_to
+from agent_credits.ledger.grants import Grant
+
+ERRORED_RUNS_REMEMBERED_FOR = timedelta(hours=24)
+
+
+class Decision(Struct, frozen=True):
+    """The account as it would be committed, and one result per change, in their order."""
+
+    row_version: int
+    account: Account
+    results: tuple[Result, ...]
+
+    @property
+    def changes_account(self) -> bool:
+        """Tell whether there is anything to commit: an entry, if only of a reload it requests."""
+        return self.account.version > self.row_version
+
+
+def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -> Decision:
+    """Apply the changes in their order to the row as read; after a full page comes page n+1."""
+    now = _not_before_last_entry(row, now)
+    situation = Situation(row, past, now)
+    current = bring_up_to(_with_room_on_page(row), now)
+    known: dict[Identity, Entry] = {entry.identity: entry for entry in row.entries}
+    known.update(past.recorded)
+    results: list[Result] = []
+    waiting: dict[Identity, Waiting] = {}
+    for change in changes:
+        before = known.get(change.identity)
+        if change.identity in waiting:
+            # The same event twice in one batch: it is wanted once.
+            results.append(waiting[change.identity])
+        elif before is None:
+            current, came_of_it = _apply(current, change, situation)
+            if isinstance(came_of_it, Waiting):
+                waiting[change.identity] = came_of_it
+                results.append(came_of_it)
+                continue
+            current = replace(current, entries=(*current.entries, came_of_it))
+            known[change.identity] = came_of_it
+            results.append(Recorded(came_of_it))
+        elif before.payload_hash == change.payload_hash:
+            results.append(AlreadyRecorded(before))
+        else:
+            results.append(Conflicting(before))
+    fresh = [c for c, r in zip(changes, results, strict=True) if isinstance(r, Recorded)]
+    current = _with_reload(current, fresh, situation)
+    if not any(isinstance(result, Recorded) for result in results) and current.reload == row.reload:
+        return Decision(row.version, row, tuple(results))
+    return Decision(row.version, _ready_to_commit(current, fresh, situation), tuple(results))
+
+
+def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
+    """Return the runs whose draws these changes return; decide only with the past of those."""
+    return frozenset(
+        change.event.subject
+        for change in changes
+        if isinstance(change, RunChange)
+        and isinstance(change.event, RunFinished)
+        and change.event.data.status == "error"
+    )
+
+
+def declines(decision: Decision) -> bool:
+    """Tell whether any event is declined, also one of a run that failed before."""
+    return any(
+        isinstance(result, Recorded) and result.entry.outcome == "insufficient"
+        for result in decision.results
+    )
+
+
+def runs_that_fail(decision: Decision) -> frozenset[str]:
+    """Return the runs that fail by this decision; one of them may have failed long before.
+
+    Decide again with their past, so that a run fails, and is announced, once.
+    """
+    return frozenset(
+        result.entry.identity.subject
+        for result in decision.results
+        if isinstance(result, Recorded) and result.entry.fails_run
+    )
+
+
+def grants_to_look_up(account: Account, runs: Mapping[str, tuple[Entry, ...]]) -> frozenset[str]:
+    """Return the ids of grants that these runs drew from and the row no longer holds."""
+    held = {grant.id for grant in account.grants}
+    entries = [entry for past in runs.values() for entry in past]
+    entries += [entry for entry in account.entries if entry.identity.subject in runs]
+    drawn = {part.grant_id for entry in entries for part in entry.draws}
+    return frozenset(drawn - held)
+
+
+def _not_before_last_entry(account: Account, now: datetime) -> datetime:
+    # Workers' clocks differ. On one account time never runs backwards, so that a grant that was
+    # recorded as expired cannot be drawn by a worker whose clock is behind.
+    now = now.replace(microsecond=0)
+    return max(now, account.entries[-1].recorded_at) if account.entries else now
+
+
+def _with_room_on_page(row: Account) -> Account:
+    if not row.page_is_full:
+        return row
+    return replace(row, page_number=row.page_number + 1, entries=(), page_is_full=False)
+
+
+def _with_reload(account: Account, fresh: Sequence[Change], situation: Situation) -> Account:
+    # Of what is fresh alone: events that come again, however late, must not buy anything.
+    runs = [change for change in fresh if isinstance(change, RunChange)]
+    for billing in dict.fromkeys(change.billing for change in runs):
+        account = reload_where_low(account, billing, situation)
+    too_many = {e.identity for e in account.entries if e.refusal == "too_many_reloads"}
+    for change in runs:
+        if change.identity in too_many:
+            account = freeze(account, change.billing, situation)
+    return with_reload_recorded(account, situation)
+
+
+def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
+    """A run has failed, and no credits have come since."""
+    exhausted = account.is_exhausted
+    for entry in new_entries:
+        if entry.outcome == "insufficient":
+            exhausted = True
+        elif entry.brings_credits:
+            exhausted = False
+    return exhausted
+
+
+def _ready_to_commit(account: Account, fresh: Sequence[Change], situation: Situation) -> Account:
+    row, now = situation.row, situation.now
+    account = bring_up_to(account, now)
+    kept = len(row.entries) if account.page_number == row.page_number else 0
+    remembered = tuple(
+        run for run in account.errored_runs if run.ended_at > now - ERRORED_RUNS_REMEMBERED_FOR
+    )
+    runs = [change for change in fresh if isinstance(change, RunChange)]
+    account = with_low_credits(account, runs, account.entries[kept:], situation)
+    committed = replace(
+        account,
+        version=account.version + 1,
+        # A dry grant is kept off the row; the ledger knows it, should a draw come back to it.
+        grants=tuple(grant for grant in account.grants if grant.remaining_microcredits > 0),
+        errored_runs=remembered[-ERRORED_RUNS_MAX:],
+        is_exhausted=_is_exhausted(account, account.entries[kept:]),
+        page_is_full=fills_page(account.entries),
+    )
+    check_account(committed)
+    return committed
+
+
+def _apply(
+    account: Account, change: Change, situation: Situation
+) -> tuple[Account, Entry | Waiting]:
+    match change:
+        case RunChange():
+            return apply_run(account, change, situation)
+        case GrantChange():
+            return _grant(account, change, situation.now)
+        case PlanChange():
+            return _change_plan(account, change, situation.now)
+        case ReloadGranted():
+            return grant_reload(account, change, situation.now)
+        case ReloadRefused():
+            return refuse_reload(account, change, situation.now)
+        case _:
+            assert_never(change)
+
+
+def _grant(account: Account, change: GrantChange, now: datetime) -> tuple[Account, Entry]:
+    grant = Grant(
+        id=change.grant_id,
+        pool=change.pool,
+        amount_microcredits=change.microcredits,
+        remaining_microcredits=change.microcredits,
+        granted_at=now,
+        expires_at=change.expires_at and change.expires_at.replace(microsecond=0),
+        cause=change.cause,
+    )
+    entry = Entry(
+        identity=change.identity,
+        payload_hash=change.payload_hash,
+        type="credits.granted",
+        outcome="granted",
+        recorded_at=now,
+        amount_microcredits=change.microcredits,
+        grant=grant,
+    )
+    return replace(account, grants=(*account.grants, grant)), entry
+
+
+def _change_plan(account: Account, change: PlanChange, now: datetime) -> tuple[Account, Entry]:
+    refilled_from = account.plan.refilled_from if account.plan else None
+    plan = PlanSubscription(
+        name=change.plan_name,
+        pool=change.pool,
+        microcredits=change.microcredits,
+        anchor=change.anchor,
+        refilled_from=refilled_from,
+    )
+    entry = Entry(
+        identity=change.identity,
+        payload_hash=change.payload_hash,
+        type="plan.changed",
+        outcome="changed",
+        recorded_at=now,
+        amount_microcredits=0,
+        plan_name=change.plan_name,
+    )
+    return replace(account, plan=plan), entry

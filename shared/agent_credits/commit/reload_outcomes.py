@@ -1,0 +1,70 @@
+"""What a reload that was paid for, or refused, does to the account that asked for it."""
+
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from agent_credits.commit.changes import ReloadGranted, ReloadRefused
+from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX, Account
+from agent_credits.ledger.entries import Entry, ReloadFacts
+from agent_credits.ledger.grants import Grant
+
+
+def grant_reload(account: Account, change: ReloadGranted, now: datetime) -> tuple[Account, Entry]:
+    """Add the credits, also of a reload that came too late and counts as refused already."""
+    grant = Grant(
+        id=change.reload_id,
+        pool=change.pool,
+        amount_microcredits=change.microcredits,
+        remaining_microcredits=change.microcredits,
+        granted_at=now,
+        expires_at=None,
+        cause="reload",
+    )
+    entry = Entry(
+        identity=change.identity,
+        payload_hash=change.payload_hash,
+        type="reload.granted",
+        outcome="granted",
+        recorded_at=now,
+        amount_microcredits=change.microcredits,
+        grant=grant,
+        reload=ReloadFacts(
+            change.reload_id, change.team_id, change.packs, change.price_cents, change.currency
+        ),
+    )
+    granted = replace(
+        account,
+        grants=(*account.grants, grant),
+        reload=None if _is_newest(account, change.reload_id) else account.reload,
+        reloaded_at=(*account.reloaded_at, now)[-RELOADS_REMEMBERED_MAX:],
+    )
+    return granted, entry
+
+
+def refuse_reload(account: Account, change: ReloadRefused, now: datetime) -> tuple[Account, Entry]:
+    """Let the refusal stand on the row, so that the events that wait fail with its cause."""
+    entry = Entry(
+        identity=change.identity,
+        payload_hash=change.payload_hash,
+        type="reload.refused",
+        outcome="reload_refused",
+        recorded_at=now,
+        refusal=change.cause,
+        reload=ReloadFacts(change.reload_id, change.team_id),
+    )
+    reload = account.reload
+    if reload is not None and _is_newest(account, change.reload_id):
+        reload = replace(
+            reload,
+            state="refused",
+            since=now,
+            until=change.until,
+            cause=change.cause,
+            settings_version=change.settings_version,
+        )
+    return replace(account, reload=reload), entry
+
+
+def _is_newest(account: Account, reload_id: str) -> bool:
+    return account.reload is not None and account.reload.id == reload_id

@@ -1,0 +1,113 @@
+"""When an account asks for a reload: when an event finds too little, or the balance falls low."""
+
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from agent_credits.billing.teams import Billing
+from agent_credits.commit.changes import Waiting
+from agent_credits.commit.decision_context import Situation
+from agent_credits.ledger.accounts import Account, available_microcredits
+from agent_credits.ledger.entries import Entry, ReloadFacts, reload_identity
+from agent_credits.ledger.grants import RELOAD_PREFIX
+from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, Standing, standing
+
+
+def reload_standing(account: Account, billing: Billing, now: datetime) -> Standing:
+    return standing(account.reload, account.reloaded_at, billing.reload, now)
+
+
+def wait_for_reload(
+    account: Account, billing: Billing, wanted_microcredits: int, situation: Situation
+) -> tuple[Account, Waiting]:
+    """Let an event wait, for the reload under way or for one that this commit requests."""
+    requested = account.reload
+    if requested is None or reload_standing(account, billing, situation.now) == "able":
+        requested = _request(billing, situation)
+    if requested.id == _next_id(situation.row):
+        # Every event that waits for the reload of this very commit is counted into it.
+        wanted = requested.wanted_microcredits + wanted_microcredits
+        requested = replace(requested, wanted_microcredits=wanted)
+    return replace(account, reload=requested), Waiting(requested.id)
+
+
+def reload_where_low(account: Account, billing: Billing, situation: Situation) -> Account:
+    """Request a reload where the balance stands below the threshold; on it is not below it.
+
+    Where too many reloads have been made of late, reloading freezes instead, and says so once.
+    """
+    terms = billing.reload
+    if terms is None:
+        return account
+    available = available_microcredits(account, billing.pools, situation.now)
+    if available >= terms.threshold_microcredits:
+        return account
+    match reload_standing(account, billing, situation.now):
+        case "able":
+            return replace(account, reload=_request(billing, situation))
+        case "too_many_reloads":
+            return freeze(account, billing, situation)
+        case _:
+            return account
+
+
+def freeze(account: Account, billing: Billing, situation: Situation) -> Account:
+    """Let reloading stand still for a window, unless it does already."""
+    terms = billing.reload
+    if terms is None or _is_frozen(account, situation.now):
+        return account
+    frozen = replace(
+        _request(billing, situation),
+        state="refused",
+        until=situation.now + terms.window,
+        cause="too_many_reloads",
+    )
+    return replace(account, reload=frozen)
+
+
+def with_reload_recorded(account: Account, situation: Situation) -> Account:
+    """Add the entry of a reload that this commit requests, or freezes."""
+    reload = account.reload
+    if reload is None or reload.id != _next_id(situation.row):
+        return account
+    requested = reload.state == "requested"
+    entry = Entry(
+        identity=reload_identity(account.principal, f"{reload.id}:{reload.state}"),
+        payload_hash="",
+        type="reload.requested" if requested else "reload.refused",
+        outcome="reload_requested" if requested else "reload_refused",
+        recorded_at=situation.now,
+        amount_microcredits=reload.wanted_microcredits,
+        refusal=reload.cause,
+        reload=ReloadFacts(reload.id, reload.team_id),
+    )
+    return replace(account, entries=(*account.entries, entry))
+
+
+def _is_frozen(account: Account, now: datetime) -> bool:
+    reload = account.reload
+    return (
+        reload is not None
+        and reload.cause == "too_many_reloads"
+        and reload.until is not None
+        and now < reload.until
+    )
+
+
+def _request(billing: Billing, situation: Situation) -> Reload:
+    if billing.reload is None:
+        raise TypeError("only a team with auto-reload on requests a reload")
+    return Reload(
+        id=_next_id(situation.row),
+        team_id=billing.reload.team_id,
+        state="requested",
+        wanted_microcredits=0,
+        settings_version=billing.reload.settings_version,
+        since=situation.now,
+        until=situation.now + RELOAD_DEADLINE,
+    )
+
+
+def _next_id(row: Account) -> str:
+    # The version this commit makes: no two reloads of an account can share it.
+    return f"{RELOAD_PREFIX}{row.principal}:{row.version + 1}"

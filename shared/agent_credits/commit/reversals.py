@@ -1,0 +1,49 @@
+"""Giving draws back to the very grants they came from, when a run ends by the platform's fault."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
+
+from agent_credits.commit.decision_context import Situation
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Draw, Entry
+from agent_credits.ledger.grants import Grant
+from agent_credits.values.errors import InvariantViolated, require
+
+
+def draws_to_return(entries: Sequence[Entry]) -> tuple[Draw, ...]:
+    """Return what the run took from each grant and has not been given back yet."""
+    net: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        sign = -1 if entry.outcome == "returned" else 1
+        for part in entry.draws:
+            key = (part.pool, part.grant_id)
+            net[key] = net.get(key, 0) + sign * part.microcredits
+    require(all(left >= 0 for left in net.values()), "no draw is given back twice")
+    return tuple(Draw(pool, grant_id, left) for (pool, grant_id), left in net.items() if left > 0)
+
+
+def origin_of(account: Account, situation: Situation, grant_id: str) -> Grant:
+    """Return the grant as the row holds it, as the page or the ledger recorded it otherwise."""
+    recorded = (entry.grant for entry in (*situation.row.entries, *account.entries))
+    candidates = (*account.grants, *(grant for grant in recorded if grant is not None))
+    held = next((grant for grant in candidates if grant.id == grant_id), None)
+    origin = held or situation.past.grants.get(grant_id)
+    if origin is None:
+        raise InvariantViolated("every draw's grant is on the row or in the ledger")
+    return origin
+
+
+def given_back(
+    grants: tuple[Grant, ...], part: Draw, origin: Grant, grace: timedelta, now: datetime
+) -> tuple[Grant, ...]:
+    """Put credits back into the very grant; one that expired meanwhile gets a grace period."""
+    held = next((grant for grant in grants if grant.id == part.grant_id), None)
+    if held is not None:
+        left = held.remaining_microcredits + part.microcredits
+        filled = replace(held, remaining_microcredits=left)
+        return tuple(filled if grant is held else grant for grant in grants)
+    expires_at = origin.expires_at if origin.is_live(now) else now + grace
+    revived = replace(origin, remaining_microcredits=part.microcredits, expires_at=expires_at)
+    return (*grants, revived)

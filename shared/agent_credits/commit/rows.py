@@ -1,0 +1,63 @@
+"""The port to the rows that commits read and write, and nothing else may write.
+
+Reads are strongly consistent. Writes are of two kinds: a compare-and-set of one row, which commits,
+and insertions of pages and receipts. What is inserted is a pure function of a committed row, so it
+does not matter which worker comes first, and an insertion never changes what is already there.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Protocol
+
+from agent_credits.billing.directory import SettingsRows
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
+from agent_credits.values.principals import Principal
+
+
+class Rows(Protocol):
+    """The rows of accounts and their ledger. Each method raises `RowsUnavailable` on a fault."""
+
+    def read_account(self, principal: Principal) -> Account | None: ...
+
+    def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
+        """Return the receipts there are, of any account."""
+        ...
+
+    def read_run(self, run_id: str) -> Iterable[Receipt]:
+        """Return every receipt of a run, of any account."""
+        ...
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        """Write the row if the one there is one version older.
+
+        Returns None when it was written, or else the row that is there instead. Raises
+        `AccountTooLarge`, before anything is written, when the row would pass its ceiling.
+        """
+        ...
+
+    def flush_and_read_receipts(
+        self, page: Page, identities: Collection[Identity]
+    ) -> Mapping[Identity, Receipt]:
+        """Do both `put_page` and `read_receipts`, in any order or at once.
+
+        Both are done when it returns. None of the identities may be on the page.
+        """
+        ...
+
+    def put_page(self, page: Page) -> None:
+        """Put a full page and one receipt for each of its entries, unless they are there."""
+        ...
+
+
+class TeamRows(SettingsRows, Protocol):
+    """The rows of teams where they also change, by compare-and-set like every other row."""
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        """Write the row if the one there is one version older; else return that one."""
+        ...
+
+
+def entries_of(receipts: Iterable[Receipt], principal: Principal) -> tuple[Entry, ...]:
+    """Return the entries that stand on this account, in the order of the receipts."""
+    return tuple(receipt.entry for receipt in receipts if receipt.principal == principal)

@@ -1,0 +1,165 @@
+"""The write protocol: the one path on which an account changes.
+
+    1 read the row       (or start from the row this worker committed last)
+    2 read the receipts  of the batch's identities, after the row; and meanwhile
+      flush the page     if it is full: the page and its receipts, each inserted unless it is there
+    3 decide             what is neither receipted nor on the page; purely
+    4 compare-and-set    the row; a lost race returns the current row: go to 2
+
+Why it is exact: what was committed at a version up to v is on the page of v or has a receipt before
+v+1 can exist, because the flush comes before 4 in every writer; and who wins at v has read the row
+at v and the receipts after it. Reading the receipts before the row would open a gap for a page
+flushed in between. Between the two halves of 2 no order is needed: what is flushed stands on the
+row, so it is not among what is looked up.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+
+from msgspec import Struct
+
+from agent_credits.commit.changes import Change, Past, Result, Waiting
+from agent_credits.commit.decide import (
+    Decision,
+    decide,
+    declines,
+    grants_to_look_up,
+    runs_that_fail,
+    runs_that_give_back,
+)
+from agent_credits.commit.rows import Rows, entries_of
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Identity, Receipt, origin_identity
+from agent_credits.values.errors import AccountMissing, Contended, InvariantViolated, require
+from agent_credits.values.principals import Principal
+
+# Each attempt lost means that another writer committed, so the account as a whole made progress.
+ATTEMPTS_MAX = 10
+
+# What one commit may hold, so that its row stays far below the ceiling for identifiers of a usual
+# length; where it does not, the batch is halved until it does.
+CHANGES_PER_COMMIT_MAX = 200
+
+# Bills the changes again by settings read at this moment.
+Rebill = Callable[[Sequence[Change], datetime], Sequence[Change]]
+
+# Called with the number of attempts lost so far; waits a jittered while.
+Pause = Callable[[int], None]
+
+
+class Committed(Struct, frozen=True):
+    """The row as this worker knows it now, one result per change, and the races lost on the way."""
+
+    account: Account
+    results: tuple[Result, ...]
+    retries: int
+
+
+def commit(
+    rows: Rows,
+    principal: Principal,
+    changes: Sequence[Change],
+    *,
+    now: datetime,
+    pause: Pause,
+    warm: Account | None = None,
+    opens_account: bool = False,
+    before_failing: Rebill | None = None,
+) -> Committed:
+    """Record a batch of at most `CHANGES_PER_COMMIT_MAX` changes of one account, all or none.
+
+    Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
+    lost races, `AccountTooLarge` where the changes do not fit one row, and what `rows` raises.
+    `before_failing` is asked once, when a run would fail, to bill by settings that are not cached.
+    """
+    require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
+    account = warm or rows.read_account(principal)
+    if account is None:
+        if not opens_account:
+            raise AccountMissing(f"{principal} has no account")
+        account = Account(principal)
+    for attempt in range(ATTEMPTS_MAX):
+        wanted = _not_on_page(account, changes)
+        flushes_ahead = _flushes_ahead(account, wanted)
+        if flushes_ahead:
+            receipts = rows.flush_and_read_receipts(account.page, wanted)
+        else:
+            receipts = rows.read_receipts(wanted)
+        try:
+            decision = _decide(rows, account, changes, receipts, now)
+            if before_failing is not None and declines(decision):
+                changes, before_failing = before_failing(changes, now), None
+                decision = _decide(rows, account, changes, receipts, now)
+        except InvariantViolated:
+            # The ledger was read after the row, so it may know commits that this row does not, and
+            # the two need not fit together. It is a bug only if the row is still the newest.
+            newer = rows.read_account(principal)
+            if newer is None or newer.version == account.version:
+                raise
+            account = newer
+            continue
+        if not decision.changes_account and account is warm and _waits(decision):
+            # Nothing is written, so nothing would tell this worker that its row is stale and that
+            # the reload was granted long ago.
+            account, warm = rows.read_account(principal) or account, None
+            continue
+        if not decision.changes_account:
+            return Committed(account, decision.results, attempt)
+        require(decision.account.version == account.version + 1, "a commit adds one to `version`")
+        if account.page_is_full and not flushes_ahead:
+            rows.put_page(account.page)
+        current = rows.compare_and_set(decision.account)
+        if current is None:
+            return Committed(decision.account, decision.results, attempt)
+        account = current
+        if attempt + 1 < ATTEMPTS_MAX:
+            pause(attempt + 1)
+    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+
+
+def _flushes_ahead(row: Account, wanted: Collection[Identity]) -> bool:
+    """Tell whether to flush the page before it is known that there is something to commit.
+
+    It saves a round trip, and is in vain only if the whole batch is a repeat. Events that wait for
+    a reload come again and again, and most times there is nothing to commit.
+    """
+    awaits_reload = row.reload is not None and row.reload.state == "requested"
+    return row.page_is_full and bool(wanted) and not awaits_reload
+
+
+def _decide(
+    rows: Rows,
+    row: Account,
+    changes: Sequence[Change],
+    receipts: Mapping[Identity, Receipt],
+    now: datetime,
+) -> Decision:
+    """Read what else of the ledger the decision needs, after the row was read, and decide."""
+    recorded = {identity: receipt.entry for identity, receipt in receipts.items()}
+    fresh = [change for change in changes if change.identity not in recorded]
+    past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh))
+    decision = decide(row, changes, past, now)
+    failing = runs_that_fail(decision) - past.runs.keys()
+    if failing:
+        decision = decide(row, changes, _with_runs(rows, row, past, failing), now)
+    return decision
+
+
+def _waits(decision: Decision) -> bool:
+    return any(isinstance(result, Waiting) for result in decision.results)
+
+
+def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
+    """Return the identities to look up; what is on the page is recorded, and costs no read."""
+    on_page = {entry.identity for entry in row.entries}
+    return list(dict.fromkeys(c.identity for c in changes if c.identity not in on_page))
+
+
+def _with_runs(rows: Rows, row: Account, past: Past, run_ids: Collection[str]) -> Past:
+    if not run_ids:
+        return past
+    runs = {run: entries_of(rows.read_run(run), row.principal) for run in sorted(run_ids)}
+    grant_ids = grants_to_look_up(row, runs)
+    receipts = rows.read_receipts([origin_identity(row.principal, g) for g in sorted(grant_ids)])
+    grants = {r.entry.grant.id: r.entry.grant for r in receipts.values() if r.entry.grant}
+    return Past(past.recorded, {**past.runs, **runs}, {**past.grants, **grants})

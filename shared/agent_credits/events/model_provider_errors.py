@@ -1,0 +1,49 @@
+"""What a model provider answered instead of a completion; `provider_table` tells what it means."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from agent_credits.values.strict import Strict
+
+Meaning = Literal["quota_exhausted", "rate_limited", "overloaded"]
+Classification = Literal[Meaning, "unclassified"]
+
+# A provider as OpenTelemetry names it in `gen_ai.provider.name`: openai, aws.bedrock, x_ai.
+ProviderName = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")
+]
+# A name of the provider's own vocabulary. It has no room for a sentence: what a provider says in
+# its message may repeat a prompt or a key, and notices travel far.
+ErrorName = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")
+]
+QuotaId = Annotated[
+    str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._:/-]+$")
+]
+RETRY_AFTER_SECONDS_MAX = 31 * 24 * 60 * 60
+
+
+class ProviderAnswer(Strict):
+    """The names in a provider's error: all there is to tell an empty account from a busy hour.
+
+    `type`, `code`: as the body has them (Google's `status` and Bedrock's exception are the type).
+    `reason`: a finer name, Google's ErrorInfo for one. `quota_id`: of Google's QuotaFailure.
+    """
+
+    status_code: Annotated[int, Field(ge=100, le=599)] | None = None
+    type: ErrorName | None = None
+    code: ErrorName | None = None
+    reason: ErrorName | None = None
+    quota_id: QuotaId | None = None
+    retry_after_seconds: Annotated[int, Field(ge=0, le=RETRY_AFTER_SECONDS_MAX)] | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.status_code is None and not self.names:
+            raise ValueError("must have a status_code, type, code or reason")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.type, self.code, self.reason) if name is not None)

@@ -1,0 +1,120 @@
+"""An account: a principal's grants, plan and newest ledger page, one row, one compare-and-set.
+
+Balances are computed here and nowhere else.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime
+
+from msgspec import Struct
+
+from agent_credits.ledger.entries import Entry, Page, PoolBalance
+from agent_credits.ledger.grants import Grant, drawing_order
+from agent_credits.ledger.reloads import Reload
+from agent_credits.ledger.thresholds import LowCredits
+from agent_credits.values.errors import require
+from agent_credits.values.principals import Principal
+
+# A page is full at so many entries, or at so much identifier text, the part of an entry that does
+# not compress: a quiet account's row then stays below 1 KB, one write unit. A full page costs one
+# write more than its receipts, so a page of five costs 2.2 units per event and one of eight 2.125.
+# The commit that fills a page says so on the row, for workers whose bounds differ: if each judged
+# by its own, one could flush a page as full that another still adds to.
+PAGE_ENTRIES_FULL = 8
+PAGE_IDENTIFIER_BYTES_FULL = 360
+
+# Runs that ended by the platform's fault, remembered so that their late usage is waived.
+ERRORED_RUNS_MAX = 16
+
+# More than any team's breaker counts; what is older than its window never matters.
+RELOADS_REMEMBERED_MAX = 20
+
+
+class PlanSubscription(Struct, frozen=True):
+    """What refills the account; `refilled_from` is the start of the last period it refilled."""
+
+    name: str
+    pool: str
+    microcredits: int
+    anchor: date
+    refilled_from: date | None = None
+
+    def refills_one_of(self, pools: Iterable[str]) -> bool:
+        return self.microcredits > 0 and self.pool in pools
+
+
+class ErroredRun(Struct, frozen=True):
+    run_id: str
+    ended_at: datetime
+
+
+class Account(Struct, frozen=True):
+    """The account row. `version` counts its commits; a new account stands at zero."""
+
+    principal: Principal
+    version: int = 0
+    grants: tuple[Grant, ...] = ()
+    plan: PlanSubscription | None = None
+    errored_runs: tuple[ErroredRun, ...] = ()
+    # The newest reload, while it is under way or its refusal holds; when the last few succeeded.
+    reload: Reload | None = None
+    reloaded_at: tuple[datetime, ...] = ()
+    # A run has failed here, and no credits have come since.
+    is_exhausted: bool = False
+    # While it is below one of its team's thresholds; see `low_credits`.
+    low: LowCredits | None = None
+    page_number: int = 1
+    entries: tuple[Entry, ...] = ()
+    # Once it is, it never grows again.
+    page_is_full: bool = False
+
+    @property
+    def page(self) -> Page:
+        return Page(self.principal, self.page_number, self.entries)
+
+
+def fills_page(entries: Sequence[Entry]) -> bool:
+    """Tell whether a page of these entries takes no more commits."""
+    identities = [entry.identity for entry in entries]
+    identifier_bytes = sum(len(i.subject) + len(i.id) for i in identities)
+    return len(identities) >= PAGE_ENTRIES_FULL or identifier_bytes >= PAGE_IDENTIFIER_BYTES_FULL
+
+
+def pool_balances(account: Account, pools: Iterable[str], now: datetime) -> tuple[PoolBalance, ...]:
+    """Return what each pool holds that can be drawn at `now`, in the order asked for."""
+    return tuple(
+        PoolBalance(
+            pool,
+            sum(
+                grant.remaining_microcredits
+                for grant in drawing_order(account.grants, (pool,))
+                if grant.is_live(now)
+            ),
+        )
+        for pool in pools
+    )
+
+
+def available_microcredits(account: Account, pools: Iterable[str], now: datetime) -> int:
+    """Return what the pools hold together at `now`: the balance, wherever one is asked for."""
+    return together(pool_balances(account, pools, now))
+
+
+def together(balances: Iterable[PoolBalance]) -> int:
+    """Return what these pools hold in all, in microcredits."""
+    return sum(balance.available_microcredits for balance in balances)
+
+
+def check_account(account: Account) -> None:
+    """Raise `InvariantViolated` if the row could never be right, whatever was committed."""
+    ids = [grant.id for grant in account.grants]
+    require(len(set(ids)) == len(ids), "a grant stands on the row once")
+    for grant in account.grants:
+        require(grant.remaining_microcredits >= 0, "no grant is below zero")
+        require(
+            grant.remaining_microcredits <= grant.amount_microcredits,
+            "no grant holds more than was granted",
+        )
+    identities = [entry.identity for entry in account.entries]
+    require(len(set(identities)) == len(identities), "an event stands on the page once")
+    require(len(identities) > 0, "a commit records an entry")

@@ -1,0 +1,76 @@
+"""What an account burns: the credits that usage drew, less those that were given back.
+
+By UTC days, like plan periods, and over days that are complete: whoever asks on the same day gets
+the same answer. A return counts on the day on which the credits came back.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, timedelta
+
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry, Page
+
+# A day, a week and a month are what a rate is judged by.
+WINDOWS_DAYS = (1, 7, 30)
+# The rate that a projection goes on with.
+RATE_DAYS = 7
+# What is further away is no projection any more.
+PROJECTION_DAYS_MAX = 3_650
+
+BurnByDay = Counter[date]
+
+
+def first_day(today: date) -> date:
+    """Return the first day that any of the windows looks at."""
+    return today - timedelta(days=max(WINDOWS_DAYS))
+
+
+def entries_since(row: Account, newest_pages: Iterable[Page], since: date) -> Iterator[Entry]:
+    """Yield the account's entries from that day on, and perhaps some before, newest page first.
+
+    `newest_pages` are its full pages, newest first, and are asked for no further than needed: time
+    never runs backwards on an account.
+    """
+    yield from row.entries
+    for page in newest_pages:
+        if page.number >= row.page_number:
+            continue  # Flushed by now, but still the row's own as it was read.
+        if page.entries[-1].recorded_at.astimezone(UTC).date() < since:
+            return
+        yield from page.entries
+
+
+def burn_of(entries: Iterable[Entry], since: date) -> BurnByDay:
+    """Return the net microcredits by day, negative where more came back than was drawn."""
+    burned: BurnByDay = Counter()
+    for entry in entries:
+        day = entry.recorded_at.astimezone(UTC).date()
+        if day < since:
+            continue
+        match entry.outcome:
+            case "debited" | "insufficient":
+                burned[day] += entry.drawn_microcredits
+            case "returned":
+                burned[day] -= entry.drawn_microcredits
+            case _:
+                pass
+    return burned
+
+
+def burned_over(burned: BurnByDay, days: int, today: date) -> int:
+    """Return what was burned on the `days` complete days before today, and never less than none."""
+    window = (today - timedelta(days=back) for back in range(1, days + 1))
+    return max(sum(burned[day] for day in window), 0)
+
+
+def exhausted_on(available_microcredits: int, burned: BurnByDay, today: date) -> date | None:
+    """Return the day on which the credits end at the current rate, without refills and reloads.
+
+    None where nothing was burned lately, or where they last for years.
+    """
+    rate = burned_over(burned, RATE_DAYS, today)
+    if rate == 0:
+        return None
+    days = available_microcredits * RATE_DAYS // rate
+    return today + timedelta(days=days) if days <= PROJECTION_DAYS_MAX else None

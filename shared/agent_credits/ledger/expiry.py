@@ -1,0 +1,85 @@
+"""What time alone does to an account: plan credits refill, expired credits lapse.
+
+Both are applied lazily, by a pure function of account and time, whenever the account is next
+committed. No midnight job can be late, and no drawing can see credits that are no longer there:
+an expired grant is never live, whether or not its lapse has been recorded yet.
+"""
+
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry, grant_identity
+from agent_credits.ledger.grants import EXPIRY_PREFIX, REFILL_PREFIX, Grant
+from agent_credits.values.periods import next_period_starts_at, period_containing
+
+
+def bring_up_to(account: Account, now: datetime) -> Account:
+    """Return the account at `now`, with an entry for each grant that lapsed and each refill."""
+    return _refill(_expire(account, now), now)
+
+
+def resets_at(account: Account, now: datetime) -> datetime | None:
+    """Return when the plan refills next, or None where no plan does."""
+    if account.plan is None or account.plan.microcredits == 0:
+        return None
+    return next_period_starts_at(account.plan.anchor, now)
+
+
+def _expire(account: Account, now: datetime) -> Account:
+    expired = [g for g in account.grants if not g.is_live(now) and g.remaining_microcredits > 0]
+    return replace(
+        account,
+        grants=tuple(grant for grant in account.grants if grant.is_live(now)),
+        entries=account.entries + tuple(_expiry_entry(account, grant, now) for grant in expired),
+    )
+
+
+def _expiry_entry(account: Account, grant: Grant, now: datetime) -> Entry:
+    # A grant that came back with a grace period expires again, at another time.
+    expiry = int(grant.expires_at.timestamp()) if grant.expires_at else 0
+    return Entry(
+        identity=grant_identity(account.principal, f"{EXPIRY_PREFIX}{grant.id}@{expiry}"),
+        payload_hash="",
+        type="credits.expired",
+        outcome="expired",
+        recorded_at=now,
+        amount_microcredits=grant.remaining_microcredits,
+        grant=grant,
+    )
+
+
+def _refill(account: Account, now: datetime) -> Account:
+    plan = account.plan
+    if plan is None or plan.microcredits == 0:
+        return account
+    period = period_containing(plan.anchor, now)
+    if period is None or (plan.refilled_from and period.start.date() <= plan.refilled_from):
+        return account
+    start = period.start.date()
+    grant = Grant(
+        id=f"{REFILL_PREFIX}{start.isoformat()}",
+        pool=plan.pool,
+        amount_microcredits=plan.microcredits,
+        remaining_microcredits=plan.microcredits,
+        granted_at=period.start,
+        expires_at=period.end,
+        cause="refill",
+    )
+    entry = Entry(
+        identity=grant_identity(account.principal, grant.id),
+        payload_hash="",
+        type="credits.refilled",
+        outcome="refilled",
+        recorded_at=now,
+        amount_microcredits=grant.amount_microcredits,
+        grant=grant,
+        plan_name=plan.name,
+    )
+    return replace(
+        account,
+        grants=(*account.grants, grant),
+        plan=replace(plan, refilled_from=start),
+        entries=(*account.entries, entry),
+    )

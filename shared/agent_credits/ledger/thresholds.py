@@ -1,0 +1,72 @@
+"""The nouns of low credits: a threshold, and what an account below some of them remembers."""
+
+import re
+from typing import Literal
+
+from msgspec import Struct
+
+from agent_credits.ledger.reloads import Refused
+from agent_credits.values.credits import format_credits, parse_credits
+from agent_credits.values.principals import Payer
+
+_PERCENT = re.compile(r"([1-9][0-9]?|100) ?%", re.ASCII)
+
+
+class Threshold(Struct, frozen=True):
+    """An account with fewer credits is low: so many, or so many per cent of its base.
+
+    The base is what the period's plan refilled; see `low_credits` for accounts without a plan.
+    """
+
+    unit: Literal["percent", "microcredits"]
+    amount: int
+
+    def microcredits(self, base_microcredits: int) -> int:
+        # Rounded up: a balance is whole microcredits, so it is below a fraction of one exactly if
+        # it is below the next whole one.
+        if self.unit == "percent":
+            return -(-base_microcredits * self.amount // 100)
+        return self.amount
+
+    def __str__(self) -> str:
+        return f"{self.amount}%" if self.unit == "percent" else format_credits(self.amount)
+
+
+def parse_threshold(value: object) -> Threshold:
+    """Read "30%", or credits such as "50"; raises ValueError with a sentence for anything else."""
+    if isinstance(value, Threshold):
+        return value
+    percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if percent is not None:
+        return Threshold("percent", int(percent[1]))
+    try:
+        return Threshold("microcredits", parse_credits(value))
+    except ValueError as error:
+        raise ValueError(
+            'a threshold is a share of the plan from "1%" to "100%", or credits such as "50"; '
+            f"{value!r} is neither"
+        ) from error
+
+
+class LowCredits(Struct, frozen=True):
+    """The thresholds that an account has fallen through and not recovered from.
+
+    `told`: they were announced, by the commit that made version `told_at_version` if not earlier.
+    `held`: they were not, because a reload was about to make them good; its refusal tells them.
+    `base_microcredits`: what per cent are of, as it was when the account fell through the first.
+    The rest is what the notice needs to know of the run, and of the reload, that stood behind it.
+    """
+
+    team_id: str
+    payer: Payer
+    pools: tuple[str, ...]
+    base_microcredits: int
+    told: tuple[Threshold, ...] = ()
+    held: tuple[Threshold, ...] = ()
+    told_at_version: int = 0
+    # Why no reload helps, as of then.
+    refusal: Refused | None = None
+
+    @property
+    def deepest_told(self) -> Threshold:
+        return min(self.told, key=lambda t: t.microcredits(self.base_microcredits))

@@ -1,0 +1,176 @@
+"""What a commit gives rise to: notices, and a reload to carry out.
+
+Derived from the row's old and new image alone: what was committed is what is announced, because
+announcing does not depend on the code path that committed. A further type of notice is a further
+function in the tuple of its kind of row; what no commit tells is an observation, a row of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+from msgspec import Struct
+
+from agent_credits.billing.balance_reports import BalanceReport
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.notices.auto_reload import (
+    credits_restored,
+    reload_frozen,
+    reload_refused,
+    reload_succeeded,
+)
+from agent_credits.notices.balance_report import balance_report_notice
+from agent_credits.notices.credits_expiring import credits_expiring
+from agent_credits.notices.credits_low import credits_low
+from agent_credits.notices.drift_found import drift_found
+from agent_credits.notices.insufficient_credits import insufficient_credits
+from agent_credits.notices.model_provider_errors import provider_refused
+from agent_credits.notices.notice import Notice
+from agent_credits.notices.observations import (
+    CreditsExpiring,
+    DriftFound,
+    Observation,
+    ProviderRefused,
+)
+from agent_credits.notices.spend_cap import reload_suspended, spend_cap_warning
+
+
+class Commit(Struct, frozen=True):
+    """One record of an account's change stream: the row before, none for a new one, and after."""
+
+    old: Account | None
+    new: Account
+
+    @property
+    def new_entries(self) -> tuple[Entry, ...]:
+        """Return what the commit recorded: a page only grows, and page n+1 begins empty."""
+        if self.old is None or self.old.page_number != self.new.page_number:
+            return self.new.entries
+        return self.new.entries[len(self.old.entries) :]
+
+
+class TeamChange(Struct, frozen=True):
+    """One record of a team's change stream."""
+
+    old: Team | None
+    new: Team
+
+
+class Observed(Struct, frozen=True):
+    """One record of the change stream that is a new observation; it never changes."""
+
+    observation: Observation
+
+
+StreamChange = Commit | TeamChange | Observed
+
+
+class NoticeSettings(Struct, frozen=True):
+    """What the deployment says about notices; `problem_type_base_url` may be empty."""
+
+    problem_type_base_url: str
+
+
+def _failed_runs(commit: Commit, settings: NoticeSettings) -> Iterator[Notice]:
+    for entry in commit.new_entries:
+        if entry.fails_run:
+            yield insufficient_credits(commit.new, entry, settings.problem_type_base_url)
+
+
+def _reloads(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+    for entry in commit.new_entries:
+        match entry.type:
+            case "reload.granted":
+                yield reload_succeeded(commit.new, entry)
+            case "reload.refused" if entry.refusal == "too_many_reloads":
+                yield reload_frozen(commit.new, entry)
+            case "reload.refused":
+                yield reload_refused(commit.new, entry)
+            case _:
+                pass
+
+
+def _low_credits(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+    low = commit.new.low
+    if low is not None and low.told_at_version == commit.new.version:
+        yield credits_low(commit.new, low)
+
+
+def _restored(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+    old, new = commit.old, commit.new
+    if old is None:
+        return
+    # Credits must have come, too: without, somebody changed the thresholds, or a worker of an older
+    # version wrote the row, which knows nothing of them.
+    credits_came = any(entry.brings_credits for entry in commit.new_entries)
+    was_low = old.low is not None and bool(old.low.told)
+    if (old.is_exhausted and not new.is_exhausted) or (
+        was_low and new.low is None and credits_came
+    ):
+        yield credits_restored(old, new)
+
+
+def _cap_warnings(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
+    before = change.old.spending if change.old else None
+    for percent in change.new.spending.warned_percents:
+        same_month = before is not None and before.month == change.new.spending.month
+        if not (same_month and before is not None and percent in before.warned_percents):
+            yield spend_cap_warning(change.new, percent)
+
+
+def _suspensions(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
+    before = change.old.spending.suspended_payment_method if change.old else None
+    if change.new.spending.suspended_payment_method not in (None, before):
+        yield reload_suspended(change.new)
+
+
+OF_ACCOUNTS: tuple[Callable[[Commit, NoticeSettings], Iterator[Notice]], ...] = (
+    _failed_runs,
+    _reloads,
+    _low_credits,
+    _restored,
+)
+OF_TEAMS: tuple[Callable[[TeamChange, NoticeSettings], Iterator[Notice]], ...] = (
+    _cap_warnings,
+    _suspensions,
+)
+
+
+def notices_of(change: StreamChange, settings: NoticeSettings) -> list[Notice]:
+    """Return the notices that one record of the change stream gives rise to."""
+    match change:
+        case Commit():
+            return [notice for derive in OF_ACCOUNTS for notice in derive(change, settings)]
+        case TeamChange():
+            return [notice for derive in OF_TEAMS for notice in derive(change, settings)]
+        case Observed(observation):
+            return [notice_of(observation)]
+        case _:
+            assert_never(change)
+
+
+def notice_of(observation: Observation) -> Notice:
+    """Return the one notice that an observation is put for."""
+    match observation:
+        case ProviderRefused():
+            return provider_refused(observation)
+        case DriftFound():
+            return drift_found(observation)
+        case BalanceReport():
+            return balance_report_notice(observation)
+        case CreditsExpiring():
+            return credits_expiring(observation)
+        case _:
+            assert_never(observation)
+
+
+def reload_requested(commit: Commit) -> ReloadRequest | None:
+    """Return the reload that this commit requested, to be sent to its queue."""
+    reload = commit.new.reload
+    if reload is None or reload.state != "requested":
+        return None
+    if commit.old is not None and commit.old.reload and commit.old.reload.id == reload.id:
+        return None
+    return ReloadRequest(reload.id, reload.team_id, commit.new.principal)

@@ -1,0 +1,340 @@
+"""The reload saga: reserve, charge, grant, settle. Each step is idempotent on the reload's id.
+
+    1 reserve   head-room on the team's row, by compare-and-set, before a card is touched
+    2 charge    create the payment, store its id on the reservation, then confirm it
+    3 grant     the credits to the account, by the write protocol, under the reload's id
+    4 settle    the reservation
+
+A crash after any step leaves a row that says how far it came, and the message comes again. A
+decline releases the reservation and refuses the reload. While the outcome is unknown the
+reservation stays, and is resolved by asking the provider about the very payment it names.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import assert_never
+
+from msgspec import Struct
+
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.reload_offers import ReloadOffer, reload_offer
+from agent_credits.billing.spend_cap import (
+    RESERVATIONS_MAX,
+    Reservation,
+    Spending,
+    fence,
+    give_up,
+    month_end,
+    release,
+    reserve,
+    settle,
+    with_payment,
+)
+from agent_credits.billing.teams import Team
+from agent_credits.commit.changes import ReloadGranted, ReloadRefused
+from agent_credits.commit.rows import Rows, TeamRows
+from agent_credits.commit.team_changes import change_team, read_team
+from agent_credits.commit.write_protocol import ATTEMPTS_MAX, Pause, commit
+from agent_credits.ledger.accounts import Account, available_microcredits
+from agent_credits.ledger.reloads import Refused, ReloadRequest, hold_after, packs_to_close
+from agent_credits.payments.port import (
+    Canceled,
+    Charge,
+    Declined,
+    Paid,
+    Payments,
+    PaymentState,
+    PaymentUnavailable,
+    ProviderName,
+    Unresolved,
+)
+from agent_credits.values.errors import Contended, PolicyMissing
+from agent_credits.values.principals import Payer, Principal
+
+
+class Granted(Struct, frozen=True):
+    reservation: Reservation
+
+
+class NotGranted(Struct, frozen=True):
+    cause: Refused
+
+
+class Open(Struct, frozen=True):
+    """The payment's outcome is unknown; the message must come again until it is."""
+
+    reservation: Reservation
+    reason: str
+
+
+class NeverMade(Struct, frozen=True):
+    """The deadline passed before a payment was even made: nothing was or will be charged."""
+
+
+class Stale(Struct, frozen=True):
+    """Nothing to do: the reload is resolved, or the account asks for another one by now."""
+
+
+Resolution = Granted | NotGranted | Open | Stale
+
+
+class ReloadSaga:
+    """Carries out reload requests. `payments` maps a provider's name to its adapter."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        teams: TeamRows,
+        payments: Mapping[ProviderName, Payments],
+        pause: Pause,
+    ) -> None:
+        self._rows = rows
+        self._teams = teams
+        self._payments = payments
+        self._pause = pause
+
+    def resolve(self, request: ReloadRequest, now: datetime) -> Resolution:
+        """Take the reload as far as it can go now; safe to repeat, at once or much later."""
+        team = read_team(self._teams, request.team_id)
+        held = team.spending.reservation(request.reload_id)
+        if held is None:
+            self._resolve_earlier(request, team, now)
+            found = self._reserve(request, now)
+            if not isinstance(found, Reservation):
+                held = self._reserved_meanwhile(request)
+                return self._charge(request, held, now) if held else found
+            held = found
+        return self._charge(request, held, now)
+
+    def _resolve_earlier(self, request: ReloadRequest, team: Team, now: datetime) -> None:
+        """End an earlier reload of this account that was left open, where that can be done now."""
+        earlier = _open_reload(team.spending, request.principal)
+        if earlier is not None:
+            left_open = ReloadRequest(earlier.purchase_id, request.team_id, request.principal)
+            self._charge(left_open, earlier, now)
+
+    def _reserve(self, request: ReloadRequest, now: datetime) -> Reservation | NotGranted | Stale:
+        """Hold head-room for as many packs as are needed, or as the cap affords.
+
+        The team's row is read before the account's, and written only as it was read. Whoever
+        resolved this reload meanwhile changed the account first and the team's row after it, so
+        either the account no longer asks or the write is lost: the reload is not bought twice.
+        """
+        for attempt in range(ATTEMPTS_MAX):
+            team = read_team(self._teams, request.team_id)
+            held = team.spending.reservation(request.reload_id)
+            if held is not None:
+                return held
+            account = self._rows.read_account(request.principal)
+            if account is None or not _asks_for(account, request):
+                return Stale()
+            priced = self._priced(request, team, account, now)
+            if not isinstance(priced, Reservation):
+                return self._refuse(request, priced, team, now)
+            spending = reserve(team.spending, priced, team.spend_cap_cents)
+            if spending is None:
+                return self._refuse(request, "spend_cap_reached", team, now)
+            changed = {"spending": spending, "version": team.version + 1}
+            if self._teams.compare_and_set_team(team.model_copy(update=changed)) is None:
+                return priced
+            self._pause(attempt + 1)
+        raise Contended(f"team {request.team_id}: lost {ATTEMPTS_MAX} races", ATTEMPTS_MAX)
+
+    def _priced(
+        self, request: ReloadRequest, team: Team, account: Account, now: datetime
+    ) -> Reservation | Refused:
+        if now >= _deadline(account, now):
+            # Whoever waited has been told no; nobody expects their card to be charged now.
+            return "payment_unavailable"
+        policy = self._policy(team.tenure_at(now).policy_version)
+        offer = reload_offer(team, policy, now)
+        if not isinstance(offer, ReloadOffer):
+            return offer
+        if len(team.spending.reservations) >= RESERVATIONS_MAX:
+            return "payment_unavailable"
+        if _open_reload(team.spending, request.principal) is not None:
+            return "payment_unavailable"
+        settings, pack = offer.settings, offer.pack
+        pools = _pools(policy, team, request.principal, now, settings.pool)
+        packs = packs_to_close(
+            available=available_microcredits(account, pools, now),
+            wanted=account.reload.wanted_microcredits if account.reload else 0,
+            threshold=settings.threshold_microcredits,
+            pack=pack.microcredits,
+            affordable_packs=offer.affordable_packs,
+        )
+        if packs == 0:
+            return "spend_cap_reached"
+        return Reservation(
+            purchase_id=request.reload_id,
+            principal=str(request.principal),
+            month=offer.month,
+            packs=packs,
+            pool=settings.pool,
+            microcredits=packs * pack.microcredits,
+            price_cents=packs * pack.price_cents,
+            currency=pack.currency,
+            method=offer.method,
+            reserved_at=now,
+            deadline=_deadline(account, now),
+        )
+
+    def _reserved_meanwhile(self, request: ReloadRequest) -> Reservation | None:
+        """Shut out a worker that is still to reserve; return what one has reserved already.
+
+        It may have read the account before it was refused, and may crash as soon as it has
+        reserved. With the message done, nobody would ever ask about that reservation again.
+        """
+
+        def fenced(team: Team) -> Team:
+            if team.spending.reservation(request.reload_id) is not None:
+                return team
+            return team.model_copy(update={"spending": fence(team.spending)})
+
+        team = change_team(self._teams, request.team_id, fenced, self._pause)
+        return team.spending.reservation(request.reload_id)
+
+    def _charge(self, request: ReloadRequest, held: Reservation, now: datetime) -> Resolution:
+        state = self._payment_state(request, held, now)
+        match state:
+            case Paid():
+                self._grant(request, held, now)
+                self._change_spending(
+                    request, lambda t: settle(t.spending, held.purchase_id, t.spend_cap_cents, now)
+                )
+                return Granted(held)
+            case Declined():
+                # Refused before released: a crash in between finds the reservation and does both.
+                team = read_team(self._teams, request.team_id)
+                refused = self._refuse(request, "payment_declined", team, now)
+                # Without an id, the provider made no payment at all.
+                declined = state.payment_id or None
+                team = self._change_spending(
+                    request, lambda t: release(t.spending, held.purchase_id, declined, now)
+                )
+                left = team.spending.reservation(held.purchase_id)
+                # Another worker stored a payment meanwhile, and may be gone: ask about that one.
+                return Open(left, "a payment was made meanwhile") if left else refused
+            case Canceled() | NeverMade():
+                team = read_team(self._teams, request.team_id)
+                refused = self._refuse(request, "payment_unavailable", team, now)
+                team = self._change_spending(
+                    request, lambda t: give_up(t.spending, held.purchase_id, held.payment_id)
+                )
+                left = team.spending.reservation(held.purchase_id)
+                # Another worker stored a payment meanwhile, and may be gone: ask about that one.
+                return Open(left, "a payment was made meanwhile") if left else refused
+            case Unresolved() | PaymentUnavailable():
+                if now >= held.deadline:
+                    team = read_team(self._teams, request.team_id)
+                    self._refuse(request, "payment_unavailable", team, now)
+                return Open(held, _why_open(state))
+            case _:
+                assert_never(state)
+
+    def _payment_state(
+        self, request: ReloadRequest, held: Reservation, now: datetime
+    ) -> PaymentState | NeverMade | PaymentUnavailable:
+        """Return the state of the one payment of this reservation, or why it is unknown.
+
+        Past the deadline nothing is made or confirmed any more: a payment that nobody waits for is
+        given up, unless it was charged already.
+        """
+        charge = Charge(
+            purchase_id=held.purchase_id,
+            price_cents=held.price_cents,
+            currency=held.currency,
+            method=held.method,
+            description=f"{held.packs} x add-on credits for {request.principal}",
+        )
+        payments = self._payments[held.method.provider]
+        try:
+            payment_id = held.payment_id
+            if now >= held.deadline:
+                return payments.cancel(payment_id) if payment_id else NeverMade()
+            if payment_id is None:
+                created = payments.create(charge)
+                if isinstance(created, Declined):
+                    return created
+                payment_id = self._stored(request, created)
+            return payments.confirm(payment_id)
+        except PaymentUnavailable as fault:
+            return fault
+
+    def _stored(self, request: ReloadRequest, payment_id: str) -> str:
+        """Store the payment's id before it is confirmed; of two, the one stored first counts."""
+        team = self._change_spending(
+            request, lambda t: with_payment(t.spending, request.reload_id, payment_id)
+        )
+        held = team.spending.reservation(request.reload_id)
+        if held is None or held.payment_id is None:
+            raise Contended(f"{request.reload_id}: resolved by another worker meanwhile", 1)
+        return held.payment_id
+
+    def _grant(self, request: ReloadRequest, held: Reservation, now: datetime) -> None:
+        granted = ReloadGranted(
+            principal=request.principal,
+            reload_id=held.purchase_id,
+            team_id=request.team_id,
+            pool=held.pool,
+            microcredits=held.microcredits,
+            packs=held.packs,
+            price_cents=held.price_cents,
+            currency=held.currency,
+        )
+        commit(self._rows, request.principal, [granted], now=now, pause=self._pause)
+
+    def _refuse(
+        self, request: ReloadRequest, cause: Refused, team: Team, now: datetime
+    ) -> NotGranted:
+        """Refuse by the settings that were read for it: what changed since may lift it at once."""
+        refused = ReloadRefused(
+            principal=request.principal,
+            reload_id=request.reload_id,
+            team_id=request.team_id,
+            cause=cause,
+            until=hold_after(cause, now, month_end(now, team.time_zone)),
+            settings_version=team.settings_version,
+        )
+        commit(self._rows, request.principal, [refused], now=now, pause=self._pause)
+        return NotGranted(cause)
+
+    def _change_spending(self, request: ReloadRequest, change: Callable[[Team], Spending]) -> Team:
+        def changed(team: Team) -> Team:
+            return team.model_copy(update={"spending": change(team)})
+
+        return change_team(self._teams, request.team_id, changed, self._pause)
+
+    def _policy(self, version: str) -> BillingPolicy:
+        policy = self._teams.read_policy(version)
+        if policy is None:
+            raise PolicyMissing(f"policy {version!r} is not applied")
+        return policy
+
+
+def _why_open(state: Unresolved | PaymentUnavailable) -> str:
+    return str(state) if isinstance(state, PaymentUnavailable) else "still being processed"
+
+
+def _asks_for(account: Account, request: ReloadRequest) -> bool:
+    reload = account.reload
+    return reload is not None and reload.id == request.reload_id and reload.state == "requested"
+
+
+def _deadline(account: Account, now: datetime) -> datetime:
+    return account.reload.until or now if account.reload else now
+
+
+def _open_reload(spending: Spending, principal: Principal) -> Reservation | None:
+    reservations = (r for r in spending.reservations if r.is_reload)
+    return next((r for r in reservations if r.principal == str(principal)), None)
+
+
+def _pools(
+    policy: BillingPolicy, team: Team, principal: Principal, now: datetime, pool: str
+) -> tuple[str, ...]:
+    """Return the order in which this principal's runs draw, where it holds the reloaded pool."""
+    payers: tuple[Payer, ...] = ("user", "owner") if principal.kind == "user" else ("team",)
+    kind = team.tenure_at(now).kind
+    rules = (r for r in policy.rules if r.team == kind and r.payer in payers and pool in r.pools)
+    return next((rule.pools for rule in rules), (pool,))

@@ -1,0 +1,114 @@
+"""Balance reports: each day, one of every team, put as an observation.
+
+A visit reads the team's accounts, and of their ledgers what came since the last report. Where that
+is more than one visit should read, it counts so much and the next one goes on: what is counted is
+on rows of its own. The report is put when all of it is counted, once per team and day.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from datetime import date, datetime
+from typing import Protocol
+
+from agent_credits.billing.balance_reports import Burning, balance_report
+from agent_credits.billing.payers import payers
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.burn import BurnByDay, burn_of, first_day
+from agent_credits.ledger.burn_counts import BurnCount, count_pages
+from agent_credits.ledger.entries import PAGES_MAX, Page
+from agent_credits.notices.rows import ObservationRows
+from agent_credits.sweeps.rows import Stretch, Unreadable
+from agent_credits.sweeps.sweep import Visited
+from agent_credits.values.principals import Principal
+
+# What one visit counts before the next one goes on: a second or two at the slowest.
+ENTRIES_PER_VISIT = 20_000
+
+
+class ReportRows(ObservationRows, Protocol):
+    """What reports are made from, and the counts that they go on from."""
+
+    def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]: ...
+
+    def read_team_at(self, key: str) -> Team | Unreadable | None: ...
+
+    def read_policy(self, version: str) -> BillingPolicy | None: ...
+
+    def read_accounts_of(
+        self, principals: Collection[Principal]
+    ) -> Mapping[Principal, Account]: ...
+
+    def read_burn_counts(
+        self, principals: Collection[Principal]
+    ) -> Mapping[Principal, BurnCount]: ...
+
+    def put_burn_count(self, count: BurnCount) -> None:
+        """Put it over any other: each is true for ever, so an older one only costs reads."""
+        ...
+
+    def read_pages(
+        self, principal: Principal, first: int = 1, last: int = PAGES_MAX
+    ) -> Iterator[Page]: ...
+
+
+class BalanceReportWalk:
+    """Implements `Walk` over teams."""
+
+    def __init__(self, rows: ReportRows, entries_max: int = ENTRIES_PER_VISIT) -> None:
+        self._rows = rows
+        self._entries_max = entries_max
+
+    def read_stretch(self, after: str | None, rows_max: int) -> Stretch[Team]:
+        return self._rows.read_teams(after, rows_max)
+
+    def read_row(self, key: str) -> Team | Unreadable | None:
+        return self._rows.read_team_at(key)
+
+    def visit(self, row: Team | Unreadable, day: date, now: datetime) -> Visited:
+        policy = (
+            None
+            if isinstance(row, Unreadable)
+            else self._rows.read_policy(row.tenure_at(now).policy_version)
+        )
+        if isinstance(row, Unreadable) or policy is None:
+            # Nothing is known of such a team that a report could say.
+            return Visited(counts=Counter(TeamsNotReported=1), is_left_out=True)
+        burning = self._burning(payers(row, policy, now), day)
+        if burning is None:
+            return Visited(is_done=False)
+        report = balance_report(row, policy, burning, day, now)
+        is_new = self._rows.put_observation(report, now)
+        return Visited(counts=Counter(BalanceReports=int(is_new)))
+
+    def _burning(self, principals: list[Principal], day: date) -> list[Burning] | None:
+        """Return the accounts and what they burned; None where there is more left to count."""
+        # The counts before the accounts: a count that is newer than its row, put by a visit that
+        # goes on beside this one, would have the row's own page in it.
+        counts = self._rows.read_burn_counts(principals)
+        accounts = self._rows.read_accounts_of(principals)
+        since, entries_left, burning = first_day(day), self._entries_max, list[Burning]()
+        for account in accounts.values():
+            count = counts.get(account.principal, BurnCount(account.principal))
+            if count.page_number < account.page_number - 1:
+                if entries_left <= 0:
+                    return None
+                count, entries = self._count(account, count, since, entries_left)
+                entries_left -= entries
+            if count.page_number < account.page_number - 1:
+                return None
+            burned = BurnByDay(count.by_day)
+            burned.update(burn_of(account.entries, since))
+            burning.append(Burning(account, burned))
+        return burning
+
+    def _count(
+        self, account: Account, count: BurnCount, since: date, entries_max: int
+    ) -> tuple[BurnCount, int]:
+        pages = self._rows.read_pages(
+            account.principal, count.page_number + 1, account.page_number - 1
+        )
+        counted, entries = count_pages(count, pages, since, entries_max)
+        self._rows.put_burn_count(counted)
+        return counted, entries

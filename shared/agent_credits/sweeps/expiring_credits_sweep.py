@@ -1,0 +1,99 @@
+"""Paid credits that are about to lapse: each day, every account is looked through for them.
+
+Paid are purchases, reloads and contracts. A plan's refill lapses at the end of its period as it was
+meant to, and a gift cost nobody anything. What was used up is not told of, and neither is what has
+lapsed; one account and one day of expiry are one notice, however many grants and walks.
+"""
+
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from typing import Final, Protocol
+
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import newest_team
+from agent_credits.ledger.grants import Grant, GrantCause
+from agent_credits.notices.observations import CreditsExpiring, LapsingGrant
+from agent_credits.notices.rows import ObservationRows
+from agent_credits.sweeps.rows import AccountsRows, LedgerRows, Stretch, Unreadable
+from agent_credits.sweeps.sweep import Visited
+
+PAID: Final[frozenset[GrantCause]] = frozenset({"purchase", "reload", "contract"})
+
+
+class ExpiringCreditsRows(AccountsRows, LedgerRows, ObservationRows, Protocol):
+    """What looking for credits that lapse reads, and the rows that it puts."""
+
+
+class ExpiringCreditsWalk:
+    """Implements `Walk`. Told is what lapses within `notice_period`."""
+
+    def __init__(self, rows: ExpiringCreditsRows, notice_period: timedelta) -> None:
+        self._rows = rows
+        self._notice_period = notice_period
+
+    def read_stretch(self, after: str | None, rows_max: int) -> Stretch[Account]:
+        return self._rows.read_accounts(after, rows_max)
+
+    def read_row(self, key: str) -> Account | Unreadable | None:
+        return self._rows.read_account_at(key)
+
+    def visit(self, row: Account | Unreadable, _: date, now: datetime) -> Visited:
+        if isinstance(row, Unreadable):
+            # Reconciling tells of it, and nothing can be said of its grants.
+            return Visited(counts=Counter(AccountsUnreadable=1), is_left_out=True)
+        by_day = lapsing_by_day(row, now, self._notice_period)
+        team_id = self._team_to_tell(row) if by_day else None
+        put: Counter[str] = Counter()
+        for day, grants in by_day.items():
+            observation = CreditsExpiring(
+                principal=row.principal,
+                team_id=team_id,
+                expires_on=day,
+                time=now,
+                grants=tuple(_told(grant) for grant in grants),
+            )
+            if self._rows.put_observation(observation, now):
+                put["ExpiriesObserved"] += 1
+        return Visited(counts=put)
+
+    def _team_to_tell(self, row: Account) -> str | None:
+        """Return the team that was billed or bought here last, as far as two pages tell.
+
+        A user's account belongs to no team, and one that nobody has used yet names none.
+        """
+        if row.principal.kind == "team":
+            return row.principal.id
+        last = row.page_number - 1
+        pages = self._rows.read_pages(row.principal, max(last, 1), last)
+        before = [entry for page in pages for entry in page.entries]
+        return newest_team((*before, *row.entries))
+
+
+def lapsing_by_day(
+    row: Account, now: datetime, notice_period: timedelta
+) -> dict[date, tuple[Grant, ...]]:
+    """Return the paid grants that still hold credits and lapse soon, by their day in UTC.
+
+    A grant that is at its very expiry has lapsed; one that lapses exactly `notice_period` from now
+    is told of.
+    """
+    by_day: dict[date, tuple[Grant, ...]] = {}
+    for grant in sorted(row.grants, key=lambda g: (str(g.expires_at), g.id)):
+        if grant.expires_at is None or grant.cause not in PAID:
+            continue
+        is_soon = now < grant.expires_at <= now + notice_period
+        if is_soon and grant.remaining_microcredits > 0:
+            day = grant.expires_at.astimezone(UTC).date()
+            by_day[day] = (*by_day.get(day, ()), grant)
+    return by_day
+
+
+def _told(grant: Grant) -> LapsingGrant:
+    assert grant.expires_at is not None, "what never expires does not lapse"
+    return LapsingGrant(
+        grant_id=grant.id,
+        pool=grant.pool,
+        cause=grant.cause,
+        remaining_microcredits=grant.remaining_microcredits,
+        expires_at=grant.expires_at,
+    )

@@ -1,0 +1,412 @@
+"""Reconciliation: what an account must hold, computed anew from its ledger and nothing else.
+
+The ledger is replayed entry by entry, with the very waterfall and the very balances that decided
+it. Whatever an entry, a receipt or the row says otherwise is a finding. Nothing is repaired here: a
+ledger that was corrected afterwards would be no record.
+
+Pages never change, so a replay may stop behind any of them and be resumed there another day: what
+it knows then is a `Checkpoint`, whose size does not grow with the ledger.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date, timedelta
+from typing import Protocol
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from agent_credits.billing.policy import GRACE_DAYS_DEFAULT, BillingPolicy
+from agent_credits.ledger.accounts import Account, available_microcredits, pool_balances
+from agent_credits.ledger.entries import Draw, Entry, Identity, Page, Receipt, RunContext
+from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.waterfall import draw
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
+
+Policies = Mapping[str, BillingPolicy]
+
+
+class Drift(Struct, frozen=True):
+    """A grant of the row that does not hold what the ledger leaves of it."""
+
+    grant_id: str
+    pool: str
+    expected_microcredits: int
+    found_microcredits: int
+
+
+class Finding(Struct, frozen=True):
+    """One contradiction, and where to look at it: a page of the ledger, or the account's row."""
+
+    principal: Principal
+    place: str
+    text: str
+    drift: Drift | None = None
+
+    def __str__(self) -> str:
+        return f"{self.principal}, {self.place}: {self.text}"
+
+
+class Sums(Struct, frozen=True):
+    """What was replayed. What remains is granted plus returned minus drawn minus expired."""
+
+    entries: int = 0
+    granted_microcredits: int = 0
+    returned_microcredits: int = 0
+    drawn_microcredits: int = 0
+    expired_microcredits: int = 0
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(
+            self.entries + other.entries,
+            self.granted_microcredits + other.granted_microcredits,
+            self.returned_microcredits + other.returned_microcredits,
+            self.drawn_microcredits + other.drawn_microcredits,
+            self.expired_microcredits + other.expired_microcredits,
+        )
+
+    @property
+    def remaining_microcredits(self) -> int:
+        return (
+            self.granted_microcredits
+            + self.returned_microcredits
+            - self.drawn_microcredits
+            - self.expired_microcredits
+        )
+
+
+class EarlierPages(Protocol):
+    """What is asked of the pages before a checkpoint; all of it of this account."""
+
+    def entries_of_run(self, run_id: str) -> Iterable[Entry]: ...
+
+    def grant(self, grant_id: str) -> Grant | None:
+        """Return the grant as it was made."""
+        ...
+
+
+class NoEarlierPages:
+    """Before the first page there is nothing."""
+
+    def entries_of_run(self, _: str) -> Iterable[Entry]:
+        return ()
+
+    def grant(self, _: str) -> Grant | None:
+        return None
+
+
+class _Run(Struct):
+    """What a run drew and was not given back, by pool and grant; and what came of it so far.
+
+    `is_whole`: also what it did before the checkpoint is counted.
+    """
+
+    drawn: dict[tuple[str, str], int] = field(default_factory=dict)
+    failed: bool = False
+    gave_back: bool = False
+    is_whole: bool = False
+
+    def add(self, entry: Entry) -> None:
+        sign = -1 if entry.outcome == "returned" else 1
+        for part in entry.draws:
+            key = (part.pool, part.grant_id)
+            left = self.drawn.pop(key, 0) + sign * part.microcredits
+            if left:
+                self.drawn[key] = left
+        self.failed |= entry.outcome == "insufficient"
+        self.gave_back |= entry.outcome == "returned"
+
+
+class Reconciliation:
+    """One account's ledger, replayed page by page, from the first page to the open one.
+
+    `policies` of its methods holds every policy version that the entries name; a version that is
+    missing there is a finding. One that begins at a checkpoint asks `earlier` for what it needs of
+    the pages before; `sums` are then of what was replayed since.
+    """
+
+    def __init__(
+        self,
+        principal: Principal,
+        since: Checkpoint | None = None,
+        earlier: EarlierPages | None = None,
+    ) -> None:
+        self.principal = principal
+        self.sums = Sums()
+        self.findings: list[Finding] = []
+        self._earlier = earlier or NoEarlierPages()
+        self._pages = since.page_number if since else 0
+        self._place = f"page {self._pages + 1}"
+        self._page_of: dict[Identity, int] = {}
+        self._recorded_at = since.recorded_at if since else None
+        self._granted: dict[str, Grant] = {}
+        self._held = {grant.id: grant for grant in since.grants} if since else {}
+        self._runs: dict[str, _Run] = {}
+        self._in_grace: set[str] = set()
+        # Whether an earlier grace period goes on, or a new one begins, when a grant that ran dry in
+        # it is given back to depends on how the events were batched, which no ledger shows.
+        self._of_unsettled_expiry = set(since.unsettled_grant_ids if since else ())
+
+    def checkpoint(self, began_on: date) -> Checkpoint:
+        """Return what is known behind the page that was added last."""
+        return Checkpoint(
+            principal=self.principal,
+            began_on=began_on,
+            page_number=self._pages,
+            recorded_at=self._recorded_at,
+            grants=tuple(self._held.values()),
+            unsettled_grant_ids=frozenset(self._of_unsettled_expiry & self._held.keys()),
+        )
+
+    @property
+    def account(self) -> Account:
+        """The account after what was replayed, as far as its balances go."""
+        return Account(self.principal, grants=tuple(self._held.values()))
+
+    def add_page(self, page: Page, policies: Policies) -> None:
+        self._place = f"page {page.number}"
+        if page.number != self._pages + 1:
+            self._find(f"page {self._pages + 1} should stand here, so the ledger has a gap")
+        self._pages = page.number
+        for entry in page.entries:
+            earlier = self._page_of.get(entry.identity)
+            if earlier is not None:
+                self._find(f"{_name(entry)} is recorded already, on page {earlier}")
+            self._page_of[entry.identity] = page.number
+            self.add_entry(entry, policies)
+
+    def add_entry(self, entry: Entry, policies: Policies) -> None:
+        """Check the next entry against what the account held before it, then apply it."""
+        self.sums += Sums(entries=1)
+        if self._recorded_at is not None and entry.recorded_at < self._recorded_at:
+            self._find(f"{_name(entry)} is recorded earlier than the entry before it")
+        self._recorded_at = entry.recorded_at
+        if entry.outcome in ("granted", "refilled"):
+            self._grant(entry)
+        elif entry.outcome == "expired":
+            self._expire(entry)
+        elif entry.run is not None:
+            self._apply_run(entry, entry.run, policies)
+        elif entry.outcome not in ("changed", "reload_requested", "reload_refused"):
+            self._find(f"{_name(entry)} is {entry.outcome}, but of no run")
+
+    def compare_with(self, row: Account) -> None:
+        """Compare what the ledger leaves with what the account's row holds."""
+        self._place = "row"
+        on_row = {grant.id: grant for grant in row.grants}
+        for grant_id in sorted(on_row.keys() | self._held.keys()):
+            told, held = self._held.get(grant_id), on_row.get(grant_id)
+            left, holds = (g.remaining_microcredits if g else 0 for g in (told, held))
+            if left != holds:
+                pool = next((grant.pool for grant in (held, told) if grant), "")
+                self._find(
+                    f"grant {grant_id} holds {format_credits(holds)} credits,"
+                    f" but its ledger leaves {format_credits(left)}",
+                    Drift(grant_id, pool, expected_microcredits=left, found_microcredits=holds),
+                )
+            elif told and held and self._settled(told) != self._settled(held):
+                self._find(f"grant {grant_id} is not what the ledger says was granted")
+
+    def _find(self, text: str, drift: Drift | None = None) -> None:
+        self.findings.append(Finding(self.principal, self._place, text, drift))
+
+    def _settled(self, grant: Grant) -> Grant:
+        return replace(grant, expires_at=None) if grant.id in self._of_unsettled_expiry else grant
+
+    def _grant(self, entry: Entry) -> None:
+        grant = entry.grant
+        if grant is None or grant.amount_microcredits != entry.amount_microcredits:
+            self._find(f"{_name(entry)} does not say what it granted")
+            return
+        if grant.id in self._granted or grant.id in self._held:
+            self._find(f"{_name(entry)} grants {grant.id} a second time")
+        made = replace(grant, remaining_microcredits=grant.amount_microcredits)
+        self._granted[grant.id] = self._held[grant.id] = made
+        self.sums += Sums(granted_microcredits=grant.amount_microcredits)
+
+    def _expire(self, entry: Entry) -> None:
+        lapsed = entry.grant
+        held = self._held.pop(lapsed.id, None) if lapsed else None
+        left = held.remaining_microcredits if held else 0
+        if left != entry.amount_microcredits:
+            self._find(
+                f"{_name(entry)} lets {format_credits(entry.amount_microcredits)} credits expire,"
+                f" but {format_credits(left)} were left"
+            )
+        if lapsed is None or lapsed.is_live(entry.recorded_at):
+            self._find(f"{_name(entry)} comes before the grant's expiry")
+        self.sums += Sums(expired_microcredits=entry.amount_microcredits)
+
+    def _apply_run(self, entry: Entry, run: RunContext, policies: Policies) -> None:
+        match entry.outcome:
+            case "accepted" | "debited" | "insufficient":
+                self._check_decision(entry, run, policies)
+                self._draw(entry)
+            case "returned":
+                policy = policies.get(run.policy_version)
+                days = policy.grace_days if policy else GRACE_DAYS_DEFAULT
+                self._give_back(entry, timedelta(days=days))
+            case "waived" if not self._whole_run_of(entry).gave_back:
+                self._find(f"{_name(entry)} is waived, but its run had not failed by the platform")
+        if entry.outcome in ("waived", "finished") and entry.draws:
+            self._find(f"{_name(entry)} is {entry.outcome}, but has draws")
+
+    def _check_decision(self, entry: Entry, run: RunContext, policies: Policies) -> None:
+        orders = self._orders(entry, run, policies)
+        if entry.type == "agent_run.usage":
+            self._check_usage(entry, orders)
+        elif entry.draws:
+            self._find(f"{_name(entry)} is no usage, but has draws")
+        elif orders and not any(self._answers_request(entry, order) for order in orders):
+            self._find(f"{_name(entry)} is {entry.outcome}, which is not what the pools held")
+        if entry.outcome == "insufficient" and orders:
+            balances = [pool_balances(self.account, o, entry.recorded_at) for o in orders]
+            if entry.pools_before not in balances:
+                self._find(f"{_name(entry)} tells of other balances than the pools had")
+        fails_run = entry.outcome == "insufficient" and not self._whole_run_of(entry).failed
+        if entry.fails_run != fails_run:
+            should = "should be" if fails_run else "is not"
+            self._find(f"{_name(entry)} {should} the one that fails its run")
+
+    def _orders(self, entry: Entry, run: RunContext, policies: Policies) -> list[tuple[str, ...]]:
+        """Return the pools in the orders that the entry can have been decided by.
+
+        Mostly that is one. The entry names who paid and for which trigger, but not the kind of
+        team, and rules of two kinds may agree in the former.
+        """
+        policy = policies.get(run.policy_version)
+        rules = policy.rules if policy else ()
+        orders = [r.pools for r in rules if r.payer == run.payer and run.trigger_kind in r.triggers]
+        if not orders:
+            self._find(
+                f"{_name(entry)} is billed to the {run.payer} for {run.trigger_kind},"
+                f" but no rule of policy {run.policy_version} says so"
+            )
+        unsettled = self._of_unsettled_expiry & self._held.keys()
+        return [] if unsettled else orders
+
+    def _check_usage(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
+        if entry.drawn_microcredits + entry.shortfall_microcredits != entry.amount_microcredits:
+            self._find(f"{_name(entry)}: its draws plus its shortfall are not its amount")
+        impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
+        for text in impossible:
+            self._find(f"{_name(entry)} {text}")
+        held, amount, now = self.account.grants, entry.amount_microcredits, entry.recorded_at
+        expected = [draw(held, order, amount, now).draws for order in orders]
+        if expected and entry.draws not in expected and not impossible:
+            self._find(
+                f"{_name(entry)} drew {_drawn(entry.draws)},"
+                f" but the waterfall draws {_drawn(expected[0])}"
+            )
+
+    def _impossibility(self, entry: Entry, part: Draw) -> Iterator[str]:
+        held = self._held.get(part.grant_id)
+        credits_drawn = format_credits(part.microcredits)
+        if held is None and self._made(part.grant_id) is None:
+            yield f"drew from grant {part.grant_id}, which was never granted"
+        elif held is None:
+            yield f"drew {credits_drawn} from grant {part.grant_id}, which was dry or had expired"
+        elif not held.is_live(entry.recorded_at):
+            yield f"drew {credits_drawn} from grant {part.grant_id}, which had expired"
+        elif part.microcredits > held.remaining_microcredits:
+            left = format_credits(held.remaining_microcredits)
+            yield f"drew {credits_drawn} from grant {part.grant_id}, which held {left}"
+        elif part.pool != held.pool:
+            yield f"drew from grant {part.grant_id} as if it were in pool {part.pool}"
+
+    def _answers_request(self, entry: Entry, order: tuple[str, ...]) -> bool:
+        estimate = entry.amount_microcredits
+        available = available_microcredits(self.account, order, entry.recorded_at)
+        accepted = available >= max(estimate, 1)
+        shortfall = 0 if accepted else max(estimate - available, 0)
+        return (accepted, shortfall) == (
+            entry.outcome == "accepted",
+            entry.shortfall_microcredits,
+        )
+
+    def _draw(self, entry: Entry) -> None:
+        self._run_of(entry).add(entry)
+        for part in entry.draws:
+            held = self._held.pop(part.grant_id, None)
+            left = (held.remaining_microcredits if held else 0) - part.microcredits
+            if held is not None and left > 0:
+                self._held[held.id] = replace(held, remaining_microcredits=left)
+        self.sums += Sums(drawn_microcredits=entry.drawn_microcredits)
+
+    def _give_back(self, entry: Entry, grace: timedelta) -> None:
+        run = self._whole_run_of(entry)
+        if {(part.pool, part.grant_id): part.microcredits for part in entry.draws} != run.drawn:
+            self._find(f"{_name(entry)} gives back {_drawn(entry.draws)}, not what its run drew")
+        for part in entry.draws:
+            self._put_back(entry, part, grace)
+        run.add(entry)
+        self.sums += Sums(returned_microcredits=entry.drawn_microcredits)
+
+    def _put_back(self, entry: Entry, part: Draw, grace: timedelta) -> None:
+        made = self._made(part.grant_id)
+        if made is None:
+            self._find(f"{_name(entry)} gives back to {part.grant_id}, which was never granted")
+            return
+        held = self._held.get(made.id)
+        if held is None:
+            held = replace(made, remaining_microcredits=0)
+            if not made.is_live(entry.recorded_at):
+                held = replace(held, expires_at=entry.recorded_at + grace)
+                # A grant of an earlier page may have been in grace before the checkpoint.
+                if made.id in self._in_grace or made.id not in self._granted:
+                    self._of_unsettled_expiry.add(made.id)
+                self._in_grace.add(made.id)
+        left = held.remaining_microcredits + part.microcredits
+        self._held[made.id] = replace(held, remaining_microcredits=left)
+
+    def _made(self, grant_id: str) -> Grant | None:
+        return self._granted.get(grant_id) or self._earlier.grant(grant_id)
+
+    def _run_of(self, entry: Entry) -> _Run:
+        return self._runs.setdefault(entry.identity.subject, _Run())
+
+    def _whole_run_of(self, entry: Entry) -> _Run:
+        """Return the entry's run with what it did before the checkpoint; asked for only then."""
+        run = self._run_of(entry)
+        if not run.is_whole:
+            for before in self._earlier.entries_of_run(entry.identity.subject):
+                run.add(before)
+            run.is_whole = True
+        return run
+
+
+def check_receipts(
+    page: Page, receipts: Mapping[Identity, Receipt], *, is_flushed: bool
+) -> Iterator[Finding]:
+    """Find what the receipts of a page's entries say otherwise than the page.
+
+    Each entry of a flushed page has a receipt. Entries of the open page may have one already, when
+    a writer flushed the page and then did not commit.
+    """
+    for entry in page.entries:
+        receipt = receipts.get(entry.identity)
+        text = None
+        if receipt is None:
+            text = "has no receipt" if is_flushed else None
+        elif receipt.principal != page.principal:
+            text = f"has its receipt on another account, {receipt.principal}"
+        elif receipt.page_number != page.number:
+            text = f"has a receipt that names page {receipt.page_number}"
+        elif receipt.entry != entry:
+            text = "has a receipt that tells of it differently"
+        if text is not None:
+            yield Finding(page.principal, f"page {page.number}", f"{_name(entry)} {text}")
+
+
+def _name(entry: Entry) -> str:
+    identity = entry.identity
+    if identity.realm == "RUN":
+        return f"event {identity.id} of run {identity.subject}"
+    return f"{entry.type} {identity.id}"
+
+
+def _drawn(draws: tuple[Draw, ...]) -> str:
+    if not draws:
+        return "nothing"
+    return " and ".join(f"{format_credits(d.microcredits)} from {d.grant_id}" for d in draws)

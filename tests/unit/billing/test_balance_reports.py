@@ -1,0 +1,149 @@
+"""A team's balance report: whose accounts it shows, what it adds up, and word for word."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent_credits.aws.items import observation_item
+from agent_credits.aws.stream_records import change_of
+from agent_credits.billing.balance_reports import (
+    ACCOUNTS_TOLD_MAX,
+    BalanceReport,
+    Burning,
+    balance_report,
+)
+from agent_credits.billing.payers import payers
+from agent_credits.billing.spend_cap import Spending
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.burn import BurnByDay
+from agent_credits.notices.announcements import Observed
+from agent_credits.notices.balance_report import report_data, report_text
+from agent_credits.values.credits import parse_credits
+from agent_credits.values.principals import Principal
+from tests.unit.builders import ACME, ANA, BEN, BIGCORP_TEAM, NOW, OLGA, POLICY, grant, plan
+
+GOLDEN = Path(__file__).parents[1] / "notices" / "golden" / "balance_report"
+MONTH = NOW.strftime("%Y-%m")
+SPENDING = Spending(month=MONTH, spent_cents=4_200)
+TEAM = ACME.model_copy(update={"spend_cap_cents": 10_000, "spending": SPENDING})
+
+
+def burning(
+    principal: Principal = ANA,
+    *,
+    plan_credits: str | None = None,
+    add_on: str | None = None,
+    burned: dict[int, str] | None = None,
+) -> Burning:
+    """Return an account with so many credits, that burned so many so many days ago."""
+    pool = "contract" if principal.kind == "team" else "add_on"
+    account = Account(
+        principal,
+        grants=(grant("g-1", pool, add_on),) if add_on else (),
+        plan=plan(plan_credits) if plan_credits else None,
+    )
+    by_day = BurnByDay()
+    for back, credits_burned in (burned or {}).items():
+        by_day[NOW.date() - timedelta(days=back)] = parse_credits(credits_burned)
+    return Burning(account, by_day)
+
+
+def report_of(*accounts: Burning, team: Team = TEAM) -> BalanceReport:
+    return balance_report(team, POLICY, accounts, NOW.date(), NOW)
+
+
+def assert_golden(name: str, report: BalanceReport) -> None:
+    text = f"{json.dumps(report_data(report), indent=2)}\n\n{report_text(report)}"
+
+    assert text == (GOLDEN / f"{name}.txt").read_text()
+
+
+def busy_team() -> BalanceReport:
+    return report_of(
+        burning(ANA, plan_credits="100", add_on="42.5", burned={1: "7", 2: "3.5", 20: "60"}),
+        burning(BEN, burned={9: "400"}),
+        burning(OLGA, plan_credits="100", burned={1: "100", 3: "250"}),
+    )
+
+
+def test_a_busy_team() -> None:
+    assert_golden("self_serve", busy_team())
+
+
+def test_an_enterprise_is_its_one_contract() -> None:
+    contract = burning(Principal("team", "bigcorp"), add_on="100000", burned={1: "250", 6: "4650"})
+
+    assert_golden("enterprise", report_of(contract, team=BIGCORP_TEAM))
+
+
+def test_a_team_without_accounts() -> None:
+    assert_golden("nobody", report_of())
+
+
+def test_a_team_of_thousands_is_told_as_its_busiest_accounts_and_a_sum_of_all() -> None:
+    accounts = [
+        burning(Principal("user", f"u{n:04d}"), add_on="1", burned={1: str(n + 1)})
+        for n in range(2_000)
+    ]
+
+    report = report_of(*accounts)
+
+    assert [str(a.principal) for a in report.accounts[:2]] == ["user:u1999", "user:u1998"]
+    assert (len(report.accounts), report.accounts_count) == (ACCOUNTS_TOLD_MAX, 2_000)
+    assert report.available_microcredits == parse_credits("2000")
+    assert report.burned_microcredits == (parse_credits(str(2_000 * 2_001 // 2)),) * 3
+    assert "And 1950 more accounts" in report_text(report)
+    assert len(json.dumps(report_data(report))) < 100_000, "far from the 256 KB of a message"
+
+
+def test_what_a_plan_refills_is_there_before_any_commit_says_so() -> None:
+    (account,) = report_of(burning(plan_credits="100")).accounts
+
+    assert account.available_microcredits == parse_credits("100")
+    assert account.resets_at is not None
+
+
+def test_an_expired_grant_holds_nothing() -> None:
+    lapsed = grant("g-1", "add_on", "5", expires_at=NOW)
+
+    (account,) = report_of(Burning(Account(ANA, grants=(lapsed,)), BurnByDay())).accounts
+
+    assert account.available_microcredits == 0
+
+
+def test_the_order_of_the_accounts_is_total_so_that_a_report_is_the_same_each_time() -> None:
+    alike = [burning(principal, add_on="1") for principal in (BEN, OLGA, ANA)]
+
+    report = report_of(*alike)
+
+    assert [a.principal for a in report.accounts] == [ANA, BEN, OLGA]
+    assert report == report_of(*reversed(alike))
+
+
+def test_spending_of_last_month_is_none_of_this_months() -> None:
+    earlier = Spending(month="2025-10", spent_cents=4_200)
+
+    report = report_of(team=TEAM.model_copy(update={"spending": earlier}))
+
+    assert (report.spending.month, report.spending.spent_cents) == (MONTH, 0)
+
+
+def test_a_report_is_read_back_as_it_was_written() -> None:
+    report = busy_team()
+
+    assert change_of({"NewImage": observation_item(report, NOW)}) == Observed(report)
+
+
+@pytest.mark.parametrize(
+    ("team", "expected"),
+    [
+        (ACME, ["user:olga", "user:ana", "user:ben"]),
+        (BIGCORP_TEAM, ["team:bigcorp"]),
+    ],
+    ids=["self-serve", "enterprise"],
+)
+def test_who_may_pay_for_a_teams_runs(team: Team, expected: list[str]) -> None:
+    assert [str(principal) for principal in payers(team, POLICY, NOW)] == expected

@@ -1,0 +1,177 @@
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import agent_credits.billing.directory
+from agent_credits.billing.directory import Directory
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import (
+    CLOCK_SKEW_MAX,
+    SETTINGS_TTL,
+    TENURE_NOTICE,
+    Billing,
+    Team,
+    Tenure,
+)
+from agent_credits.events.agent_runs import Refusal
+from agent_credits.values.errors import PolicyMissing
+from tests.memory_rows import MemoryRows
+from tests.unit.builders import (
+    ACME,
+    ANA,
+    BEN,
+    NOW,
+    OLGA,
+    POLICY,
+    TRIGGERS,
+    parsed,
+    settle,
+    usage,
+)
+
+
+class ReadRows(MemoryRows):
+    """Rows that note which settings were read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        settle(self)
+        self.reads: list[str] = []
+
+    def read_team(self, team_id: str) -> Team | None:
+        self.reads.append(f"team {team_id}")
+        return super().read_team(team_id)
+
+    def read_policy(self, version: str) -> BillingPolicy | None:
+        self.reads.append(f"policy {version}")
+        return super().read_policy(version)
+
+
+def with_members(members: Iterable[str]) -> Team:
+    return ACME.model_copy(update={"members": frozenset(members)})
+
+
+def code(answer: Billing | Refusal) -> Any:
+    assert isinstance(answer, Refusal)
+    return answer.code
+
+
+def test_settings_are_read_once_a_minute() -> None:
+    rows = ReadRows()
+    directory = Directory(rows)
+    event = parsed(usage("e1"))
+
+    directory.bill(event, NOW)
+    directory.bill(event, NOW + SETTINGS_TTL - timedelta(microseconds=1))
+    assert rows.reads == ["team acme", "policy 2025-11"]
+    directory.bill(event, NOW + SETTINGS_TTL)
+
+    assert rows.reads == ["team acme", "policy 2025-11", "team acme"]
+
+
+def test_a_user_who_joined_a_moment_ago_is_not_refused_on_old_settings() -> None:
+    rows = ReadRows()
+    rows.teams["acme"] = with_members({"olga"})
+    directory = Directory(rows)
+    event = parsed(usage("e1"))
+    assert code(directory.bill(event, NOW)) == "unknown_user"
+
+    rows.teams["acme"] = ACME
+    answer = directory.bill(event, NOW + timedelta(seconds=1))
+
+    assert isinstance(answer, Billing)
+    assert answer.principal == ANA
+
+
+def test_a_team_that_was_created_a_moment_ago_is_not_refused_on_old_settings() -> None:
+    rows = ReadRows()
+    rows.teams.clear()
+    directory = Directory(rows)
+    event = parsed(usage("e1"))
+    assert code(directory.bill(event, NOW)) == "unknown_team"
+
+    rows.teams["acme"] = ACME
+
+    assert isinstance(directory.bill(event, NOW), Billing)
+
+
+def test_a_stranger_is_refused_without_being_named() -> None:
+    refusal = Directory(ReadRows()).bill(parsed(usage("e1", user="mallory")), NOW)
+
+    assert refusal == Refusal("unknown_user", "data.trigger.user_id is not a member of the team")
+
+
+@pytest.mark.parametrize("trigger", ["team_api_key", "schedule"])
+def test_an_unattended_run_needs_no_member(trigger: str) -> None:
+    rows = ReadRows()
+    rows.teams["acme"] = with_members(set())
+
+    answer = Directory(rows).bill(parsed(usage("e1", trigger=TRIGGERS[trigger])), NOW)
+
+    assert isinstance(answer, Billing)
+
+
+def test_an_enterprise_takes_every_user() -> None:
+    event = parsed(usage("e1", team="bigcorp", user="whoever"))
+
+    assert isinstance(Directory(ReadRows()).bill(event, NOW), Billing)
+
+
+def test_an_event_from_the_future_is_refused_beyond_the_skew_of_clocks() -> None:
+    directory = Directory(ReadRows())
+    at_the_limit = parsed(usage("e1", time=NOW + CLOCK_SKEW_MAX))
+    beyond = parsed(usage("e2", time=NOW + CLOCK_SKEW_MAX + timedelta(microseconds=1)))
+
+    assert isinstance(directory.bill(at_the_limit, NOW), Billing)
+    assert code(directory.bill(beyond, NOW)) == "from_the_future"
+
+
+def test_a_policy_that_is_not_applied_is_to_be_tried_again() -> None:
+    rows = ReadRows()
+    rows.policies.clear()
+
+    with pytest.raises(PolicyMissing, match="policy '2025-11' is not applied"):
+        Directory(rows).bill(parsed(usage("e1")), NOW)
+
+
+@pytest.mark.parametrize("age", [timedelta(0), SETTINGS_TTL - timedelta(microseconds=1)])
+def test_a_redelivery_bills_the_same_account_though_the_owner_changed(age: timedelta) -> None:
+    rows = ReadRows()
+    unaware = Directory(rows)
+    unaware.bill(parsed(usage("warm-up", trigger=TRIGGERS["schedule"])), NOW - age)
+    takes_over = Tenure(
+        since=NOW + TENURE_NOTICE,
+        kind="self_serve",
+        owner="ben",
+        policy_version=POLICY.version,
+    )
+    rows.teams["acme"] = ACME.model_copy(update={"tenures": (*ACME.tenures, takes_over)})
+    # The latest event that a worker with old settings can bill.
+    event = parsed(usage("e1", trigger=TRIGGERS["schedule"], time=NOW + CLOCK_SKEW_MAX))
+    after = parsed(usage("e2", trigger=TRIGGERS["schedule"], time=NOW + TENURE_NOTICE))
+
+    first = unaware.bill(event, NOW)
+    again = Directory(rows).bill(event, NOW + timedelta(days=1))
+    later = Directory(rows).bill(after, NOW + timedelta(days=1))
+
+    assert isinstance(first, Billing)
+    assert isinstance(later, Billing)
+    assert first == again
+    assert first.principal == OLGA
+    assert later.principal == BEN
+
+
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_credits.billing.directory, "TEAMS_CACHED_MAX", 2)
+    rows = ReadRows()
+    for number in range(3):
+        rows.teams[f"team-{number}"] = ACME.model_copy(update={"team_id": f"team-{number}"})
+    directory = Directory(rows)
+
+    for number in (0, 1, 2, 2, 1, 0):
+        directory.bill(parsed(usage("e1", team=f"team-{number}")), NOW)
+
+    assert rows.reads.count("team team-0") == 2
+    assert rows.reads.count("team team-2") == 1

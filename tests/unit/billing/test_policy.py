@@ -1,0 +1,70 @@
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from agent_credits.billing.policy import BillingPolicy, BillingRule
+from tests.unit.builders import POLICY
+
+
+@pytest.mark.parametrize(
+    ("team", "trigger", "payer", "pools"),
+    [
+        ("self_serve", "user", "user", ("trial", "plan", "add_on")),
+        ("self_serve", "team_api_key", "owner", ("trial", "plan", "add_on")),
+        ("self_serve", "schedule", "owner", ("trial", "plan", "add_on")),
+        ("enterprise", "user", "team", ("trial", "contract")),
+        ("enterprise", "team_api_key", "team", ("trial", "contract")),
+        ("enterprise", "schedule", "team", ("trial", "contract")),
+    ],
+)
+def test_one_rule_answers_for_each_team_and_trigger(
+    team: Any, trigger: Any, payer: str, pools: tuple[str, ...]
+) -> None:
+    rule = POLICY.rule_for(team, trigger)
+
+    assert (rule.payer, rule.pools) == (payer, pools)
+
+
+def test_a_run_that_no_rule_answers_for_is_refused_when_the_policy_is_read() -> None:
+    with pytest.raises(ValidationError, match="0 rules answer for trigger 'user' of a self_serve"):
+        BillingPolicy(version="1", rules=POLICY.rules[1:])
+
+
+def test_a_run_that_two_rules_answer_for_is_refused() -> None:
+    with pytest.raises(ValidationError, match="2 rules answer for trigger 'user'"):
+        BillingPolicy(version="1", rules=(*POLICY.rules, POLICY.rules[0]))
+
+
+def test_only_a_user_can_be_billed_for_a_users_run() -> None:
+    with pytest.raises(ValidationError, match="only a run with trigger `user`"):
+        BillingRule(team="self_serve", triggers=("user", "schedule"), payer="user", pools=("plan",))
+
+
+def test_an_enterprise_team_is_never_billed_to_an_owner() -> None:
+    with pytest.raises(ValidationError, match="its payer is `team`"):
+        BillingRule(team="enterprise", triggers=("user",), payer="owner", pools=("contract",))
+
+
+def test_a_pool_stands_in_an_order_once() -> None:
+    with pytest.raises(ValidationError, match="a pool stands in the order twice"):
+        BillingRule(team="self_serve", triggers=("user",), payer="user", pools=("plan", "plan"))
+
+
+@pytest.mark.parametrize("pool", ["", "Plan", "add-on", "1st", "a" * 33, "plan "])
+def test_a_pool_has_a_plain_name(pool: str) -> None:
+    with pytest.raises(ValidationError):
+        BillingRule(team="self_serve", triggers=("user",), payer="user", pools=(pool,))
+
+
+def test_a_field_that_is_not_known_is_refused() -> None:
+    document = {**POLICY.model_dump(), "discount": 3}
+
+    with pytest.raises(ValidationError, match="discount"):
+        BillingPolicy.model_validate(document)
+
+
+def test_the_pools_of_a_payer_are_those_of_all_its_rules() -> None:
+    assert POLICY.pools_of(frozenset({"user", "owner"})) == {"trial", "plan", "add_on"}
+    assert POLICY.pools_of(frozenset({"team"})) == {"trial", "contract"}
+    assert POLICY.pools_of(frozenset()) == frozenset()

@@ -1,0 +1,601 @@
+"""When an account is told that it is low, how often, and when it has recovered."""
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from agent_credits.aws.items import account_from_item, account_item, item_bytes
+from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.spend_cap import Spending
+from agent_credits.billing.teams import Team, Tenure
+from agent_credits.commit.changes import ReloadRefused
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.reloads import REFUSAL_HOLD, RELOAD_DEADLINE, Refused
+from agent_credits.ledger.thresholds import parse_threshold
+from agent_credits.values.principals import Principal
+from tests.unit.payments.payment_fakes import FakePayments
+from tests.unit.reload_builders import (
+    ACME,
+    ANA,
+    BEN,
+    FAR_PAST,
+    NOW,
+    ON,
+    OTHER_CARD,
+    POLICY,
+    SECOND,
+    ReloadWorld,
+    finished,
+    grant_change,
+    open_account,
+    pause,
+    plan_change,
+    requested,
+    run_change,
+    usage,
+)
+
+CREDIT = 1_000_000
+WRITE_UNIT_BYTES = 1_024
+OFF = ACME.model_copy(update={"auto_reload": None})
+
+
+def with_thresholds(team: Team, *low: str) -> Team:
+    return team.model_copy(update={"alerts": Alerts(low=[*low])})
+
+
+def low_world(team: Team = OFF, plan: int = 400, **fields: Any) -> ReloadWorld:
+    """Return a world in which ana's plan has just been refilled with so many credits."""
+    world = ReloadWorld(team=team, **fields)
+    change = plan_change("plan:1", credits=plan * CREDIT)
+    commit(world.rows, ANA, [change], now=NOW, pause=pause, opens_account=True)
+    world.announce()
+    return world
+
+
+def fall_to(world: ReloadWorld, left: int, name: str = "") -> None:
+    """Let one run use credits until so many are left."""
+    used = world.available() - left
+    name = name or f"to-{left}-at-{world.account().version}"
+    assert world.outcome(usage(name, str(used), run=name)) == "debited"
+
+
+def told(world: ReloadWorld) -> list[tuple[str, str]]:
+    """Return the thresholds told so far, each with what was left then."""
+    notices = world.notices_of_type("credits_low")
+    return [(notice.data["threshold"], notice.data["available_credits"]) for notice in notices]
+
+
+def restored(world: ReloadWorld) -> int:
+    return len(world.notices_of_type("credits_restored"))
+
+
+# Falling
+
+
+@pytest.mark.parametrize(
+    ("left", "expected"),
+    [
+        (121, []),
+        (120, []),  # On the threshold it is not below it.
+        (119, [("30%", "119")]),
+        (40, [("30%", "40")]),
+        (39, [("10%", "39")]),  # Both at once: one notice, of the deeper.
+        (0, [("10%", "0")]),
+    ],
+)
+def test_a_threshold_is_told_when_less_than_that_is_left(left: int, expected: Any) -> None:
+    world = low_world()
+
+    fall_to(world, left)
+
+    assert told(world) == expected
+
+
+def test_each_threshold_is_told_once_on_the_way_down() -> None:
+    world = low_world()
+
+    for left in (130, 119, 118, 60, 39, 38, 5, 0):
+        fall_to(world, left)
+
+    assert told(world) == [("30%", "119"), ("10%", "39")]
+
+
+def test_a_threshold_in_credits_stands_beside_those_in_per_cent() -> None:
+    world = low_world(with_thresholds(OFF, "50", "30%"))
+
+    for left in (119, 50, 49, 12):
+        fall_to(world, left)
+
+    assert told(world) == [("30%", "119"), ("50", "49")]
+
+
+def test_a_team_without_thresholds_is_told_nothing() -> None:
+    world = low_world(with_thresholds(OFF))
+
+    fall_to(world, 0)
+
+    assert told(world) == []
+    assert world.account().low is None
+
+
+def test_many_events_of_one_batch_that_cross_a_threshold_tell_it_once() -> None:
+    world = low_world()
+
+    world.deliver(*[usage(f"e{number}", "30", run=f"run-{number}") for number in range(12)])
+
+    assert told(world) == [("30%", "40")]
+
+
+def test_a_threshold_of_a_fraction_of_a_microcredit_is_exact() -> None:
+    third = parse_threshold("33%")
+
+    assert third.microcredits(101) == 34  # 33.33 of 101: below it are 33 and less.
+    assert third.microcredits(100) == 33
+
+
+def test_a_plan_that_changes_within_a_period_leaves_its_thresholds_alone() -> None:
+    world = low_world()
+    bigger = plan_change("plan:2", credits=2000 * CREDIT)
+    commit(world.rows, ANA, [bigger], now=NOW, pause=pause)
+
+    fall_to(world, 130)
+    fall_to(world, 119)
+
+    assert told(world) == [("30%", "119")]
+
+
+@pytest.mark.parametrize("plan_credits", [0, 400])
+def test_an_account_without_a_plan_counts_from_what_it_was_granted(plan_credits: int) -> None:
+    bigcorp = Principal("team", "acme")
+    tenure = Tenure(since=FAR_PAST, kind="enterprise", owner="o", policy_version=POLICY.version)
+    world = ReloadWorld(team=OFF.model_copy(update={"tenures": (tenure,)}))
+    contract = grant_change("contract", "1000", pool="contract", principal=bigcorp)
+    # A plan that puts its credits where no run draws them counts for nothing.
+    plan = plan_change("plan:1", principal=bigcorp, credits=plan_credits * CREDIT)
+    commit(world.rows, bigcorp, [contract, plan], now=NOW, pause=pause, opens_account=True)
+
+    for number, used in enumerate(("700", "1", "200", "99")):
+        world.deliver(usage(f"e{number}", used))
+
+    assert told(world) == [("30%", "299"), ("10%", "99")]
+    assert world.notices[-1].principal == bigcorp
+
+
+def test_the_last_credit_of_an_account_without_a_plan_is_below_every_share_of_it() -> None:
+    world = ReloadWorld(team=OFF)
+    open_account(world.rows, "100")
+
+    fall_to(world, 0)
+
+    assert told(world) == [("10%", "0")]
+
+
+def test_credits_that_lapse_are_a_fall_as_well() -> None:
+    world = ReloadWorld(team=OFF)
+    trial = replace(
+        grant_change("gift", "900", pool="trial"), expires_at=NOW + timedelta(minutes=1)
+    )
+    changes = [grant_change("g-1", "100"), trial]
+    commit(world.rows, ANA, changes, now=NOW, pause=pause, opens_account=True)
+
+    world.later(timedelta(hours=1))
+    world.deliver(finished("e1"))
+
+    assert told(world) == [("30%", "100")]
+
+
+def test_a_grant_that_runs_dry_meanwhile_moves_no_threshold_of_an_account_that_is_low() -> None:
+    world = ReloadWorld(team=OFF)
+    changes = [grant_change("gift", "900", pool="trial"), grant_change("g-1", "150")]
+    commit(world.rows, ANA, changes, now=NOW, pause=pause, opens_account=True)
+
+    for left in (300, 140, 100):
+        fall_to(world, left)
+
+    assert told(world) == [("30%", "300"), ("10%", "100")]
+
+
+# Running dry
+
+
+def test_a_run_that_fails_on_the_last_credit_is_told_by_its_own_notice_alone() -> None:
+    world = low_world()
+
+    assert world.outcome(usage("e1", "450")) == "insufficient"
+
+    assert [notice.type for notice in world.notices] == ["insufficient_credits"]
+
+
+def test_a_run_that_asks_for_too_much_does_not_silence_the_threshold() -> None:
+    world = low_world()
+
+    world.deliver(
+        requested("e1", credits="600", run="run-greedy"), usage("e2", "300", run="run-modest")
+    )
+
+    assert told(world) == [("30%", "100")]
+
+
+def test_an_account_that_recovers_from_dry_is_restored_once() -> None:
+    world = low_world()
+    world.deliver(usage("e1", "450"))
+
+    world.grant("by-hand", "500")
+    world.deliver(usage("e2", "1", run="run-2"))
+
+    assert restored(world) == 1
+    assert told(world) == []
+
+
+# Recovering
+
+
+def test_a_grant_recovers_an_account_and_the_next_fall_is_told_again() -> None:
+    world = low_world()
+    fall_to(world, 119)
+
+    world.grant("by-hand", "1")
+    fall_to(world, 119)
+
+    assert told(world) == [("30%", "119"), ("30%", "119")]
+    assert restored(world) == 1
+
+
+def test_a_grant_that_does_not_reach_the_threshold_is_no_recovery() -> None:
+    world = low_world()
+    fall_to(world, 100)
+
+    world.grant("by-hand", "19")
+    fall_to(world, 118)
+
+    assert told(world) == [("30%", "100")]
+    assert restored(world) == 0
+
+
+def test_who_recovers_from_the_deeper_threshold_is_still_low() -> None:
+    world = low_world()
+    fall_to(world, 39)
+
+    world.grant("by-hand", "61")
+    assert restored(world) == 0
+    fall_to(world, 38)
+
+    assert told(world) == [("10%", "39"), ("10%", "38")]
+
+
+@pytest.mark.parametrize(("flaps", "used"), [(3, "2"), (20, "40")])
+def test_runs_that_are_given_back_around_a_threshold_tell_it_once(flaps: int, used: str) -> None:
+    world = low_world()
+    fall_to(world, 120)
+
+    for number in range(flaps):
+        run = f"run-{number}"
+        world.deliver(usage(f"{run}-used", used, run=run))
+        world.deliver(finished(f"{run}-failed", "error", run=run))
+
+    assert world.available() == 120
+    assert len(told(world)) == 1
+    assert restored(world) == 0
+
+
+def test_a_run_that_is_given_back_and_leaves_plenty_is_a_recovery() -> None:
+    world = low_world()
+    world.deliver(usage("e1", "300", run="run-1"))
+
+    world.deliver(finished("e2", "error", run="run-1"))
+    fall_to(world, 119)
+
+    assert told(world) == [("30%", "100"), ("30%", "119")]
+    assert restored(world) == 1
+
+
+def test_the_next_period_restores_the_account_and_tells_its_thresholds_anew() -> None:
+    world = low_world()
+    fall_to(world, 30)
+
+    world.later(timedelta(days=12))
+    world.deliver(finished("e1"))
+    assert restored(world) == 1
+    fall_to(world, 119)
+
+    assert told(world) == [("10%", "30"), ("30%", "119")]
+
+
+def test_an_account_that_its_refill_leaves_low_is_told_once_more_and_not_restored() -> None:
+    world = low_world(with_thresholds(OFF, "500"))
+    fall_to(world, 300)
+
+    world.later(timedelta(days=12))
+    world.grant("by-hand", "1")
+    fall_to(world, 350)
+    fall_to(world, 340)
+
+    assert told(world) == [("500", "300"), ("500", "350")]
+    assert restored(world) == 0
+
+
+def test_a_refill_that_is_used_up_by_the_same_commit_is_told_and_not_restored() -> None:
+    world = low_world()
+    fall_to(world, 30)
+
+    world.later(timedelta(days=12))
+    world.deliver(usage("e1", "390", run="run-1"))
+
+    assert told(world) == [("10%", "30"), ("10%", "10")]
+    assert restored(world) == 0
+
+
+def test_thresholds_that_are_added_above_what_was_told_tell_nothing() -> None:
+    world = low_world()
+    fall_to(world, 39)
+
+    world.apply(alerts=Alerts(low=["60%", "30%", "10%"]))
+    world.later(timedelta(minutes=2))
+    fall_to(world, 38)
+
+    assert told(world) == [("10%", "39")]
+
+
+def test_switching_alerts_off_restores_nobody() -> None:
+    world = low_world()
+    fall_to(world, 39)
+
+    world.apply(alerts=Alerts(low=[]))
+    world.later(timedelta(minutes=2))
+    fall_to(world, 38)
+
+    assert world.account().low is None
+    assert restored(world) == 0
+
+
+def test_a_row_that_an_older_version_wrote_restores_nobody_and_at_worst_tells_again() -> None:
+    world = low_world()
+    fall_to(world, 100)
+    change = run_change(usage("e-old", "1", run="run-old"), with_thresholds(OFF))
+    commit(world.rows, ANA, [change], now=NOW, pause=pause)
+
+    world.announce()
+    fall_to(world, 98)
+
+    assert restored(world) == 0
+    assert told(world) == [("30%", "100"), ("30%", "98")]
+
+
+# Reloads. The pack is 400 credits and the reload threshold 100, so at 119 none is asked for yet.
+
+
+def test_while_a_reload_is_able_nobody_is_told() -> None:
+    world = low_world(ACME)
+
+    fall_to(world, 119)
+
+    assert world.requests == []
+    assert told(world) == []
+    assert [str(t) for t in world.account().low.held] == ["30%"]  # type: ignore[union-attr]
+
+
+def test_a_reload_that_succeeds_was_never_worth_a_word() -> None:
+    world = low_world(ACME)
+    fall_to(world, 39)
+
+    world.resolve()
+    fall_to(world, 300)
+
+    assert told(world) == []
+    assert restored(world) == 0
+    assert world.account().low is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "confirm", "refusal", "state"),
+    [
+        ({"auto_reload": None}, "success", "auto_reload_off", "off"),
+        ({"spend_cap_cents": 0}, "success", "spend_cap_reached", "refused"),
+        ({}, "decline", "payment_declined", "refused"),
+        ({"payment": None}, "success", "payment_method_missing", "refused"),
+    ],
+)
+def test_the_commit_that_refuses_the_reload_tells_what_was_held(
+    settings: dict[str, Any], confirm: Any, refusal: Refused, state: str
+) -> None:
+    world = low_world(ACME, payments=FakePayments([confirm]))
+    fall_to(world, 99)
+    assert told(world) == []
+
+    world.apply(**settings)
+    world.resolve()
+
+    assert told(world) == [("30%", "99")]
+    (notice,) = world.notices_of_type("credits_low")
+    assert notice.data["auto_reload"] == {"state": state, "cause": refusal}
+
+
+def test_a_refusal_is_told_once_and_not_at_every_hold() -> None:
+    world = low_world(ACME, payments=FakePayments(["decline", "decline"]))
+    fall_to(world, 99)
+    world.resolve()
+
+    for left in (98, 97, 96):
+        world.later(REFUSAL_HOLD + SECOND)
+        fall_to(world, left)
+        world.resolve()
+
+    assert told(world) == [("30%", "99")]
+    assert len(world.notices_of_type("auto_reload.refused")) > 1
+
+
+def test_after_a_refusal_the_deeper_threshold_waits_for_the_next_one() -> None:
+    world = low_world(ACME, payments=FakePayments(["decline", "decline"]))
+    fall_to(world, 99)
+    world.resolve()
+
+    world.later(REFUSAL_HOLD + SECOND)
+    fall_to(world, 39)
+    assert told(world) == [("30%", "99")]
+    world.resolve()
+
+    assert told(world) == [("30%", "99"), ("10%", "39")]
+
+
+def test_while_a_refusal_holds_the_deeper_threshold_is_told_at_once() -> None:
+    world = low_world(ACME, payments=FakePayments(["decline"]))
+    fall_to(world, 99)
+    world.resolve()
+
+    fall_to(world, 39)
+
+    assert told(world) == [("30%", "99"), ("10%", "39")]
+
+
+def test_a_reload_without_an_outcome_is_no_longer_healthy_after_its_deadline() -> None:
+    world = low_world(ACME)
+    fall_to(world, 99)
+
+    world.later(RELOAD_DEADLINE)
+    fall_to(world, 98)
+
+    assert told(world) == [("30%", "98")]
+
+
+def test_a_frozen_account_is_told() -> None:
+    once = ON.model_copy(update={"reloads_max": 1})
+    world = low_world(ACME.model_copy(update={"auto_reload": once}))
+    fall_to(world, 90)
+    world.resolve()
+
+    fall_to(world, 90)
+
+    assert told(world) == [("30%", "90")]
+    (notice,) = world.notices_of_type("credits_low")
+    assert notice.data["auto_reload"] == {"state": "frozen", "cause": "too_many_reloads"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ({"spend_cap_cents": 1_999}, "spend_cap_reached"),
+        ({"payment": None}, "payment_method_missing"),
+        ({"auto_reload": ON.model_copy(update={"enabled": False})}, "auto_reload_off"),
+    ],
+)
+def test_what_the_teams_row_leaves_no_hope_for_is_told_before_a_reload_is_tried(
+    settings: dict[str, Any], refusal: Refused
+) -> None:
+    world = low_world(ACME.model_copy(update=settings))
+
+    fall_to(world, 119)
+
+    assert world.requests == []
+    assert told(world) == [("30%", "119")]
+    (notice,) = world.notices_of_type("credits_low")
+    assert notice.data["auto_reload"]["cause"] == refusal
+
+
+def test_a_card_that_was_suspended_for_others_of_the_team_is_no_hope_either() -> None:
+    suspended = Spending(suspended_payment_method="pm_good")
+    world = low_world(ACME.model_copy(update={"spending": suspended}))
+    fall_to(world, 119)
+
+    world.apply(payment=OTHER_CARD)
+    world.later(timedelta(minutes=2))
+    fall_to(world, 39)
+
+    (notice,) = world.notices_of_type("credits_low")
+    assert notice.data["threshold"] == "30%"
+    assert notice.data["auto_reload"] == {"state": "suspended", "cause": "suspended"}
+
+
+def test_credits_that_come_make_good_what_a_reload_held_back() -> None:
+    world = low_world(ACME)
+    fall_to(world, 119)
+
+    world.grant("by-hand", "1")
+
+    assert world.account().low is None
+    assert restored(world) == 0
+
+
+def test_a_refusal_tells_nothing_that_was_told_with_a_deeper_threshold() -> None:
+    world = low_world(with_thresholds(OFF, "30%"))
+    fall_to(world, 119)
+    world.apply(auto_reload=ON, alerts=Alerts(low=["60%", "30%", "10%"]))
+    world.payments.declining = {"pm_good"}
+    world.later(timedelta(minutes=2))
+    fall_to(world, 39)
+    world.grant("by-hand", "30")
+
+    world.resolve()
+
+    assert world.notices_of_type("auto_reload.refused")
+    assert told(world) == [("30%", "119")]
+
+
+@pytest.mark.parametrize("state", ["requested", "refused"])
+def test_a_refusal_that_is_late_for_an_older_reload_tells_nothing(state: str) -> None:
+    world = low_world(with_thresholds(ACME, "60%"), payments=FakePayments(["decline"]))
+    if state == "refused":
+        fall_to(world, 99)
+        world.resolve()
+        world.grant("by-hand", "300")
+        world.later(REFUSAL_HOLD)
+        fall_to(world, 239)
+    else:
+        fall_to(world, 99)
+    assert world.reload().state == state
+    told_before = told(world)
+
+    late = ReloadRefused(ANA, "reload:user:ana:1", "acme", "payment_unavailable", None, 1)
+    commit(world.rows, ANA, [late], now=world.now, pause=pause)
+    world.announce()
+
+    assert told(world) == told_before
+    assert [str(t) for t in world.account().low.held] == ["60%"]  # type: ignore[union-attr]
+
+
+# The row
+
+
+def test_an_account_that_is_not_low_carries_nothing() -> None:
+    world = low_world()
+    fall_to(world, 120)
+
+    assert "low" not in account_item(world.account())
+
+
+def test_a_quiet_account_that_is_low_still_costs_one_unit() -> None:
+    world = low_world(plan=1000)
+    fall_to(world, 99)
+
+    for _ in range(40):
+        event_id, run = str(uuid.uuid4()), str(uuid.uuid4())
+        world.deliver(usage(event_id, "1.234567", run=run, project_id="checkout-service"))
+
+    later = [account for _, account in world.rows.stream if account.page_number > 1]
+    assert later[-1].low is not None
+    assert max(item_bytes(account_item(account)) for account in later) <= WRITE_UNIT_BYTES
+
+
+@pytest.mark.parametrize("team", [OFF, ACME], ids=["told", "held"])
+def test_what_is_told_and_held_is_read_back_as_it_was_written(team: Team) -> None:
+    world = low_world(with_thresholds(team, "50", "30%", "0.000001"))
+    fall_to(world, 39)
+    account = world.account()
+    assert account.low is not None
+
+    assert account_from_item(account_item(account)) == account
+
+
+def test_each_account_of_a_team_is_told_for_itself() -> None:
+    world = low_world()
+    change = plan_change("plan:1", principal=BEN, credits=400 * CREDIT)
+    commit(world.rows, BEN, [change], now=NOW, pause=pause, opens_account=True)
+
+    world.deliver(usage("e1", "300"), usage("e2", "300", run="run-2", user="ben"))
+
+    first, second = world.notices_of_type("credits_low")
+    assert {first.principal, second.principal} == {ANA, BEN}
+    assert first.id != second.id

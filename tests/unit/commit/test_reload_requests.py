@@ -1,0 +1,341 @@
+"""When a commit asks for a reload, and when it does not."""
+
+from datetime import timedelta
+
+import pytest
+
+from agent_credits.billing.teams import SETTINGS_TTL, Team
+from agent_credits.ledger.grants import RELOAD_PREFIX
+from agent_credits.ledger.reloads import REFUSAL_HOLD, RELOAD_DEADLINE
+from tests.unit.reload_builders import (
+    ACME,
+    ANA,
+    BEN,
+    MINUTE,
+    ON,
+    PACK_CENTS,
+    ReloadWorld,
+    finished,
+    open_account,
+    requested,
+    short_world,
+    usage,
+)
+
+OFF = ACME.model_copy(update={"auto_reload": None})
+
+
+def world_with(credits: str = "150", team: Team = ACME) -> ReloadWorld:  # noqa: A002
+    world = ReloadWorld(team=team)
+    open_account(world.rows, credits)
+    return world
+
+
+def test_falling_below_the_threshold_requests_a_reload_once() -> None:
+    world = world_with("150")
+
+    assert world.outcome(usage("e1", "51")) == "debited"
+    assert world.outcome(usage("e2", "1")) == "debited"
+
+    (request,) = world.requests
+    assert request.reload_id.startswith(f"{RELOAD_PREFIX}{ANA}:")
+    assert (request.team_id, request.principal) == ("acme", ANA)
+    assert world.reload().state == "requested"
+    assert world.reload().wanted_microcredits == 0
+    assert [e.type for e in world.history()].count("reload.requested") == 1
+
+
+def test_standing_exactly_on_the_threshold_requests_nothing() -> None:
+    world = world_with("150")
+
+    assert world.outcome(usage("e1", "50")) == "debited"
+
+    assert world.requests == []
+    assert world.account().reload is None
+
+
+def test_finding_too_little_requests_a_reload_and_the_event_waits_untouched() -> None:
+    world = world_with("150")
+
+    batch = world.deliver(usage("e1", "200"))
+
+    assert list(batch.waiting.values()) == [world.requests[0].reload_id]
+    assert batch.failed_message_ids == list(batch.waiting)
+    assert batch.outcomes == []
+    assert world.reload().wanted_microcredits == 200_000_000
+    assert world.available() == 150
+    assert not any(e.type == "agent_run.usage" for e in world.history())
+    assert world.notices == []
+
+
+def test_a_request_that_finds_too_little_waits_as_well() -> None:
+    world = world_with("150")
+
+    assert world.outcome(requested("e1", credits="151")) == "waiting"
+
+    assert world.reload().wanted_microcredits == 151_000_000
+
+
+def test_a_request_without_an_estimate_waits_where_there_is_nothing_at_all() -> None:
+    world = world_with("150", team=OFF)
+    world.deliver(usage("e0", "150"))
+    world.apply(auto_reload=ON)
+    world.later(SETTINGS_TTL)
+
+    assert world.outcome(requested("e1", run="run-2")) == "waiting"
+    assert world.reload().wanted_microcredits == 1
+
+
+def test_a_second_short_event_joins_the_reload_under_way() -> None:
+    world = world_with("150")
+    world.deliver(usage("e1", "200"))
+
+    batch = world.deliver(usage("e2", "300", run="run-2"))
+
+    assert list(batch.waiting.values()) == [world.requests[0].reload_id]
+    assert len(world.requests) == 1
+
+
+def test_every_short_event_of_the_commit_that_asks_is_counted_into_its_reload() -> None:
+    world = world_with("150")
+
+    batch = world.deliver(usage("e1", "200"), usage("e2", "300", run="run-2"))
+
+    assert len(batch.waiting) == 2
+    assert world.reload().wanted_microcredits == 500_000_000
+
+
+def test_an_event_delivered_twice_in_one_batch_is_wanted_once() -> None:
+    world = world_with("150")
+
+    batch = world.deliver(usage("e1", "200"), usage("e1", "200"))
+
+    assert len(batch.waiting) == 2
+    assert world.reload().wanted_microcredits == 200_000_000
+
+
+def test_an_event_that_the_pools_cover_does_not_wait_for_its_neighbours() -> None:
+    world = world_with("150")
+
+    batch = world.deliver(usage("e1", "200"), usage("e2", "50", run="run-2"))
+
+    assert len(batch.waiting) == 1
+    assert [o.result.entry.outcome for o in batch.outcomes] == ["debited"]
+    assert len(world.requests) == 1
+
+
+def test_while_a_reload_is_under_way_nothing_else_is_requested() -> None:
+    world, _ = short_world()
+    for number in range(10):
+        world.later(MINUTE / 3)
+        world.deliver(
+            usage(f"e{number}", "1", run="small"), usage("e-short", "200", run="run-short")
+        )
+
+    assert len(world.requests) == 1
+
+
+def test_an_event_that_waits_asks_again_only_after_the_reload_before_it_came_to_nothing() -> None:
+    world, event = short_world()
+    world.later(RELOAD_DEADLINE)
+    entry = world.entry(event)
+    assert entry.refusal == "payment_unavailable"
+    world.later(REFUSAL_HOLD)
+
+    assert world.outcome(usage("e-next", "200", run="run-next")) == "waiting"
+
+    first, second = world.requests
+    assert first.reload_id != second.reload_id
+
+
+def test_auto_reload_is_off_by_default_and_the_run_fails_with_its_pools_exhausted() -> None:
+    world = world_with("150", team=OFF)
+
+    entry = world.entry(usage("e1", "200"))
+
+    assert (entry.outcome, entry.refusal) == ("insufficient", None)
+    assert entry.drawn_microcredits == 150_000_000
+    (notice,) = world.notices
+    assert notice.data["cause"] == "pools_exhausted"
+    assert notice.data["auto_reload"] == {"state": "off"}
+    assert world.requests == []
+
+
+def test_a_pool_that_the_run_may_not_draw_is_not_reloaded() -> None:
+    other_pool = ON.model_copy(update={"pool": "contract"})
+    world = world_with("150", team=ACME.model_copy(update={"auto_reload": other_pool}))
+
+    assert world.outcome(usage("e1", "200")) == "insufficient"
+    assert world.requests == []
+
+
+def test_auto_reload_turned_on_a_second_ago_counts_for_the_first_decline() -> None:
+    world = world_with("150", team=OFF)
+    world.deliver(usage("e0", "1"))
+
+    world.apply(auto_reload=ON)
+
+    assert world.outcome(usage("e1", "200")) == "waiting"
+    assert world.outcome(usage("e2", "1", run="run-2")) == "debited"
+
+
+def test_auto_reload_turned_on_a_second_ago_counts_for_a_run_that_failed_before() -> None:
+    world = world_with("150", team=OFF)
+    assert world.outcome(usage("e1", "200", run="run-1")) == "insufficient"
+
+    world.apply(auto_reload=ON)
+
+    assert world.outcome(usage("e2", "200", run="run-1")) == "waiting"
+
+
+def test_a_reload_that_lands_exactly_on_the_threshold_does_not_fire_again() -> None:
+    """The cap affords one pack, which brings the balance from nothing to the threshold."""
+    threshold = ON.model_copy(update={"threshold_microcredits": ON.pack_microcredits})
+    team = ACME.model_copy(update={"auto_reload": threshold, "spend_cap_cents": PACK_CENTS})
+    world = world_with("150", team=team)
+    world.deliver(usage("e1", "150"))
+    world.resolve()
+    assert world.available() == 400
+
+    assert world.outcome(finished("e2")) == "finished"
+
+    assert len(world.requests) == 1
+    assert world.account().reload is None
+
+
+def test_a_balance_that_stays_low_after_a_refusal_asks_again_once_the_refusal_is_over() -> None:
+    world = world_with("150")
+    world.payments.confirms[0] = "decline"
+    world.deliver(usage("e1", "60"))
+    world.resolve()
+    world.deliver(usage("e2", "1"))
+    assert len(world.requests) == 1
+
+    world.later(REFUSAL_HOLD)
+    world.deliver(usage("e3", "1"))
+
+    assert len(world.requests) == 2
+
+
+def test_a_replay_of_what_was_recorded_asks_for_nothing() -> None:
+    world = world_with("150", team=OFF)
+    events = [usage("e1", "60"), usage("e2", "1"), finished("e3")]
+    world.deliver(*events)
+    world.apply(auto_reload=ON)
+    world.later(SETTINGS_TTL)
+    version = world.account().version
+
+    world.deliver(*events)
+
+    assert world.account().version == version
+    assert world.requests == []
+
+
+def test_of_two_teams_that_bill_one_account_in_one_batch_each_is_heard() -> None:
+    """Ana's last event of the batch is of a team that does not reload."""
+    world = world_with("150")
+    world.rows.teams["other"] = OFF.model_copy(update={"team_id": "other"})
+
+    world.deliver(usage("e1", "60"), finished("e2", run="run-2", team="other"))
+
+    assert len(world.requests) == 1
+
+
+def test_each_account_of_a_team_has_a_reload_of_its_own() -> None:
+    world = world_with("150")
+    open_account(world.rows, "150", principal=BEN)
+
+    world.deliver(usage("e1", "60"), usage("e2", "60", run="run-2", user="ben"))
+
+    assert {request.principal for request in world.requests} == {ANA, BEN}
+    assert len({request.reload_id for request in world.requests}) == 2
+
+
+BREAKER = ON.model_copy(update={"reloads_max": 2, "window_minutes": 60})
+
+
+def reloaded(world: ReloadWorld, times: int) -> None:
+    for number in range(times):
+        event = usage(f"e-loop-{number}", "400", run="loop")
+        world.resolve_until_done(event)
+        if world.account().reload is not None:
+            world.resolve()
+        world.later(MINUTE)
+
+
+def looping_world() -> ReloadWorld:
+    """Return a world in which a loop has used up the reloads of its window."""
+    world = world_with("150", team=ACME.model_copy(update={"auto_reload": BREAKER}))
+    reloaded(world, 2)
+    assert len(world.payments.charges) == 2
+    return world
+
+
+def test_more_reloads_than_allowed_in_a_window_freeze_below_the_cap_and_say_so_once() -> None:
+    world = looping_world()
+    assert world.spending.head_room(ACME.spend_cap_cents, "2026-11") > 0
+
+    world.deliver(usage("e-low", "100", run="loop"))
+    world.deliver(usage("e-lower", "1", run="loop"))
+    entry = world.entry(usage("e-short", "400", run="loop"))
+
+    assert entry.refusal == "too_many_reloads"
+    (notice,) = world.notices_of_type("auto_reload.frozen")
+    assert notice.data["cause"] == "too_many_reloads"
+    assert world.notices_of_type("auto_reload.refused") == []
+    assert len(world.payments.charges) == 2
+    assert len(world.requests) == 2
+
+
+def test_a_frozen_account_thaws_after_the_window() -> None:
+    world = looping_world()
+    world.deliver(usage("e-low", "100", run="loop"))
+    frozen_until = world.reload().until
+    assert frozen_until == world.now + timedelta(minutes=60)
+
+    world.now = frozen_until - MINUTE
+    assert world.entry(usage("e-a", "400", run="run-a")).refusal == "too_many_reloads"
+    world.now = frozen_until
+
+    assert world.outcome(usage("e-b", "400", run="run-b")) == "waiting"
+
+
+def test_a_freeze_is_announced_also_where_the_balance_is_not_low() -> None:
+    """The event alone is too large: what is left stands above the threshold."""
+    world = looping_world()
+    world.grant("by-hand", "100")
+    available = world.available()
+    assert available >= 100
+
+    entry = world.entry(requested("e-large", run="run-large", credits=str(available + 1)))
+
+    assert entry.refusal == "too_many_reloads"
+    assert len(world.notices_of_type("auto_reload.frozen")) == 1
+
+
+def test_freezing_starts_anew_when_it_is_reached_again_later() -> None:
+    world = looping_world()
+    world.deliver(usage("e-low", "100", run="loop"))
+    world.later(timedelta(hours=2))
+    for number in range(8):
+        event = usage(f"e-again-{number}", "300", run=f"again-{number}")
+        world.resolve_until_done(event)
+
+    assert len(world.notices_of_type("auto_reload.frozen")) == 2
+    assert len({n.id for n in world.notices_of_type("auto_reload.frozen")}) == 2
+
+
+@pytest.mark.parametrize("reloads_max", [1, 2, 5])
+def test_no_more_than_the_allowed_reloads_land_in_any_window(reloads_max: int) -> None:
+    settings = ON.model_copy(update={"reloads_max": reloads_max, "window_minutes": 60})
+    team = ACME.model_copy(update={"auto_reload": settings, "spend_cap_cents": 10**9})
+    world = world_with("150", team=team)
+    for number in range(200):
+        event = usage(f"e{number}", "300", run=f"run-{number}")
+        world.resolve_until_done(event)
+        world.later(2 * MINUTE)
+
+    granted = [e.recorded_at for e in world.history() if e.type == "reload.granted"]
+    assert len(granted) > reloads_max
+    for start in granted:
+        assert sum(start <= at < start + 60 * MINUTE for at in granted) <= reloads_max

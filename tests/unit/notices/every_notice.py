@@ -1,0 +1,154 @@
+"""An example of every type of notice, made by the code that announces it; `python -m` writes their
+messages for Slack to golden/slack/, and e-mails that no other test words to golden/email/, to be
+read before they are committed.
+
+A type that has no example here fails tests/unit/notices/test_every_notice.py.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent_credits.notices.announcements import notice_of as notice_of_observation
+from agent_credits.notices.balance_report import balance_report_notice
+from agent_credits.notices.channel_tests import channel_test
+from agent_credits.notices.notice import Notice
+from agent_credits.notices.published import Published
+from agent_credits.notices.slack_messages import slack_message
+from tests.unit.billing.test_balance_reports import busy_team
+from tests.unit.commit.test_low_credits import fall_to, low_world
+from tests.unit.notices.test_auto_reload import exhausted_world
+from tests.unit.notices.test_insufficient_credits import CASES, failure
+from tests.unit.notices.test_model_provider_errors import EVENTS, notice_of
+from tests.unit.notices.test_spend_cap import declined_three_times, spend, world_that_spends
+from tests.unit.payments.payment_fakes import FakePayments
+from tests.unit.reload_builders import ACME, NOW, ON, ReloadWorld, short_world, usage
+from tests.unit.sweeps.sweep_observations import DRIFTED, EXPIRING
+
+GOLDEN = Path(__file__).parent / "golden"
+SLACK = GOLDEN / "slack"
+EMAIL = GOLDEN / "email"
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def _only(world: ReloadWorld, notice_type: str) -> Notice:
+    (notice,) = world.notices_of_type(notice_type)
+    return notice
+
+
+def _failed_after_refusal() -> Notice:
+    world, event = short_world(payments=FakePayments(["decline"]))
+    world.resolve()
+    world.deliver(event)
+    return _only(world, "insufficient_credits")
+
+
+def _of_a_user() -> Notice:
+    case = CASES["user"]
+    return failure(**{**case, "document": {**case["document"], "traceparent": TRACE}})
+
+
+def _succeeded() -> Notice:
+    world, _ = short_world(wanted="2000")
+    world.resolve()
+    return _only(world, "auto_reload.succeeded")
+
+
+def _refused() -> Notice:
+    world, _ = short_world(payments=FakePayments(["decline"]))
+    world.resolve()
+    return _only(world, "auto_reload.refused")
+
+
+def _frozen() -> Notice:
+    once = ON.model_copy(update={"reloads_max": 1})
+    world, event = short_world(team=ACME.model_copy(update={"auto_reload": once}))
+    world.resolve()
+    world.deliver(event)
+    world.deliver(usage("e2", "300", run="run-2"))
+    return _only(world, "auto_reload.frozen")
+
+
+def _restored() -> Notice:
+    world = exhausted_world()
+    world.grant("by-hand", "10")
+    return _only(world, "credits_restored")
+
+
+def _low() -> Notice:
+    world = low_world()
+    fall_to(world, 119)
+    return _only(world, "credits_low")
+
+
+def _cap_comes_near() -> Notice:
+    world = world_that_spends()
+    spend(world, 7)
+    return _only(world, "spend_cap.warning")
+
+
+# By type, and by what tells further examples of it apart.
+EXAMPLES: dict[str, Callable[[], Notice]] = {
+    "auto_reload.frozen": _frozen,
+    "auto_reload.refused": _refused,
+    "auto_reload.succeeded": _succeeded,
+    "auto_reload.suspended": lambda: _only(declined_three_times(), "auto_reload.suspended"),
+    "credits_expiring": lambda: notice_of_observation(EXPIRING),
+    "balance_report": lambda: balance_report_notice(busy_team()),
+    "credits_low": _low,
+    "credits_restored": _restored,
+    "drift_found": lambda: notice_of_observation(DRIFTED),
+    "insufficient_credits": _of_a_user,
+    "insufficient_credits--after_refusal": _failed_after_refusal,
+    "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),
+    "insufficient_credits--owner": lambda: failure(**CASES["owner"]),
+    "notices.test": lambda: channel_test("slack", "acme", "1", NOW),
+    "provider_error": lambda: notice_of(EVENTS["unclassified"]),
+    "provider_overloaded": lambda: notice_of(EVENTS["overloaded"]),
+    "provider_quota_exhausted": lambda: notice_of(EVENTS["quota_exhausted_openai"]),
+    "provider_rate_limited": lambda: notice_of(EVENTS["rate_limited"]),
+    "spend_cap.warning": _cap_comes_near,
+}
+
+
+def type_of(example: str) -> str:
+    return example.partition("--")[0]
+
+
+def published(notice: Notice) -> Published:
+    return Published(notice.email_subject, notice.severity, notice.to_cloudevent())
+
+
+def slack_payload(notice: Notice) -> dict[str, Any]:
+    """Return what Slack's webhook gets for a notice."""
+    return {"attachments": [slack_message(published(notice)).to_dict()]}
+
+
+def text_of(payload: dict[str, Any]) -> str:
+    return json.dumps(payload, indent=2, ensure_ascii=False) + "\n"
+
+
+def email_of(notice: Notice) -> str:
+    return f"Subject: {notice.email_subject}\n\n{notice.email_text}"
+
+
+def is_agreed_on(email: str) -> bool:
+    return any(path.read_text().endswith(email) for path in GOLDEN.rglob("*.txt"))
+
+
+def write() -> None:
+    for folder in (SLACK, EMAIL):
+        folder.mkdir(exist_ok=True)
+        for outdated in folder.iterdir():
+            outdated.unlink()
+    for name, example in EXAMPLES.items():
+        notice = example()
+        (SLACK / f"{name}.json").write_text(text_of(slack_payload(notice)))
+        if not is_agreed_on(email_of(notice)):
+            (EMAIL / f"{name}.txt").write_text(email_of(notice))
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,282 @@
+"""The notices of reloads, word for word, and how often each is given."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_credits.aws.items import account_from_item, account_item
+from agent_credits.aws.topic import NoticesTopic
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.reloads import REFUSAL_HOLD, RELOAD_DEADLINE, Refused
+from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of, reload_requested
+from agent_credits.notices.notice import Notice
+from agent_credits.notices.reload_declines import reload_fix
+from tests.unit.payments.payment_fakes import FakePayments
+from tests.unit.reload_builders import (
+    ACME,
+    ANA,
+    ON,
+    ReloadWorld,
+    finished,
+    open_account,
+    pause,
+    plan_change,
+    short_world,
+    usage,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "reload"
+OFF = ACME.model_copy(update={"auto_reload": None})
+
+
+def assert_golden(name: str, notice: Notice) -> None:
+    """Compare the notice, as machines and as people get it, with what was read and agreed on."""
+    cloudevent = json.dumps(notice.to_cloudevent(), indent=2)
+    text = f"{cloudevent}\n\nSubject: {notice.email_subject}\n\n{notice.email_text}"
+
+    assert text == (GOLDEN / f"{name}.txt").read_text()
+
+
+def only(world: ReloadWorld, notice_type: str) -> Notice:
+    (notice,) = world.notices_of_type(notice_type)
+    return notice
+
+
+def exhausted_world() -> ReloadWorld:
+    world = ReloadWorld(team=OFF)
+    open_account(world.rows, "150")
+    assert world.outcome(usage("e1", "200")) == "insufficient"
+    return world
+
+
+def test_a_reload_that_succeeded() -> None:
+    world, _ = short_world(wanted="2000")
+    world.resolve()
+
+    notice = only(world, "auto_reload.succeeded")
+
+    assert notice.severity == "info"
+    assert_golden("succeeded", notice)
+
+
+@pytest.mark.parametrize(
+    ("settings", "confirm", "cause"),
+    [
+        ({"auto_reload": None}, "success", "auto_reload_off"),
+        ({"spend_cap_cents": 0}, "success", "spend_cap_reached"),
+        ({}, "decline", "payment_declined"),
+        ({"payment": None}, "success", "payment_method_missing"),
+    ],
+)
+def test_a_reload_that_was_refused(settings: dict[str, Any], confirm: Any, cause: Refused) -> None:
+    world, _ = short_world(payments=FakePayments([confirm]))
+    world.apply(**settings)
+    world.resolve()
+
+    notice = only(world, "auto_reload.refused")
+
+    assert notice.severity == "warning"
+    assert_golden(f"refused_{cause}", notice)
+
+
+def test_a_reload_that_was_not_resolved_in_time() -> None:
+    world, _ = short_world(payments=FakePayments(["processing"]))
+    world.resolve()
+    world.later(RELOAD_DEADLINE)
+    world.resolve()
+    world.resolve()
+
+    assert_golden("refused_payment_unavailable", only(world, "auto_reload.refused"))
+
+
+def test_an_account_that_is_frozen() -> None:
+    once = ON.model_copy(update={"reloads_max": 1})
+    world, event = short_world(team=ACME.model_copy(update={"auto_reload": once}))
+    world.resolve()
+    world.deliver(event)
+    world.deliver(usage("e2", "300", run="run-2"))
+
+    notice = only(world, "auto_reload.frozen")
+
+    assert notice.severity == "critical"
+    assert_golden("frozen", notice)
+
+
+def test_credits_that_are_there_again() -> None:
+    world = exhausted_world()
+    world.grant("by-hand", "10")
+
+    notice = only(world, "credits_restored")
+
+    assert notice.retryable is True
+    assert_golden("credits_restored", notice)
+
+
+def test_a_run_that_failed_because_its_reload_was_refused() -> None:
+    world, event = short_world(payments=FakePayments(["decline"]))
+    world.resolve()
+    world.deliver(event)
+
+    assert_golden("insufficient_credits_after_refusal", only(world, "insufficient_credits"))
+
+
+def test_every_refusal_says_what_can_be_done_about_it() -> None:
+    causes: tuple[Refused, ...] = (
+        "auto_reload_off",
+        "spend_cap_reached",
+        "payment_declined",
+        "payment_method_missing",
+        "suspended",
+        "too_many_reloads",
+        "payment_unavailable",
+    )
+
+    fixes = [tuple(reload_fix(cause, "acme")) for cause in causes]
+
+    assert all(fixes)
+    assert len(set(fixes)) == len(causes)
+
+
+def test_credits_restored_is_given_once_per_recovery_and_anew_for_the_next() -> None:
+    world = exhausted_world()
+    world.grant("one", "10")
+    world.grant("two", "10")
+    world.deliver(usage("e2", "1", run="run-2"))
+    assert len(world.notices_of_type("credits_restored")) == 1
+
+    world.deliver(usage("e3", "500", run="run-3"))
+    world.grant("three", "10")
+
+    first, second = world.notices_of_type("credits_restored")
+    assert first.id != second.id
+
+
+def test_credits_that_go_back_restore_too() -> None:
+    world = exhausted_world()
+
+    world.deliver(finished("e2", "error"))
+
+    assert world.available() == 150
+    assert len(world.notices_of_type("credits_restored")) == 1
+
+
+def test_an_account_that_only_waited_was_never_exhausted() -> None:
+    world, event = short_world()
+    world.resolve()
+    world.deliver(event)
+
+    assert [n.type for n in world.notices] == ["auto_reload.succeeded"]
+
+
+def test_a_late_reload_restores_an_account_whose_run_has_failed() -> None:
+    world, event = short_world(payments=FakePayments(["processing"]))
+    world.resolve()
+    world.later(RELOAD_DEADLINE)
+    world.deliver(event)
+    world.payments.finish(succeeds=True)
+
+    world.resolve()
+
+    assert len(world.notices_of_type("credits_restored")) == 1
+
+
+def filled_pages(world: ReloadWorld, entries: int) -> None:
+    """Let the open page hold so many entries."""
+    for number in range(entries - len(world.account().entries)):
+        world.deliver(usage(f"e-fill-{number}", "1", run="run-fill"))
+
+
+class Published:
+    """Stands for the SNS client, which refuses an attribute that is there and empty."""
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+
+    def publish(self, **request: Any) -> None:
+        assert all(a["StringValue"] for a in request["MessageAttributes"].values())
+        self.requests.append(request)
+
+
+def test_credits_restored_names_the_team_also_where_a_new_page_has_begun_since() -> None:
+    """The run failed at the end of a page; the refusal of its reload began the next."""
+    world, event = short_world(payments=FakePayments(["processing"]))
+    world.resolve()
+    filled_pages(world, 7)
+    world.later(RELOAD_DEADLINE)
+    world.deliver(event)
+    assert world.account().page_is_full
+    world.resolve()
+    world.payments.finish(succeeds=True)
+    world.resolve()
+
+    assert only(world, "credits_restored").team_id == "acme"
+
+
+def test_every_notice_can_be_published_also_where_no_entry_on_the_row_names_a_team() -> None:
+    world = ReloadWorld(team=OFF)
+    open_account(world.rows, "150")
+    filled_pages(world, 7)
+    world.deliver(usage("e-short", "500", run="run-short"))
+    assert world.account().page_is_full
+    change = plan_change("plan:0")
+    commit(world.rows, ANA, [change], now=world.now, pause=pause)
+    world.grant("by-hand", "10")
+    topic = Published()
+
+    for notice in world.notices:
+        NoticesTopic(topic, "arn:notices").publish(notice)  # type: ignore[arg-type]
+
+    assert len(topic.requests) == len(world.notices) == 2
+
+
+def every_notice(seed: int) -> ReloadWorld:
+    world, event = short_world(payments=FakePayments(["500", "success", "decline"]))
+    for number in range(8):
+        world.resolve()
+        world.deliver(event, usage(f"e{seed}-{number}", "300", run=f"run-{number}"))
+        world.later(timedelta(minutes=4))
+    return world
+
+
+def test_notices_are_derived_from_the_images_alone_and_so_are_their_ids() -> None:
+    """The stream may come again, from rows that were read back, in another process."""
+    world = every_notice(1)
+    settings = NoticeSettings("")
+    again = []
+    for old, new in world.rows.stream:
+        images = [account_from_item(account_item(a)) if a else None for a in (old, new)]
+        assert images[1] is not None
+        again += notices_of(Commit(images[0], images[1]), settings)
+
+    given = [n for n in world.notices if not n.type.startswith(("spend_cap", "auto_reload.susp"))]
+    assert [n.to_cloudevent() for n in again] == [n.to_cloudevent() for n in given]
+    assert [n.email_text for n in again] == [n.email_text for n in given]
+
+
+def test_no_two_notices_share_an_id() -> None:
+    world = every_notice(1)
+
+    assert len({n.id for n in world.notices}) == len(world.notices) >= 5
+
+
+def test_a_request_is_sent_by_the_commit_that_made_it_and_by_no_later_one() -> None:
+    world, _ = short_world()
+    world.deliver(usage("e2", "1", run="run-2"))
+
+    sent = [reload_requested(Commit(old, new)) for old, new in world.rows.stream]
+
+    assert [request for request in sent if request] == world.requests
+
+
+def test_a_refusal_that_comes_twice_is_announced_once() -> None:
+    world, _ = short_world(payments=FakePayments(["processing"]))
+    world.resolve()
+    world.later(RELOAD_DEADLINE)
+    for _ in range(5):
+        world.resolve()
+        world.later(REFUSAL_HOLD / 100)
+
+    assert len(world.notices_of_type("auto_reload.refused")) == 1

@@ -1,0 +1,114 @@
+"""What an account is told when it is low, and when it no longer is, word for word."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent_credits.billing.teams import Tenure
+from agent_credits.commit.write_protocol import commit
+from agent_credits.notices.notice import Notice
+from agent_credits.values.principals import Principal
+from tests.unit.commit.test_low_credits import OFF, fall_to, low_world, with_thresholds
+from tests.unit.payments.payment_fakes import FakePayments
+from tests.unit.reload_builders import (
+    ACME,
+    FAR_PAST,
+    POLICY,
+    ReloadWorld,
+    grant_change,
+    pause,
+    usage,
+)
+
+GOLDEN = Path(__file__).parent / "golden" / "low_credits"
+
+
+def assert_golden(name: str, notice: Notice) -> None:
+    cloudevent = json.dumps(notice.to_cloudevent(), indent=2)
+    text = f"{cloudevent}\n\nSubject: {notice.email_subject}\n\n{notice.email_text}"
+
+    assert text == (GOLDEN / f"{name}.txt").read_text()
+
+
+def only(world: ReloadWorld, notice_type: str) -> Notice:
+    (notice,) = world.notices_of_type(notice_type)
+    return notice
+
+
+def test_a_user_who_is_low() -> None:
+    world = low_world()
+    fall_to(world, 119)
+
+    notice = only(world, "credits_low")
+
+    assert notice.retryable is False
+    assert_golden("user", notice)
+
+
+def test_an_owner_who_is_low() -> None:
+    world = low_world(with_thresholds(OFF, "50"))
+    trigger = {"kind": "schedule", "schedule_id": "nightly"}
+    tenure = Tenure(since=FAR_PAST, kind="self_serve", owner="ana", policy_version=POLICY.version)
+    world.rows.teams["acme"] = world.team.model_copy(update={"tenures": (tenure,)})
+    document = usage("e1", "351")
+    document["data"]["trigger"] = trigger
+    world.deliver(document)
+
+    assert_golden("owner", only(world, "credits_low"))
+
+
+def test_an_enterprise_that_is_low() -> None:
+    bigcorp = Principal("team", "acme")
+    tenure = Tenure(since=FAR_PAST, kind="enterprise", owner="o", policy_version=POLICY.version)
+    world = ReloadWorld(team=OFF.model_copy(update={"tenures": (tenure,)}))
+    contract = grant_change("contract", "1000", pool="contract", principal=bigcorp)
+    commit(world.rows, bigcorp, [contract], now=world.now, pause=pause, opens_account=True)
+    world.deliver(usage("e1", "950"))
+
+    assert_golden("enterprise", only(world, "credits_low"))
+
+
+def test_an_account_that_is_low_and_whose_reload_was_refused() -> None:
+    world = low_world(ACME, payments=FakePayments(["decline"]))
+    fall_to(world, 99)
+    world.resolve()
+
+    assert_golden("reload_refused", only(world, "credits_low"))
+
+
+def test_an_account_that_is_no_longer_low() -> None:
+    world = low_world()
+    fall_to(world, 119)
+    world.later(timedelta(days=12))
+    world.grant("by-hand", "1")
+
+    notice = only(world, "credits_restored")
+
+    assert notice.retryable is False
+    assert_golden("restored", notice)
+
+
+@pytest.mark.parametrize("left", [119, 39, 0])
+def test_being_low_is_a_warning_however_deep(left: int) -> None:
+    world = low_world()
+
+    fall_to(world, left)
+
+    assert only(world, "credits_low").severity == "warning"
+
+
+def test_a_stream_record_that_comes_again_gives_the_same_notice() -> None:
+    world = low_world()
+    fall_to(world, 119)
+    world.grant("by-hand", "300")
+
+    world._announced = 0
+    world.announce()
+
+    first, restored, again, restored_again = (
+        n for n in world.notices if n.type.startswith("credits_")
+    )
+    assert (first, first.id) == (again, again.id)
+    assert (restored, restored.id) == (restored_again, restored_again.id)

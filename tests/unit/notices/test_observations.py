@@ -1,0 +1,174 @@
+"""What is announced though no account changed: its row, and what makes it count once."""
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_credits.aws import items
+from agent_credits.aws.stream_records import change_of
+from agent_credits.events.model_provider_errors import ProviderAnswer
+from agent_credits.notices.announcements import NoticeSettings, Observed, notices_of
+from agent_credits.notices.observations import KEPT_FOR, ProviderRefused
+from agent_credits.values.principals import Principal
+from tests.conformance.samples import full_account, provider_refused, team
+from tests.memory_rows import MemoryRows
+from tests.unit.builders import ANA, NOW, POLICY
+
+SETTINGS = NoticeSettings(problem_type_base_url="")
+FOURTEEN_DAYS = timedelta(days=14)
+
+visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=8)
+
+
+def refused(run_id: str = "run-1", **changes: Any) -> ProviderRefused:
+    return provider_refused(run_id).model_copy(update=changes)
+
+
+def busy(**changes: Any) -> ProviderRefused:
+    return refused(**{"classification": "rate_limited", "time": NOW, **changes})
+
+
+def image_of(observation: ProviderRefused) -> dict[str, Any]:
+    """Return the record as it comes in a Lambda event, where everything is JSON."""
+    return json.loads(json.dumps({"NewImage": items.observation_item(observation, NOW)}))
+
+
+def test_an_observation_is_read_back_as_it_was_put() -> None:
+    everything = provider_refused("run-1")
+    as_little_as_there_may_be = ProviderRefused(
+        principal=Principal("team", "globex"),
+        team_id="globex",
+        run_id="run-2",
+        source="/platform",
+        event_id="e-1",
+        time=datetime(2026, 11, 23, 23, 59, 59, 999_999, tzinfo=timezone(timedelta(hours=-7))),
+        provider="x_ai",
+        answer=ProviderAnswer(status_code=500),
+        classification="unclassified",
+    )
+
+    for observation in (everything, as_little_as_there_may_be):
+        assert change_of(image_of(observation)) == Observed(observation)
+
+
+def test_the_key_and_the_text_at_rest_are_those_of_the_contract() -> None:
+    item = items.observation_item(provider_refused("run-1"), NOW)
+
+    assert item["pk"] == {"S": "OBSERVED#provider_refused#event /platform run-1 e-1"}
+    assert item["expires_at"] == {"N": str(int((NOW + KEPT_FOR).timestamp()))}
+    at_rest = json.loads(item["observation"]["S"])
+    assert (at_rest["kind"], at_rest["principal"]) == ("provider_refused", "user:ana")
+
+
+def test_an_observation_outlives_everything_that_may_bring_it_again() -> None:
+    # A message waits four days, then fourteen as a dead letter, and may then be redriven for four.
+    assert KEPT_FOR > 2 * FOURTEEN_DAYS
+
+
+def test_no_row_but_that_of_an_observation_is_ever_removed() -> None:
+    rows_of_money = [
+        items.account_item(full_account(ANA)),
+        items.team_item(team("acme")),
+        items.policy_item(POLICY),
+    ]
+
+    assert all(items.EXPIRY_ATTRIBUTE not in item for item in rows_of_money)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "of_a_younger_version"},
+        {"field_of_a_younger_version": 1},
+        {"classification": "of_a_younger_version"},
+    ],
+    ids=str,
+)
+def test_an_observation_of_a_younger_version_is_not_taken_for_another(
+    change: dict[str, Any],
+) -> None:
+    images = image_of(provider_refused("run-1"))
+    at_rest = json.loads(images["NewImage"]["observation"]["S"])
+    images["NewImage"]["observation"]["S"] = json.dumps(at_rest | change)
+
+    with pytest.raises(ValueError, match="younger_version"):
+        change_of(images)
+
+
+@pytest.mark.parametrize("classification", ["quota_exhausted", "unclassified"])
+def test_each_event_of_an_empty_account_is_an_observation_of_its_own(classification: str) -> None:
+    one = refused(classification=classification)
+    others = [
+        refused("run-2", classification=classification),
+        refused(classification=classification, event_id="e-2"),
+        refused(classification=classification, source="/other"),
+    ]
+
+    assert len({one.key, *(other.key for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("later", "is_another"),
+    [
+        (timedelta(minutes=59, seconds=59), False),
+        (timedelta(hours=1), True),
+        (timedelta(days=1), True),
+    ],
+)
+def test_that_a_provider_is_busy_is_told_once_an_hour(later: timedelta, is_another: bool) -> None:
+    first = busy()
+    again = busy(run_id="run-2", event_id="e-2", model="other", time=NOW + later)
+
+    assert (first.key != again.key) == is_another
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"provider": "anthropic"},
+        {"team_id": "globex"},
+        {"project_id": "other"},
+        {"project_id": None},
+        {"classification": "overloaded"},
+    ],
+    ids=str,
+)
+def test_that_a_provider_is_busy_is_told_to_each_whom_it_concerns(change: dict[str, Any]) -> None:
+    assert busy(**change).key != busy().key
+
+
+def test_the_hour_does_not_depend_on_the_offset_that_the_time_was_written_in() -> None:
+    elsewhere = NOW.astimezone(timezone(timedelta(hours=5, minutes=30)))
+
+    assert busy(time=elsewhere).key == busy(time=NOW.astimezone(UTC)).key
+
+
+@given(st.lists(visible, min_size=6, max_size=6))
+def test_no_two_events_share_a_row(parts: list[str]) -> None:
+    one = refused(source=parts[0], run_id=parts[1], event_id=parts[2])
+    other = refused(source=parts[3], run_id=parts[4], event_id=parts[5])
+
+    same_row = items.observation_key(one) == items.observation_key(other)
+
+    assert same_row == (parts[:3] == parts[3:])
+
+
+def test_each_observation_is_one_notice_under_the_same_id_each_time() -> None:
+    rows = MemoryRows()
+    for _ in range(3):
+        rows.put_observation(provider_refused("run-1"), NOW)
+    rows.put_observation(provider_refused("run-2"), NOW)
+
+    def announced() -> list[str]:
+        return [
+            notice.id
+            for observation in rows.observation_stream
+            for notice in notices_of(Observed(observation), SETTINGS)
+        ]
+
+    assert len(set(announced())) == len(announced()) == 2
+    assert announced() == announced()

@@ -1,0 +1,155 @@
+"""The notices of a team's spending, word for word, and how often each is given."""
+
+from datetime import timedelta
+
+import pytest
+
+from agent_credits.aws.items import team_from_item, team_item
+from agent_credits.billing.spend_cap import Spending
+from agent_credits.billing.teams import Team
+from agent_credits.ledger.reloads import REFUSAL_HOLD
+from agent_credits.notices.announcements import NoticeSettings, TeamChange, notices_of
+from tests.unit.notices.test_auto_reload import assert_golden
+from tests.unit.reload_builders import ACME, CARD, PACK_CENTS, ReloadWorld, open_account, usage
+
+TEN_PACKS = ACME.model_copy(update={"spend_cap_cents": 10 * PACK_CENTS})
+
+
+def world_that_spends(team: Team = TEN_PACKS) -> ReloadWorld:
+    world = ReloadWorld(team=team)
+    open_account(world.rows, "150")
+    return world
+
+
+def spend(world: ReloadWorld, packs: int) -> list[int]:
+    """Buy so many packs in one reload and return the percentages warned of by it."""
+    before = len(world.notices_of_type("spend_cap.warning"))
+    number = len(world.requests)
+    wanted = world.available() + packs * 400 - 101
+    event = usage(f"e{number}", str(wanted), run=f"run-{number}")
+    world.later(timedelta(hours=2))
+    world.resolve_until_done(event)
+    return [n.data["percent"] for n in world.notices_of_type("spend_cap.warning")[before:]]
+
+
+def declined_three_times() -> ReloadWorld:
+    world = world_that_spends()
+    world.payments.declining.add(CARD.name)
+    for number in range(3):
+        world.deliver(usage(f"e{number}", "200", run=f"run-{number}"))
+        world.resolve()
+        world.later(REFUSAL_HOLD)
+    return world
+
+
+def test_a_warning_that_the_cap_comes_near() -> None:
+    world = world_that_spends()
+    assert spend(world, 7) == [70]
+
+    (notice,) = world.notices_of_type("spend_cap.warning")
+
+    assert notice.severity == "warning"
+    assert_golden("spend_cap_warning_70", notice)
+
+
+def test_a_warning_that_the_cap_is_reached_is_critical() -> None:
+    world = world_that_spends()
+    spend(world, 10)
+
+    notice = world.notices_of_type("spend_cap.warning")[-1]
+
+    assert notice.severity == "critical"
+    assert_golden("spend_cap_warning_100", notice)
+
+
+def test_a_team_whose_card_was_declined_three_times_in_a_row() -> None:
+    world = declined_three_times()
+
+    (notice,) = world.notices_of_type("auto_reload.suspended")
+
+    assert notice.severity == "critical"
+    assert_golden("suspended", notice)
+
+
+def test_each_warning_is_given_once_a_month() -> None:
+    world = world_that_spends()
+    assert [spend(world, n) for n in (6, 1, 1, 1, 1)] == [[], [70], [], [90], [100]]
+
+    world.later(timedelta(days=20))
+
+    assert [spend(world, n) for n in (6, 1)] == [[], [70]]
+    assert len({n.id for n in world.notices_of_type("spend_cap.warning")}) == 4
+
+
+def test_a_warning_is_given_again_only_after_a_raise_made_spending_drop_below_it() -> None:
+    world = world_that_spends()
+    assert spend(world, 8) == [70]
+
+    world.apply(spend_cap_cents=11 * PACK_CENTS)
+    assert spend(world, 1) == []
+    world.apply(spend_cap_cents=20 * PACK_CENTS)
+    assert spend(world, 4) == []
+
+    assert spend(world, 1) == [70]
+    first, second = world.notices_of_type("spend_cap.warning")
+    assert first.id != second.id
+
+
+def test_a_cap_that_was_raised_and_lowered_again_warns_under_a_new_id() -> None:
+    """Else whoever drops repeats would drop the second warning as one."""
+    world = world_that_spends()
+    assert spend(world, 7) == [70]
+    world.apply(spend_cap_cents=20 * PACK_CENTS)
+    world.apply(spend_cap_cents=10 * PACK_CENTS)
+
+    assert spend(world, 1) == [70]
+
+    first, second = world.notices_of_type("spend_cap.warning")
+    assert first.id != second.id
+
+
+def test_no_setting_alone_gives_a_notice() -> None:
+    world = world_that_spends()
+    spend(world, 7)
+    before = len(world.notices)
+
+    world.apply(spend_cap_cents=20 * PACK_CENTS)
+    world.apply(spend_cap_cents=1)
+    world.apply(time_zone="UTC")
+
+    assert len(world.notices) == before
+
+
+def test_a_suspension_is_announced_once_however_often_it_stands_in_the_way() -> None:
+    world = declined_three_times()
+    for number in range(3, 9):
+        world.deliver(usage(f"e{number}", "200", run=f"run-{number}"))
+        world.resolve()
+        world.later(REFUSAL_HOLD)
+
+    assert len(world.notices_of_type("auto_reload.suspended")) == 1
+
+
+def test_the_notices_of_a_team_are_derived_from_its_images_alone() -> None:
+    world = declined_three_times()
+    again = []
+    for old, new in world.rows.team_stream:
+        images = [team_from_item(team_item(t)) if t else None for t in (old, new)]
+        assert images[1] is not None
+        again += notices_of(TeamChange(images[0], images[1]), NoticeSettings(""))
+
+    assert [n.to_cloudevent() for n in again] == [
+        n.to_cloudevent() for n in world.notices_of_type("auto_reload.suspended")
+    ]
+
+
+@pytest.mark.parametrize(
+    "spending",
+    [Spending(warned_percents=(70,)), Spending(suspended_payment_method="pm-1")],
+    ids=["warned", "suspended"],
+)
+def test_a_row_that_tells_of_a_purchase_and_holds_none_is_an_error(spending: Spending) -> None:
+    told = ACME.model_copy(update={"spending": spending})
+
+    with pytest.raises(ValueError, match="by a purchase"):
+        notices_of(TeamChange(ACME, told), NoticeSettings(""))

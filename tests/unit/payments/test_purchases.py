@@ -1,0 +1,157 @@
+"""A purchase by hand: counted once towards the cap, whatever breaks off in between."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from agent_credits.billing.spend_cap import Spending
+from agent_credits.billing.teams import Team, Tenure
+from agent_credits.commit.changes import GrantChange
+from agent_credits.ledger.accounts import Account
+from agent_credits.payments.purchases import Bought, NotBought, Purchase, buy
+from agent_credits.values.principals import Principal
+from tests.memory_rows import MemoryRows
+
+NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
+ANA = Principal("user", "ana")
+CREDIT = 1_000_000
+
+
+class Crash(Exception):
+    """The operator's machine went away."""
+
+
+class CrashingRows(MemoryRows):
+    """Rows that crash before or after their n-th write."""
+
+    crash_at: tuple[int, str] | None = None
+    writes = 0
+
+    def _write(self, write: Any, row: Any) -> Any:
+        self.writes += 1
+        if self.crash_at == (self.writes, "before"):
+            raise Crash
+        answer = write(row)
+        if self.crash_at == (self.writes, "after"):
+            raise Crash
+        return answer
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return self._write(super().compare_and_set, account)
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        return self._write(super().compare_and_set_team, team)
+
+
+def pause(_: int) -> None:
+    """Wait for nothing: the tests are alone with their rows."""
+
+
+def rows_with(cap_cents: int, spending: Spending | None = None) -> CrashingRows:
+    rows = CrashingRows()
+    rows.accounts[ANA] = Account(ANA, version=1)
+    rows.teams["acme"] = Team(
+        team_id="acme",
+        version=1,
+        plan="max",
+        time_zone="Europe/Berlin",
+        members=frozenset({"ana"}),
+        spend_cap_cents=cap_cents,
+        spending=spending or Spending(),
+        tenures=(Tenure(since=NOW, kind="self_serve", owner="ana", policy_version="v1"),),
+    )
+    return rows
+
+
+def purchase_of(grant_id: str = "order-1", price_cents: int = 2_000) -> Purchase:
+    grant = GrantChange(ANA, grant_id, "add_on", 100 * CREDIT, None, "purchase")
+    return Purchase("acme", grant, price_cents, "usd")
+
+
+def test_a_purchase_is_granted_and_counts_towards_the_cap() -> None:
+    rows = rows_with(5_000)
+
+    bought = buy(rows, purchase_of(), NOW, pause)
+
+    spending = rows.teams["acme"].spending
+    assert bought == Bought(is_new=True)
+    assert (spending.spent_in("2026-11"), spending.reservations) == (2_000, ())
+    assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"]
+
+
+def test_the_same_purchase_again_buys_nothing() -> None:
+    rows = rows_with(5_000)
+    buy(rows, purchase_of(), NOW, pause)
+    team, account = rows.teams["acme"], rows.accounts[ANA]
+
+    again = buy(rows, purchase_of(), NOW + timedelta(days=40), pause)
+
+    assert again == Bought(is_new=False)
+    assert (rows.teams["acme"], rows.accounts[ANA]) == (team, account)
+
+
+def test_what_the_cap_leaves_no_room_for_is_not_bought() -> None:
+    rows = rows_with(3_000)
+    buy(rows, purchase_of(), NOW, pause)
+
+    refused = buy(rows, purchase_of("order-2"), NOW, pause)
+
+    assert refused == NotBought(head_room_cents=1_000)
+    assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"]
+    assert rows.teams["acme"].spending.spent_in("2026-11") == 2_000
+
+
+def test_an_id_that_was_granted_on_other_terms_costs_nothing() -> None:
+    rows = rows_with(9_000)
+    other = replace(purchase_of().grant, microcredits=CREDIT)
+    buy(rows, replace(purchase_of(), grant=other, price_cents=1), NOW, pause)
+    team = rows.teams["acme"]
+    # Its reservation was written before the other grant was.
+    held = rows_with(9_000)
+    held.crash_at = (1, "after")
+    with pytest.raises(Crash):
+        buy(held, purchase_of(), NOW, pause)
+    reservation = held.teams["acme"].spending.reservations
+    spending = team.spending.model_copy(update={"reservations": reservation})
+    rows.teams["acme"] = team.model_copy(update={"spending": spending})
+
+    refused = buy(rows, purchase_of(), NOW, pause)
+
+    assert isinstance(refused, NotBought)
+    assert refused.has_other_terms
+    assert rows.teams["acme"].spending.reservations == ()
+    assert rows.teams["acme"].spending.spent_in("2026-11") == 1
+
+
+def test_a_purchase_by_hand_does_not_lift_the_suspension_of_a_card() -> None:
+    suspended = Spending(
+        declines_in_a_row=3, declined_payment_method="pm-1", suspended_payment_method="pm-1"
+    )
+    rows = rows_with(5_000, suspended)
+
+    buy(rows, purchase_of(), NOW, pause)
+
+    assert rows.teams["acme"].spending.suspended_payment_method == "pm-1"
+    assert rows.teams["acme"].spending.declines_in_a_row == 3
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_a_purchase_that_broke_off_goes_on_when_it_is_asked_for_again(
+    write: int, when: str
+) -> None:
+    rows = rows_with(2_000)
+    rows.crash_at = (write, when)
+    with pytest.raises(Crash):
+        buy(rows, purchase_of(), NOW, pause)
+    assert rows.teams["acme"].spending.head_room(2_000, "2026-11") in (0, 2_000)
+
+    rows.crash_at = None
+    bought = buy(rows, purchase_of(), NOW, pause)
+
+    spending = rows.teams["acme"].spending
+    assert isinstance(bought, Bought)
+    assert (spending.spent_in("2026-11"), spending.reservations) == (2_000, ())
+    assert len(rows.accounts[ANA].grants) == 1

@@ -1,0 +1,48 @@
+"""An example of what each walk may observe."""
+
+from datetime import timedelta
+
+from agent_credits.notices.observations import (
+    CreditsExpiring,
+    DriftedGrant,
+    DriftFinding,
+    DriftFound,
+    LapsingGrant,
+)
+from tests.unit.builders import ANA, NOW
+
+DRIFTED = DriftFound(
+    principal=ANA,
+    team_id="acme",
+    day=NOW.date(),
+    time=NOW,
+    findings=(
+        DriftFinding(
+            place="row",
+            text="grant order-1003 holds 7 credits, but its ledger leaves 10",
+            grant=DriftedGrant(
+                grant_id="order-1003",
+                pool="add_on",
+                expected_microcredits=10_000_000,
+                found_microcredits=7_000_000,
+            ),
+        ),
+    ),
+    findings_count=1,
+)
+
+EXPIRING = CreditsExpiring(
+    principal=ANA,
+    team_id="acme",
+    expires_on=NOW.date() + timedelta(days=7),
+    time=NOW,
+    grants=(
+        LapsingGrant(
+            grant_id="order-1003",
+            pool="add_on",
+            cause="purchase",
+            remaining_microcredits=12_500_000,
+            expires_at=NOW + timedelta(days=7),
+        ),
+    ),
+)

@@ -1,0 +1,316 @@
+"""Paid credits that are about to lapse are told once, in time, and only where there are any."""
+
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from agent_credits.commit.changes import GrantChange, ReloadGranted
+from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.grants import Grant, GrantCause
+from agent_credits.notices.announcements import notice_of
+from agent_credits.notices.notice import Notice
+from agent_credits.notices.observations import (
+    CreditsExpiring,
+    observation_from_json,
+    observation_to_json,
+)
+from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsWalk
+from agent_credits.sweeps.sweep import Step
+from agent_credits.values.principals import Principal
+from tests.memory_rows import MemoryRows
+from tests.unit.builders import (
+    ANA,
+    BEN,
+    BIGCORP,
+    NOW,
+    commit_each,
+    grant_change,
+    open_account,
+    pause,
+    plan_change,
+    run_change,
+    settle,
+    usage,
+)
+from tests.unit.sweeps.sweep_fakes import MemoryWalkQueue, Poller
+
+WEEK = timedelta(days=7)
+SECOND = timedelta(seconds=1)
+CREDIT = 1_000_000
+GOLDEN = Path(__file__).parents[1] / "notices" / "golden" / "expiry"
+
+
+@pytest.fixture
+def rows() -> MemoryRows:
+    rows = MemoryRows()
+    settle(rows)
+    return rows
+
+
+def walk(rows: MemoryRows, now: datetime = NOW, notice_period: timedelta = WEEK) -> Counter[str]:
+    queue = MemoryWalkQueue()
+    queue.send([Step(walk="expiring_credits", day=now.date(), number=0)])
+    return Poller(ExpiringCreditsWalk(rows, notice_period), queue, now).run()
+
+
+def told(rows: MemoryRows) -> list[CreditsExpiring]:
+    return [o for o in rows.observation_stream if isinstance(o, CreditsExpiring)]
+
+
+def notices(rows: MemoryRows) -> list[Notice]:
+    return [notice_of(observation) for observation in rows.observation_stream]
+
+
+def hold(rows: MemoryRows, *grants: Grant, principal: Principal = ANA) -> None:
+    rows.accounts[principal] = Account(principal, version=1, grants=grants)
+
+
+def a_grant(
+    grant_id: str = "pack",
+    *,
+    expires_at: datetime | None = NOW + timedelta(days=3),
+    cause: GrantCause = "purchase",
+    remaining: int = 10 * CREDIT,
+    pool: str = "add_on",
+) -> Grant:
+    granted_at = NOW - timedelta(days=100)
+    return Grant(grant_id, pool, 10 * CREDIT, remaining, granted_at, expires_at, cause)
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "is_told"),
+    [
+        (timedelta(0), False),
+        (SECOND, True),
+        (timedelta(days=3), True),
+        (WEEK, True),
+        (WEEK + SECOND, False),
+        (-SECOND, False),
+    ],
+)
+def test_what_lapses_within_the_notice_period_is_told(
+    rows: MemoryRows, expires_in: timedelta, is_told: bool
+) -> None:
+    hold(rows, a_grant(expires_at=NOW + expires_in))
+
+    walk(rows)
+
+    assert len(told(rows)) == is_told
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_told"),
+    [("purchase", True), ("reload", True), ("contract", True), ("gift", False), ("refill", False)],
+)
+def test_what_was_paid_for_is_told(rows: MemoryRows, cause: GrantCause, is_told: bool) -> None:
+    hold(rows, a_grant(cause=cause))
+
+    walk(rows)
+
+    assert len(told(rows)) == is_told
+
+
+def test_what_is_used_up_or_never_lapses_is_not_told(rows: MemoryRows) -> None:
+    hold(rows, a_grant("dry", remaining=0), a_grant("eternal", expires_at=None))
+
+    assert walk(rows) == Counter()
+
+    assert told(rows) == []
+
+
+def test_grants_that_lapse_on_one_day_are_one_notice_and_those_of_another_day_another(
+    rows: MemoryRows,
+) -> None:
+    morning = datetime(2025, 11, 24, 6, 30, tzinfo=UTC)
+    hold(
+        rows,
+        a_grant("late", expires_at=morning.replace(hour=23, minute=59), remaining=2 * CREDIT),
+        a_grant("early", expires_at=morning, remaining=CREDIT // 2),
+        a_grant("deal", expires_at=morning, cause="contract", pool="contract"),
+        a_grant("next", expires_at=morning + timedelta(days=1)),
+    )
+
+    assert walk(rows) == Counter(ExpiriesObserved=2)
+
+    first, second = notices(rows)
+    assert first.data["credits"] == "12.5"
+    assert [grant["grant_id"] for grant in first.data["grants"]] == ["deal", "early", "late"]
+    assert [n.data["expires_on"] for n in (first, second)] == ["2025-11-24", "2025-11-25"]
+
+
+def test_it_is_told_once_however_many_walks_there_are(rows: MemoryRows) -> None:
+    hold(rows, a_grant(expires_at=NOW + WEEK))
+
+    counted = [walk(rows, NOW + timedelta(days=day)) for day in range(7)]
+
+    assert counted == [Counter(ExpiriesObserved=1), *[Counter()] * 6]
+    assert len(told(rows)) == 1
+
+
+def test_a_walk_that_was_missed_is_made_up_for(rows: MemoryRows) -> None:
+    hold(rows, a_grant(expires_at=NOW + WEEK))
+
+    walk(rows, NOW + timedelta(days=6))
+
+    assert len(told(rows)) == 1
+
+
+def test_credits_used_meanwhile_do_not_make_it_be_told_again(rows: MemoryRows) -> None:
+    open_account(
+        rows,
+        GrantChange(ANA, "pack", "add_on", 10 * CREDIT, NOW + timedelta(days=3), "purchase"),
+        GrantChange(ANA, "other", "add_on", 10 * CREDIT, NOW + timedelta(days=3), "purchase"),
+    )
+    walk(rows)
+    commit(rows, ANA, [run_change(usage("e-1", "12"))], now=NOW, pause=pause)
+
+    walk(rows, NOW + timedelta(hours=1))
+
+    assert len(told(rows)) == 1
+
+
+def test_the_notice_period_is_the_deployments(rows: MemoryRows) -> None:
+    hold(rows, a_grant(expires_at=NOW + timedelta(days=20)))
+
+    walk(rows, notice_period=timedelta(days=19))
+    before = len(told(rows))
+    walk(rows, notice_period=timedelta(days=20))
+
+    assert (before, len(told(rows))) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "day"),
+    [
+        # An hour that comes twice in Berlin, and one that New York has not.
+        (datetime(2026, 10, 25, 0, 30, tzinfo=UTC), date(2026, 10, 25)),
+        (datetime(2026, 10, 25, 1, 30, tzinfo=UTC), date(2026, 10, 25)),
+        (datetime(2027, 3, 14, 2, 30, tzinfo=timezone(timedelta(hours=-5))), date(2027, 3, 14)),
+        (datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC), date(2026, 11, 30)),
+        (datetime(2026, 12, 1, tzinfo=UTC), date(2026, 12, 1)),
+        (datetime(2028, 2, 29, 12, tzinfo=UTC), date(2028, 2, 29)),
+        (datetime(2026, 12, 31, 23, 30, tzinfo=timezone(timedelta(hours=-8))), date(2027, 1, 1)),
+    ],
+)
+def test_a_day_is_one_of_utc_and_the_instant_is_told_exactly(
+    rows: MemoryRows, expires_at: datetime, day: date
+) -> None:
+    hold(rows, a_grant(expires_at=expires_at))
+
+    walk(rows, expires_at - WEEK - SECOND)
+    too_early = len(told(rows))
+    walk(rows, expires_at - WEEK)
+
+    assert too_early == 0
+    (observation,) = told(rows)
+    assert observation.expires_on == day
+    assert observation.grants[0].expires_at == expires_at
+
+
+def test_an_expiry_that_moved_is_told_for_its_new_day(rows: MemoryRows) -> None:
+    hold(rows, a_grant(expires_at=NOW + timedelta(days=3)))
+    walk(rows)
+    # A run of the platform's fault was given back to it, with a grace period.
+    hold(rows, a_grant(expires_at=NOW + timedelta(days=33)))
+
+    walk(rows, NOW + timedelta(days=30))
+
+    assert [observation.expires_on.day for observation in told(rows)] == [24, 24]
+    assert len({notice.id for notice in notices(rows)}) == 2
+
+
+def test_the_team_of_the_newest_run_is_told(rows: MemoryRows) -> None:
+    open_account(rows, GrantChange(ANA, "pack", "add_on", CREDIT, NOW + WEEK, "purchase"))
+    commit(rows, ANA, [run_change(usage("e-1", "0.1"))], now=NOW, pause=pause)
+
+    walk(rows)
+
+    assert [notice.team_id for notice in notices(rows)] == ["acme"]
+
+
+def test_the_team_is_known_although_a_page_has_just_been_begun(rows: MemoryRows) -> None:
+    open_account(rows, GrantChange(ANA, "pack", "add_on", 90 * CREDIT, NOW + WEEK, "purchase"))
+    commit_each(rows, *(run_change(usage(f"e-{n}", "0.1")) for n in range(7)))
+    later = NOW + timedelta(minutes=10)
+    commit(rows, ANA, [grant_change("more"), plan_change()], now=later, pause=pause)
+    assert all(entry.run is None for entry in rows.accounts[ANA].entries)
+
+    walk(rows, later)
+
+    assert [notice.team_id for notice in notices(rows)] == ["acme"]
+
+
+def test_the_team_that_reloaded_is_told(rows: MemoryRows) -> None:
+    open_account(rows, GrantChange(ANA, "pack", "add_on", CREDIT, NOW + WEEK, "purchase"))
+    reload = ReloadGranted(ANA, "reload:user:ana:1", "acme", "add_on", CREDIT, 1, 1_000, "usd")
+    commit(rows, ANA, [reload], now=NOW, pause=pause)
+
+    walk(rows)
+
+    assert [notice.team_id for notice in notices(rows)] == ["acme"]
+
+
+def test_an_enterprise_account_is_its_teams_and_an_unused_users_is_nobodys(
+    rows: MemoryRows,
+) -> None:
+    hold(rows, a_grant(cause="contract", pool="contract"), principal=BIGCORP)
+    hold(rows, a_grant(), principal=BEN)
+
+    walk(rows)
+
+    teams = {str(notice.principal): notice.team_id for notice in notices(rows)}
+    assert teams == {"team:bigcorp": "bigcorp", "user:ben": ""}
+
+
+def test_a_row_that_cannot_be_read_is_counted_and_costs_nobody_else(rows: MemoryRows) -> None:
+    hold(rows, a_grant(), principal=BEN)
+    hold(rows, a_grant())
+    rows.unreadable.add(f"ACCOUNT#{BEN}")
+
+    assert walk(rows) == Counter(ExpiriesObserved=1, AccountsUnreadable=1)
+
+    assert [observation.principal for observation in told(rows)] == [ANA]
+
+
+def test_ten_thousand_accounts_are_told_of_once_each(rows: MemoryRows) -> None:
+    for number in range(10_000):
+        hold(rows, a_grant(), principal=Principal("user", f"u{number}"))
+
+    counts = walk(rows)
+
+    assert counts == Counter(ExpiriesObserved=10_000)
+    assert len({observation.principal for observation in told(rows)}) == 10_000
+
+
+def test_nothing_of_an_account_is_changed(rows: MemoryRows) -> None:
+    hold(rows, a_grant(), a_grant("lapsed", expires_at=NOW - WEEK))
+    before = dict(rows.accounts)
+
+    walk(rows)
+
+    assert rows.accounts == before
+    assert rows.stream == []
+
+
+def test_it_is_read_back_as_it_was_put(rows: MemoryRows) -> None:
+    hold(rows, a_grant())
+    walk(rows)
+    (observation,) = told(rows)
+
+    assert observation_from_json(observation_to_json(observation)) == observation
+
+
+def test_the_emails_stand_alone(rows: MemoryRows) -> None:
+    hold(rows, a_grant(), replace(a_grant("pack-2", cause="reload"), remaining_microcredits=CREDIT))
+    hold(rows, a_grant("deal", cause="contract", pool="contract"), principal=BIGCORP)
+    for principal in (ANA, BIGCORP):
+        ExpiringCreditsWalk(rows, WEEK).visit(rows.accounts[principal], NOW.date(), NOW)
+
+    texts = [f"Subject: {n.email_subject}\n\n{n.email_text}" for n in notices(rows)]
+
+    assert texts[0] == (GOLDEN / "user.txt").read_text()
+    assert texts[1] == (GOLDEN / "enterprise.txt").read_text()
