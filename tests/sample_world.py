@@ -17,9 +17,9 @@ from agent_credits.intake.debits import Debits, Delivery
 from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.notices import announcements
 from agent_credits.notices.announcements import (
-    Commit,
+    AccountRecord,
     NoticeSettings,
-    TeamChange,
+    TeamRecord,
     notices_of,
     reload_requested,
 )
@@ -124,7 +124,7 @@ class SampleRun:
     def carry_out_reloads(self, commits_before: int) -> None:
         """Do what the change stream since then asks for; a reload's own commits ask for nothing."""
         for old, new in self.rows.stream[commits_before:]:
-            request = reload_requested(Commit(old, new))
+            request = reload_requested(AccountRecord(old, new))
             if request is not None:
                 self.saga.resolve(request, NOW)
 
@@ -137,10 +137,10 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
     before = read_ledger(run.rows, principals, identities)
     commits_before, team_changes_before = len(run.rows.stream), len(run.rows.team_stream)
     observations_before = len(run.rows.observation_stream)
-    refusals, dead_letters = _deliver(run, together)
+    rejections, dead_letters = _deliver(run, together)
     changes = [
-        *(Commit(old, new) for old, new in run.rows.stream[commits_before:]),
-        *(TeamChange(old, new) for old, new in run.rows.team_stream[team_changes_before:]),
+        *(AccountRecord(old, new) for old, new in run.rows.stream[commits_before:]),
+        *(TeamRecord(old, new) for old, new in run.rows.team_stream[team_changes_before:]),
         *map(announcements.Observed, run.rows.observation_stream[observations_before:]),
     ]
     published = [n for change in changes for n in notices_of(change, NoticeSettings(""))]
@@ -148,7 +148,7 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
     return together, Observed(
         before=before,
         after=read_ledger(run.rows, principals, identities),
-        refusals=refusals,
+        rejections=rejections,
         dead_letters=dead_letters,
         notices=[SeenNotice(notice.type, notice.subject) for notice in published],
     )
@@ -157,8 +157,8 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
 def _deliver(
     run: SampleRun, together: Iterable[SentSample]
 ) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the code of each refused message, and the messages that the queue gave up on."""
-    refusals: dict[str, str] = {}
+    """Return the code of each rejected message, and the messages that the queue gave up on."""
+    rejections: dict[str, str] = {}
     waiting = [
         Delivery(message_id, file.message.body)
         for sent in together
@@ -167,10 +167,12 @@ def _deliver(
     for _ in range(MAX_RECEIVE_COUNT):
         commits_before = len(run.rows.stream)
         batch = run.debits.debit(waiting, now=NOW, time_is_left=lambda: True)
-        refusals |= {message_id: refusal.code for message_id, refusal in batch.refused.items()}
+        rejections |= {
+            message_id: rejection.code for message_id, rejection in batch.rejected.items()
+        }
         waiting = [d for d in waiting if d.message_id in batch.failed_message_ids]
         run.carry_out_reloads(commits_before)
-    return refusals, frozenset(delivery.message_id for delivery in waiting)
+    return rejections, frozenset(delivery.message_id for delivery in waiting)
 
 
 def _sent(sample: Sample) -> SentSample:

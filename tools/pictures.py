@@ -22,7 +22,7 @@ PICTURES = ROOT / "docs" / "pictures"
 
 # By the name of the picture: the golden message, and what the picture is called.
 DRAWN = {
-    "run-failed": ("insufficient_credits--after_refusal", "#agent-credits: a run failed"),
+    "run-failed": ("insufficient_credits--after_decline", "#agent-credits: a run failed"),
     "credits-low": ("credits_low", "#agent-credits: an account is low"),
 }
 

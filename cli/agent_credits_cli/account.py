@@ -11,7 +11,7 @@ from agent_credits.billing.payers import pools_of
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
 from agent_credits.commit.changes import Past
-from agent_credits.commit.decision_context import Situation
+from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
 from agent_credits.ledger.accounts import Account, available_microcredits, pool_balances
 from agent_credits.ledger.entries import PoolBalance
@@ -21,7 +21,7 @@ from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal, parse_principal
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.tables import AsJson, err, moment, out, print_json, table
 from agent_credits_cli.target import Target, connect
 
@@ -72,17 +72,19 @@ def rows_of(target: Target) -> DynamoDBRows:
 
 
 def principal_from(text: str) -> Principal:
-    """Read a principal from the command line; refuses what is none."""
+    """Read a principal from the command line; declines what is none."""
     try:
         return parse_principal(text)
     except ValueError as error:
-        raise Refusal(str(error)) from error
+        raise CommandError(str(error)) from error
 
 
 def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
     row = rows.read_account(principal)
     if row is None:
-        raise Refusal(f"{principal} has no account; declare it in a file for `agent-credits apply`")
+        raise CommandError(
+            f"{principal} has no account; declare it in a file for `agent-credits apply`"
+        )
     return holdings_at(row, policy_of(rows, row, now), now)
 
 
@@ -90,8 +92,8 @@ def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Ho
     """Bring an account up to now as its next commit would; nothing is written."""
     current = bring_up_to(row, now)
     # A refill that is due, too, may have lifted the account above its thresholds.
-    lapses = current.entries[len(row.entries) :]
-    current = with_low_credits(current, (), lapses, Situation(row, Past(), now))
+    expires = current.entries[len(row.entries) :]
+    current = with_low_credits(current, (), expires, DecisionContext(row, Past(), now))
     if policy is None:
         return Holdings(current, tuple(sorted({grant.pool for grant in current.grants})), now)
     return Holdings(current, pools_of(row.principal, policy), now)
@@ -145,10 +147,10 @@ def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
         ],
         "low": low
         and {
-            "told": [str(threshold) for threshold in low.told],
-            "held": [str(threshold) for threshold in low.held],
+            "notified": [str(threshold) for threshold in low.notified],
+            "deferred": [str(threshold) for threshold in low.deferred],
             "percent_of_credits": format_credits(low.base_microcredits),
-            "refusal": low.refusal,
+            "decline": low.decline,
         },
         "plan": plan
         and {
@@ -162,11 +164,11 @@ def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
 
 def _low_text(low: LowCredits) -> str:
     parts = []
-    if low.told:
-        why = f", {low.refusal}" if low.refusal else ""
-        parts.append(f"told of {', '.join(map(str, low.told))}{why}")
-    if low.held:
-        held = ", ".join(map(str, low.held))
+    if low.notified:
+        why = f", {low.decline}" if low.decline else ""
+        parts.append(f"told of {', '.join(map(str, low.notified))}{why}")
+    if low.deferred:
+        held = ", ".join(map(str, low.deferred))
         parts.append(f"silent about {held} while a reload is able or under way")
     return f"{'; '.join(parts)} (per cent of {format_credits(low.base_microcredits)})"
 

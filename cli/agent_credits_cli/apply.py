@@ -24,7 +24,7 @@ from agent_credits.ledger.entries import Entry, Identity, grant_identity
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import rows_of
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.steps import (
     ChangeAccount,
     PutPolicy,
@@ -80,7 +80,9 @@ def apply(
         if not dry_run:
             carry_out(rows, steps, now=now, pause=back_off)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
-        raise Refusal(f"{target.name}: {error}; run apply again, it goes on from there") from error
+        raise CommandError(
+            f"{target.name}: {error}; run apply again, it goes on from there"
+        ) from error
     _print(steps, target.name, dry_run=dry_run, as_json=as_json)
 
 
@@ -141,7 +143,7 @@ def change_account(rows: Rows, step: ChangeAccount, *, now: datetime, pause: Pau
             if isinstance(result, Conflicting):
                 if isinstance(change, GrantChange):
                     raise changed_grant(change)
-                raise Refusal(f"{account.principal} was changed meanwhile; run apply again")
+                raise CommandError(f"{account.principal} was changed meanwhile; run apply again")
     return account
 
 

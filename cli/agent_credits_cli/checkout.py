@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 
 # What decides whether a deployed stack is up to date.
 SOURCES: Final = ("template.yaml", "samconfig.toml", "functions", "shared")
@@ -53,7 +53,9 @@ class Checkout:
         )
         for path in needed:
             if not path.exists():
-                raise Refusal(f"{path} is missing; run `make setup` in a checkout of Agent Credits")
+                raise CommandError(
+                    f"{path} is missing; run `make setup` in a checkout of Agent Credits"
+                )
 
     def runtime(self) -> str:
         """The Lambda runtime to build for: the emulator runs functions on its own interpreter."""
@@ -90,7 +92,7 @@ def architecture() -> str:
     """The Lambda architecture of this machine: the emulator runs functions without a container."""
     machine = platform.machine().lower()
     if machine not in ARCHITECTURES:
-        raise Refusal(
+        raise CommandError(
             f"Lambda has no architecture for this machine ({machine}); it knows x86_64 and arm64"
         )
     return ARCHITECTURES[machine]

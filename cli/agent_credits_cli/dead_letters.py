@@ -1,4 +1,4 @@
-"""`agent-credits dead-letters`: what was refused and why, without taking it out of the queue."""
+"""`agent-credits dead-letters`: what was rejected and why, without taking it out of the queue."""
 
 import json
 from collections.abc import Sequence
@@ -11,12 +11,17 @@ import typer
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.billing.directory import Directory
-from agent_credits.events.agent_runs import Message, ProviderErrorReported, Refusal, parse_message
+from agent_credits.events.agent_runs import (
+    Message,
+    ModelProviderErrorReported,
+    Rejection,
+    parse_message,
+)
 from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
 from agent_credits.notices.notice import iso
 from agent_credits.values.errors import SecretUnavailable
 from agent_credits_cli.account import rows_of
-from agent_credits_cli.refusal import Refusal as CommandRefusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.tables import AsJson, moment, out, print_json
 from agent_credits_cli.target import Target, connect
 
@@ -30,7 +35,7 @@ MESSAGES_PER_RECEIVE: Final = 10
 # A look that waits asks every server of the queue, so that nothing found means nothing there.
 WAIT_SECONDS: Final = 1
 BODY_CHARACTERS_SHOWN: Final = 200
-REFUSED_NO_MORE: Final = "refused_no_more"
+REFUSED_NO_MORE: Final = "rejected_no_more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,7 @@ def dead_letters(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the messages that were refused, and why they would be refused now. Removes nothing.
+    """Show the messages that were rejected, and why they would be rejected now. Removes nothing.
 
     To try them again after a correction: `aws sqs start-message-move-task`.
     """
@@ -79,14 +84,16 @@ def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLet
     for message in peek(target, limit):
         attributes = message["Attributes"]
         parsed = parse_message(message["Body"])
-        refusal = _why_not_authentic(message, keys) or why_refused(parsed, rows, directory, now)
+        rejection = _why_not_authentic(message, keys) or why_rejected(parsed, rows, directory, now)
         letters.append(
             DeadLetter(
                 message_id=message["MessageId"],
                 receive_count=int(attributes["ApproximateReceiveCount"]),
                 sent_at=datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
-                code=refusal.code if refusal else REFUSED_NO_MORE,
-                reason=refusal.reason if refusal else "nothing is wrong with it now; move it back",
+                code=rejection.code if rejection else REFUSED_NO_MORE,
+                reason=rejection.reason
+                if rejection
+                else "nothing is wrong with it now; move it back",
                 event_ids=tuple(event.id for event in parsed.events),
                 body=message["Body"],
             )
@@ -101,7 +108,7 @@ def _signing_keys(target: Target) -> Keys | None:
     return SigningKeys(target.secretsmanager, secret, lambda: datetime.now(UTC))
 
 
-def _why_not_authentic(message: "MessageTypeDef", keys: Keys | None) -> Refusal | None:
+def _why_not_authentic(message: "MessageTypeDef", keys: Keys | None) -> Rejection | None:
     if keys is None:
         return None
     attributes = message.get("MessageAttributes", {})
@@ -109,33 +116,33 @@ def _why_not_authentic(message: "MessageTypeDef", keys: Keys | None) -> Refusal 
     try:
         return why_not_authentic(message["Body"], signature, keys)
     except SecretUnavailable as fault:
-        raise CommandRefusal(
+        raise CommandError(
             f"signatures cannot be checked: {fault}; ask for the right to read the secret that the"
             " output EventSigningSecretArn names"
         ) from fault
 
 
-def why_refused(
+def why_rejected(
     message: Message, rows: DynamoDBRows, directory: Directory, now: datetime
-) -> Refusal | None:
-    """Return why the message would be refused now, in the words of the function that refuses it."""
-    if message.refusals:
-        return message.refusals[0]
+) -> Rejection | None:
+    """Return why the message would be rejected now, in the words of the function that does it."""
+    if message.rejections:
+        return message.rejections[0]
     receipts = rows.read_receipts([event.identity for event in message.events])
     for event in message.events:
         billing = directory.bill(event, now)
-        if isinstance(billing, Refusal):
+        if isinstance(billing, Rejection):
             return billing
-        if isinstance(event, ProviderErrorReported):
+        if isinstance(event, ModelProviderErrorReported):
             continue  # It has no entry on the account, so nothing can stand against it there.
         row = rows.read_account(billing.principal)
         if row is None:
-            return Refusal("unknown_user", f"{billing.principal} has no account")
+            return Rejection("unknown_user", f"{billing.principal} has no account")
         recorded = {e.identity: e.payload_hash for e in row.entries}
         recorded |= {identity: r.entry.payload_hash for identity, r in receipts.items()}
         if recorded.get(event.identity, event.payload_hash) != event.payload_hash:
             reason = f"event {event.id} was recorded with another payload"
-            return Refusal("conflicting", reason)
+            return Rejection("conflicting", reason)
     return None
 
 

@@ -16,7 +16,7 @@ from agent_credits.values.credits import format_credits
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import holdings_to_json
 from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.sample_run import SampleRun, run_samples
 from agent_credits_cli.samples import NOTHING
 from agent_credits_cli.slack_view import slack_view
@@ -53,7 +53,7 @@ def demo(
     """
     choice, checkout = choice_of(context), this_checkout()
     if choice.aws_stack_name is not None:
-        raise Refusal("the demo begins with discarding all state, so it never runs on AWS")
+        raise CommandError("the demo begins with discarding all state, so it never runs on AWS")
     started_at = time.monotonic()
     local_stack.up(choice.state_folder, checkout, port=port, fresh=True, console=err())
     run = run_samples(connect_to_local(choice.state_folder), checkout.root / WORLD_FILE)

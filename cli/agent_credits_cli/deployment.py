@@ -13,9 +13,9 @@ from rich.console import Console
 
 from agent_credits_cli.checkout import Checkout, architecture
 from agent_credits_cli.emulator import HOST, require_local
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.local_state import StateFolder
 from agent_credits_cli.progress import step
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.target import LOCAL_KEY, LOCAL_REGION
 
 TOOL_SECONDS_MAX: Final = 600.0
@@ -116,14 +116,14 @@ class Deployment:
                     check=False,
                 ).returncode
             except subprocess.TimeoutExpired as error:
-                raise Refusal(
+                raise CommandError(
                     f"{title} did not end within {TOOL_SECONDS_MAX:.0f} s; its output is in {log}"
                 ) from error
         if status != 0:
             with log.open(errors="replace") as lines:
                 for line in deque(lines, LINES_SHOWN_ON_FAILURE):
                     self.console.print(line, end="", markup=False, highlight=False)
-            raise Refusal(f"{title} failed; all of its output is in {log}")
+            raise CommandError(f"{title} failed; all of its output is in {log}")
 
     def _environment(self) -> Mapping[str, str]:
         """The caller's environment (proxies, package index), without its AWS account."""

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 
 HOST: Final = "127.0.0.1"
 START_SECONDS_MAX: Final = 60.0
@@ -70,7 +70,7 @@ class Emulator(BaseModel):
         )
         birth = birth_of(pid)
         if birth is None:
-            raise Refusal(f"the emulator ended as soon as it was started; see {log}")
+            raise CommandError(f"the emulator ended as soon as it was started; see {log}")
         return cls(pid=pid, birth=birth, port=port)
 
     @property
@@ -106,22 +106,22 @@ class Emulator(BaseModel):
             response = connection.getresponse()
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise Refusal(
+            raise CommandError(
                 f"{self.title} does not answer; `agent-credits local up` starts it again"
             ) from error
         finally:
             connection.close()
         if response.status != http.HTTPStatus.OK:
-            raise Refusal(f"{self.title} answered {response.status} to {method} {path}")
+            raise CommandError(f"{self.title} answered {response.status} to {method} {path}")
         return answer
 
     def wait_until_healthy(self, log: Path) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX
         while not self.is_healthy():
             if not self.is_running():
-                raise Refusal(f"the emulator ended before it was healthy; see {log}")
+                raise CommandError(f"the emulator ended before it was healthy; see {log}")
             if time.monotonic() > deadline:
-                raise Refusal(
+                raise CommandError(
                     f"the emulator was not healthy after {START_SECONDS_MAX:.0f} s; see {log}"
                 )
             time.sleep(POLL_SECONDS)
@@ -155,7 +155,7 @@ class Emulator(BaseModel):
         # The port outlives the process by the moment in which its last threads end.
         while self.is_running() or not is_port_free(self.port):
             if time.monotonic() > deadline:
-                raise Refusal(
+                raise CommandError(
                     f"process {self.pid} did not give back port {self.port}"
                     f" within {seconds_max:.0f} s; try again"
                 )
@@ -200,7 +200,7 @@ def birth_by_ps(pid: int) -> str | None:
 def require_local(url: str, what: str) -> None:
     """Refuse to let a local stack talk to anything but a stand-in on this machine."""
     if urlsplit(url).hostname != HOST:
-        raise Refusal(f"a local stack {what} at a stand-in on {HOST}, and {url!r} is not one")
+        raise CommandError(f"a local stack {what} at a stand-in on {HOST}, and {url!r} is not one")
 
 
 def free_port() -> int:

@@ -15,8 +15,8 @@ from agent_credits.sweeps.verification import read_policy
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Payer, Principal
 from agent_credits_cli.account import principal_from, rows_of
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.ledger import all_pages, draws_text, entry_to_json
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.tables import AsJson, err, moment, out, print_json
 from agent_credits_cli.target import connect
 
@@ -69,9 +69,9 @@ def explain(
     chosen = [recorded for recorded in found if event in (None, recorded.entry.identity.id)]
     if not chosen:
         what = f"event {event} of run {run}" if event else f"event of run {run}"
-        raise Refusal(
+        raise CommandError(
             f"no account has recorded an {what}; if it was sent, it still waits in the queue or was"
-            " refused: see `agent-credits dead-letters`"
+            " declined: see `agent-credits dead-letters`"
         )
     explained = in_order_with_held(rows, chosen)
     if as_json:
@@ -212,8 +212,8 @@ def outcome_text(entry: Entry) -> str:
             return f"{entry.outcome} {amount}"
         case "reload_requested":
             return f"reload requested: {amount} credits are waited for"
-        case "reload_refused":
-            return f"reload refused: {entry.refusal}"
+        case "reload_declined":
+            return f"reload declined: {entry.decline}"
         case _:
             assert_never(entry.outcome)
 
@@ -222,8 +222,8 @@ def _shortfall_text(entry: Entry) -> str:
     drew = f", drew {draws_text(entry.draws)}" if entry.draws else ""
     short = format_credits(entry.shortfall_microcredits)
     fails = "this failed the run" if entry.fails_run else "the run had failed already"
-    if entry.refusal is not None:
-        fails += f"; no reload: {entry.refusal}"
+    if entry.decline is not None:
+        fails += f"; no reload: {entry.decline}"
     return f"{drew}: short by {short}; {fails}" if entry.shortfall_microcredits else f": {fails}"
 
 

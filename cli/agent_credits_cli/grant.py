@@ -18,7 +18,7 @@ from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavaila
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import principal_from, rows_of
 from agent_credits_cli.apply import OperatorRows, change_account, recorded_grants
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.steps import ChangeAccount, grant_change, grant_changes
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import connect
@@ -67,7 +67,7 @@ def grant(
         }
     )
     if (price_cents is None) != (team is None):
-        raise Refusal("--price-cents and --team go together; give both or neither")
+        raise CommandError("--price-cents and --team go together; give both or neither")
     target = connect(context)
     rows, now = rows_of(target), datetime.now(UTC)
     try:
@@ -76,7 +76,7 @@ def grant(
         else:
             is_new, account = give(rows, declared, now)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
-        raise Refusal(f"{target.name}: {error}; try again, a repeat is harmless") from error
+        raise CommandError(f"{target.name}: {error}; try again, a repeat is harmless") from error
     _print(declared, account, is_new=is_new, as_json=as_json)
 
 
@@ -88,12 +88,12 @@ def declared_grant(options: dict[str, Any]) -> DeclaredGrant:
         first = error.errors(include_url=False, include_input=False)[0]
         option = str(first["loc"][0]).replace("_", "-")
         message = first["msg"].removeprefix("Value error, ")
-        raise Refusal(f"--{option}: {message}; correct it") from error
+        raise CommandError(f"--{option}: {message}; correct it") from error
     if declared.expires_at is not None and declared.expires_in_days is not None:
-        raise Refusal("--expires-at and --expires-in-days exclude each other; leave one out")
+        raise CommandError("--expires-at and --expires-in-days exclude each other; leave one out")
     prefix = reserved_prefix(declared.id)
     if prefix is not None:
-        raise Refusal(f"--id: ids that begin with {prefix!r} are reserved; choose another id")
+        raise CommandError(f"--id: ids that begin with {prefix!r} are reserved; choose another id")
     return declared
 
 
@@ -102,7 +102,9 @@ def give(rows: OperatorRows, declared: DeclaredGrant, now: datetime) -> tuple[bo
     principal = declared.principal
     account = rows.read_account(principal)
     if account is None:
-        raise Refusal(f"{principal} has no account; declare it in a file for `agent-credits apply`")
+        raise CommandError(
+            f"{principal} has no account; declare it in a file for `agent-credits apply`"
+        )
     recorded = recorded_grants(rows, account, [declared.id])
     changes = grant_changes(account, [declared], recorded, now)
     if not changes:
@@ -128,19 +130,21 @@ def sell(
     principal = declared.principal
     account = rows.read_account(principal)
     if account is None:
-        raise Refusal(f"{principal} has no account; declare it in a file for `agent-credits apply`")
+        raise CommandError(
+            f"{principal} has no account; declare it in a file for `agent-credits apply`"
+        )
     _check_drawn(rows, account, declared.pool, now)
     purchase = Purchase(price.team_id, grant_change(declared, now), price.cents, price.currency)
     try:
         bought = buy(rows, purchase, now, back_off)
     except TeamMissing as error:
-        raise Refusal(f"--team: {error}; name the team whose cap it counts towards") from error
+        raise CommandError(f"--team: {error}; name the team whose cap it counts towards") from error
     match bought:
         case NotBought(has_other_terms=True):
-            raise Refusal(f"{declared.id} was granted on other terms; choose another --id")
+            raise CommandError(f"{declared.id} was granted on other terms; choose another --id")
         case NotBought():
             left = format_money(bought.head_room_cents, price.currency)
-            raise Refusal(
+            raise CommandError(
                 f"spend_cap_reached: the cap of team {price.team_id} leaves {left} this month; "
                 "raise it with `agent-credits apply`, or buy less"
             )
@@ -154,7 +158,7 @@ def _check_drawn(rows: SettingsRows, account: Account, pool: str, now: datetime)
         return
     pools = drawn_pools(rows, team, account.principal, now)
     if pools and pool not in pools:
-        raise Refusal(
+        raise CommandError(
             f"no run of team {team.team_id} draws from pool {pool} when {account.principal} pays; "
             f"the pools are {', '.join(sorted(pools))}"
         )

@@ -12,7 +12,7 @@ from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import principal_from, rows_of
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.tables import AsJson, moment, out, print_json_line
 from agent_credits_cli.target import connect
 
@@ -35,7 +35,9 @@ def ledger(
     rows = rows_of(connect(context))
     row = rows.read_account(principal_from(principal))
     if row is None:
-        raise Refusal(f"{principal} has no account; declare it in a file for `agent-credits apply`")
+        raise CommandError(
+            f"{principal} has no account; declare it in a file for `agent-credits apply`"
+        )
     numbered = ((page.number, entry) for page in all_pages(rows, row) for entry in page.entries)
     for page_number, entry in itertools.islice(numbered, limit):
         if as_json:
@@ -82,8 +84,8 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         }
     if entry.grant is not None:
         document |= {"grant_id": entry.grant.id, "pool": entry.grant.pool}
-    if entry.refusal is not None:
-        document |= {"refusal": entry.refusal}
+    if entry.decline is not None:
+        document |= {"decline": entry.decline}
     if entry.reload is not None:
         reload = entry.reload
         document |= {"reload_id": reload.reload_id, "team_id": reload.team_id}
@@ -115,8 +117,8 @@ def _line(page_number: int, entry: Entry) -> str:
         about = f"{entry.identity.id} of {entry.identity.subject}"
         return f"{what}  {about}  {', '.join(filter(None, details))}".rstrip()
     if entry.reload is not None and entry.grant is None:
-        refusal = f"  {entry.refusal}" if entry.refusal else ""
-        return f"{what}  {entry.reload.reload_id} of team {entry.reload.team_id}{refusal}"
+        decline = f"  {entry.decline}" if entry.decline else ""
+        return f"{what}  {entry.reload.reload_id} of team {entry.reload.team_id}{decline}"
     if entry.grant is not None:
         return f"{what}  {entry.grant.id}  {credits_text} credits {entry.grant.pool}"
     return f"{what}  plan {entry.plan_name}"

@@ -16,10 +16,10 @@ from rich.console import Console
 from agent_credits_cli.checkout import Checkout, this_checkout
 from agent_credits_cli.deployment import Deployment
 from agent_credits_cli.emulator import HOST, Emulator, free_port, is_port_free
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.local_state import StackState, StateFolder
 from agent_credits_cli.payment_stand_in import STAND_IN_KEY, PaymentStandIn
 from agent_credits_cli.progress import step
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.target import (
     LOCAL_CLIENT_CONFIG,
@@ -57,7 +57,7 @@ def up(
             state = _start_payment_stand_in(folder, checkout, state, console)
             state = _start_slack_stand_in(folder, state, console)
         elif port not in (None, 0, state.emulator.port):
-            raise Refusal(
+            raise CommandError(
                 f"the local stack is already up on port {state.emulator.port};"
                 " stop it with `agent-credits local down` before it can move"
             )
@@ -83,7 +83,7 @@ def _port_to_use(port: int | None) -> int:
         return free_port()
     wanted = PORT_DEFAULT if port is None else port
     if not is_port_free(wanted):
-        raise Refusal(
+        raise CommandError(
             f"port {wanted} is taken by another process; stop that one, or choose another port:"
             " `agent-credits local up --port 0` takes any free one"
         )

@@ -10,8 +10,8 @@ import pydantic
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits_cli.emulator import Emulator
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.slack_stand_in import SlackStandIn
 
 
@@ -85,7 +85,7 @@ class StateFolder:
         except FileNotFoundError:
             return None
         except pydantic.ValidationError as error:
-            raise Refusal(
+            raise CommandError(
                 f"{self.stack_file} is damaged, so nobody knows which process it stands for;"
                 " stop the emulator by hand if it still runs, then remove that file"
             ) from error
@@ -104,7 +104,7 @@ class StateFolder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise Refusal(
+                raise CommandError(
                     f"another `agent-credits local` command is at work in {self.path};"
                     " wait for it to finish"
                 ) from error

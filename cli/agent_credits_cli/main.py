@@ -18,18 +18,18 @@ from agent_credits_cli import (
     replay,
     report,
     send,
+    sweep,
     team,
     verify,
-    walk,
     watch,
 )
 from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.refusal import RefusingGroup
+from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import choose
 
 app = typer.Typer(
     name="agent-credits",
-    cls=RefusingGroup,
+    cls=CommandGroup,
     no_args_is_help=True,
     # A traceback is for a bug, and then the plain one is the one to report.
     pretty_exceptions_enable=False,
@@ -46,7 +46,7 @@ app.command()(ledger.ledger)
 app.command()(explain.explain)
 app.command()(watch.watch)
 app.command()(verify.verify)
-app.command()(walk.walk)
+app.command()(sweep.sweep)
 app.command()(dead_letters.dead_letters)
 app.command()(demo.demo)
 app.command()(replay.replay)

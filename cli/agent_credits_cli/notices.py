@@ -13,7 +13,7 @@ import typer
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.channel_tests import channel_test
 from agent_credits.notices.notice import Channel
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, out, print_json
@@ -63,7 +63,7 @@ def send_test(
     target = connect(context)
     recipients = list(recipients_of(target, channel))
     if not recipients:
-        raise Refusal(
+        raise CommandError(
             f"nothing is subscribed to {target.name} that takes tests of {channel};"
             f" {HOW_TO_SUBSCRIBE[channel]}, or add the channel to your filter policy"
         )
@@ -137,7 +137,7 @@ def _wait_for(stand_in: SlackStandIn, posted_before: int, subject: str) -> dict[
             if subject in attachment["fallback"]:
                 return attachment
         time.sleep(LOOK_EVERY_SECONDS)
-    raise Refusal(
+    raise CommandError(
         f"the test was not posted within {ARRIVES_SECONDS_MAX:.0f} s;"
         " the log of notify_slack says why"
     )

@@ -25,8 +25,8 @@ from agent_credits_cli.account import rows_of
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.drain import drain
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.ledger import all_pages
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.send import Message, send_messages
 from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.tables import AsJson, err, out, print_json, table
@@ -119,7 +119,7 @@ def replay(
     """
     choice, checkout = choice_of(context), this_checkout()
     if choice.aws_stack_name is not None:
-        raise Refusal("a replay makes up teams and grants, so it never runs on AWS")
+        raise CommandError("a replay makes up teams and grants, so it never runs on AWS")
     options = ReplayOptions(secrets.token_hex(3), events, principals, seed)
     if again is not None:
         options = ReplayOptions.from_tag(again)
@@ -140,7 +140,9 @@ def run_replay(target: Target, replay: Replay, *, pack: int, is_repeat: bool) ->
     """Apply the replay's team, send its events, wait for them, and compare ledger and trace."""
     rows, now = rows_of(target), datetime.now(UTC)
     if is_repeat and rows.read_team(replay.options.team_id) is None:
-        raise Refusal(f"this stack has not seen the replay {replay.options.tag}; leave out --again")
+        raise CommandError(
+            f"this stack has not seen the replay {replay.options.tag}; leave out --again"
+        )
     steps = plan_steps(replay.world, read_stack(rows, replay.world), now)
     carry_out(rows, steps, now=now, pause=back_off)
     before = [rows.read_account(principal) for principal in replay.principals]

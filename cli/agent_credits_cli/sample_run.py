@@ -1,8 +1,8 @@
 """Running the samples of a world against a stack, and observing what comes of them.
 
-What is observed is what can be seen from outside of the functions: the ledger before and after, the
-refusals in the log, the dead-letter queue, the notices that a subscriber receives, and the charges
-at the payment provider.
+What is observed is what can be seen from outside: the ledger before and after, the rejections in
+the log, the dead-letter queue, the notices that a subscriber receives, and the charges at the
+payment provider.
 """
 
 import json
@@ -27,8 +27,8 @@ from agent_credits_cli.account import Holdings, holdings_at, rows_of
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.dead_letters import peek
 from agent_credits_cli.drain import DRY_LOOKS, drain, messages_in
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.samples import (
     Check,
     Ledger,
@@ -71,7 +71,7 @@ LOOK_EVERY_SECONDS: Final = 0.2
 class SampleRun:
     """The samples' world before and after, each expectation beside what happened, the notices.
 
-    `failures`: the entries that failed a run, by run; each is to have been announced. `refusals`:
+    `failures`: the entries that failed a run, by run; each is to have been announced. `rejections`:
     the code that was logged, by message. `payments`: of the teams that pay by card.
     """
 
@@ -81,7 +81,7 @@ class SampleRun:
     checks: tuple[Check, ...]
     notices: tuple[Published, ...]
     failures: dict[str, Receipt]
-    refusals: dict[str, str]
+    rejections: dict[str, str]
     payments: tuple[TeamPayments, ...]
     verified: Verified
     # As they were posted to the stand-in for Slack, in the order in which they came.
@@ -99,7 +99,7 @@ class _Seen:
     checks: list[Check] = field(default_factory=list)
     notices: dict[str, Published] = field(default_factory=dict)
     failures: dict[str, Receipt] = field(default_factory=dict)
-    refusals: dict[str, str] = field(default_factory=dict)
+    rejections: dict[str, str] = field(default_factory=dict)
     left_in_queue: int = 0
 
 
@@ -129,7 +129,7 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
         (*seen.checks, *balances, *check_payments(payments), _check_slack(seen, in_slack), dry),
         tuple(seen.notices.values()),
         seen.failures,
-        seen.refusals,
+        seen.rejections,
         payments,
         verify_all(rows),
         tuple(in_slack),
@@ -138,13 +138,15 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
 
 def _stand_in_of(target: Target) -> PaymentStandIn:
     if target.payment_stand_in is None:
-        raise Refusal(f"{target.name} has no payment stand-in, and samples never pay anywhere else")
+        raise CommandError(
+            f"{target.name} has no payment stand-in, and samples never pay anywhere else"
+        )
     return target.payment_stand_in
 
 
 def _slack_of(target: Target) -> SlackStandIn:
     if target.slack_stand_in is None:
-        raise Refusal(
+        raise CommandError(
             f"{target.name} has no stand-in for Slack, and samples are posted nowhere else"
         )
     return target.slack_stand_in
@@ -221,12 +223,12 @@ def _run_together(
     notices = _receive(watch, sum(len(sample.notices) for sample in together), seen)
     dead_letters = {message["MessageId"] for message in peek(target, LETTERS_MAX)}
     own_letters = dead_letters & {i for sample in sent for i in sample.message_ids}
-    refusals = logged_refusals(target, own_letters, started_at)
-    observed = Observed(before, after, refusals, dead_letters, notices)
+    rejections = logged_rejections(target, own_letters, started_at)
+    observed = Observed(before, after, rejections, dead_letters, notices)
     seen.left_in_queue = max(seen.left_in_queue, left)
     seen.checks += check_samples(sent, observed)
     seen.failures |= _failures(after)
-    seen.refusals |= refusals
+    seen.rejections |= rejections
 
 
 def _reloads_left(target: Target) -> int:
@@ -255,7 +257,7 @@ def _receive(watch: Watch, expected: int, seen: _Seen) -> list[SeenNotice]:
     return new
 
 
-def logged_refusals(
+def logged_rejections(
     target: Target, message_ids: Collection[str], since: datetime
 ) -> dict[str, str]:
     """Return the code that was logged for each message, once it was for all of `message_ids`."""
@@ -278,7 +280,7 @@ def _read_log(target: Target, since: datetime) -> dict[str, str]:
         # Between the lines of the function stand those of the platform, and not all are JSON.
         if line.startswith("{"):
             record = json.loads(line)
-            if record.get("message") == "refused":
+            if record.get("message") == "rejected":
                 codes[record["message_id"]] = record["code"]
     return codes
 

@@ -1,6 +1,6 @@
 """The samples of a declared world: what is sent, what came of it, and whether that was expected.
 
-Judged is only what can be seen from outside: the ledger before and after, the refusals that were
+Judged is only what can be seen from outside: the ledger before and after, the rejections that were
 logged, the dead-letter queue, the notices, and what was charged. The demo and the tests use the
 very same judgement.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import Team
 from agent_credits.commit.rows import Rows
-from agent_credits.events.agent_runs import AgentRunEvent, ProviderErrorReported, parse_message
+from agent_credits.events.agent_runs import AgentRunEvent, ModelProviderErrorReported, parse_message
 from agent_credits.ledger.accounts import Account, pool_balances
 from agent_credits.ledger.entries import Identity, Receipt
 from agent_credits.ledger.expiry import bring_up_to
@@ -40,7 +40,7 @@ class SampleFile:
 
     @property
     def unreadable_events(self) -> int:
-        return len(parse_message(self.message.body).refusals)
+        return len(parse_message(self.message.body).rejections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +72,20 @@ class TeamPayments:
 class Observed:
     """What was seen of samples that were sent together, once the queues had run dry.
 
-    `refusals`: the logged code per message id. `dead_letters`: the ids of the messages that ended
+    `rejections`: the logged code per message id. `dead_letters`: the ids of the messages that ended
     there. `notices`: those published since these samples were sent, without repeated ids.
     """
 
     before: Ledger
     after: Ledger
-    refusals: Mapping[str, str]
+    rejections: Mapping[str, str]
     dead_letters: Collection[str]
     notices: Sequence[SeenNotice]
 
 
 @dataclass(frozen=True, slots=True)
 class _EventOutcome:
-    """What comes of one event: `lost` is one that is neither recorded nor refused.
+    """What comes of one event: `lost` is one that is neither recorded nor rejected.
 
     `observed`: what a model provider answered; it leaves no entry, and its notice is checked.
     """
@@ -273,20 +273,20 @@ def _outcomes(sent: SentSample, observed: Observed) -> list[_EventOutcome]:
     outcomes: dict[Identity, _EventOutcome] = {}
     unreadable: list[_EventOutcome] = []
     for file, message_id in zip(sent.files, sent.message_ids, strict=True):
-        code = observed.refusals.get(message_id)
+        code = observed.rejections.get(message_id)
         for event in file.events:
             outcomes[event.identity] = _outcome(event, observed, code)
-        refused = _EventOutcome(event=None, outcome="refused" if code else "lost", code=code)
-        unreadable += [refused] * file.unreadable_events
+        rejected = _EventOutcome(event=None, outcome="rejected" if code else "lost", code=code)
+        unreadable += [rejected] * file.unreadable_events
     return [*outcomes.values(), *unreadable]
 
 
 def _outcome(event: AgentRunEvent, observed: Observed, code: str | None) -> _EventOutcome:
     receipt = observed.after.get(event.identity)
-    if isinstance(event, ProviderErrorReported) and receipt is None and code is None:
+    if isinstance(event, ModelProviderErrorReported) and receipt is None and code is None:
         return _EventOutcome(event.id, "observed")
     if receipt is None:
-        return _EventOutcome(event.id, "refused" if code else "lost", code=code)
+        return _EventOutcome(event.id, "rejected" if code else "lost", code=code)
     entry = receipt.entry
     if entry.payload_hash != event.payload_hash:
         return _EventOutcome(event.id, "conflicting", receipt.principal)

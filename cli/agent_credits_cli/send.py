@@ -25,7 +25,7 @@ from agent_credits.events.agent_runs import (
     parse_message,
 )
 from agent_credits.events.signatures import ATTRIBUTE, KeysNotUnderstood, parse_key, sign
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import connect
 
@@ -80,9 +80,9 @@ class _Source:
     name: str
     text: str
 
-    def refusal(self, at: int, reason: str) -> Refusal:
+    def rejection(self, at: int, reason: str) -> CommandError:
         line = self.text.count("\n", 0, at) + 1
-        return Refusal(f"{self.name}:{line}: {reason}; correct it, nothing was sent")
+        return CommandError(f"{self.name}:{line}: {reason}; correct it, nothing was sent")
 
     def after_space(self, at: int) -> int:
         space = _WHITE_SPACE.match(self.text, at)
@@ -149,7 +149,7 @@ def send(
 ) -> None:
     """Send agent-run events to the queue; each becomes a message of its own unless packed."""
     if unchecked and pack > 1:
-        raise Refusal("--unchecked sends files as they are; leave out --pack")
+        raise CommandError("--unchecked sends files as they are; leave out --pack")
     named = [(name, read_text(name)) for name in files]
     if unchecked:
         messages = [message_of(name, text) for name, text in named]
@@ -173,20 +173,22 @@ def signing_key(option: str) -> tuple[str, bytes]:
     """Read `<key id>:<file>`; the key itself never stands on a command line."""
     key_id, colon, name = option.partition(":")
     if not colon:
-        raise Refusal("--sign-with takes the id of a key and its file, as in k1:signing-key.txt")
+        raise CommandError(
+            "--sign-with takes the id of a key and its file, as in k1:signing-key.txt"
+        )
     try:
         return key_id, parse_key(key_id, Path(name).read_text().strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise Refusal(f"the signing key in {name} cannot be read; name its file") from error
+        raise CommandError(f"the signing key in {name} cannot be read; name its file") from error
     except KeysNotUnderstood as wrong:
-        raise Refusal(f"--sign-with: {wrong}") from wrong
+        raise CommandError(f"--sign-with: {wrong}") from wrong
 
 
 def signed(messages: Sequence[Message], key_id: str, key: bytes) -> list[Message]:
-    """Return the messages with their signatures. Raises `Refusal` where one no longer fits."""
+    """Return the messages with their signatures. Raises `CommandError` where one no longer fits."""
     with_signatures = [replace(m, signature=sign(m.body, key_id, key)) for m in messages]
     if any(message.size > MESSAGE_BYTES_MAX for message in with_signatures):
-        raise Refusal(
+        raise CommandError(
             f"a message is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries with its"
             " signature; pack fewer events into one, nothing was sent"
         )
@@ -198,30 +200,34 @@ def read_text(name: str) -> str:
     try:
         raw = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
-        raise Refusal(f"{name} cannot be read ({error.strerror}); name a file of events") from error
+        raise CommandError(
+            f"{name} cannot be read ({error.strerror}); name a file of events"
+        ) from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise Refusal(f"{name}:{line}: is not UTF-8; save it as UTF-8") from error
+        raise CommandError(f"{name}:{line}: is not UTF-8; save it as UTF-8") from error
     if not text.strip():
-        raise Refusal(f"{name} is empty; give it at least one event")
+        raise CommandError(f"{name} is empty; give it at least one event")
     return text
 
 
 def message_of(name: str, text: str) -> Message:
     """Return a file as one message, unread; its group is that of the first event, if there is one.
 
-    Raises `Refusal` only where SQS could not carry it.
+    Raises `CommandError` only where SQS could not carry it.
     """
     events = parse_message(text).events
     if len(text.encode()) > MESSAGE_BYTES_MAX:
-        raise Refusal(f"{name} is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries")
+        raise CommandError(
+            f"{name} is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries"
+        )
     return Message(text, group_of(events[0]) if events else None, max(len(events), 1))
 
 
 def checked_messages(name: str, text: str, pack: int) -> list[Message]:
-    """Return the file's events as messages. Raises `Refusal` with file and line for a bad one."""
+    """Return the file's events as messages. Raises `CommandError` that names file and line."""
     packs: dict[str, _Pack] = {}
     messages: list[Message] = []
     for checked in _checked_events(_Source(name, text)):
@@ -236,7 +242,7 @@ def checked_messages(name: str, text: str, pack: int) -> list[Message]:
             messages.append(packs.pop(group).message(group))
     messages += [waiting.message(group) for group, waiting in packs.items()]
     if not messages:
-        raise Refusal(f"{name} holds no event; give it at least one")
+        raise CommandError(f"{name} holds no event; give it at least one")
     return messages
 
 
@@ -257,7 +263,7 @@ def send_messages(
 ) -> Sent:
     """Send all, batch after batch, in their order: a run's end should not overtake its usage.
 
-    Raises `Refusal` with how far it came when SQS does not take a message.
+    Raises `CommandError` with how far it came when SQS does not take a message.
     """
     ids: list[str] = []
     repeated = 0
@@ -292,18 +298,18 @@ def _send_batch(
         try:
             response = client.send_message_batch(QueueUrl=queue_url, Entries=entries)
         except (BotoCoreError, ClientError) as fault:
-            raise Refusal(f"{so_far}, then: {fault}; {SEND_AGAIN}") from fault
+            raise CommandError(f"{so_far}, then: {fault}; {SEND_AGAIN}") from fault
         ids |= {int(taken["Id"]): taken["MessageId"] for taken in response.get("Successful", [])}
         if len(ids) == len(batch):
             return [ids[number] for number in range(len(batch))], repeated
         for failed in response["Failed"]:
             if failed["SenderFault"]:
                 reason = failed.get("Message", failed["Code"])
-                raise Refusal(
-                    f"{so_far}, then SQS refused one: {reason}; correct it and send again"
+                raise CommandError(
+                    f"{so_far}, then SQS rejected one: {reason}; correct it and send again"
                 )
         pause(attempt + 1)
-    raise Refusal(f"{so_far}, then SQS failed {ATTEMPTS_MAX} times; {SEND_AGAIN}")
+    raise CommandError(f"{so_far}, then SQS failed {ATTEMPTS_MAX} times; {SEND_AGAIN}")
 
 
 def _batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
@@ -353,7 +359,7 @@ def _checked_elements(source: _Source, start: int) -> Generator[_Event, None, in
         if source.text.startswith("]", at):
             return at + 1
         if not source.text.startswith(",", at):
-            raise source.refusal(at, "is not JSON: the array lacks a comma or its end")
+            raise source.rejection(at, "is not JSON: the array lacks a comma or its end")
         at = source.after_space(at + 1)
 
 
@@ -362,15 +368,17 @@ def _checked_event(source: _Source, at: int) -> tuple[_Event, int]:
     try:
         value, end = _JSON.raw_decode(source.text, at)
     except json.JSONDecodeError as error:
-        raise source.refusal(at, f"is not JSON: {error.msg} at line {error.lineno}") from error
+        raise source.rejection(at, f"is not JSON: {error.msg} at line {error.lineno}") from error
     except (ValueError, RecursionError) as error:
-        raise source.refusal(at, "is no event: a huge number, or nested too deeply") from error
+        raise source.rejection(at, "is no event: a huge number, or nested too deeply") from error
     if not isinstance(value, dict):
-        raise source.refusal(at, "is no event: it is not a JSON object")
+        raise source.rejection(at, "is no event: it is not a JSON object")
     text = source.text[at:end]
     if len(text.encode()) > MESSAGE_BYTES_MAX:
-        raise source.refusal(at, f"is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries")
+        raise source.rejection(
+            at, f"is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries"
+        )
     message = parse_message(text)
-    for refused in message.refusals:
-        raise source.refusal(at, refused.reason.removeprefix("event 0: "))
+    for rejected in message.rejections:
+        raise source.rejection(at, rejected.reason.removeprefix("event 0: "))
     return _Event(text, message.events[0]), end

@@ -20,7 +20,7 @@ from agent_credits.ledger.grants import GRANTS_MAX, PLAN_CHANGE_PREFIX, Grant
 from agent_credits.notices.notice import format_money, iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
 
 # A tenure that starts within this may have billed an event already: workers take events from a
@@ -143,8 +143,8 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
     return steps
 
 
-def changed_policy(version: str) -> Refusal:
-    return Refusal(
+def changed_policy(version: str) -> CommandError:
+    return CommandError(
         f"policy.version: policy {version} is applied already with other content, and entries name "
         "it; give the changed policy a new version"
     )
@@ -153,7 +153,7 @@ def changed_policy(version: str) -> Refusal:
 def _plan_changes(account: Account, team: DeclaredTeam, plan: Plan) -> Iterator[PlanChange]:
     current = account.plan
     if current is not None and current.refilled_from is not None and current.anchor != team.anchor:
-        raise Refusal(
+        raise CommandError(
             f"teams.anchor: {account.principal} refills from {current.anchor}, and another anchor "
             f"would refill a period twice; write anchor = {current.anchor} for {team.team_id}"
         )
@@ -177,7 +177,7 @@ def grant_changes(
     recorded: Mapping[Identity, Entry],
     now: datetime,
 ) -> list[GrantChange]:
-    """Return the grants that were not made yet. Raises `Refusal` for one that never can be."""
+    """Return the grants that were not made yet. Raises `CommandError` for one that never can be."""
     changes = []
     for grant in grants:
         change = grant_change(grant, now)
@@ -188,15 +188,15 @@ def grant_changes(
         elif entry.payload_hash != change.payload_hash or not _expires_alike(entry.grant, grant):
             raise changed_grant(change)
     if changes and len(account.grants) + len(changes) > GRANTS_MAX:
-        raise Refusal(
+        raise CommandError(
             f"{account.principal} would hold more than {GRANTS_MAX} grants; merge some of them, or "
             "wait until older ones are used up"
         )
     return changes
 
 
-def changed_grant(change: GrantChange) -> Refusal:
-    return Refusal(
+def changed_grant(change: GrantChange) -> CommandError:
+    return CommandError(
         f"grant {change.grant_id} of {change.principal} is recorded already with another pool, "
         "amount, cause or expiry, and what is recorded never changes; give the new grant another id"
     )
@@ -218,7 +218,7 @@ def grant_change(grant: DeclaredGrant, now: datetime) -> GrantChange:
 
 def _check_outlives(change: GrantChange, now: datetime) -> None:
     if change.expires_at is not None and change.expires_at <= now:
-        raise Refusal(
+        raise CommandError(
             f"grant {change.grant_id} of {change.principal} expired at {iso(change.expires_at)}, "
             "before it was made; give it a later expires_at, or remove it"
         )
@@ -302,7 +302,7 @@ def _tenures_after(
         if _bills_alike(tenures[-1], wanted):
             return tenures
     if len(kept) >= TENURES_MAX:
-        raise Refusal(
+        raise CommandError(
             f"team {before.team_id} has changed owner, kind or policy {TENURES_MAX} times, which "
             "is as much as a team remembers; declare it under a new team_id"
         )

@@ -21,9 +21,9 @@ from botocore.config import Config
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.local_state import StateFolder
 from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.slack_stand_in import SlackStandIn
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class StackOutputs(BaseModel):
     agent_runs_queue_url: str
     agent_runs_dead_letter_queue_url: str
     reloads_queue_url: str
-    walks_queue_url: str
+    sweeps_queue_url: str
     notices_topic_arn: str
     accounts_table_name: str
     ledger_table_name: str
@@ -112,13 +112,13 @@ def choose(*, aws: bool, stack_name: str | None, state_path: Path) -> Choice:
     """Turn the options of the command line, and the environment behind them, into a choice."""
     wanted = os.environ.get("AGENT_CREDITS_TARGET", "local")
     if wanted not in ("local", "aws"):
-        raise Refusal(f"AGENT_CREDITS_TARGET is {wanted!r}; set it to `local` or `aws`")
+        raise CommandError(f"AGENT_CREDITS_TARGET is {wanted!r}; set it to `local` or `aws`")
     if not aws and wanted == "local":
         if stack_name is not None:
-            raise Refusal("--stack-name names a stack on AWS; add --aws, or leave it out")
+            raise CommandError("--stack-name names a stack on AWS; add --aws, or leave it out")
         return Choice(StateFolder(state_path))
     if stack_name is None:
-        raise Refusal("which stack on AWS? name it with --stack-name")
+        raise CommandError("which stack on AWS? name it with --stack-name")
     return Choice(StateFolder(state_path), aws_stack_name=stack_name)
 
 
@@ -139,7 +139,7 @@ def connect(context: typer.Context) -> Target:
 def connect_to_local(folder: StateFolder) -> Target:
     state = folder.read()
     if state is None or not state.is_usable():
-        raise Refusal("the local stack is not up; start it with `agent-credits local up`")
+        raise CommandError("the local stack is not up; start it with `agent-credits local up`")
     return Target(
         name="the local stack",
         session=local_session(),
@@ -162,7 +162,7 @@ def connect_to_aws(stack_name: str) -> Target:
         botocore.exceptions.NoRegionError,
         botocore.exceptions.ProfileNotFound,
     ) as error:
-        raise Refusal(
+        raise CommandError(
             f"AWS does not tell about the stack {stack_name} ({error});"
             " check its name, and your credentials and region"
         ) from error
@@ -205,6 +205,6 @@ def _checked(outputs: Mapping[str, str], name: str) -> StackOutputs:
         return StackOutputs.model_validate(outputs)
     except pydantic.ValidationError as error:
         missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
-        raise Refusal(
+        raise CommandError(
             f"{name} has no output {missing}; deploy this version of the template to it"
         ) from error

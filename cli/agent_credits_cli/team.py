@@ -16,7 +16,7 @@ from agent_credits.notices.notice import format_money, iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import holdings_at, rows_of
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.steps import alerts_text, auto_reload_text, payment_text
 from agent_credits_cli.tables import AsJson, moment, out, print_json, progress, table
 from agent_credits_cli.target import connect
@@ -26,7 +26,7 @@ PROGRESS_FROM: Final = 50
 
 # A principal, its available credits, None where it has no account, and its newest reload.
 Funds = tuple[Principal, int | None, Reload | None]
-# A principal and the reload it waits for, or was refused.
+# A principal and the reload it waits for, or was declined.
 Asking = tuple[Principal, Reload]
 
 
@@ -48,14 +48,18 @@ def team(
 def read_team_and_policy(
     rows: DynamoDBRows, team_id: str, now: datetime
 ) -> tuple[Team, BillingPolicy]:
-    """Return the team and the policy that bills it now; refuses where there is none."""
+    """Return the team and the policy that bills it now; declines where there is none."""
     found = rows.read_team(team_id)
     if found is None:
-        raise Refusal(f"there is no team {team_id}; declare it in a file for `agent-credits apply`")
+        raise CommandError(
+            f"there is no team {team_id}; declare it in a file for `agent-credits apply`"
+        )
     version = found.tenure_at(now).policy_version
     policy = rows.read_policy(version)
     if policy is None:
-        raise Refusal(f"{team_id} is billed by policy {version}, which is missing; apply it again")
+        raise CommandError(
+            f"{team_id} is billed by policy {version}, which is missing; apply it again"
+        )
     return found, policy
 
 

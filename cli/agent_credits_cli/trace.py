@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import World
 
 TRACE_FILE: Final = "azure_llm_inference_2023_code.csv.gz"
@@ -84,7 +84,9 @@ class ReplayOptions:
     def from_tag(cls, tag: str) -> "ReplayOptions":
         parts = _TAG.fullmatch(tag)
         if parts is None:
-            raise Refusal(f"{tag!r} is no tag of a replay; take one that an earlier replay printed")
+            raise CommandError(
+                f"{tag!r} is no tag of a replay; take one that an earlier replay printed"
+            )
         name, *numbers = parts.groups()
         return cls(name, *map(int, numbers))
 

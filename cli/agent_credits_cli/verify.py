@@ -17,7 +17,7 @@ from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import principal_from, rows_of
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.tables import AsJson, err, out, print_json, progress
 from agent_credits_cli.target import connect
 
@@ -96,7 +96,7 @@ def verify(
     else:
         verified = verify_account(rows, principal_from(principal), {})
         if verified.accounts == 0 and verified.is_clean:
-            raise Refusal(
+            raise CommandError(
                 f"{principal} has no account; `agent-credits verify` checks all there are"
             )
     if as_json:

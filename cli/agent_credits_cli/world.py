@@ -1,7 +1,7 @@
 """The world that a file declares: policy, plans, teams and grants, and samples that try them out.
 
 `apply` takes the first four, `make demo` and the tests the rest. Reading is strict, because the
-file hands out credits: what is not understood, or names what is not there, is refused as a whole
+file hands out credits: what is not understood, or names what is not there, is rejected as a whole
 before anything is changed, with the place in the file and what to do there.
 """
 
@@ -34,7 +34,7 @@ from agent_credits.ledger.grants import GRANTS_MAX, RESERVED_PREFIXES
 from agent_credits.values.credits import format_credits, parse_credits
 from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
 from agent_credits.values.principals import Principal
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 
 EVERYONE: Final = "*"
 
@@ -174,7 +174,7 @@ ExpectedOutcome = Literal[
     "returned",
     "already_recorded",
     "conflicting",
-    "refused",
+    "rejected",
     "observed",
 ]
 
@@ -183,7 +183,7 @@ class ExpectedEvent(_Declared):
     """What is to come of one event. `event` is left out where the message has no readable id.
 
     `draws` are credits per pool, in drawing order: taken, or given back where the outcome is
-    `returned`. `code` says why the event is refused.
+    `returned`. `code` says why the event is rejected.
     """
 
     outcome: ExpectedOutcome
@@ -268,22 +268,22 @@ class World(_Declared):
 
 
 def load_world(path: Path) -> World:
-    """Read and check the file. Raises `Refusal` with one line that names file and place."""
+    """Read and check the file. Raises `CommandError` with one line that names file and place."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise Refusal(f"{path} cannot be read ({error.strerror}); name a TOML file") from error
+        raise CommandError(f"{path} cannot be read ({error.strerror}); name a TOML file") from error
     except UnicodeDecodeError as error:
-        raise Refusal(f"{path} is not UTF-8; save it as UTF-8") from error
+        raise CommandError(f"{path} is not UTF-8; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise Refusal(f"{path} is not TOML: {error}; correct it there") from error
+        raise CommandError(f"{path} is not TOML: {error}; correct it there") from error
     try:
         # By way of JSON, where the strict mode takes an array for a tuple and a string for a date.
         world = World.model_validate_json(json.dumps(document, default=str), strict=True)
     except pydantic.ValidationError as error:
-        raise Refusal(f"{path}: {_first_error(error)}") from error
+        raise CommandError(f"{path}: {_first_error(error)}") from error
     for place, complaint in _complaints(world):
-        raise Refusal(f"{path}: {place}: {complaint}")
+        raise CommandError(f"{path}: {place}: {complaint}")
     return world
 
 
@@ -459,10 +459,10 @@ def _about_samples(world: World) -> Complaints:
                     f"{name!r} names no sample above this one; put that one first",
                 )
         for place, event in enumerate(sample.expect):
-            if (event.outcome == "refused") != (event.code is not None):
+            if (event.outcome == "rejected") != (event.code is not None):
                 yield (
                     f"samples[{number}].expect[{place}].code",
-                    "goes with the outcome refused, and only with it; add or remove it",
+                    "goes with the outcome rejected, and only with it; add or remove it",
                 )
         earlier.add(sample.name)
     team_of = world.team_of_accounts()

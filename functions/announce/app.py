@@ -15,9 +15,9 @@ from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.stream_records import change_of
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.announcements import (
-    Commit,
+    AccountRecord,
     NoticeSettings,
-    StreamChange,
+    StreamRecord,
     notices_of,
     reload_requested,
 )
@@ -64,8 +64,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"batchItemFailures": []}
 
 
-def _announce(change: StreamChange) -> int:
-    request = reload_requested(change) if isinstance(change, Commit) else None
+def _announce(change: StreamRecord) -> int:
+    request = reload_requested(change) if isinstance(change, AccountRecord) else None
     if request is not None:
         reloads().send(request)
         extra = {"reload_id": request.reload_id, "principal": str(request.principal)}

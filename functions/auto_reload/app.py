@@ -70,8 +70,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             logger.info("granted", extra={**fields, "price_cents": reservation.price_cents})
             metrics.add_metric("ReloadsGranted", MetricUnit.Count, 1)
         case NotGranted(cause):
-            logger.info("refused", extra={**fields, "cause": cause})
-            metrics.add_metric("ReloadsRefused", MetricUnit.Count, 1)
+            logger.info("declined", extra={**fields, "cause": cause})
+            metrics.add_metric("ReloadsDeclined", MetricUnit.Count, 1)
         case Stale():
             logger.info("stale", extra=fields)
         case Open(reason=reason):

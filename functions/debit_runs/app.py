@@ -73,7 +73,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     )
     _log(batch)
     hopeful = batch.postponed.keys() | batch.waiting.keys()
-    hopeless = [receipt_handles[m] for m in batch.refused if m not in hopeful]
+    hopeless = [receipt_handles[m] for m in batch.rejected if m not in hopeful]
     # Who lost the races of a busy account wins a little later, and a reload takes seconds; the
     # visibility timeout is minutes.
     contended = {m for m, error in batch.postponed.items() if isinstance(error, Contended)}
@@ -102,17 +102,17 @@ def _log(batch: DebitedBatch) -> None:
     for outcome in batch.outcomes:
         logger.info(outcome.name, extra=outcome.log_fields)
     for reported in batch.reported:
-        logger.info("provider refused", extra=reported.log_fields)
+        logger.info("provider rejected", extra=reported.log_fields)
     for message_id, reload_id in batch.waiting.items():
         logger.info("waiting", extra={"message_id": message_id, "reload_id": reload_id})
-    for message_id, refusal in batch.refused.items():
-        extra = {"message_id": message_id, "code": refusal.code, "reason": refusal.reason}
-        logger.warning("refused", extra=extra)
+    for message_id, rejection in batch.rejected.items():
+        extra = {"message_id": message_id, "code": rejection.code, "reason": rejection.reason}
+        logger.warning("rejected", extra=extra)
     for message_id, error in batch.postponed.items():
         reason = (
             "the function's time is up" if error is None else f"{type(error).__name__}: {error}"
         )
         logger.error("postponed", extra={"message_id": message_id, "reason": reason})
     metrics.add_metric("CompareAndSetRetries", MetricUnit.Count, batch.retries)
-    metrics.add_metric("MessagesRefused", MetricUnit.Count, len(batch.refused))
+    metrics.add_metric("MessagesRejected", MetricUnit.Count, len(batch.rejected))
     metrics.add_metric("RunsFailed", MetricUnit.Count, batch.runs_failed)

@@ -82,7 +82,7 @@ class DebitRuns:
             batch = self._debits.debit(waiting, now=NOW, time_is_left=lambda: True)
             names = Counter(outcome.name for outcome in batch.outcomes)
             assert names.keys() <= {"debited", "already_recorded"}
-            assert not batch.refused
+            assert not batch.rejected
             events += names["debited"]
             races_lost += batch.retries
             waiting = [d for d in waiting if d.message_id in batch.postponed]

@@ -61,7 +61,7 @@ def stage(endpoint_url: str) -> FirstEvents:
         "SLACK_SECRET_ARN": SLACK_SECRET,
         "SLACK_POSTS_TABLE": "none",
         "SLACK_API_BASE": endpoint_url,
-        "WALKS_QUEUE_URL": client("sqs").create_queue(QueueName="w.fifo", Attributes=fifo)[
+        "SWEEPS_QUEUE_URL": client("sqs").create_queue(QueueName="w.fifo", Attributes=fifo)[
             "QueueUrl"
         ],
         "EXPIRY_NOTICE_DAYS": "7",
@@ -83,7 +83,7 @@ def stage(endpoint_url: str) -> FirstEvents:
             # Of a team that has no webhook.
             "notify_slack": lambda: _from_queue(_envelope(team.team_id)),
             # The only step over few rows.
-            "walk": lambda: _from_queue(beginning("reconciliation")),
+            "sweep": lambda: _from_queue(beginning("reconciliation")),
         },
     )
 

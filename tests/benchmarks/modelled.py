@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent_credits.aws.items import Item, account_from_item, account_item
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debits import Debits, Delivery
-from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from tests.benchmarks.agent_credits_design import accounts_well_into_their_lives
 from tests.benchmarks.cost_model import (
     Dollars,
@@ -98,7 +98,7 @@ def _announce_cpu(events_per_batch: int) -> float:
     settings = NoticeSettings("")
     began = time.process_time()
     for old, new in images:
-        notices_of(Commit(account_from_item(old), account_from_item(new)), settings)
+        notices_of(AccountRecord(account_from_item(old), account_from_item(new)), settings)
     return (time.process_time() - began) / len(images) * 1e6
 
 

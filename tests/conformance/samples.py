@@ -5,9 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 from msgspec.structs import replace
 
 from agent_credits.billing.alerts import Alerts
-from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending
+from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending
 from agent_credits.billing.teams import AutoReload, Team, Tenure
-from agent_credits.events.model_provider_errors import ProviderAnswer
+from agent_credits.events.model_provider_errors import ModelProviderAnswer
 from agent_credits.ledger.accounts import Account, ErroredRun, PlanSubscription
 from agent_credits.ledger.entries import (
     Draw,
@@ -20,7 +20,7 @@ from agent_credits.ledger.entries import (
 from agent_credits.ledger.grants import Grant
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.thresholds import LowCredits, Threshold
-from agent_credits.notices.observations import ProviderRefused
+from agent_credits.notices.observations import ModelProviderError
 from agent_credits.values.principals import Principal
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
@@ -48,7 +48,7 @@ def entry(run: str, event_id: str, *, source: str = "/platform", amount: int = 5
         ),
         pools_before=(PoolBalance("plan", 2), PoolBalance("add_on", 1)),
         fails_run=True,
-        refusal="spend_cap_reached",
+        decline="spend_cap_reached",
     )
 
 
@@ -67,7 +67,7 @@ def full_account(principal: Principal, version: int = 1) -> Account:
         run=None,
         pools_before=(),
         fails_run=False,
-        refusal=None,
+        decline=None,
         reload=ReloadFacts("reload:1", "acme", 2, 1_000, "usd"),
         grant=grant("reload:1"),
     )
@@ -85,10 +85,10 @@ def full_account(principal: Principal, version: int = 1) -> Account:
             payer="user",
             pools=("plan", "add_on"),
             base_microcredits=100,
-            told=(Threshold("percent", 30),),
-            held=(Threshold("microcredits", 7),),
-            told_at_version=version,
-            refusal="suspended",
+            notified=(Threshold("percent", 30),),
+            deferred=(Threshold("microcredits", 7),),
+            notified_at_version=version,
+            decline="suspended",
         ),
         page_number=3,
         entries=(entry("run-1", "e-1"), granted),
@@ -98,7 +98,7 @@ def full_account(principal: Principal, version: int = 1) -> Account:
 
 def team(team_id: str, version: int = 1) -> Team:
     method = PaymentMethod(provider="stripe", customer="cus-1", payment_method="pm-1")
-    reservation = Reservation(
+    reservation = CapReservation(
         purchase_id="reload:1",
         principal="user:ana",
         month="2026-11",
@@ -128,8 +128,8 @@ def team(team_id: str, version: int = 1) -> Team:
     )
 
 
-def provider_refused(run_id: str, event_id: str = "e-1") -> ProviderRefused:
-    return ProviderRefused(
+def model_provider_error(run_id: str, event_id: str = "e-1") -> ModelProviderError:
+    return ModelProviderError(
         principal=Principal("user", "ana"),
         team_id="acme",
         project_id="web",
@@ -140,7 +140,7 @@ def provider_refused(run_id: str, event_id: str = "e-1") -> ProviderRefused:
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         provider="openai",
         model="gpt-5",
-        answer=ProviderAnswer(
+        answer=ModelProviderAnswer(
             status_code=429,
             type="insufficient_quota",
             code="credit_balance_exhausted",

@@ -77,7 +77,7 @@ def work(queue: Queue, rows: DynamoDBRows, is_over: Callable[[], bool]) -> None:
             time.sleep(0.01)
             continue
         batch = debits.debit(deliveries, now=datetime.now(UTC), time_is_left=lambda: True)
-        assert not batch.refused
+        assert not batch.rejected
         queue.settle(deliveries, batch.failed_message_ids)
         if batch.postponed:
             # A queue would hide them for longer than this.

@@ -17,7 +17,7 @@ from agent_credits.ledger.entries import Identity, Page, Receipt, run_identity
 from agent_credits.values.errors import AccountTooLarge
 from agent_credits.values.principals import Principal
 from tests.conformance.engines import AllRows, Engine
-from tests.conformance.samples import NOW, entry, full_account, grant, provider_refused, team
+from tests.conformance.samples import NOW, entry, full_account, grant, model_provider_error, team
 
 LONG = "x" * 128
 WRITERS = 8
@@ -88,7 +88,7 @@ def test_who_is_behind_or_ahead_is_told_the_row_that_is_there(
     assert there == full_account(ana, 2) == rows.read_account(ana)
 
 
-def test_a_row_past_its_ceiling_is_refused_before_anything_is_written(
+def test_a_row_past_its_ceiling_is_rejected_before_anything_is_written(
     rows: AllRows, ana: Principal
 ) -> None:
     # Hexadecimal digits of no pattern, so that compression does not save them.
@@ -252,7 +252,7 @@ def test_who_is_behind_or_ahead_is_told_the_team_that_is_there(
 
 
 def test_an_observation_is_put_once(rows: AllRows, name: str) -> None:
-    first, other = provider_refused(name, "e-1"), provider_refused(name, "e-2")
+    first, other = model_provider_error(name, "e-1"), model_provider_error(name, "e-2")
 
     assert [rows.put_observation(first, NOW), rows.put_observation(other, NOW)] == [True, True]
 
@@ -266,7 +266,7 @@ def test_of_workers_that_observe_the_same_one_is_told_that_it_is_new(
 ) -> None:
     if not engine.is_concurrent:
         pytest.skip("these rows are one thread's alone")
-    observation = provider_refused(name)
+    observation = model_provider_error(name)
 
     with ThreadPoolExecutor(WRITERS) as pool:
         answers = list(
@@ -277,7 +277,7 @@ def test_of_workers_that_observe_the_same_one_is_told_that_it_is_new(
 
 
 def test_the_longest_observation_fits_its_key(rows: AllRows, name: str) -> None:
-    longest = provider_refused((name + LONG)[:128], "#" * 128)
+    longest = model_provider_error((name + LONG)[:128], "#" * 128)
     longest = longest.model_copy(update={"source": "/" * 200})
 
     assert rows.put_observation(longest, NOW)

@@ -272,18 +272,18 @@ def test_events_whose_reload_is_declined_fail_with_the_cause_and_the_card_is_lef
     team.use("run-2", amount="50")
     _, second = team.usages_once_decided(2)
 
-    assert (first.outcome, first.fails_run, first.refusal) == (
+    assert (first.outcome, first.fails_run, first.decline) == (
         "insufficient",
         True,
         "payment_declined",
     )
     assert first.shortfall_microcredits == 40 * CREDIT
-    assert (second.outcome, second.refusal) == ("insufficient", "payment_declined")
+    assert (second.outcome, second.decline) == ("insufficient", "payment_declined")
     assert len(team.entries("reload.requested")) == 1
     assert team.payments == [("requires_payment_method", PACK.price_cents)]
     once(lambda: not team.team.spending.reservations)
     assert team.team.spending.spent_cents == 0
     assert team.team.spending.declines_in_a_row == 1
-    refused, failed = team.notices("auto_reload.refused", "insufficient_credits")
-    assert refused["data"]["cause"] == "payment_declined"
+    declined, failed = team.notices("auto_reload.declined", "insufficient_credits")
+    assert declined["data"]["cause"] == "payment_declined"
     assert failed["data"]["cause"] == "payment_declined"

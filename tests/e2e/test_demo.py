@@ -65,13 +65,13 @@ def test_card_is_charged_once_for_the_one_team_that_can_pay(run: SampleRun) -> N
         ("run-suspended", "suspended"),
     ],
 )
-def test_failed_run_names_the_refusal_that_stood_in_the_way(
+def test_failed_run_names_the_decline_that_stood_in_the_way(
     run_id: str, cause: str, run: SampleRun
 ) -> None:
     (notice,) = [p.notice for p in run.notices if p.notice["subject"] == run_id]
 
     assert notice["data"]["cause"] == cause
-    assert run.failures[run_id].entry.refusal == cause
+    assert run.failures[run_id].entry.decline == cause
 
 
 def test_what_is_announced_is_what_was_committed(run: SampleRun) -> None:
@@ -102,14 +102,14 @@ def test_what_is_severe_is_posted_to_slack_once_and_what_is_not_is_not(run: Samp
         assert len([headline for headline in headlines if published.subject in headline]) == 1
 
 
-def test_refused_messages_are_explained_by_what_the_function_logged(
+def test_rejected_messages_are_explained_by_what_the_function_logged(
     run: SampleRun, stack: Target
 ) -> None:
     letters = read_dead_letters(stack, 1_000, datetime.now(UTC))
 
     explained = {letter.message_id: letter.code for letter in letters}
-    assert run.refusals
-    assert {message_id: explained[message_id] for message_id in run.refusals} == run.refusals
+    assert run.rejections
+    assert {message_id: explained[message_id] for message_id in run.rejections} == run.rejections
 
 
 @pytest.mark.usefixtures("run")

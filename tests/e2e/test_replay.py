@@ -5,7 +5,7 @@ import secrets
 import pytest
 
 from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.replay import Replayed, run_replay
 from agent_credits_cli.target import Target
 from agent_credits_cli.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
@@ -45,5 +45,5 @@ def test_what_was_never_replayed_cannot_be_replayed_again(stack: Target) -> None
     requests = read_trace(this_checkout().root / "data" / TRACE_FILE, 1)
     unknown = plan_replay(requests, ReplayOptions("never", 1, 1, 1))
 
-    with pytest.raises(Refusal, match="has not seen the replay never-1-1-1"):
+    with pytest.raises(CommandError, match="has not seen the replay never-1-1-1"):
         run_replay(stack, unknown, pack=1, is_repeat=True)

@@ -88,14 +88,14 @@ def recorded(target: Target) -> list[str]:
     return [entry.identity.id for entry in account.entries if entry.identity.realm == "RUN"]
 
 
-def once_decided(target: Target, debited: int, refused: int) -> list[DeadLetter]:
-    """Return what was set aside when so many events are debited and so many messages refused."""
+def once_decided(target: Target, debited: int, rejected: int) -> list[DeadLetter]:
+    """Return what was set aside when so many events are debited and so many messages rejected."""
     deadline = time.monotonic() + SECONDS_MAX
     while True:
         letters = read_dead_letters(target, LETTERS_MAX, datetime.now(UTC))
-        if len(letters) == refused and len(recorded(target)) == debited:
+        if len(letters) == rejected and len(recorded(target)) == debited:
             return letters
-        assert time.monotonic() < deadline, f"{len(letters)} refused, {recorded(target)} debited"
+        assert time.monotonic() < deadline, f"{len(letters)} rejected, {recorded(target)} debited"
         time.sleep(LOOK_EVERY_SECONDS)
 
 
@@ -111,7 +111,7 @@ def test_only_what_a_key_of_the_stack_signed_is_debited(
     send("forged", ANOTHER_KEY)
     send("signed", key)
 
-    letters = once_decided(signed_stack, debited=1, refused=2)
+    letters = once_decided(signed_stack, debited=1, rejected=2)
     assert recorded(signed_stack) == ["signed"]
     assert {letter.event_ids: letter.code for letter in letters} == {
         ("unsigned",): "unsigned",

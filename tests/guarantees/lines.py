@@ -89,8 +89,8 @@ LINES = (
     Line(
         "7 acknowledged implies recorded",
         f"{PACKAGE}/intake/debits.py",
-        "return list({**self.refused, **self.postponed, **self.waiting})",
-        "return list({**self.refused, **self.waiting})",
+        "return list({**self.rejected, **self.postponed, **self.waiting})",
+        "return list({**self.rejected, **self.waiting})",
         "tests/integration/test_debit_runs.py"
         "::test_what_is_postponed_stays_hidden_until_its_visibility_timeout",
     ),

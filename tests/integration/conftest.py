@@ -62,7 +62,7 @@ def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
         "AccountsTableName": tables.accounts,
         "LedgerTableName": tables.ledger,
         "ReloadsQueueUrl": f"{queue_url}-reloads.fifo",
-        "WalksQueueUrl": f"{queue_url}-walks.fifo",
+        "SweepsQueueUrl": f"{queue_url}-sweeps.fifo",
     }
     return Target(
         name="moto",

@@ -30,7 +30,7 @@ ALERTED = ("anchor = 2025-01-15\n", 'anchor = 2025-01-15\nalerts = { low = ["50%
 SILENCED = ("anchor = 2025-01-15\n", "anchor = 2025-01-15\nalerts = { low = [] }\n")
 
 
-def test_other_thresholds_are_shown_and_lift_no_refusal_of_a_reload(
+def test_other_thresholds_are_shown_and_lift_no_decline_of_a_reload(
     rows: DynamoDBRows, declare: Declare
 ) -> None:
     applied(rows, declare())
@@ -72,10 +72,10 @@ def test_an_account_shows_what_it_was_told(run: Run, rows: DynamoDBRows) -> None
     shown = json.loads(run("account", "user:ana", "--json").stdout)
 
     assert shown["low"] == {
-        "told": ["30%"],
-        "held": [],
+        "notified": ["30%"],
+        "deferred": [],
         "percent_of_credits": "100",
-        "refusal": "auto_reload_off",
+        "decline": "auto_reload_off",
     }
     line = "low: told of 30%, auto_reload_off (per cent of 100)"
     assert line in run("account", "user:ana").stdout
@@ -107,5 +107,5 @@ def test_a_refill_that_is_due_is_taken_into_account(settled: DynamoDBRows) -> No
     now = holdings_to_json(holdings_at(row, POLICY, NOW))
     in_the_next_period = holdings_to_json(holdings_at(row, POLICY, NOW.replace(month=12)))
 
-    assert now["low"]["told"] == ["30%"]
+    assert now["low"]["notified"] == ["30%"]
     assert in_the_next_period["low"] is None

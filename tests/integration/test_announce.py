@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from agent_credits.aws.items import account_item, account_key, observation_item
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
-from tests.conformance.samples import provider_refused
+from tests.conformance.samples import model_provider_error
 from tests.integration.lambda_runtime import Function, receive
 from tests.lambda_events import FOLDER
 from tests.memory_rows import MemoryRows
@@ -72,7 +72,7 @@ def stream_event(stream: Iterable[tuple[Account | None, Account]]) -> dict[str, 
 
 def observed(run_id: str, number: int) -> dict[str, Any]:
     """Return the stream's record of an observation that was put."""
-    item = observation_item(provider_refused(run_id), NOW)
+    item = observation_item(model_provider_error(run_id), NOW)
     return {
         "eventName": "INSERT",
         "dynamodb": {

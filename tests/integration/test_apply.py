@@ -18,7 +18,7 @@ from agent_credits.values.principals import Principal
 from agent_credits_cli import apply as apply_module
 from agent_credits_cli import grant as grant_module
 from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.refusal import Refusal, RefusingGroup
+from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.steps import Step, plan_steps
 from agent_credits_cli.target import Target
 from agent_credits_cli.world import World, load_world
@@ -146,22 +146,22 @@ class TestApplying:
 
 
 class TestPolicies:
-    def test_a_version_with_other_content_is_refused(
+    def test_a_version_with_other_content_is_rejected(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
         changed = declare(("grace_days = 30", "grace_days = 31"))
 
-        with pytest.raises(Refusal, match=r"2026-11 is applied already .* a new version"):
+        with pytest.raises(CommandError, match=r"2026-11 is applied already .* a new version"):
             applied(rows, changed)
 
-    def test_a_version_that_another_operator_put_meanwhile_is_refused(
+    def test_a_version_that_another_operator_put_meanwhile_is_rejected(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         steps = plan_steps(declare(), read_stack(rows, declare()), NOW)
         rows.put_policy(declare(("grace_days = 30", "grace_days = 31")).policy)
 
-        with pytest.raises(Refusal, match="2026-11 is applied already"):
+        with pytest.raises(CommandError, match="2026-11 is applied already"):
             carry_out(rows, steps, now=NOW, pause=pause)
 
     def test_a_new_version_bills_every_team_after_the_notice(
@@ -303,7 +303,7 @@ class TestTeams:
         )
         rows.compare_and_set_team(before.model_copy(update={"tenures": tenures, "version": 2}))
 
-        with pytest.raises(Refusal, match="changed owner, kind or policy 100 times"):
+        with pytest.raises(CommandError, match="changed owner, kind or policy 100 times"):
             applied(rows, declare(self.NEW_OWNER))
 
 
@@ -388,7 +388,9 @@ class TestPlans:
     ) -> None:
         applied(rows, declare())
 
-        with pytest.raises(Refusal, match=r"user:olga refills from 2025-01-15, .* anchor = 2025"):
+        with pytest.raises(
+            CommandError, match=r"user:olga refills from 2025-01-15, .* anchor = 2025"
+        ):
             applied(rows, declare(("2025-01-15", "2025-01-20")))
 
     def test_an_anchor_that_never_refilled_anything_can_be_corrected(
@@ -424,18 +426,22 @@ class TestGrants:
         ],
         ids=str,
     )
-    def test_a_recorded_grant_with_other_content_is_refused(
+    def test_a_recorded_grant_with_other_content_is_rejected(
         self, change: tuple[str, str], rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
 
-        with pytest.raises(Refusal, match=r"is recorded already .* give the new grant another id"):
+        with pytest.raises(
+            CommandError, match=r"is recorded already .* give the new grant another id"
+        ):
             applied(rows, declare(change), NOW + timedelta(days=2))
 
-    def test_a_grant_that_would_have_expired_before_it_is_made_is_refused(
+    def test_a_grant_that_would_have_expired_before_it_is_made_is_rejected(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
-        with pytest.raises(Refusal, match="contract-2025 of team:globex expired at 2020-01-01"):
+        with pytest.raises(
+            CommandError, match="contract-2025 of team:globex expired at 2020-01-01"
+        ):
             applied(rows, declare(("2040-01-01", "2020-01-01")))
 
     def test_a_grant_that_has_expired_since_it_was_made_changes_nothing(
@@ -469,7 +475,7 @@ class TestGrants:
             results = commit(rows, ANA, grants, now=NOW, pause=pause).results
             assert all(isinstance(result, Recorded) for result in results)
 
-        with pytest.raises(Refusal, match="user:ana would hold more than 200 grants"):
+        with pytest.raises(CommandError, match="user:ana would hold more than 200 grants"):
             applied(rows, declare())
 
 
@@ -480,7 +486,7 @@ class TestCommands:
     def run(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         monkeypatch.setattr(apply_module, "connect", lambda _: target)
         monkeypatch.setattr(grant_module, "connect", lambda _: target)
-        app = typer.Typer(cls=RefusingGroup)
+        app = typer.Typer(cls=CommandGroup)
         app.command()(apply_module.apply)
         app.command()(grant_module.grant)
         return lambda *arguments: CliRunner().invoke(app, list(arguments))

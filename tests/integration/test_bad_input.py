@@ -115,7 +115,7 @@ def test_a_bad_message_fails_alone_with_its_reason(
 
     assert failed == [event["Records"][2]["messageId"]]
     assert recorded(rows) == ["e0", "e1", "e2"]
-    (line,) = debit_runs.lines("refused")
+    (line,) = debit_runs.lines("rejected")
     assert (line["message_id"], line["code"]) == (failed[0], code)
     assert names in line["reason"]
     assert len(line["reason"]) < 500

@@ -11,16 +11,10 @@ from typing import NamedTuple
 import pytest
 from pydantic import ValidationError
 
-from agent_credits.aws.clients import SERVICE_MODELS
 from tests.integration import lambda_runtime
 from tests.template import load_template
 
 ROOT = Path(__file__).parents[2]
-FUNCTIONS = ["announce", "auto_reload", "debit_runs", "walk"]
-
-# Resources, S3 transfers and what they bring, which nothing here uses. notify_slack alone loads
-# them, because Powertools' memory of what was posted does.
-NEVER_LOADED = {"boto3", "s3transfer"}
 # Models of what hardly any batch of runs needs.
 LOADED_WHEN_MET = {
     "agent_credits.billing.balance_reports",
@@ -29,19 +23,12 @@ LOADED_WHEN_MET = {
 }
 
 # Imports the function the way Lambda does, in an interpreter that has loaded nothing else, and
-# prints the services that clients were made for, the modules that were loaded and the data of
-# botocore that was read.
+# prints the services that clients were made for and the modules that were loaded.
 COLD_START = """
 import json, sys
 import botocore.client
 
-services, data = [], []
-
-def note(event, arguments):
-    if event == "open" and str(arguments[0]).endswith((".json", ".json.gz")):
-        data.append(str(arguments[0]))
-
-sys.addaudithook(note)
+services = []
 make = botocore.client.ClientCreator.create_client
 
 def noted(self, service_name, *arguments, **keywords):
@@ -51,14 +38,13 @@ def noted(self, service_name, *arguments, **keywords):
 botocore.client.ClientCreator.create_client = noted
 import app
 
-print(json.dumps([services, sorted(sys.modules), data]))
+print(json.dumps([services, sorted(sys.modules)]))
 """
 
 
 class ColdStart(NamedTuple):
     services: list[str]
     modules: set[str]
-    data: list[Path]
 
 
 def variables_by_function() -> dict[str, set[str]]:
@@ -108,8 +94,8 @@ def cold_start(function: str) -> ColdStart:
         check=True,
         timeout=60,
     ).stdout
-    services, modules, data = json.loads(printed)
-    return ColdStart(services, set(modules), [Path(path) for path in data])
+    services, modules = json.loads(printed)
+    return ColdStart(services, set(modules))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +105,7 @@ def cold_start(function: str) -> ColdStart:
         ("auto_reload", ["dynamodb", "secretsmanager"]),
         ("debit_runs", ["dynamodb"]),
         ("notify_slack", ["sqs", "secretsmanager", "dynamodb"]),
-        ("walk", ["dynamodb", "sqs"]),
+        ("sweep", ["dynamodb", "sqs"]),
     ],
 )
 def test_a_cold_start_makes_the_clients_that_its_usual_event_needs(
@@ -128,31 +114,11 @@ def test_a_cold_start_makes_the_clients_that_its_usual_event_needs(
     assert cold_start(function).services == services
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_cold_start_loads_no_more_of_boto3_than_what_calls(function: str) -> None:
-    packages = {name.partition(".")[0] for name in cold_start(function).modules}
-
-    assert "botocore" in packages
-    assert packages & NEVER_LOADED == set()
-
-
 def test_debiting_starts_without_the_models_of_rare_rows() -> None:
     modules = cold_start("debit_runs").modules
 
     assert "agent_credits.billing.teams" in modules
     assert modules & LOADED_WHEN_MET == set()
-
-
-@pytest.mark.parametrize("function", [*FUNCTIONS, "notify_slack"])
-def test_a_cold_start_reads_no_operations_and_endpoints_that_nothing_calls(function: str) -> None:
-    started = cold_start(function)
-
-    large = {path for path in started.data if path.name.startswith(("service-2.", "endpoints."))}
-    own = {path for path in large if path.is_relative_to(SERVICE_MODELS)}
-    # Botocore adds a few lines of its own to the model of Secrets Manager.
-    assert {path.name for path in large - own} <= {"service-2.sdk-extras.json"}
-    assert {path.name for path in own} == {"service-2.json", "endpoints.json"}
-    assert len(own) == len(started.services) + 1
 
 
 @pytest.mark.parametrize(

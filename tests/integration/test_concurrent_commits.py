@@ -63,7 +63,7 @@ def deliver_until_done(
                 (o.result.entry.identity, o.result.entry, isinstance(o.result, Recorded))
                 for o in batch.outcomes
             ]
-            assert batch.refused == {}
+            assert batch.rejected == {}
             deliveries = [d for d in deliveries if d.message_id in batch.postponed]
             if not deliveries:
                 break

@@ -137,15 +137,15 @@ def test_what_a_provider_answered_is_put_where_announce_sees_it_and_is_logged_wi
 
     assert answer == {"batchItemFailures": []}
     assert recorded(world, ANA) == ["e2"]
-    key = {"pk": {"S": "OBSERVED#provider_refused#event /platform/agents run-7 e1"}}
+    key = {"pk": {"S": "OBSERVED#model_provider_error#event /platform/agents run-7 e1"}}
     item = dynamodb.get_item(TableName=tables.accounts, Key=key)["Item"]
     assert json.loads(item["observation"]["S"])["classification"] == "quota_exhausted"
-    (line,) = debit_runs.lines("provider refused")
+    (line,) = debit_runs.lines("provider rejected")
     assert (line["provider"], line["event_id"], line["is_new"]) == ("openai", "e1", True)
     assert "gpt-5" not in debit_runs.log.getvalue()
 
 
-def test_exactly_what_is_refused_comes_back_at_once_and_alone(
+def test_exactly_what_is_rejected_comes_back_at_once_and_alone(
     debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
 ) -> None:
     good, bad, mixed = send(
@@ -161,7 +161,7 @@ def test_exactly_what_is_refused_comes_back_at_once_and_alone(
     assert good not in failed
 
 
-def test_more_refused_messages_than_one_call_takes_all_come_back_at_once(
+def test_more_rejected_messages_than_one_call_takes_all_come_back_at_once(
     debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
 ) -> None:
     sent = send(sqs, queue_url, ["{"] * 25)
@@ -234,8 +234,8 @@ def test_one_line_is_logged_per_outcome_and_never_a_body(
         "service": "debit_runs",
     }
     assert {name: debited[name] for name in wanted} == wanted
-    refused = debit_runs.lines("refused")
-    assert [(line["message_id"], line["code"]) for line in refused] == [
+    rejected = debit_runs.lines("rejected")
+    assert [(line["message_id"], line["code"]) for line in rejected] == [
         (sent[1], "malformed"),
         (sent[2], "malformed"),
     ]
@@ -258,7 +258,7 @@ def test_the_metrics_of_a_batch_are_written_in_the_embedded_format(
     ]
     assert metrics["service"] == "debit_runs"
     assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AgentCredits"
-    assert metrics["MessagesRefused"] == [1.0]
+    assert metrics["MessagesRejected"] == [1.0]
     assert metrics["RunsFailed"] == [1.0]
     assert metrics["CompareAndSetRetries"] == [0.0]
 

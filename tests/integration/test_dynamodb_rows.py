@@ -30,7 +30,7 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Page
 from agent_credits.values.errors import AgentCreditsError, RowNotUnderstood, RowsUnavailable
-from tests.conformance.samples import full_account, provider_refused
+from tests.conformance.samples import full_account, model_provider_error
 from tests.integration.stack_tables import StackTables
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -67,7 +67,7 @@ def page_of(count: int, number: int = 1) -> Page:
 def test_an_observation_lies_in_the_table_whose_changes_are_announced(
     rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
 ) -> None:
-    observation = provider_refused("run-1")
+    observation = model_provider_error("run-1")
 
     rows.put_observation(observation, NOW)
 
@@ -79,7 +79,7 @@ def test_an_observation_lies_in_the_table_whose_changes_are_announced(
 def test_an_observation_is_none_of_the_accounts_and_teams_that_are_listed(
     rows: DynamoDBRows,
 ) -> None:
-    rows.put_observation(provider_refused("run-1"), NOW)
+    rows.put_observation(model_provider_error("run-1"), NOW)
 
     assert list(rows.list_accounts()) == []
     assert list(rows.list_teams()) == []
@@ -390,6 +390,8 @@ def test_items_that_were_left_unwritten_are_put_again(
 
 class Refusing:
     """A client that refuses what begins with a page, and takes its time for everything else."""
+
+    exceptions = boto3.client("dynamodb", region_name="us-east-1").exceptions
 
     def __init__(self) -> None:
         self.ended = 0

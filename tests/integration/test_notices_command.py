@@ -133,5 +133,5 @@ def test_where_nobody_would_get_it_nothing_is_sent_and_the_way_is_told(
 
 
 @pytest.mark.usefixtures("topic")
-def test_a_channel_that_is_none_is_refused(run: Run) -> None:
+def test_a_channel_that_is_none_is_rejected(run: Run) -> None:
     assert run("--channel", "pigeon").exit_code == 2

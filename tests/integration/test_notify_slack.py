@@ -238,7 +238,7 @@ def test_a_notice_is_posted_as_slack_wants_it(flow: SlackFlow) -> None:
 
 def test_news_is_not_posted_unless_the_operator_asks_for_it(flow: SlackFlow) -> None:
     news = replace(NOTICE, type="auto_reload.succeeded", severity="info")
-    warning = replace(NOTICE, type="auto_reload.refused", severity="warning")
+    warning = replace(NOTICE, type="auto_reload.declined", severity="warning")
 
     flow.publish(news, warning)
 
@@ -307,7 +307,7 @@ def test_a_message_that_slack_does_not_take_leads_to_the_dead_letter_queue(
     assert set(flow.reasons) == {"Slack answered 400 (invalid_blocks)"}
 
 
-def test_what_was_refused_is_posted_when_it_is_sent_back(flow: SlackFlow) -> None:
+def test_what_was_rejected_is_posted_when_it_is_sent_back(flow: SlackFlow) -> None:
     answers(flow.slack, 400, "invalid_blocks", times=RECEIVES_MAX)
     flow.publish(NOTICE)
     flow.deliver_visible()

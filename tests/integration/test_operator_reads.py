@@ -1,4 +1,4 @@
-"""What the operator reads: accounts, teams, ledgers, runs, refused messages and notices."""
+"""What the operator reads: accounts, teams, ledgers, runs, rejected messages and notices."""
 
 import json
 import re
@@ -28,10 +28,10 @@ from agent_credits.notices.published import Published
 from agent_credits.values.principals import Principal
 from agent_credits_cli import account, dead_letters, explain, ledger, team, verify, watch
 from agent_credits_cli.account import holdings_at, holdings_to_json
-from agent_credits_cli.dead_letters import read_dead_letters, why_refused
+from agent_credits_cli.dead_letters import read_dead_letters, why_rejected
+from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.explain import find_run, in_order_with_held
 from agent_credits_cli.ledger import all_pages
-from agent_credits_cli.refusal import RefusingGroup
 from agent_credits_cli.target import Target
 from agent_credits_cli.watch import subscribed
 from tests.unit.builders import (
@@ -61,7 +61,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
-    app = typer.Typer(cls=RefusingGroup, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False)
     for module, command in (
         (account, account.account),
         (team, team.team),
@@ -150,7 +150,7 @@ class TestAccount:
         ("principal", "reason"),
         [("ana", "is not a principal"), ("user:nobody", "user:nobody has no account")],
     )
-    def test_refuses_what_is_no_account(
+    def test_rejects_what_is_no_account(
         self, run: Run, command: str, principal: str, reason: str
     ) -> None:
         result = run(command, principal)
@@ -192,7 +192,7 @@ class TestTeam:
         ]
 
     @pytest.mark.usefixtures("settled")
-    def test_refuses_an_unknown_team(self, run: Run) -> None:
+    def test_rejects_an_unknown_team(self, run: Run) -> None:
         result = run("team", "nowhere")
 
         assert result.exit_code == 2
@@ -356,7 +356,7 @@ class TestExplain:
         assert {event["principal"] for event in named} == {"user:ana", "user:ben"}
 
     @pytest.mark.usefixtures("settled")
-    def test_refuses_a_run_that_nobody_recorded(self, run: Run) -> None:
+    def test_rejects_a_run_that_nobody_recorded(self, run: Run) -> None:
         result = run("explain", "run-none")
 
         assert result.exit_code == 2
@@ -425,16 +425,16 @@ class TestDeadLetters:
             (body(provider_error("e", team="nowhere")), "unknown_team", "names no team"),
         ],
     )
-    def test_tells_why_it_would_be_refused_now(
+    def test_tells_why_it_would_be_rejected_now(
         self, several_pages: DynamoDBRows, message: str, code: str | None, reason: str
     ) -> None:
         debit(several_pages, usage("on-page", "1"))
         directory, now = Directory(several_pages), datetime.now(UTC)
 
-        refusal = why_refused(parse_message(message), several_pages, directory, now)
+        rejection = why_rejected(parse_message(message), several_pages, directory, now)
 
-        assert (refusal.code if refusal else None) == code
-        assert reason in (refusal.reason if refusal else "")
+        assert (rejection.code if rejection else None) == code
+        assert reason in (rejection.reason if rejection else "")
 
     @pytest.mark.usefixtures("settled")
     def test_looking_takes_nothing_out(self, target: Target, dead_letter_queue: str) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.commit.write_protocol import commit
 from agent_credits_cli import report
-from agent_credits_cli.refusal import RefusingGroup
+from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
 from tests.unit.builders import (
     ACME,
@@ -38,7 +38,7 @@ YESTERDAY = NOW.replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(
 
 @pytest.fixture
 def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
-    app = typer.Typer(cls=RefusingGroup, pretty_exceptions_enable=False)
+    app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False)
     monkeypatch.setattr(report, "connect", lambda _: target)
     app.command()(report.report)
     app.command()(lambda: None)  # A single command would be called without its name.
@@ -101,7 +101,7 @@ def test_a_team_without_accounts_has_a_report_too(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("burned")
-def test_an_unknown_team_is_refused_by_name(run: Run) -> None:
+def test_an_unknown_team_is_rejected_by_name(run: Run) -> None:
     result = run("nobody")
 
     assert result.exit_code != 0

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from agent_credits.events.agent_runs import parse_message
 from agent_credits_cli import send as send_module
-from agent_credits_cli.refusal import Refusal, RefusingGroup
+from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.send import (
     ATTEMPTS_MAX,
     MESSAGE_BYTES_MAX,
@@ -50,10 +50,10 @@ def bodies(text: str, pack: int = 1) -> list[str]:
     return [message.body for message in checked_messages("events.json", text, pack)]
 
 
-def refusal_of(text: str) -> str:
-    with pytest.raises(Refusal) as refused:
+def complaint_about(text: str) -> str:
+    with pytest.raises(CommandError) as rejected:
         checked_messages("events.json", text, 1)
-    line = str(refused.value)
+    line = str(rejected.value)
     assert "\n" not in line
     return line
 
@@ -103,18 +103,18 @@ class TestReading:
         assert len(bodies(text)) == 2
 
     @pytest.mark.parametrize(("text", "complaint"), BAD_FILES.values(), ids=BAD_FILES)
-    def test_refuses_a_bad_file_with_the_line(self, text: str, complaint: str) -> None:
-        assert refusal_of(text).startswith(f"events.json{complaint}")
+    def test_rejects_a_bad_file_with_the_line(self, text: str, complaint: str) -> None:
+        assert complaint_about(text).startswith(f"events.json{complaint}")
 
-    def test_every_good_sample_can_be_sent_and_every_malformed_one_is_refused(self) -> None:
-        refused = set()
+    def test_every_good_sample_can_be_sent_and_every_malformed_one_is_rejected(self) -> None:
+        rejected = set()
         for path in EVENTS.glob("*.json"):
             try:
                 checked_messages(path.name, path.read_text(), 1)
-            except Refusal:
-                refused.add(path.stem)
+            except CommandError:
+                rejected.add(path.stem)
 
-        assert refused == {
+        assert rejected == {
             "not_json",
             "float_credits",
             "zero_credits",
@@ -155,7 +155,7 @@ class TestGrouping:
 
         assert sum(message.events for message in messages) == 1_000
         assert all(message.size <= MESSAGE_BYTES_MAX for message in messages)
-        assert all(not parse_message(message.body).refusals for message in messages)
+        assert all(not parse_message(message.body).rejections for message in messages)
 
     def test_an_unread_file_has_the_group_of_its_first_event(self) -> None:
         packed = message_of("f", (EVENTS / "packed_array.json").read_text())
@@ -205,7 +205,9 @@ class TestSending:
             for _ in range(ATTEMPTS_MAX):
                 stubber.add_response("send_message_batch", answer(failed=["0"]), entries(1))
 
-            with pytest.raises(Refusal, match="0 of 1 messages were sent, then SQS failed 6 times"):
+            with pytest.raises(
+                CommandError, match="0 of 1 messages were sent, then SQS failed 6 times"
+            ):
                 send_messages(sqs, "q", messages(1), pause=pause)
 
     def test_does_not_repeat_what_the_sender_has_to_correct(self, sqs: "SQSClient") -> None:
@@ -213,10 +215,12 @@ class TestSending:
             stubber.add_response("send_message_batch", answer(*map(str, range(10))))
             stubber.add_response("send_message_batch", answer(failed=["0"], sender_fault=True))
 
-            with pytest.raises(Refusal, match="10 of 11 messages were sent, then SQS refused one"):
+            with pytest.raises(
+                CommandError, match="10 of 11 messages were sent, then SQS rejected one"
+            ):
                 send_messages(sqs, "q", messages(11), pause=pause)
 
-    def test_a_queue_that_does_not_answer_is_refused_with_how_far_it_came(
+    def test_a_queue_that_does_not_answer_is_rejected_with_how_far_it_came(
         self, sqs: "SQSClient"
     ) -> None:
         with Stubber(sqs) as stubber:
@@ -224,7 +228,7 @@ class TestSending:
             stubber.add_client_error("send_message_batch", "ServiceUnavailable")
 
             with pytest.raises(
-                Refusal, match=r"10 of 11 messages were sent, then: .* send the same"
+                CommandError, match=r"10 of 11 messages were sent, then: .* send the same"
             ):
                 send_messages(sqs, "q", messages(11), pause=pause)
 
@@ -233,7 +237,7 @@ class TestCommand:
     @pytest.fixture
     def run(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         monkeypatch.setattr(send_module, "connect", lambda _: target)
-        app = typer.Typer(cls=RefusingGroup)
+        app = typer.Typer(cls=CommandGroup)
         app.command()(send_module.send)
         # A second command, so that Typer does not leave out the name of the only one.
         app.command("nothing")(lambda: None)
@@ -257,11 +261,11 @@ class TestCommand:
     def test_nothing_is_sent_unless_every_file_is_good(
         self, run: Callable[..., Result], sqs: "SQSClient", queue_url: str
     ) -> None:
-        refused = run(str(EVENTS / "user_run.json"), str(EVENTS / "float_credits.json"))
+        rejected = run(str(EVENTS / "user_run.json"), str(EVENTS / "float_credits.json"))
 
-        assert refused.exit_code == 2
-        assert refused.output.startswith(f"agent-credits: {EVENTS / 'float_credits.json'}:1: ")
-        assert refused.output.count("\n") == 1
+        assert rejected.exit_code == 2
+        assert rejected.output.startswith(f"agent-credits: {EVENTS / 'float_credits.json'}:1: ")
+        assert rejected.output.count("\n") == 1
         assert received(sqs, queue_url) == []
 
     def test_unchecked_files_are_sent_as_they_are(
@@ -277,18 +281,18 @@ class TestCommand:
         ("content", "complaint"),
         [(b" \n", "is empty"), (b"\n\xff", ":2: is not UTF-8"), (None, "cannot be read (No such")],
     )
-    def test_a_file_that_no_message_can_carry_is_refused(
+    def test_a_file_that_no_message_can_carry_is_rejected(
         self, content: bytes | None, complaint: str, run: Callable[..., Result], tmp_path: Path
     ) -> None:
         file = tmp_path / "events.json"
         if content is not None:
             file.write_bytes(content)
 
-        refused = run("--unchecked", str(file))
+        rejected = run("--unchecked", str(file))
 
-        assert refused.exit_code == 2
-        assert complaint in refused.output
-        assert refused.output.count("\n") == 1
+        assert rejected.exit_code == 2
+        assert complaint in rejected.output
+        assert rejected.output.count("\n") == 1
 
     def test_long_input_shows_how_far_it_is(self, run: Callable[..., Result]) -> None:
         long = ndjson(*(usage(f"e{n}") for n in range(PROGRESS_FROM)))

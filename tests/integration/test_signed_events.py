@@ -19,7 +19,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.events.signatures import sign
 from agent_credits_cli import send as send_module
 from agent_credits_cli.dead_letters import read_dead_letters
-from agent_credits_cli.refusal import Refusal, RefusingGroup
+from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.send import MESSAGE_BYTES_MAX, Message, signed, signing_key
 from agent_credits_cli.target import Target
 from tests.integration.lambda_runtime import Function, cold_start
@@ -165,7 +165,7 @@ def test_what_nobody_known_signed_fails_alone_and_is_not_debited(
     assert debit_runs.failed_ids(event) == [bad]
 
     assert recorded(rows) == ["e2"]
-    (line,) = debit_runs.lines("refused")
+    (line,) = debit_runs.lines("rejected")
     assert line["code"] == code
     logged = debit_runs.log.getvalue()
     assert KEY not in logged
@@ -223,7 +223,7 @@ def test_messages_wait_while_the_secret_holds_no_keys(
 
     assert len(debit_runs.failed_ids(lambda_records(sqs, queue_url))) == 1
 
-    assert debit_runs.lines("refused") == []
+    assert debit_runs.lines("rejected") == []
     (line,) = debit_runs.lines("postponed")
     assert "key k1 is not a string of 32 printable characters" in line["reason"]
     assert "sesame" not in debit_runs.log.getvalue()
@@ -247,7 +247,7 @@ class TestCommandLine:
     @pytest.fixture
     def run(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
         monkeypatch.setattr(send_module, "connect", lambda _: target)
-        app = typer.Typer(cls=RefusingGroup)
+        app = typer.Typer(cls=CommandGroup)
         app.command()(send_module.send)
         # A second command, so that Typer does not leave out the name of the only one.
         app.command("nothing")(lambda: None)
@@ -279,7 +279,7 @@ class TestCommandLine:
             ("k1:{short}", "key k1 is not a string of 32"),
         ],
     )
-    def test_a_key_that_is_none_is_refused_in_one_line(
+    def test_a_key_that_is_none_is_rejected_in_one_line(
         self,
         option: str,
         complaint: str,
@@ -292,22 +292,22 @@ class TestCommandLine:
         short = tmp_path / "short.txt"
         short.write_text("sesame")
 
-        refused = run("-", f"--sign-with={option.format(file=key_file, short=short)}", input=BODY)
+        rejected = run("-", f"--sign-with={option.format(file=key_file, short=short)}", input=BODY)
 
-        assert refused.exit_code == 2
-        assert complaint in refused.output
-        assert refused.output.count("\n") == 1
-        assert "sesame" not in refused.output
+        assert rejected.exit_code == 2
+        assert complaint in rejected.output
+        assert rejected.output.count("\n") == 1
+        assert "sesame" not in rejected.output
         assert lambda_records(sqs, queue_url)["Records"] == []
 
-    def test_a_message_that_fits_only_without_its_signature_is_refused(
+    def test_a_message_that_fits_only_without_its_signature_is_rejected(
         self, key_file: Path
     ) -> None:
         key_id, key = signing_key(f"k1:{key_file}")
         attribute = len("signature") + len("String") + len(sign("", key_id, key))
 
         (fits,) = signed([Message("x" * (MESSAGE_BYTES_MAX - attribute), None, 1)], key_id, key)
-        with pytest.raises(Refusal, match="with its signature; pack fewer events"):
+        with pytest.raises(CommandError, match="with its signature; pack fewer events"):
             signed([Message("x" * (MESSAGE_BYTES_MAX - attribute + 1), None, 1)], key_id, key)
 
         assert fits.size == MESSAGE_BYTES_MAX
@@ -330,6 +330,6 @@ class TestCommandLine:
 
         assert sorted(letter.code for letter in letters) == [
             "bad_signature",
-            "refused_no_more",
+            "rejected_no_more",
             "unsigned",
         ]

@@ -79,7 +79,7 @@ def exhaustion_warnings_and_news() -> list[Notice]:
             "insufficient_credits",
             "insufficient_credits--enterprise",
             "credits_low",
-            "auto_reload.refused",
+            "auto_reload.declined",
             "auto_reload.succeeded",
             "credits_restored",
         )

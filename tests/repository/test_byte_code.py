@@ -84,11 +84,11 @@ def test_the_same_sources_give_the_same_bytes(build: Path, monkeypatch: pytest.M
     assert made[0] == made[1] == made[2]
 
 
-def test_a_folder_without_a_build_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_build_is_rejected(tmp_path: Path) -> None:
     assert main([str(tmp_path)]) == f"{tmp_path} holds no build; run `sam build` first"
 
 
-def test_a_build_for_a_python_that_is_not_there_is_refused(build: Path, interpreter: Path) -> None:
+def test_a_build_for_a_python_that_is_not_there_is_rejected(build: Path, interpreter: Path) -> None:
     interpreter.unlink()
 
     answer = main([str(build)])
@@ -97,7 +97,7 @@ def test_a_build_for_a_python_that_is_not_there_is_refused(build: Path, interpre
     assert list(build.rglob("*.pyc")) == []
 
 
-def test_a_build_for_two_pythons_is_refused(build: Path) -> None:
+def test_a_build_for_two_pythons_is_rejected(build: Path) -> None:
     (build / "DebitRuns" / "old.cpython-39-x86_64-linux-gnu.so").touch()
 
     answer = main([str(build)])
@@ -106,7 +106,7 @@ def test_a_build_for_two_pythons_is_refused(build: Path) -> None:
     assert list(build.rglob("*.pyc")) == []
 
 
-def test_a_source_that_does_not_compile_is_refused(build: Path) -> None:
+def test_a_source_that_does_not_compile_is_rejected(build: Path) -> None:
     (build / "DebitRuns" / "app.py").write_text("def handler(:\n")
 
     assert "cannot compile everything" in str(main([str(build)]))

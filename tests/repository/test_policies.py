@@ -77,11 +77,11 @@ def test_nothing_is_reached_from_a_foreign_account(
 def test_the_refusals_shut_out_nobody_of_the_account(
     template: Template, name: str, action: str
 ) -> None:
-    is_refused_to_all = name == "LedgerTable" and action in CHANGES
+    is_rejected_to_all = name == "LedgerTable" and action in CHANGES
 
     answer = ask(template, name, Request(action, arn_of(name)))
 
-    assert answer == ("denied" if is_refused_to_all else "allowed")
+    assert answer == ("denied" if is_rejected_to_all else "allowed")
 
 
 @pytest.mark.parametrize(("name", "service"), SERVICES)
@@ -158,8 +158,8 @@ def refusals() -> Iterator[tuple[str, str, Request]]:
     for name, action in REQUESTS:
         if name == "LedgerTable" and action in CHANGES:
             continue  # Another statement refuses it to everybody.
-        yield name, "RefusePlainHttp", Request(action, arn_of(name), context=plain)
-        yield name, "RefuseForeignAccounts", Request(action, arn_of(name), account=FOREIGN)
+        yield name, "DenyPlainHttp", Request(action, arn_of(name), context=plain)
+        yield name, "DenyForeignAccounts", Request(action, arn_of(name), account=FOREIGN)
 
 
 @pytest.mark.parametrize(("name", "sid", "request_"), list(refusals()))
@@ -170,6 +170,6 @@ def test_each_refusal_is_what_refuses(name: str, sid: str, request_: Request) ->
 
 @pytest.mark.parametrize("action", CHANGES)
 def test_the_ledger_is_append_only_by_its_own_policy(action: str) -> None:
-    open_to_change = without(load_template(), "LedgerTable", "RefuseChangesOfWhatIsRecorded")
+    open_to_change = without(load_template(), "LedgerTable", "DenyChangesOfWhatIsRecorded")
 
     assert ask(open_to_change, "LedgerTable", Request(action, arn_of("LedgerTable"))) == "allowed"

@@ -14,8 +14,8 @@ from agent_credits.notices.slack_posts import (
 from tests.template import Template, load_template
 
 OUTAGE_SECONDS_MIN = 10 * 60 * 60
-# Where NotifySlack has used up its receives on what Slack refuses, before anybody looks.
-REFUSED_RECEIVES_MAX = 50
+# Where NotifySlack has used up its receives on what Slack rejects, before anybody looks.
+REJECTED_RECEIVES_MAX = 50
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def properties(template: Template, name: str) -> dict[str, Any]:
     return found
 
 
-def test_a_notice_outlasts_an_outage_and_a_refused_one_is_soon_set_aside(
+def test_a_notice_outlasts_an_outage_and_a_rejected_one_is_soon_set_aside(
     template: Template,
 ) -> None:
     receives = properties(template, "SlackQueue")["RedrivePolicy"]["maxReceiveCount"]
@@ -36,7 +36,7 @@ def test_a_notice_outlasts_an_outage_and_a_refused_one_is_soon_set_aside(
     waits = [again_in_seconds(SlackUnavailable("down"), n) for n in range(1, receives)]
 
     assert sum(waits) >= OUTAGE_SECONDS_MIN
-    assert receives <= REFUSED_RECEIVES_MAX
+    assert receives <= REJECTED_RECEIVES_MAX
 
 
 def test_no_wait_outlives_the_queue(template: Template) -> None:

@@ -21,14 +21,14 @@ from agent_credits.aws.items import ACCOUNT_PREFIX, EXPIRY_ATTRIBUTE, OBSERVED_P
 from agent_credits.aws.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
 from agent_credits.ledger.reloads import RELOAD_DEADLINE
 from agent_credits.payments.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
-from agent_credits.sweeps.sweep import STEP_ATTEMPTS_MAX, parse_walk_message
+from agent_credits.sweeps.sweep import STEP_ATTEMPTS_MAX, parse_sweep_message
 from tests.template import Template, load_template
 
 OUTPUTS = {
     "AgentRunsQueueUrl": {"Ref": "AgentRunsQueue"},
     "AgentRunsDeadLetterQueueUrl": {"Ref": "AgentRunsDeadLetterQueue"},
     "ReloadsQueueUrl": {"Ref": "ReloadsQueue"},
-    "WalksQueueUrl": {"Ref": "WalksQueue"},
+    "SweepsQueueUrl": {"Ref": "SweepsQueue"},
     "StripeSecretArn": {"Fn::GetAtt": ["StripeSecret", "Id"]},
     "EventSigningSecretArn": {"Fn::GetAtt": ["EventSigningSecret", "Id"]},
     "SlackSecretArn": {"Fn::GetAtt": ["SlackSecret", "Id"]},
@@ -60,7 +60,7 @@ DEADLINE_SECONDS = int(RELOAD_DEADLINE.total_seconds())
 RECEIVES_FOR_FAULTS_MIN = 2
 RECEIVES_FOR_FAULTS_USUAL = 5
 # A message that is refused is received once a second or so until its receives are used up.
-REFUSED_RECEIVES_MAX = 100
+REJECTED_RECEIVES_MAX = 100
 # The most that SQS takes for maxReceiveCount.
 RECEIVES_COUNTED_MAX = 1_000
 # For so long an open payment is asked about before it is the operator's.
@@ -360,8 +360,8 @@ def something_has_no_alarm(template: Template) -> Iterator[str]:
     needed = {
         ("CompareAndSetRetries", "debit_runs"),
         ("ReloadsOpen", "auto_reload"),
-        ("AccountsDrifted", "walk"),
-        ("TeamsNotReported", "walk"),
+        ("AccountsDrifted", "sweep"),
+        ("TeamsNotReported", "sweep"),
     }
     for name in functions(template):
         needed |= {("Errors", name), ("Throttles", name)}
@@ -428,7 +428,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "TEAM#*"]},
         "Null": keys,
     }
-    of_walks = {
+    of_sweeps = {
         "ForAllValues:StringLike": {
             "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*"]
         },
@@ -436,8 +436,8 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     }
     expected = {
         ("sqs:SendMessage", "ReloadsQueue"): {"AnnounceRole": None},
-        ("sqs:SendMessage", "WalksQueue"): {"WalkRole": None, "WalkSchedulesRole": None},
-        ("sqs:ReceiveMessage", "WalksQueue"): {"WalkRole": None},
+        ("sqs:SendMessage", "SweepsQueue"): {"SweepRole": None, "SweepSchedulesRole": None},
+        ("sqs:ReceiveMessage", "SweepsQueue"): {"SweepRole": None},
         ("sqs:ReceiveMessage", "ReloadsQueue"): {"AutoReloadRole": None},
         ("sqs:ReceiveMessage", "AgentRunsQueue"): {"DebitRunsRole": None},
         ("secretsmanager:GetSecretValue", "StripeSecret"): {"AutoReloadRole": None},
@@ -451,9 +451,9 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         ("dynamodb:PutItem", "AccountsTable"): {
             "DebitRunsRole": with_observations,
             "AutoReloadRole": with_teams,
-            "WalkRole": of_walks,
+            "SweepRole": of_sweeps,
         },
-        ("dynamodb:Scan", "AccountsTable"): {"WalkRole": None},
+        ("dynamodb:Scan", "AccountsTable"): {"SweepRole": None},
     }
     for (action, resource), roles in expected.items():
         if (found := permitted(template, action, resource)) != roles:
@@ -494,7 +494,7 @@ def an_event_does_not_survive_waiting(template: Template) -> Iterator[str]:
         yield f"waiting takes {waiting} receives, and {receives['Default']} are all there are"
     if str(waiting) not in receives["Description"]:
         yield f"the description does not tell that waiting takes {waiting} receives"
-    if receives["MaxValue"] > REFUSED_RECEIVES_MAX:
+    if receives["MaxValue"] > REJECTED_RECEIVES_MAX:
         yield "a refused message may come back for minutes before anybody hears of it"
     if properties_of(template, "AgentRunsQueue")["VisibilityTimeout"] <= WAIT_SECONDS_LONGEST:
         yield "an event that waits comes back later than one that failed"
@@ -542,21 +542,21 @@ def an_alarm_about_reloads_is_late(template: Template) -> Iterator[str]:
         yield "ReloadsOpenAlarm would see a minute in which nobody asked"
 
 
-def a_walk_forks_or_stops(template: Template) -> Iterator[str]:
-    queue = properties_of(template, "WalksQueue")
-    timeout = properties_of(template, "Walk")["Timeout"]
+def a_sweep_forks_or_stops(template: Template) -> Iterator[str]:
+    queue = properties_of(template, "SweepsQueue")
+    timeout = properties_of(template, "Sweep")["Timeout"]
     if queue["VisibilityTimeout"] + timeout >= DEDUPLICATED_SECONDS:
         yield "a step that crashed sends the next one again when SQS no longer drops the repeat"
     if queue["RedrivePolicy"]["maxReceiveCount"] <= STEP_ATTEMPTS_MAX + 1:
         yield "a step that fails has no attempt left to be taken apart"
     for name, source in event_sources(template, "SQS"):
-        if referred(source["Queue"]) == "WalksQueue" and source.get("BatchSize") != 1:
+        if referred(source["Queue"]) == "SweepsQueue" and source.get("BatchSize") != 1:
             yield f"{name} takes several steps at once, and answers for one"
     for name, schedule in of_type(template, "AWS::Scheduler::Schedule").items():
         target = schedule["Properties"]["Target"]
-        step = parse_walk_message(target["Input"], FIRST_OF_MONTH)
+        step = parse_sweep_message(target["Input"], FIRST_OF_MONTH)
         if target["SqsParameters"]["MessageGroupId"] != step.group:
-            yield f"{name} begins a walk beside the one of its kind that is under way"
+            yield f"{name} begins a sweep beside the one of its kind that is under way"
 
 
 # The template keeps them.
@@ -668,8 +668,8 @@ def test_alarms_about_reloads_come_in_time(template: Template) -> None:
     assert list(an_alarm_about_reloads_is_late(template)) == []
 
 
-def test_a_walk_neither_forks_nor_stops(template: Template) -> None:
-    assert list(a_walk_forks_or_stops(template)) == []
+def test_a_sweep_neither_forks_nor_stops(template: Template) -> None:
+    assert list(a_sweep_forks_or_stops(template)) == []
 
 
 def test_a_rotated_key_is_known_while_a_reload_can_still_succeed(template: Template) -> None:
@@ -741,8 +741,8 @@ SPENDING: Path = (*AUTO_RELOAD_ROLE, "Policies", 0, "PolicyDocument", "Statement
 SECRET: Path = ("Resources", "StripeSecret", "Properties")
 RECEIVES: Path = ("Parameters", "MaxReceiveCount")
 
-WALKS: Path = ("Resources", "WalksQueue", "Properties")
-WALK: Path = ("Resources", "Walk", "Properties")
+SWEEPS: Path = ("Resources", "SweepsQueue", "Properties")
+SWEEP: Path = ("Resources", "Sweep", "Properties")
 DAILY: Path = ("Resources", "ReconciliationDaily", "Properties", "Target")
 
 BROKEN: list[tuple[Rule, Path, Any]] = [
@@ -816,7 +816,7 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (an_alarm_is_of_no_use, (*ALARM, "AlarmActions"), []),
     (an_alarm_is_of_no_use, (*ALARM, "TreatMissingData"), REMOVED),
     (something_has_no_alarm, ("Resources", "ContentionAlarm"), REMOVED),
-    (something_has_no_alarm, ("Resources", "EventsRefusedAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "EventsRejectedAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesLateAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "LedgerWriteThrottlesAlarm"), REMOVED),
     (outputs_differ_from_the_contract, ("Outputs", "LedgerTableName"), REMOVED),
@@ -916,10 +916,10 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
         ("Resources", "ReloadsOpenAlarm", "Properties", "Period"),
         10,
     ),
-    (a_walk_forks_or_stops, (*WALKS, "VisibilityTimeout"), 260),
-    (a_walk_forks_or_stops, (*WALKS, "RedrivePolicy", "maxReceiveCount"), 3),
-    (a_walk_forks_or_stops, (*WALK, "Events", "Walks", "Properties", "BatchSize"), 10),
-    (a_walk_forks_or_stops, (*DAILY, "SqsParameters", "MessageGroupId"), "another"),
+    (a_sweep_forks_or_stops, (*SWEEPS, "VisibilityTimeout"), 260),
+    (a_sweep_forks_or_stops, (*SWEEPS, "RedrivePolicy", "maxReceiveCount"), 3),
+    (a_sweep_forks_or_stops, (*SWEEP, "Events", "Sweeps", "Properties", "BatchSize"), 10),
+    (a_sweep_forks_or_stops, (*DAILY, "SqsParameters", "MessageGroupId"), "another"),
     (something_has_no_alarm, ("Resources", "DriftAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "TeamsNotReportedAlarm"), REMOVED),
     (

@@ -13,7 +13,7 @@ from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import TENURE_NOTICE, Team, Tenure
 from agent_credits.commit.changes import PlanChange
 from agent_credits.commit.write_protocol import commit
-from agent_credits.events.agent_runs import ProviderErrorReported, parse_message
+from agent_credits.events.agent_runs import ModelProviderErrorReported, parse_message
 from agent_credits.intake.debits import Debits, Delivery
 from agent_credits.ledger import accounts
 from agent_credits.ledger.reloads import ReloadRequest
@@ -227,10 +227,10 @@ class History:
         for event in message.events:
             team = self.rows.teams[event.data.team_id]
             self._billed_to.setdefault(event.identity, _payer(team, event))
-        reports = [e for e in message.events if isinstance(e, ProviderErrorReported)]
+        reports = [e for e in message.events if isinstance(e, ModelProviderErrorReported)]
         events = tuple((e.identity, e.payload_hash) for e in message.events if e not in reports)
         answers = tuple(_report_name(report) for report in reports)
-        sent = Sent(len(self._sent), body, events, bool(message.refusals), answers)
+        sent = Sent(len(self._sent), body, events, bool(message.rejections), answers)
         self._sent.append(sent)
         names = [event.id for event in message.events]
         self.scheduler.note("platform", f"sends {names} as {self.run_queue.next_number}")
@@ -310,7 +310,7 @@ class History:
             return False
         if any(identity not in recorded for identity, _ in sent.events):
             return False
-        return sent.is_refused or not all(
+        return sent.is_rejected or not all(
             self.invariants.has_outcome(*event) for event in sent.events
         )
 
@@ -368,7 +368,7 @@ def _payer(team: Team, event: Any) -> Principal:
     return Principal("user", tenure.owner)
 
 
-def _report_name(event: ProviderErrorReported) -> str:
+def _report_name(event: ModelProviderErrorReported) -> str:
     meaning = "quota_exhausted" if event.data.error.code == EMPTY else "rate_limited"
     return report_name(meaning, event.subject, event.id, event.data.team_id, event.time)
 

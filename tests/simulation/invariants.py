@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from agent_credits.billing.spend_cap import Reservation
+from agent_credits.billing.spend_cap import CapReservation
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
 from agent_credits.notices.notice import Notice
-from agent_credits.notices.observations import Observation, ProviderRefused
+from agent_credits.notices.observations import ModelProviderError, Observation
 from agent_credits.values.principals import Principal
 from tests.simulation.low_reference import Knowledge, LowReference, base_of
 from tests.simulation.reference import Expected, Lapse, Reference
@@ -37,7 +37,7 @@ def check(holds: object, invariant: str) -> None:
 
 @dataclass(frozen=True)
 class Sent:
-    """A message as it was sent: the events that must be recorded, unless it is refused.
+    """A message as it was sent: the events that must be recorded, unless it is rejected.
 
     `reports`: what providers answered, each under the name that it must be announced under once.
     """
@@ -45,7 +45,7 @@ class Sent:
     number: int
     body: str
     events: tuple[tuple[Identity, str], ...]
-    is_refused: bool
+    is_rejected: bool
     reports: tuple[str, ...] = ()
 
 
@@ -53,7 +53,7 @@ class Sent:
 class Spent:
     """What one team reserved, settled and was declined, by purchase and by month."""
 
-    reserved: dict[str, Reservation] = field(default_factory=dict)
+    reserved: dict[str, CapReservation] = field(default_factory=dict)
     ended: dict[str, str] = field(default_factory=dict)
     settled_cents: Counter[str] = field(default_factory=Counter)
 
@@ -102,12 +102,12 @@ class Invariants:
             self.recorded[entry.identity] = (new.principal, entry)
             past.append(entry)
             if entry.outcome in ("expired", "refilled"):
-                lapse = Lapse(entry.outcome, _grant_id(entry), entry.amount_microcredits)
-                if not due[lapse] and not changes_are_over:
+                expire = Lapse(entry.outcome, _grant_id(entry), entry.amount_microcredits)
+                if not due[expire] and not changes_are_over:
                     changes_are_over = True
                     due += Counter(reference.pass_time(now))
-                check(due[lapse], f"credits lapse and refill when they should: {lapse}")
-                due[lapse] -= 1
+                check(due[expire], f"credits expire and refill when they should: {expire}")
+                due[expire] -= 1
             else:
                 check(not changes_are_over, "what time does comes before the changes, or after")
                 self._check_change(new.principal, reference, entry)
@@ -123,10 +123,13 @@ class Invariants:
         self, old: Account | None, new: Account, entries: Sequence[Entry], base: int
     ) -> None:
         low, version = self.low[new.principal], (new.principal, str(new.version))
-        was_told = bool(low.told)
+        was_told = bool(low.notified)
         is_told = low.commit(new, entries, base, self.known, POLICY)
-        found = (set(new.low.told), set(new.low.held)) if new.low else (set(), set())
-        check(found == (low.told, low.held), f"{found} told and held, not {low.told, low.held}")
+        found = (set(new.low.notified), set(new.low.deferred)) if new.low else (set(), set())
+        check(
+            found == (low.notified, low.deferred),
+            f"{found} notified and deferred, not {low.notified, low.deferred}",
+        )
         if is_told:
             self.must_be_told.add(version)
         is_over = was_told and low.base is None and any(e.brings_credits for e in entries)
@@ -158,7 +161,7 @@ class Invariants:
             check(total == entry.amount_microcredits, "draws plus shortfall equal the amount")
         if entry.outcome == "insufficient":
             self.failed_runs.add((principal, entry.identity.subject))
-        if entry.reload and entry.type in ("reload.granted", "reload.refused"):
+        if entry.reload and entry.type in ("reload.granted", "reload.declined"):
             self.reload_resolved_at.setdefault(entry.reload.reload_id, self.steps())
         if entry.type == "reload.granted":
             facts = entry.reload
@@ -204,7 +207,7 @@ class Invariants:
     # Messages and notices
 
     def acknowledged(self, message: Sent) -> None:
-        check(not message.is_refused, "what is refused is not acknowledged")
+        check(not message.is_rejected, "what is rejected is not acknowledged")
         for identity, payload_hash in message.events:
             check(self.has_outcome(identity, payload_hash), "acknowledged implies recorded")
         check(self.observed.issuperset(message.reports), "acknowledged implies observed")
@@ -214,8 +217,8 @@ class Invariants:
         return found is not None and found[1].payload_hash == payload_hash
 
     def observation_put(self, observation: Observation) -> None:
-        check(isinstance(observation, ProviderRefused), "no healthy account is found drifted")
-        assert isinstance(observation, ProviderRefused)
+        check(isinstance(observation, ModelProviderError), "no healthy account is found drifted")
+        assert isinstance(observation, ModelProviderError)
         report = report_of(observation)
         check(report not in self.observed, "what a provider answered is observed once")
         self.observed.add(report)
@@ -266,7 +269,7 @@ class Invariants:
         owners = Counter(reservation.principal for reservation in there.values())
         check(not owners or max(owners.values()) == 1, "one live reload per account")
 
-    def _purchase_ended(self, spent: Spent, held: Reservation, new: Team) -> None:
+    def _purchase_ended(self, spent: Spent, held: CapReservation, new: Team) -> None:
         # What was given up before anything was charged leaves no record.
         recent = reversed(new.spending.recent)
         outcomes = (p.outcome for p in recent if p.purchase_id == held.purchase_id)
@@ -290,13 +293,13 @@ class Invariants:
         if was_charged:
             spent.settled_cents[held.month] += held.price_cents
 
-    def _check_cap(self, spent: Spent, added: Reservation, team: Team) -> None:
+    def _check_cap(self, spent: Spent, added: CapReservation, team: Team) -> None:
         held = sum(r.price_cents for r in spent.reserved.values() if r.month == added.month)
         total = held + spent.settled_cents[added.month] + added.price_cents
         check(total <= team.spend_cap_cents, "spent plus reserved never passes the cap")
 
     def charged_card(
-        self, purchase_id: str, payment_id: str, cents: int, held: Reservation | None
+        self, purchase_id: str, payment_id: str, cents: int, held: CapReservation | None
     ) -> None:
         """A provider takes money; `held` is the reservation as it stands at this moment."""
         check(purchase_id not in self.charged, "a purchase is charged once")
@@ -307,11 +310,11 @@ class Invariants:
         self.charged[purchase_id] = cents
 
     def declined_card(self, payment_id: str) -> None:
-        """A provider refuses a payment for good."""
+        """A provider rejects a payment for good."""
         self.declined_payments.add(payment_id)
 
     def declined_to_make(self, purchase_id: str) -> None:
-        """A provider refuses to make a payment at all; it may still make one for a later call."""
+        """A provider rejects to make a payment at all; it may still make one for a later call."""
         self.never_made.add(purchase_id)
 
     # The end of a history
@@ -361,17 +364,17 @@ def report_name(meaning: str, run_id: str, event_id: str, team_id: str, time: da
     return f"busy: {team_id} {time.astimezone(UTC):%Y-%m-%d %H}"
 
 
-def report_of(refused: ProviderRefused) -> str:
+def report_of(rejected: ModelProviderError) -> str:
     return report_name(
-        refused.classification, refused.run_id, refused.event_id, refused.team_id, refused.time
+        rejected.classification, rejected.run_id, rejected.event_id, rejected.team_id, rejected.time
     )
 
 
 def _grant_id(entry: Entry) -> str:
-    check(entry.grant is not None, "an entry names the grant that lapsed or refilled")
+    check(entry.grant is not None, "an entry names the grant that expired or refilled")
     assert entry.grant is not None
     return entry.grant.id
 
 
-def _with_payment_of(after: Reservation, before: Reservation) -> Reservation:
+def _with_payment_of(after: CapReservation, before: CapReservation) -> CapReservation:
     return after.model_copy(update={"payment_id": before.payment_id})

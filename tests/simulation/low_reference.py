@@ -1,4 +1,4 @@
-"""When an account is told that it is low, written down a second time, commit by commit.
+"""When an account is notified that it is low, written down a second time, commit by commit.
 
 Nothing of the decision is imported. What a worker knew of the team when it billed is told by its
 own reads. Where there are none, or they do not agree on whether a reload can help, the row's word
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent_credits.ledger.entries import Entry
     from agent_credits.ledger.thresholds import Threshold
 
-REFUSAL_HOLDS = timedelta(minutes=10)
+DECLINE_HOLDS = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Knowledge:
 
 @dataclass
 class LowReference:
-    """One account. `told` and `held` are thresholds; `base` is what per cent are of."""
+    """One account. `notified` and `deferred` are thresholds; `base` is what per cent are of."""
 
-    told: set["Threshold"] = field(default_factory=set)
-    held: set["Threshold"] = field(default_factory=set)
+    notified: set["Threshold"] = field(default_factory=set)
+    deferred: set["Threshold"] = field(default_factory=set)
     base: int | None = None
     reloaded_at: list[datetime] = field(default_factory=list)
 
@@ -63,33 +63,35 @@ class LowReference:
             return self._take_word_of(new)
         if any(entry.run for entry in entries):
             is_announced = self._fall(new, left, base, known, policy, now) and not says_more
-        refused = {e.reload.reload_id for e in entries if e.refusal and e.reload}
-        if self.held and new.reload and new.reload.id in refused and new.reload.cause:
-            self.told |= self.held
-            self.held.clear()
+        declined = {e.reload.reload_id for e in entries if e.decline and e.reload}
+        if self.deferred and new.reload and new.reload.id in declined and new.reload.cause:
+            self.notified |= self.deferred
+            self.deferred.clear()
             is_announced = True
-        if not self.told and not self.held:
+        if not self.notified and not self.deferred:
             self.base = None
         return is_announced
 
     def _take_word_of(self, new: "Account") -> bool:
         low = new.low
-        self.told, self.held = (set(low.told), set(low.held)) if low else (set(), set())
+        self.notified, self.deferred = (
+            (set(low.notified), set(low.deferred)) if low else (set(), set())
+        )
         self.base = low.base_microcredits if low else None
-        return low is not None and low.told_at_version == new.version
+        return low is not None and low.notified_at_version == new.version
 
     def _recover(self, left: int, outcomes: set[str], base: int) -> None:
         if self.base is None:
             return
         if "refilled" in outcomes:
             self.base = base
-            self.held = self._above(left, self.told | self.held)
-            self.told.clear()
+            self.deferred = self._above(left, self.notified | self.deferred)
+            self.notified.clear()
         else:
             spare = 0 if "granted" in outcomes else self.base // 10
-            self.told = self._above(left - spare, self.told)
-            self.held = self._above(left, self.held)
-        if not self.told and not self.held:
+            self.notified = self._above(left - spare, self.notified)
+            self.deferred = self._above(left, self.deferred)
+        if not self.notified and not self.deferred:
             self.base = None
 
     def _fall(
@@ -103,25 +105,25 @@ class LowReference:
     ) -> bool:
         thresholds = known.teams[-1].alerts.low
         if not thresholds:
-            self.told.clear()
-            self.held.clear()
+            self.notified.clear()
+            self.deferred.clear()
             return False
         if self.base is None:
             self.base = base
         through = self._above(left, thresholds)
-        if not through or (self.told and self._lowest(through) >= self._lowest(self.told)):
-            self.told |= through
-            self.held.clear()
+        if not through or (self.notified and self._lowest(through) >= self._lowest(self.notified)):
+            self.notified |= through
+            self.deferred.clear()
             return False
         helps = {self._reload_helps(new, team, known, policy, now) for team in known.teams}
         if helps == {True, False}:
-            helps = {bool(new.low and new.low.held)}
+            helps = {bool(new.low and new.low.deferred)}
         if helps == {True}:
-            deepest = self._lowest(self.told) if self.told else None
-            self.held = {t for t in through if deepest is None or self._value(t) < deepest}
+            deepest = self._lowest(self.notified) if self.notified else None
+            self.deferred = {t for t in through if deepest is None or self._value(t) < deepest}
             return False
-        self.told |= through
-        self.held.clear()
+        self.notified |= through
+        self.deferred.clear()
         return True
 
     def _reload_helps(
@@ -138,7 +140,7 @@ class LowReference:
         if reload and reload.state == "requested" and reload.until:
             if now < reload.until:
                 return True
-            if now < reload.until + REFUSAL_HOLDS:
+            if now < reload.until + DECLINE_HOLDS:
                 return False
         was_lifted = reload and team.settings_version > reload.settings_version
         if reload and reload.cause and not was_lifted and (not reload.until or now < reload.until):
@@ -153,8 +155,8 @@ class LowReference:
         assert known.billed_at is not None
         month = max(_month(known.billed_at, team.time_zone), team.spending.month)
         spent = team.spending.spent_cents if team.spending.month == month else 0
-        held = sum(r.price_cents for r in team.spending.reservations if r.month == month)
-        return spent + held + pack.price_cents <= team.spend_cap_cents
+        reserved = sum(r.price_cents for r in team.spending.reservations if r.month == month)
+        return spent + reserved + pack.price_cents <= team.spend_cap_cents
 
     def _above(self, left: int, thresholds: Iterable["Threshold"]) -> set["Threshold"]:
         return {threshold for threshold in thresholds if left < self._value(threshold)}

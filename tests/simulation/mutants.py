@@ -6,12 +6,12 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from agent_credits.billing.spend_cap import Reservation, release, settle
+from agent_credits.billing.spend_cap import CapReservation, release, settle
 from agent_credits.commit.team_changes import read_team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
 from agent_credits.ledger.reloads import ReloadRequest
-from agent_credits.notices.announcements import Commit, StreamChange
+from agent_credits.notices.announcements import AccountRecord, StreamRecord
 from agent_credits.notices.observations import Observation
 from agent_credits.payments.port import Charge, Paid, PaymentUnavailable
 from agent_credits.payments.reload_saga import ReloadSaga, Resolution
@@ -80,7 +80,7 @@ class AnnouncesAtMostOnce(AnnounceWorker):
 
 
 class LosesNoticesOnFaults(AnnounceWorker):
-    def _announce_one(self, change: StreamChange) -> None:
+    def _announce_one(self, change: StreamRecord) -> None:
         try:
             super()._announce_one(change)
         except QueueUnavailable:
@@ -97,10 +97,10 @@ class ForgetsWhatWasTold(WorkerRows):
 class TellsAtEveryCommit(AnnounceWorker):
     """As long as an account is low, and not only when it falls."""
 
-    def _announce_one(self, change: StreamChange) -> None:
-        if isinstance(change, Commit) and change.new.low and change.new.low.told:
-            low = replace(change.new.low, told_at_version=change.new.version)
-            change = Commit(change.old, replace(change.new, low=low))
+    def _announce_one(self, change: StreamRecord) -> None:
+        if isinstance(change, AccountRecord) and change.new.low and change.new.low.notified:
+            low = replace(change.new.low, notified_at_version=change.new.version)
+            change = AccountRecord(change.old, replace(change.new, low=low))
         super()._announce_one(change)
 
 
@@ -109,7 +109,7 @@ class ReservesAfterCharging(ReloadSaga):
         team = read_team(self._teams, request.team_id)
         account = self._rows.read_account(request.principal)
         found = self._priced(request, team, account, now)
-        if isinstance(found, Reservation) and account.reload:
+        if isinstance(found, CapReservation) and account.reload:
             payments = self._payments[found.method.provider]
             charge = Charge(
                 found.purchase_id, found.price_cents, found.currency, found.method, "a purchase"
@@ -134,7 +134,7 @@ class ReleasesOnUnknownOutcome(ReloadSaga):
             team = self._change_spending(
                 request, lambda t: release(t.spending, held.purchase_id, payment_id, now)
             )
-            return self._refuse(request, "payment_unavailable", team, now)
+            return self._decline(request, "payment_unavailable", team, now)
         return super()._charge(request, held, now)
 
 

@@ -17,11 +17,11 @@ from agent_credits.aws.items import (
     receipt_from_item,
     receipt_items,
 )
-from agent_credits.billing.spend_cap import Reservation
+from agent_credits.billing.spend_cap import CapReservation
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
-from agent_credits.notices.announcements import Commit, Observed, StreamChange, TeamChange
+from agent_credits.notices.announcements import AccountRecord, Observed, StreamRecord, TeamRecord
 from agent_credits.notices.observations import Observation
 from agent_credits.payments.port import Canceled, Charge, Declined, Paid, PaymentState, Unresolved
 from tests.memory_rows import MemoryRows
@@ -54,7 +54,7 @@ class StoredRows(MemoryRows):
         self, watch: Watch, *, checks_version: bool = True, uses_codec: bool = True
     ) -> None:
         super().__init__()
-        self.changes: list[StreamChange] = []
+        self.changes: list[StreamRecord] = []
         self.receipts_of_run: dict[str, dict[Identity, Receipt]] = {}
         self._watch = watch
         self._checks_version = checks_version
@@ -70,7 +70,7 @@ class StoredRows(MemoryRows):
         stored = account_from_item(item) if item else account
         self._watch.account_committed(there, stored)
         self.accounts[account.principal] = stored
-        self.changes.append(Commit(there, stored))
+        self.changes.append(AccountRecord(there, stored))
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:
@@ -79,7 +79,7 @@ class StoredRows(MemoryRows):
             return there
         self._watch.team_committed(there, team)
         self.teams[team.team_id] = team
-        self.changes.append(TeamChange(there, team))
+        self.changes.append(TeamRecord(there, team))
         return None
 
     def put_observation(self, observation: Observation, now: datetime) -> bool:
@@ -267,6 +267,6 @@ class Provider:
             cents = held.price_cents if held else 0
             self._invariants.charged_card(purchase_id, payment_id, cents, held)
 
-    def _reservation(self, purchase_id: str) -> Reservation | None:
+    def _reservation(self, purchase_id: str) -> CapReservation | None:
         held = (team.spending.reservation(purchase_id) for team in self._rows.teams.values())
         return next((reservation for reservation in held if reservation), None)

@@ -53,18 +53,18 @@ class Reference:
     refilled_from: date | None = None
 
     def pass_time(self, now: datetime) -> list[Lapse]:
-        lapsed = {name: c for name, c in self.held.items() if c.expires_at <= now}
-        self.held = {name: c for name, c in self.held.items() if name not in lapsed}
-        return [Lapse("expired", n, c.left) for n, c in lapsed.items() if c.left] + self._refill(
+        expired = {name: c for name, c in self.held.items() if c.expires_at <= now}
+        self.held = {name: c for name, c in self.held.items() if name not in expired}
+        return [Lapse("expired", n, c.left) for n, c in expired.items() if c.left] + self._refill(
             now
         )
 
     def end_commit(self, now: datetime) -> list[Lapse]:
-        lapses = self.pass_time(now)
+        expires = self.pass_time(now)
         self.held = {name: c for name, c in self.held.items() if c.left}
         recent = {run: at for run, at in self.errored.items() if at > now - ERRORED_FOR}
         self.errored = dict(list(recent.items())[-ERRORED_MAX:])
-        return lapses
+        return expires
 
     def grant(
         self, name: str, pool: str, amount: int, expires_at: datetime | None, granted_at: datetime

@@ -7,7 +7,7 @@ answered so far, so a worker's state is that sequence of answers, and its next c
 running the saga on it again.
 
 A model begins with accounts that ask for a reload each, or with one account that asks again while
-its earlier reload, long refused, is still open at the provider.
+its earlier reload, long declined, is still open at the provider.
 """
 
 from collections.abc import Hashable, Iterator
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from agent_credits.billing.policy import BillingPolicy
-from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending
+from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending
 from agent_credits.billing.teams import AutoReload, Team, Tenure
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, ReloadRequest
@@ -333,10 +333,10 @@ def _first_of(begins: Begins, requests: int, cap_cents: int) -> First:
 
 
 def _with_one_open(cap_cents: int, state: str) -> First:
-    """Return an account that asks again, and its reload of an hour ago, refused but still open."""
+    """Return an account that asks again, and its reload of an hour ago, declined but still open."""
     ana = Principal("user", "user-0")
     then = NOW - timedelta(hours=1)
-    earlier = Reservation(
+    earlier = CapReservation(
         purchase_id=f"reload:{ana}:2",
         principal=str(ana),
         month="2026-11",

@@ -140,12 +140,12 @@ def test_a_clock_behind_the_month_does_not_find_its_cap_untouched() -> None:
     assert rows.teams["acme"].spending.spent_cents == 1_000
 
 
-def test_a_reload_refused_beside_a_reservation_is_carried_to_its_end() -> None:
+def test_a_reload_declined_beside_a_reservation_is_carried_to_its_end() -> None:
     rows = rows_of(team(), credits_held=1)
     ask_for_reload(rows)
     request = ReloadRequest(RELOAD_ID, "acme", ANA)
     late = NOW + timedelta(minutes=6)
-    # A worker that reads the team, and sleeps until another has refused the reload.
+    # A worker that reads the team, and sleeps until another has declined the reload.
     sleeper = _Sleeping(rows, wake=lambda: saga(rows).resolve(request, late))
 
     resolution = ReloadSaga(rows, sleeper, {"stripe": Card()}, pause).resolve(request, NOW)

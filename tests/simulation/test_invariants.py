@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from msgspec.structs import replace
 
-from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending
+from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending
 from agent_credits.billing.teams import Team, Tenure
 from agent_credits.commit.changes import GrantChange
 from agent_credits.commit.write_protocol import commit
@@ -15,7 +15,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Draw, Entry, Page, Receipt
 from agent_credits.notices.announcements import notice_of
 from agent_credits.values.principals import Principal
-from tests.conformance.samples import provider_refused
+from tests.conformance.samples import model_provider_error
 from tests.memory_rows import MemoryRows
 from tests.simulation import history
 from tests.simulation.history import Failed, run_history
@@ -148,15 +148,15 @@ def test_6_a_version_that_is_skipped(ledger: Ledger) -> None:
 
 def test_7_an_acknowledgement_without_a_record(ledger: Ledger) -> None:
     (change,) = run_changes(usage("e2", "1"))
-    message = Sent(1, "", ((change.identity, change.event.payload_hash),), is_refused=False)
+    message = Sent(1, "", ((change.identity, change.event.payload_hash),), is_rejected=False)
 
     with pytest.raises(Violation, match="acknowledged implies recorded"):
         ledger.invariants.acknowledged(message)
 
 
-def test_7_an_acknowledgement_of_a_message_that_was_refused(ledger: Ledger) -> None:
-    with pytest.raises(Violation, match="what is refused is not acknowledged"):
-        ledger.invariants.acknowledged(Sent(1, "{", (), is_refused=True))
+def test_7_an_acknowledgement_of_a_message_that_was_rejected(ledger: Ledger) -> None:
+    with pytest.raises(Violation, match="what is rejected is not acknowledged"):
+        ledger.invariants.acknowledged(Sent(1, "{", (), is_rejected=True))
 
 
 def test_8_an_entry_that_changes_on_the_row(ledger: Ledger) -> None:
@@ -189,8 +189,8 @@ def test_9_a_failed_run_that_nobody_hears_of(ledger: Ledger) -> None:
         ledger.invariants.check_at_the_end()
 
 
-def reservation(purchase: str, principal: str = "user:ana", **fields: object) -> Reservation:
-    return Reservation.model_validate(
+def reservation(purchase: str, principal: str = "user:ana", **fields: object) -> CapReservation:
+    return CapReservation.model_validate(
         {
             "purchase_id": purchase,
             "principal": principal,
@@ -208,7 +208,7 @@ def reservation(purchase: str, principal: str = "user:ana", **fields: object) ->
     )
 
 
-def team(version: int, *reservations: Reservation, cap_cents: int = 1_500) -> Team:
+def team(version: int, *reservations: CapReservation, cap_cents: int = 1_500) -> Team:
     tenure = Tenure(since=FAR_PAST, kind="self_serve", owner="ana", policy_version="v1")
     return Team(
         team_id="acme",
@@ -312,26 +312,26 @@ def test_credits_that_were_charged_and_never_granted() -> None:
 
 def test_an_acknowledgement_of_a_providers_answer_that_nobody_observed() -> None:
     invariants = Invariants()
-    sent = Sent(1, "", (), is_refused=False, reports=("empty: run-1 e-1",))
+    sent = Sent(1, "", (), is_rejected=False, reports=("empty: run-1 e-1",))
 
     with pytest.raises(Violation, match="acknowledged implies observed"):
         invariants.acknowledged(sent)
 
-    invariants.observation_put(provider_refused("run-1"))
+    invariants.observation_put(model_provider_error("run-1"))
     invariants.acknowledged(sent)
 
 
 def test_a_providers_answer_that_is_observed_twice() -> None:
     invariants = Invariants()
-    invariants.observation_put(provider_refused("run-1"))
+    invariants.observation_put(model_provider_error("run-1"))
 
     with pytest.raises(Violation, match="observed once"):
-        invariants.observation_put(provider_refused("run-1"))
+        invariants.observation_put(model_provider_error("run-1"))
 
 
 def test_a_providers_answer_that_is_never_announced() -> None:
     invariants = Invariants()
-    invariants.observation_put(provider_refused("run-1"))
+    invariants.observation_put(model_provider_error("run-1"))
 
     with pytest.raises(Violation, match="what a provider answered is announced"):
         invariants.check_at_the_end()
@@ -339,4 +339,4 @@ def test_a_providers_answer_that_is_never_announced() -> None:
 
 def test_a_providers_answer_that_is_announced_though_nobody_observed_it() -> None:
     with pytest.raises(Violation, match="only what a provider answered is announced"):
-        Invariants().published(notice_of(provider_refused("run-1")))
+        Invariants().published(notice_of(model_provider_error("run-1")))

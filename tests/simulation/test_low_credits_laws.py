@@ -14,8 +14,8 @@ from agent_credits.commit.changes import (
     Change,
     GrantChange,
     PlanChange,
+    ReloadDeclined,
     ReloadGranted,
-    ReloadRefused,
     RunChange,
 )
 from agent_credits.commit.write_protocol import commit
@@ -154,11 +154,11 @@ class LowCreditsLaws(RuleBasedStateMachine):
             self.commit(ReloadGranted(ANA, reload.id, "acme", "add_on", pack, 1, cents, "usd"))
 
     @rule()
-    def refuse(self) -> None:
+    def decline(self) -> None:
         if (reload := self.requested) is not None:
             until = self.now + timedelta(minutes=10)
             version = self.team.settings_version
-            self.commit(ReloadRefused(ANA, reload.id, "acme", "payment_declined", until, version))
+            self.commit(ReloadDeclined(ANA, reload.id, "acme", "payment_declined", until, version))
 
     @rule(enabled=st.booleans(), cap=st.sampled_from([0, 1_000_000]), suspended=st.booleans())
     def change_settings(self, *, enabled: bool, cap: int, suspended: bool) -> None:

@@ -8,7 +8,7 @@ from agent_credits.commit.changes import GrantChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.thresholds import LowCredits
-from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from tests.memory_rows import MemoryRows
 from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.low_reference import Knowledge
@@ -58,7 +58,7 @@ def low_of(row: Account) -> LowCredits:
     return row.low
 
 
-@pytest.mark.parametrize("team", [ACME, RELOADING], ids=["told", "held"])
+@pytest.mark.parametrize("team", [ACME, RELOADING], ids=["told", "deferred"])
 def test_what_is_right_is_not_complained_about(team: Team) -> None:
     low = Low(team)
 
@@ -71,33 +71,35 @@ def test_what_is_right_is_not_complained_about(team: Team) -> None:
 def test_a_fall_that_nobody_noticed() -> None:
     low = Low(ACME)
 
-    with pytest.raises(Violation, match="told and held, not"):
+    with pytest.raises(Violation, match="notified and deferred, not"):
         low.write(replace(low.next_row("8"), low=None))
 
 
 def test_an_account_that_is_told_although_a_reload_can_help() -> None:
     low = Low(RELOADING)
     row = low.next_row("8")
-    told = replace(low_of(row), told=low_of(row).held, held=(), told_at_version=row.version)
+    notified = replace(
+        low_of(row), notified=low_of(row).deferred, deferred=(), notified_at_version=row.version
+    )
 
-    with pytest.raises(Violation, match="told and held, not"):
-        low.write(replace(row, low=told))
+    with pytest.raises(Violation, match="notified and deferred, not"):
+        low.write(replace(row, low=notified))
 
 
 def test_an_account_that_is_held_back_although_no_reload_can_help() -> None:
     low = Low(ACME)
     row = low.next_row("8")
-    held = replace(low_of(row), held=low_of(row).told, told=())
+    deferred = replace(low_of(row), deferred=low_of(row).notified, notified=())
 
-    with pytest.raises(Violation, match="told and held, not"):
-        low.write(replace(row, low=held))
+    with pytest.raises(Violation, match="notified and deferred, not"):
+        low.write(replace(row, low=deferred))
 
 
 def test_a_threshold_that_is_told_twice() -> None:
     low = Low(ACME)
     low.write(low.next_row("8"))
     row = low.next_row("0.5")
-    low.write(replace(row, low=replace(low_of(row), told_at_version=row.version)))
+    low.write(replace(row, low=replace(low_of(row), notified_at_version=row.version)))
 
     with pytest.raises(Violation, match="no credits_low without a reason"):
         low.publish()
@@ -106,7 +108,7 @@ def test_a_threshold_that_is_told_twice() -> None:
 def test_a_fall_that_is_never_published() -> None:
     low = Low(ACME)
     row = low.next_row("8")
-    low.write(replace(row, low=replace(low_of(row), told_at_version=0)))
+    low.write(replace(row, low=replace(low_of(row), notified_at_version=0)))
     low.publish()
 
     with pytest.raises(Violation, match="every credits_low that is due is announced"):
@@ -120,7 +122,7 @@ def test_a_recovery_that_is_never_published() -> None:
     commit(low.rows, ANA, [gift], now=NOW, pause=pause)
 
     fallen = low.rows.changes[-2]
-    assert isinstance(fallen, Commit)
+    assert isinstance(fallen, AccountRecord)
     for notice in notices_of(fallen, NoticeSettings("")):
         low.invariants.published(notice)
 

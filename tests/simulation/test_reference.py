@@ -64,7 +64,7 @@ def _commit_and_compare(
     before = rows.accounts.get(ANA)
     committed = commit(rows, ANA, batch, now=now, pause=pause, opens_account=True)
 
-    lapses = reference.pass_time(now)
+    expires = reference.pass_time(now)
     unique = list(dict.fromkeys((change.identity, change) for change in batch))
     recorded = [r.entry for r in committed.results if isinstance(r, Recorded)]
     by_identity = {entry.identity: entry for entry in recorded}
@@ -72,13 +72,13 @@ def _commit_and_compare(
         if identity in by_identity:
             entry = by_identity.pop(identity)
             assert _found(entry) == _sorted_returns(_expected(reference, change, now))
-    lapses += reference.end_commit(now)
+    expires += reference.end_commit(now)
 
     after = committed.account
     assert {g.id: g.remaining_microcredits for g in after.grants} == reference.balances()
     kept = before.entries if before and before.page_number == after.page_number else ()
     by_time = [e for e in after.entries[len(kept) :] if e.outcome in ("expired", "refilled")]
-    assert sorted(_lapse(entry) for entry in by_time) == sorted(lapses)
+    assert sorted(_expire(entry) for entry in by_time) == sorted(expires)
 
 
 def _change(randomness: random.Random, number: int, now: datetime) -> Change:
@@ -149,6 +149,6 @@ def _sorted_returns(expected: Expected) -> Expected:
     return expected._replace(draws=tuple(sorted(expected.draws)))
 
 
-def _lapse(entry: Entry) -> Lapse:
+def _expire(entry: Entry) -> Lapse:
     assert entry.grant is not None
     return Lapse(entry.outcome, entry.grant.id, entry.amount_microcredits)

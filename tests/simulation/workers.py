@@ -20,9 +20,9 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.notices.announcements import (
-    Commit,
+    AccountRecord,
     NoticeSettings,
-    StreamChange,
+    StreamRecord,
     notices_of,
     reload_requested,
 )
@@ -203,7 +203,7 @@ class DebitWorker(StackWorker):
         )
         self._check(batch, began)
         now = self.scheduler.now
-        returned = {int(m): now for m in batch.refused if m not in batch.postponed}
+        returned = {int(m): now for m in batch.rejected if m not in batch.postponed}
         for message_id in batch.waiting:
             receives = deliveries[int(message_id)][1]
             returned[int(message_id)] = now + timedelta(seconds=wait_seconds(receives))
@@ -344,9 +344,9 @@ class AnnounceWorker(StackWorker):
                 return
             history.announced = max(history.announced, number + 1)
 
-    def _announce_one(self, change: StreamChange) -> None:
+    def _announce_one(self, change: StreamRecord) -> None:
         history = self.history
-        request = reload_requested(change) if isinstance(change, Commit) else None
+        request = reload_requested(change) if isinstance(change, AccountRecord) else None
         if request is not None:
             now = self.scheduler.now
             what = f"request {request.reload_id}"

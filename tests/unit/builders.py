@@ -134,7 +134,7 @@ def body(*documents: object) -> str:
 
 def parsed(document: object) -> AgentRunEvent:
     message = parse_message(json.dumps(document))
-    assert not message.refusals, message.refusals
+    assert not message.rejections, message.rejections
     return message.events[0]
 
 

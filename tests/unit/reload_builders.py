@@ -13,7 +13,7 @@ from typing import Any
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack
-from agent_credits.billing.spend_cap import PaymentMethod, Reservation, Spending, with_cap
+from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending, with_cap
 from agent_credits.billing.teams import AutoReload, Team, Tenure, bill
 from agent_credits.commit.changes import GrantChange, PlanChange, RunChange
 from agent_credits.commit.rows import Rows
@@ -24,9 +24,9 @@ from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.reloads import Reload, ReloadRequest
 from agent_credits.notices.announcements import (
-    Commit,
+    AccountRecord,
     NoticeSettings,
-    TeamChange,
+    TeamRecord,
     notices_of,
     reload_requested,
 )
@@ -176,9 +176,9 @@ def open_account(
     return commit(rows, principal, [change], now=now, pause=pause, opens_account=True).account
 
 
-def reservation(purchase_id: str = "reload:user:ana:3", **fields: Any) -> Reservation:
+def reservation(purchase_id: str = "reload:user:ana:3", **fields: Any) -> CapReservation:
     """Return a reservation of one pack, by the good card, in November."""
-    return Reservation.model_validate(
+    return CapReservation.model_validate(
         {
             "purchase_id": purchase_id,
             "principal": "user:ana",
@@ -272,7 +272,7 @@ class ReloadWorld:
         """Deliver one message per event in one batch, then announce what was committed."""
         deliveries = [Delivery(next(self._message_ids), json.dumps(d)) for d in documents]
         batch = self.debits.debit(deliveries, now=self.now, time_is_left=lambda: True)
-        assert batch.refused == {}
+        assert batch.rejected == {}
         assert batch.postponed == {}
         self.announce()
         return batch
@@ -290,14 +290,14 @@ class ReloadWorld:
         """Derive notices and requests from every image since the last time, as `announce` does."""
         settings = NoticeSettings("")
         for old, new in self.rows.stream[self._announced :]:
-            change = Commit(old, new)
+            change = AccountRecord(old, new)
             self.notices += notices_of(change, settings)
             request = reload_requested(change)
             if request is not None:
                 self.requests.append(request)
         self._announced = len(self.rows.stream)
         for before, after in self.rows.team_stream[self._teams_announced :]:
-            self.notices += notices_of(TeamChange(before, after), settings)
+            self.notices += notices_of(TeamRecord(before, after), settings)
         self._teams_announced = len(self.rows.team_stream)
 
     def resolve(self, request: ReloadRequest | None = None) -> Resolution:

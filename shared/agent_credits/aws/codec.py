@@ -104,7 +104,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "shortfall": entry.shortfall_microcredits,
         "pools": [[p.pool, p.available_microcredits] for p in entry.pools_before],
         "fails_run": int(entry.fails_run),
-        "refusal": entry.refusal,
+        "decline": entry.decline,
         "reload": _reload_facts_to_json(entry.reload) if entry.reload else None,
         "grant": _grant_to_json(entry.grant) if entry.grant else None,
         "plan": entry.plan_name,
@@ -135,7 +135,7 @@ def entry_from_json(row: dict[str, Any]) -> Entry:
         run=_run_from_json(row) if "team" in row else None,
         pools_before=tuple(PoolBalance(*pool) for pool in row.get("pools", ())),
         fails_run=bool(row.get("fails_run")),
-        refusal=row.get("refusal"),
+        decline=row.get("decline"),
         reload=ReloadFacts(*row["reload"]) if "reload" in row else None,
         grant=_grant_from_json(row["grant"]) if "grant" in row else None,
         plan_name=row.get("plan"),
@@ -211,25 +211,25 @@ def pack_low(low: LowCredits) -> str:
             low.payer,
             low.pools,
             low.base_microcredits,
-            [str(threshold) for threshold in low.told],
-            [str(threshold) for threshold in low.held],
-            low.told_at_version,
-            low.refusal,
+            [str(threshold) for threshold in low.notified],
+            [str(threshold) for threshold in low.deferred],
+            low.notified_at_version,
+            low.decline,
         ]
     )
 
 
 def unpack_low(text: str) -> LowCredits:
-    team_id, payer, pools, base, told, held, told_at_version, refusal = _loads(text)
+    team_id, payer, pools, base, notified, deferred, notified_at_version, decline = _loads(text)
     return LowCredits(
         team_id=team_id,
         payer=payer,
         pools=tuple(pools),
         base_microcredits=base,
-        told=tuple(parse_threshold(threshold) for threshold in told),
-        held=tuple(parse_threshold(threshold) for threshold in held),
-        told_at_version=told_at_version,
-        refusal=refusal,
+        notified=tuple(parse_threshold(threshold) for threshold in notified),
+        deferred=tuple(parse_threshold(threshold) for threshold in deferred),
+        notified_at_version=notified_at_version,
+        decline=decline,
     )
 
 

@@ -10,10 +10,10 @@ from agent_credits.aws.items import (
     observation_from_item,
     team_from_item,
 )
-from agent_credits.notices.announcements import Commit, Observed, StreamChange, TeamChange
+from agent_credits.notices.announcements import AccountRecord, Observed, StreamRecord, TeamRecord
 
 
-def change_of(images: Mapping[str, Any]) -> StreamChange:
+def change_of(images: Mapping[str, Any]) -> StreamRecord:
     """Read a record's images; raises where this version does not understand them.
 
     The function then fails on the whole batch, and Lambda halves the batch until the record is
@@ -21,7 +21,7 @@ def change_of(images: Mapping[str, Any]) -> StreamChange:
     """
     old, new = images.get("OldImage"), images["NewImage"]
     if is_account_item(new):
-        return Commit(account_from_item(old) if old else None, account_from_item(new))
+        return AccountRecord(account_from_item(old) if old else None, account_from_item(new))
     if is_observation_item(new):
         return Observed(observation_from_item(new))
-    return TeamChange(team_from_item(old) if old else None, team_from_item(new))
+    return TeamRecord(team_from_item(old) if old else None, team_from_item(new))

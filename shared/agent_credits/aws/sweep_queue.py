@@ -1,4 +1,4 @@
-"""The queue of walks: FIFO, so that a walk is one step after the other, and a repeat is dropped."""
+"""The queue of sweeps: FIFO, so that the steps of a sweep come in order and repeats are dropped."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 
-class SqsWalkQueue:
-    """Implements `WalkQueue`."""
+class SqsSweepQueue:
+    """Implements `SweepQueue`."""
 
     def __init__(self, client: "SQSClient", queue_url: str) -> None:
         self._client = client

@@ -1,4 +1,4 @@
-"""A worker's view of teams and policies: cached for a minute, read again before a refusal."""
+"""A worker's view of teams and policies: cached for a minute, read again before a rejection."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -8,9 +8,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent_credits.billing.policy import BillingPolicy
-from agent_credits.billing.reload_offers import refusal_foreseen
+from agent_credits.billing.reload_offers import decline_foreseen
 from agent_credits.billing.teams import CLOCK_SKEW_MAX, SETTINGS_TTL, Billing, Team, bill
-from agent_credits.events.agent_runs import AgentRunEvent, Refusal, UserTrigger
+from agent_credits.events.agent_runs import AgentRunEvent, Rejection, UserTrigger
 from agent_credits.values.errors import PolicyMissing
 
 TEAMS_CACHED_MAX = 1_000
@@ -37,23 +37,23 @@ class Directory:
         self._teams: dict[str, _Cached] = {}
         self._policies: dict[str, BillingPolicy] = {}
 
-    def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Refusal:
+    def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
         """Return the event's billing, or why there is none."""
         if event.time > now + CLOCK_SKEW_MAX:
             # Who pays is decided by the event's time, and the settings of then are not known yet.
-            return Refusal("from_the_future", "time is more than five minutes ahead")
+            return Rejection("from_the_future", "time is more than five minutes ahead")
         team = self._team(event.data.team_id, now)
         if team is None:
-            return Refusal("unknown_team", "data.team_id names no team")
+            return Rejection("unknown_team", "data.team_id names no team")
         trigger = event.data.trigger
         if isinstance(trigger, UserTrigger) and not team.has_member(trigger.user_id):
             team = self._read_team(team.team_id, now) or team
             if not team.has_member(trigger.user_id):
-                return Refusal("unknown_user", "data.trigger.user_id is not a member of the team")
+                return Rejection("unknown_user", "data.trigger.user_id is not a member of the team")
         policy = self._policy(team.tenure_at(event.time).policy_version)
         billing = bill(event, team, policy)
-        refusal = billing.reload and refusal_foreseen(team, policy, now)
-        return replace(billing, refusal_foreseen=refusal) if refusal else billing
+        rejection = billing.reload and decline_foreseen(team, policy, now)
+        return replace(billing, decline_foreseen=rejection) if rejection else billing
 
     def forget(self, team_ids: Iterable[str]) -> None:
         """Read these teams again when they are next asked for."""

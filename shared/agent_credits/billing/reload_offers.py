@@ -7,7 +7,7 @@ from msgspec import Struct
 from agent_credits.billing.policy import BillingPolicy, Pack
 from agent_credits.billing.spend_cap import PaymentMethod, month_to_reserve_in
 from agent_credits.billing.teams import AutoReload, Team
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 
 
 class ReloadOffer(Struct, frozen=True):
@@ -20,7 +20,7 @@ class ReloadOffer(Struct, frozen=True):
     affordable_packs: int
 
 
-def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffer | Refused:
+def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffer | DeclineCause:
     settings, method = team.auto_reload, team.payment
     if settings is None or not settings.enabled:
         return "auto_reload_off"
@@ -36,8 +36,8 @@ def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffe
     return ReloadOffer(settings, method, pack, month, head_room_cents // pack.price_cents)
 
 
-def refusal_foreseen(team: Team, policy: BillingPolicy, now: datetime) -> Refused | None:
-    """Return why a reload would be refused before a card is even asked, for all the row tells."""
+def decline_foreseen(team: Team, policy: BillingPolicy, now: datetime) -> DeclineCause | None:
+    """Return why a reload would be declined before a card is even asked, for all the row tells."""
     offer = reload_offer(team, policy, now)
     if not isinstance(offer, ReloadOffer):
         return offer

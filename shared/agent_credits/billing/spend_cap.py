@@ -45,7 +45,7 @@ class PaymentMethod(_Frozen):
         return self.payment_method or self.provider
 
 
-class Reservation(_Frozen):
+class CapReservation(_Frozen):
     """Head-room held for one purchase, by its id, until its payment's outcome is known.
 
     `payment_id` is the provider's, stored before the payment is confirmed: a retry confirms that
@@ -62,7 +62,7 @@ class Reservation(_Frozen):
     currency: str
     method: PaymentMethod
     reserved_at: AwareDatetime
-    # After this the purchase counts as refused for whoever waits for it.
+    # After this the purchase counts as declined for whoever waits for it.
     deadline: AwareDatetime
     payment_id: str | None = None
 
@@ -94,7 +94,7 @@ class Spending(_Frozen):
     month: str = ""
     spent_cents: int = Field(default=0, ge=0)
     warned_percents: tuple[int, ...] = ()
-    reservations: tuple[Reservation, ...] = Field(default=(), max_length=RESERVATIONS_MAX)
+    reservations: tuple[CapReservation, ...] = Field(default=(), max_length=RESERVATIONS_MAX)
     recent: tuple[Purchase, ...] = ()
     declines_in_a_row: int = Field(default=0, ge=0)
     declined_payment_method: str | None = None
@@ -108,7 +108,7 @@ class Spending(_Frozen):
         require(len(ids) == len(set(ids)), "a purchase has one reservation")
         return self
 
-    def reservation(self, purchase_id: str) -> Reservation | None:
+    def reservation(self, purchase_id: str) -> CapReservation | None:
         return next((r for r in self.reservations if r.purchase_id == purchase_id), None)
 
     def spent_in(self, month: str) -> int:
@@ -143,7 +143,7 @@ def month_end(now: datetime, time_zone: str) -> datetime:
     return datetime(year, month, 1, tzinfo=ZoneInfo(time_zone)).astimezone(UTC)
 
 
-def reserve(spending: Spending, reservation: Reservation, cap_cents: int) -> Spending | None:
+def reserve(spending: Spending, reservation: CapReservation, cap_cents: int) -> Spending | None:
     """Hold head-room for a purchase, or return None where the cap leaves too little."""
     require(reservation.month >= spending.month, "no purchase is reserved in a month that is over")
     if reservation.price_cents > spending.head_room(cap_cents, reservation.month):
@@ -262,13 +262,13 @@ def with_cap(spending: Spending, cap_cents: int) -> Spending:
     )
 
 
-def _without(spending: Spending, purchase_id: str) -> tuple[Reservation, ...]:
+def _without(spending: Spending, purchase_id: str) -> tuple[CapReservation, ...]:
     return tuple(r for r in spending.reservations if r.purchase_id != purchase_id)
 
 
 def _remembered(
     spending: Spending,
-    held: Reservation,
+    held: CapReservation,
     outcome: Literal["settled", "declined"],
     now: datetime,
     warned_percents: tuple[int, ...] = (),

@@ -18,7 +18,7 @@ from agent_credits.billing.policy import BillingPolicy, BillingRule, TeamKind
 from agent_credits.billing.spend_cap import PaymentMethod, Spending
 from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger
 from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX
-from agent_credits.ledger.reloads import Refused, ReloadTerms
+from agent_credits.ledger.reloads import DeclineCause, ReloadTerms
 from agent_credits.ledger.thresholds import Threshold
 from agent_credits.values.identifiers import Identifier, PoolName
 from agent_credits.values.principals import Payer, Principal
@@ -26,7 +26,7 @@ from agent_credits.values.principals import Payer, Principal
 MEMBERS_MAX = 2_000
 TENURES_MAX = 100
 
-# An event may be this far ahead of our clock before it is refused.
+# An event may be this far ahead of our clock before it is declined.
 CLOCK_SKEW_MAX = timedelta(minutes=5)
 # A worker may bill by settings this old.
 SETTINGS_TTL = timedelta(minutes=1)
@@ -117,8 +117,8 @@ class Billing(Struct, frozen=True):
     # None where the team does not reload, or not into a pool that this run may draw.
     reload: ReloadTerms | None = None
     # Why the team's own row, as last read, leaves no reload to hope for; the account's row may know
-    # a refusal of its own.
-    refusal_foreseen: Refused | None = None
+    # a decline of its own.
+    decline_foreseen: DeclineCause | None = None
     low_thresholds: tuple[Threshold, ...] = ()
 
 

@@ -9,7 +9,7 @@ from agent_credits.billing.teams import Billing
 from agent_credits.events.agent_runs import LedgerEvent, payload_hash
 from agent_credits.ledger.entries import Entry, Identity, grant_identity, reload_identity
 from agent_credits.ledger.grants import Grant, GrantCause
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.values.principals import Principal
 
 
@@ -89,27 +89,27 @@ class ReloadGranted(Struct, frozen=True):
         return payload_hash([self.pool, self.microcredits, self.price_cents, self.currency])
 
 
-class ReloadRefused(Struct, frozen=True):
+class ReloadDeclined(Struct, frozen=True):
     """A reload that will not be paid for; `until` as in `reloads.Reload`."""
 
     principal: Principal
     reload_id: str
     team_id: str
-    cause: Refused
+    cause: DeclineCause
     until: datetime | None
     settings_version: int
 
     @property
     def identity(self) -> Identity:
-        return reload_identity(self.principal, f"{self.reload_id}:refused")
+        return reload_identity(self.principal, f"{self.reload_id}:declined")
 
     @property
     def payload_hash(self) -> str:
-        # A reload is refused once, whatever the second of two workers found in the way.
+        # A reload is declined once, whatever the second of two workers found in the way.
         return ""
 
 
-Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadRefused
+Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadDeclined
 
 
 class Recorded(Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 A change's outcome is the first of these that applies:
 
-1. malformed    refused before it gets here (`events.parse_message`)
+1. malformed    declined before it gets here (`events.parse_message`)
 2. conflicting  the id was recorded with another payload; nothing is applied
 3. already recorded  a repeat; what was decided stays decided
 4. waiting      the pools hold too little, and a reload that may cover it is under way
@@ -25,15 +25,15 @@ from agent_credits.commit.changes import (
     Past,
     PlanChange,
     Recorded,
+    ReloadDeclined,
     ReloadGranted,
-    ReloadRefused,
     Result,
     RunChange,
     Waiting,
 )
-from agent_credits.commit.decision_context import Situation
+from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
-from agent_credits.commit.reload_outcomes import grant_reload, refuse_reload
+from agent_credits.commit.reload_outcomes import decline_reload, grant_reload
 from agent_credits.commit.reload_requests import freeze, reload_where_low, with_reload_recorded
 from agent_credits.commit.runs import apply_run
 from agent_credits.events.agent_runs import RunFinished
@@ -67,7 +67,7 @@ class Decision(Struct, frozen=True):
 def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -> Decision:
     """Apply the changes in their order to the row as read; after a full page comes page n+1."""
     now = _not_before_last_entry(row, now)
-    situation = Situation(row, past, now)
+    context = DecisionContext(row, past, now)
     current = bring_up_to(_with_room_on_page(row), now)
     known: dict[Identity, Entry] = {entry.identity: entry for entry in row.entries}
     known.update(past.recorded)
@@ -79,7 +79,7 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
             # The same event twice in one batch: it is wanted once.
             results.append(waiting[change.identity])
         elif before is None:
-            current, came_of_it = _apply(current, change, situation)
+            current, came_of_it = _apply(current, change, context)
             if isinstance(came_of_it, Waiting):
                 waiting[change.identity] = came_of_it
                 results.append(came_of_it)
@@ -92,10 +92,10 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
         else:
             results.append(Conflicting(before))
     fresh = [c for c, r in zip(changes, results, strict=True) if isinstance(r, Recorded)]
-    current = _with_reload(current, fresh, situation)
+    current = _with_reload(current, fresh, context)
     if not any(isinstance(result, Recorded) for result in results) and current.reload == row.reload:
         return Decision(row.version, row, tuple(results))
-    return Decision(row.version, _ready_to_commit(current, fresh, situation), tuple(results))
+    return Decision(row.version, _ready_to_commit(current, fresh, context), tuple(results))
 
 
 def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
@@ -151,16 +151,16 @@ def _with_room_on_page(row: Account) -> Account:
     return replace(row, page_number=row.page_number + 1, entries=(), page_is_full=False)
 
 
-def _with_reload(account: Account, fresh: Sequence[Change], situation: Situation) -> Account:
+def _with_reload(account: Account, fresh: Sequence[Change], context: DecisionContext) -> Account:
     # Of what is fresh alone: events that come again, however late, must not buy anything.
     runs = [change for change in fresh if isinstance(change, RunChange)]
     for billing in dict.fromkeys(change.billing for change in runs):
-        account = reload_where_low(account, billing, situation)
-    too_many = {e.identity for e in account.entries if e.refusal == "too_many_reloads"}
+        account = reload_where_low(account, billing, context)
+    too_many = {e.identity for e in account.entries if e.decline == "too_many_reloads"}
     for change in runs:
         if change.identity in too_many:
-            account = freeze(account, change.billing, situation)
-    return with_reload_recorded(account, situation)
+            account = freeze(account, change.billing, context)
+    return with_reload_recorded(account, context)
 
 
 def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
@@ -174,15 +174,17 @@ def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
     return exhausted
 
 
-def _ready_to_commit(account: Account, fresh: Sequence[Change], situation: Situation) -> Account:
-    row, now = situation.row, situation.now
+def _ready_to_commit(
+    account: Account, fresh: Sequence[Change], context: DecisionContext
+) -> Account:
+    row, now = context.row, context.now
     account = bring_up_to(account, now)
     kept = len(row.entries) if account.page_number == row.page_number else 0
     remembered = tuple(
         run for run in account.errored_runs if run.ended_at > now - ERRORED_RUNS_REMEMBERED_FOR
     )
     runs = [change for change in fresh if isinstance(change, RunChange)]
-    account = with_low_credits(account, runs, account.entries[kept:], situation)
+    account = with_low_credits(account, runs, account.entries[kept:], context)
     committed = replace(
         account,
         version=account.version + 1,
@@ -197,19 +199,19 @@ def _ready_to_commit(account: Account, fresh: Sequence[Change], situation: Situa
 
 
 def _apply(
-    account: Account, change: Change, situation: Situation
+    account: Account, change: Change, context: DecisionContext
 ) -> tuple[Account, Entry | Waiting]:
     match change:
         case RunChange():
-            return apply_run(account, change, situation)
+            return apply_run(account, change, context)
         case GrantChange():
-            return _grant(account, change, situation.now)
+            return _grant(account, change, context.now)
         case PlanChange():
-            return _change_plan(account, change, situation.now)
+            return _change_plan(account, change, context.now)
         case ReloadGranted():
-            return grant_reload(account, change, situation.now)
-        case ReloadRefused():
-            return refuse_reload(account, change, situation.now)
+            return grant_reload(account, change, context.now)
+        case ReloadDeclined():
+            return decline_reload(account, change, context.now)
         case _:
             assert_never(change)
 

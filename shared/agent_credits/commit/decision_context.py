@@ -9,7 +9,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 
 
-class Situation(Struct, frozen=True):
+class DecisionContext(Struct, frozen=True):
     row: Account
     past: Past
     now: datetime

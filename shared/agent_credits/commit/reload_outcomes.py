@@ -1,17 +1,17 @@
-"""What a reload that was paid for, or refused, does to the account that asked for it."""
+"""What a reload that was paid for, or declined, does to the account that asked for it."""
 
 from datetime import datetime
 
 from msgspec.structs import replace
 
-from agent_credits.commit.changes import ReloadGranted, ReloadRefused
+from agent_credits.commit.changes import ReloadDeclined, ReloadGranted
 from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX, Account
 from agent_credits.ledger.entries import Entry, ReloadFacts
 from agent_credits.ledger.grants import Grant
 
 
 def grant_reload(account: Account, change: ReloadGranted, now: datetime) -> tuple[Account, Entry]:
-    """Add the credits, also of a reload that came too late and counts as refused already."""
+    """Add the credits, also of a reload that came too late and counts as declined already."""
     grant = Grant(
         id=change.reload_id,
         pool=change.pool,
@@ -42,22 +42,24 @@ def grant_reload(account: Account, change: ReloadGranted, now: datetime) -> tupl
     return granted, entry
 
 
-def refuse_reload(account: Account, change: ReloadRefused, now: datetime) -> tuple[Account, Entry]:
-    """Let the refusal stand on the row, so that the events that wait fail with its cause."""
+def decline_reload(
+    account: Account, change: ReloadDeclined, now: datetime
+) -> tuple[Account, Entry]:
+    """Let the decline stand on the row, so that the events that wait fail with its cause."""
     entry = Entry(
         identity=change.identity,
         payload_hash=change.payload_hash,
-        type="reload.refused",
-        outcome="reload_refused",
+        type="reload.declined",
+        outcome="reload_declined",
         recorded_at=now,
-        refusal=change.cause,
+        decline=change.cause,
         reload=ReloadFacts(change.reload_id, change.team_id),
     )
     reload = account.reload
     if reload is not None and _is_newest(account, change.reload_id):
         reload = replace(
             reload,
-            state="refused",
+            state="declined",
             since=now,
             until=change.until,
             cause=change.cause,

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from agent_credits.billing.teams import Billing
 from agent_credits.commit.changes import Waiting
-from agent_credits.commit.decision_context import Situation
+from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.entries import Entry, ReloadFacts, reload_identity
 from agent_credits.ledger.grants import RELOAD_PREFIX
@@ -18,20 +18,20 @@ def reload_standing(account: Account, billing: Billing, now: datetime) -> Standi
 
 
 def wait_for_reload(
-    account: Account, billing: Billing, wanted_microcredits: int, situation: Situation
+    account: Account, billing: Billing, wanted_microcredits: int, context: DecisionContext
 ) -> tuple[Account, Waiting]:
     """Let an event wait, for the reload under way or for one that this commit requests."""
     requested = account.reload
-    if requested is None or reload_standing(account, billing, situation.now) == "able":
-        requested = _request(billing, situation)
-    if requested.id == _next_id(situation.row):
+    if requested is None or reload_standing(account, billing, context.now) == "able":
+        requested = _request(billing, context)
+    if requested.id == _next_id(context.row):
         # Every event that waits for the reload of this very commit is counted into it.
         wanted = requested.wanted_microcredits + wanted_microcredits
         requested = replace(requested, wanted_microcredits=wanted)
     return replace(account, reload=requested), Waiting(requested.id)
 
 
-def reload_where_low(account: Account, billing: Billing, situation: Situation) -> Account:
+def reload_where_low(account: Account, billing: Billing, context: DecisionContext) -> Account:
     """Request a reload where the balance stands below the threshold; on it is not below it.
 
     Where too many reloads have been made of late, reloading freezes instead, and says so once.
@@ -39,46 +39,46 @@ def reload_where_low(account: Account, billing: Billing, situation: Situation) -
     terms = billing.reload
     if terms is None:
         return account
-    available = available_microcredits(account, billing.pools, situation.now)
+    available = available_microcredits(account, billing.pools, context.now)
     if available >= terms.threshold_microcredits:
         return account
-    match reload_standing(account, billing, situation.now):
+    match reload_standing(account, billing, context.now):
         case "able":
-            return replace(account, reload=_request(billing, situation))
+            return replace(account, reload=_request(billing, context))
         case "too_many_reloads":
-            return freeze(account, billing, situation)
+            return freeze(account, billing, context)
         case _:
             return account
 
 
-def freeze(account: Account, billing: Billing, situation: Situation) -> Account:
+def freeze(account: Account, billing: Billing, context: DecisionContext) -> Account:
     """Let reloading stand still for a window, unless it does already."""
     terms = billing.reload
-    if terms is None or _is_frozen(account, situation.now):
+    if terms is None or _is_frozen(account, context.now):
         return account
     frozen = replace(
-        _request(billing, situation),
-        state="refused",
-        until=situation.now + terms.window,
+        _request(billing, context),
+        state="declined",
+        until=context.now + terms.window,
         cause="too_many_reloads",
     )
     return replace(account, reload=frozen)
 
 
-def with_reload_recorded(account: Account, situation: Situation) -> Account:
+def with_reload_recorded(account: Account, context: DecisionContext) -> Account:
     """Add the entry of a reload that this commit requests, or freezes."""
     reload = account.reload
-    if reload is None or reload.id != _next_id(situation.row):
+    if reload is None or reload.id != _next_id(context.row):
         return account
     requested = reload.state == "requested"
     entry = Entry(
         identity=reload_identity(account.principal, f"{reload.id}:{reload.state}"),
         payload_hash="",
-        type="reload.requested" if requested else "reload.refused",
-        outcome="reload_requested" if requested else "reload_refused",
-        recorded_at=situation.now,
+        type="reload.requested" if requested else "reload.declined",
+        outcome="reload_requested" if requested else "reload_declined",
+        recorded_at=context.now,
         amount_microcredits=reload.wanted_microcredits,
-        refusal=reload.cause,
+        decline=reload.cause,
         reload=ReloadFacts(reload.id, reload.team_id),
     )
     return replace(account, entries=(*account.entries, entry))
@@ -94,17 +94,17 @@ def _is_frozen(account: Account, now: datetime) -> bool:
     )
 
 
-def _request(billing: Billing, situation: Situation) -> Reload:
+def _request(billing: Billing, context: DecisionContext) -> Reload:
     if billing.reload is None:
         raise TypeError("only a team with auto-reload on requests a reload")
     return Reload(
-        id=_next_id(situation.row),
+        id=_next_id(context.row),
         team_id=billing.reload.team_id,
         state="requested",
         wanted_microcredits=0,
         settings_version=billing.reload.settings_version,
-        since=situation.now,
-        until=situation.now + RELOAD_DEADLINE,
+        since=context.now,
+        until=context.now + RELOAD_DEADLINE,
     )
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from msgspec.structs import replace
 
-from agent_credits.commit.decision_context import Situation
+from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Draw, Entry
 from agent_credits.ledger.grants import Grant
@@ -24,12 +24,12 @@ def draws_to_return(entries: Sequence[Entry]) -> tuple[Draw, ...]:
     return tuple(Draw(pool, grant_id, left) for (pool, grant_id), left in net.items() if left > 0)
 
 
-def origin_of(account: Account, situation: Situation, grant_id: str) -> Grant:
+def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Grant:
     """Return the grant as the row holds it, as the page or the ledger recorded it otherwise."""
-    recorded = (entry.grant for entry in (*situation.row.entries, *account.entries))
+    recorded = (entry.grant for entry in (*context.row.entries, *account.entries))
     candidates = (*account.grants, *(grant for grant in recorded if grant is not None))
     held = next((grant for grant in candidates if grant.id == grant_id), None)
-    origin = held or situation.past.grants.get(grant_id)
+    origin = held or context.past.grants.get(grant_id)
     if origin is None:
         raise InvariantViolated("every draw's grant is on the row or in the ledger")
     return origin

@@ -6,7 +6,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from agent_credits.commit.changes import RunChange, Waiting
-from agent_credits.commit.decision_context import Situation
+from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.reload_requests import reload_standing, wait_for_reload
 from agent_credits.commit.reversals import draws_to_return, given_back, origin_of
 from agent_credits.events.agent_runs import (
@@ -21,52 +21,54 @@ from agent_credits.events.agent_runs import (
 )
 from agent_credits.ledger.accounts import Account, ErroredRun, available_microcredits, pool_balances
 from agent_credits.ledger.entries import Entry, RunContext
-from agent_credits.ledger.reloads import Refused, Standing
+from agent_credits.ledger.reloads import DeclineCause, Standing
 from agent_credits.ledger.waterfall import draw
 
 
 def apply_run(
-    account: Account, change: RunChange, situation: Situation
+    account: Account, change: RunChange, context: DecisionContext
 ) -> tuple[Account, Entry | Waiting]:
     """Return the account after the event with its entry; or that the event waits for a reload."""
     match change.event:
         case RunRequested() as event:
-            return _request(account, change, event.data.credits or 0, situation)
+            return _request(account, change, event.data.credits or 0, context)
         case RunUsage() as event:
-            return _use(account, change, event.data.credits, situation)
+            return _debit_usage(account, change, event.data.credits, context)
         case RunFinished() as event:
-            return _finish(account, change, event.data.status, situation)
+            return _finish(account, change, event.data.status, context)
         case _:
             assert_never(change.event)
 
 
 def _request(
-    account: Account, change: RunChange, estimate: int, situation: Situation
+    account: Account, change: RunChange, estimate: int, context: DecisionContext
 ) -> tuple[Account, Entry | Waiting]:
-    available = available_microcredits(account, change.billing.pools, situation.now)
-    entry = _run_entry(change, situation.now, estimate)
+    available = available_microcredits(account, change.billing.pools, context.now)
+    entry = _run_entry(change, context.now, estimate)
     # Without an estimate the run needs any credits at all: one microcredit.
     if available >= max(estimate, 1):
         return account, replace(entry, outcome="accepted")
-    stance = reload_standing(account, change.billing, situation.now)
-    if stance in ("able", "waiting"):
-        return wait_for_reload(account, change.billing, max(estimate, 1), situation)
+    reload_now = reload_standing(account, change.billing, context.now)
+    if reload_now in ("able", "waiting"):
+        return wait_for_reload(account, change.billing, max(estimate, 1), context)
     short = replace(
-        entry, shortfall_microcredits=max(estimate - available, 0), refusal=_in_the_way(stance)
+        entry,
+        shortfall_microcredits=max(estimate - available, 0),
+        decline=_blocking_decline(reload_now),
     )
-    return account, _insufficient(account, short, change, situation)
+    return account, _insufficient(account, short, change, context)
 
 
-def _use(
-    account: Account, change: RunChange, amount: int, situation: Situation
+def _debit_usage(
+    account: Account, change: RunChange, amount: int, context: DecisionContext
 ) -> tuple[Account, Entry | Waiting]:
-    entry = _run_entry(change, situation.now, amount)
+    entry = _run_entry(change, context.now, amount)
     if any(run.run_id == change.event.subject for run in account.errored_runs):
         return account, replace(entry, outcome="waived")
-    drawn = draw(account.grants, change.billing.pools, amount, situation.now)
-    stance = reload_standing(account, change.billing, situation.now)
-    if drawn.shortfall_microcredits > 0 and stance in ("able", "waiting"):
-        return wait_for_reload(account, change.billing, amount, situation)
+    drawn = draw(account.grants, change.billing.pools, amount, context.now)
+    reload_now = reload_standing(account, change.billing, context.now)
+    if drawn.shortfall_microcredits > 0 and reload_now in ("able", "waiting"):
+        return wait_for_reload(account, change.billing, amount, context)
     entry = replace(
         entry,
         outcome="debited",
@@ -74,44 +76,46 @@ def _use(
         shortfall_microcredits=drawn.shortfall_microcredits,
     )
     if entry.shortfall_microcredits > 0:
-        entry = replace(entry, refusal=_in_the_way(stance))
-        entry = _insufficient(account, entry, change, situation)
+        entry = replace(entry, decline=_blocking_decline(reload_now))
+        entry = _insufficient(account, entry, change, context)
     return replace(account, grants=drawn.grants), entry
 
 
-def _in_the_way(stance: Standing) -> Refused | None:
-    match stance:
+def _blocking_decline(reload_now: Standing) -> DeclineCause | None:
+    match reload_now:
         case "able" | "waiting":
             raise TypeError("an event that can wait for a reload does not fail")
         case "auto_reload_off":
-            # A team that does not reload is not refused anything; its pools are simply exhausted.
+            # A team that does not reload is not declined anything; its pools are simply exhausted.
             return None
         case _:
-            return stance
+            return reload_now
 
 
-def _insufficient(account: Account, entry: Entry, change: RunChange, situation: Situation) -> Entry:
-    run = situation.entries_of_run(account, change.event.subject)
+def _insufficient(
+    account: Account, entry: Entry, change: RunChange, context: DecisionContext
+) -> Entry:
+    run = context.entries_of_run(account, change.event.subject)
     return replace(
         entry,
         outcome="insufficient",
-        pools_before=pool_balances(account, change.billing.pools, situation.now),
+        pools_before=pool_balances(account, change.billing.pools, context.now),
         fails_run=not any(earlier.outcome == "insufficient" for earlier in run),
     )
 
 
 def _finish(
-    account: Account, change: RunChange, status: RunStatus, situation: Situation
+    account: Account, change: RunChange, status: RunStatus, context: DecisionContext
 ) -> tuple[Account, Entry]:
-    entry = _run_entry(change, situation.now, 0)
+    entry = _run_entry(change, context.now, 0)
     run_id = change.event.subject
     if status != "error":
         return account, replace(entry, outcome="finished")
-    returns = draws_to_return(situation.entries_of_run(account, run_id))
+    returns = draws_to_return(context.entries_of_run(account, run_id))
     grants = account.grants
     for part in returns:
-        origin = origin_of(account, situation, part.grant_id)
-        grants = given_back(grants, part, origin, change.billing.grace, situation.now)
+        origin = origin_of(account, context, part.grant_id)
+        grants = given_back(grants, part, origin, change.billing.grace, context.now)
     entry = replace(
         entry,
         outcome="returned",
@@ -119,7 +123,7 @@ def _finish(
         draws=returns,
     )
     runs = tuple(run for run in account.errored_runs if run.run_id != run_id)
-    errored = (*runs, ErroredRun(run_id, situation.now))
+    errored = (*runs, ErroredRun(run_id, context.now))
     return replace(account, grants=grants, errored_runs=errored), entry
 
 

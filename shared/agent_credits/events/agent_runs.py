@@ -1,6 +1,6 @@
 """Agent-run events: CloudEvents 1.0, JSON, structured mode, one or an array of them a message.
 
-Reading is strict, because an event spends money: what is not understood is refused, with a reason
+Reading is strict, because an event spends money: what is not understood is rejected, with a reason
 that names the field and never repeats the value.
 """
 
@@ -21,7 +21,7 @@ from pydantic import (
     ValidationError,
 )
 
-from agent_credits.events.model_provider_errors import ProviderAnswer, ProviderName
+from agent_credits.events.model_provider_errors import ModelProviderAnswer, ModelProviderName
 from agent_credits.ledger.entries import Identity, run_identity
 from agent_credits.values.credits import parse_credits
 from agent_credits.values.identifiers import Identifier, SourceUri
@@ -96,12 +96,12 @@ class FinishedData(_RunData):
     status: RunStatus
 
 
-class ProviderErrorData(_RunData):
+class ModelProviderErrorData(_RunData):
     """What a model provider answered to a call of the run; it costs no credits."""
 
-    provider: ProviderName
+    provider: ModelProviderName
     model: Identifier | None = None
-    error: ProviderAnswer
+    error: ModelProviderAnswer
 
 
 class _CloudEvent(Strict):
@@ -139,20 +139,20 @@ class RunFinished(_CloudEvent):
     data: FinishedData
 
 
-class ProviderErrorReported(_CloudEvent):
+class ModelProviderErrorReported(_CloudEvent):
     type: Literal["agent_run.provider_error"]
-    data: ProviderErrorData
+    data: ModelProviderErrorData
 
 
 # What becomes an entry of an account's ledger; what a provider answered does not.
 LedgerEvent = RunRequested | RunUsage | RunFinished
-AgentRunEvent = LedgerEvent | ProviderErrorReported
+AgentRunEvent = LedgerEvent | ModelProviderErrorReported
 _EVENT: TypeAdapter[AgentRunEvent] = TypeAdapter(
     Annotated[AgentRunEvent, Field(discriminator="type")]
 )
 
 
-class Refusal(Struct, frozen=True):
+class Rejection(Struct, frozen=True):
     """Why a message, or one event of it, is not recorded: `code` for counting, `reason` to read."""
 
     code: Literal[
@@ -168,10 +168,10 @@ class Refusal(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """What a message body holds: its valid events, and why the others are refused."""
+    """What a message body holds: its valid events, and why the others are rejected."""
 
     events: tuple[AgentRunEvent, ...]
-    refusals: tuple[Refusal, ...]
+    rejections: tuple[Rejection, ...]
 
 
 def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -206,8 +206,8 @@ def parse_message(body: str) -> Message:
         return _malformed(f"the array holds more than {EVENTS_PER_MESSAGE_MAX} events")
     parsed = [_parse_event(document, number) for number, document in enumerate(documents)]
     return Message(
-        events=tuple(p for p in parsed if not isinstance(p, Refusal)),
-        refusals=tuple(p for p in parsed if isinstance(p, Refusal)),
+        events=tuple(p for p in parsed if not isinstance(p, Rejection)),
+        rejections=tuple(p for p in parsed if isinstance(p, Rejection)),
     )
 
 
@@ -217,17 +217,17 @@ def payload_hash(payload: object) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def _parse_event(document: object, number: int) -> AgentRunEvent | Refusal:
+def _parse_event(document: object, number: int) -> AgentRunEvent | Rejection:
     if not isinstance(document, dict):
-        return Refusal("malformed", f"event {number} is not a JSON object")
+        return Rejection("malformed", f"event {number} is not a JSON object")
     if "payload_hash" in document:
-        return Refusal("malformed", f"event {number}: payload_hash: unknown field")
+        return Rejection("malformed", f"event {number}: payload_hash: unknown field")
     try:
         return _EVENT.validate_python({**document, "payload_hash": payload_hash(document)})
     except RecursionError:
-        return Refusal("malformed", f"event {number} is nested too deeply")
+        return Rejection("malformed", f"event {number} is nested too deeply")
     except ValidationError as error:
-        return Refusal("malformed", f"event {number}: {_reason(error)}")
+        return Rejection("malformed", f"event {number}: {_reason(error)}")
 
 
 def _reason(error: ValidationError) -> str:
@@ -247,4 +247,4 @@ def _reason(error: ValidationError) -> str:
 
 
 def _malformed(reason: str) -> Message:
-    return Message(events=(), refusals=(Refusal("malformed", reason),))
+    return Message(events=(), rejections=(Rejection("malformed", reason),))

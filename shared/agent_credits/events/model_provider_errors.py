@@ -10,7 +10,7 @@ Meaning = Literal["quota_exhausted", "rate_limited", "overloaded"]
 Classification = Literal[Meaning, "unclassified"]
 
 # A provider as OpenTelemetry names it in `gen_ai.provider.name`: openai, aws.bedrock, x_ai.
-ProviderName = Annotated[
+ModelProviderName = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")
 ]
 # A name of the provider's own vocabulary. It has no room for a sentence: what a provider says in
@@ -24,7 +24,7 @@ QuotaId = Annotated[
 RETRY_AFTER_SECONDS_MAX = 31 * 24 * 60 * 60
 
 
-class ProviderAnswer(Strict):
+class ModelProviderAnswer(Strict):
     """The names in a provider's error: all there is to tell an empty account from a busy hour.
 
     `type`, `code`: as the body has them (Google's `status` and Bedrock's exception are the type).

@@ -15,7 +15,7 @@ from agent_credits.events.model_provider_errors import (
     Classification,
     ErrorName,
     Meaning,
-    ProviderAnswer,
+    ModelProviderAnswer,
 )
 
 TABLE = Path(__file__).with_name("model_provider_table.toml")
@@ -42,7 +42,7 @@ class Rule(_TableModel):
             raise ValueError("a rule names what it fits")
         return self
 
-    def fits(self, answer: ProviderAnswer) -> bool:
+    def fits(self, answer: ModelProviderAnswer) -> bool:
         return (
             (not self.names or not set(self.names).isdisjoint(answer.names))
             and (not self.status_codes or answer.status_code in self.status_codes)
@@ -86,7 +86,7 @@ def pages_of(provider: str) -> str | None:
     return known.pages if known else None
 
 
-def rule_for(provider: str, answer: ProviderAnswer) -> Rule | None:
+def rule_for(provider: str, answer: ModelProviderAnswer) -> Rule | None:
     """Return the first rule that fits, or None where nobody knows what the answer means."""
     known = providers()
     entries = [known[name] for name in (ANY_PROVIDER, provider) if name in known]
@@ -94,6 +94,6 @@ def rule_for(provider: str, answer: ProviderAnswer) -> Rule | None:
     return next((rule for rule in rules if rule.fits(answer)), None)
 
 
-def classify(provider: str, answer: ProviderAnswer) -> Classification:
+def classify(provider: str, answer: ModelProviderAnswer) -> Classification:
     rule = rule_for(provider, answer)
     return rule.means if rule else "unclassified"

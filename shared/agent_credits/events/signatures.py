@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 
-from agent_credits.events.agent_runs import Refusal
+from agent_credits.events.agent_runs import Rejection
 
 ATTRIBUTE = "signature"
 KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -40,18 +40,18 @@ def sign(body: str, key_id: str, key: bytes) -> str:
     return f"{key_id}:{_digest(body, key)}"
 
 
-def why_not_authentic(body: str, signature: str | None, keys: Keys) -> Refusal | None:
+def why_not_authentic(body: str, signature: str | None, keys: Keys) -> Rejection | None:
     """Return why nobody knows who sent this, or None where one of the keys signed it."""
     if signature is None:
-        return Refusal("unsigned", f"the message has no attribute {ATTRIBUTE!r} of type String")
+        return Rejection("unsigned", f"the message has no attribute {ATTRIBUTE!r} of type String")
     parts = _SIGNATURE.fullmatch(signature)
     if parts is None:
-        return Refusal("bad_signature", f"{ATTRIBUTE} is not <key id>:<64 hexadecimal digits>")
+        return Rejection("bad_signature", f"{ATTRIBUTE} is not <key id>:<64 hexadecimal digits>")
     key = keys(parts[1])
     if key is None:
-        return Refusal("bad_signature", "the key that signed it is unknown, or was taken away")
+        return Rejection("bad_signature", "the key that signed it is unknown, or was taken away")
     if not hmac.compare_digest(_digest(body, key), parts[2]):
-        return Refusal("bad_signature", "the body is not the one that was signed with this key")
+        return Rejection("bad_signature", "the body is not the one that was signed with this key")
     return None
 
 

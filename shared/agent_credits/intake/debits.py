@@ -1,7 +1,7 @@
 """Debiting a batch of messages: read them, group their events by account, commit each group.
 
 A message is done when every event in it is recorded: as an entry of its account, or, where a model
-provider refused, as an observation. What is wrong with one message, or with one account, costs no
+provider rejected, as an observation. What is wrong with one message, or with one account, costs no
 other message anything.
 """
 
@@ -25,12 +25,16 @@ from agent_credits.commit.rows import Rows
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.events.agent_runs import (
     AgentRunEvent,
-    ProviderErrorReported,
-    Refusal,
+    ModelProviderErrorReported,
+    Rejection,
     parse_message,
 )
 from agent_credits.events.signatures import Keys, why_not_authentic
-from agent_credits.intake.model_provider_errors import ProviderRefusals, ReportedRefusal, refusal_of
+from agent_credits.intake.model_provider_errors import (
+    ModelProviderErrors,
+    ReportedModelProviderError,
+    model_provider_error_of,
+)
 from agent_credits.ledger.accounts import Account
 from agent_credits.notices.rows import ObservationRows
 from agent_credits.values.errors import (
@@ -42,7 +46,7 @@ from agent_credits.values.errors import (
 from agent_credits.values.principals import Principal
 
 if TYPE_CHECKING:
-    from agent_credits.notices.observations import ProviderRefused
+    from agent_credits.notices.observations import ModelProviderError
 
 WARM_ACCOUNTS_MAX = 1_000
 
@@ -93,14 +97,14 @@ class DebitRows(Rows, ObservationRows, Protocol):
 
 
 class DebitedBatch(Struct):
-    """`refused` messages can never be recorded as they are; `postponed` ones are to come again.
+    """`rejected` messages can never be recorded as they are; `postponed` ones are to come again.
 
     `waiting` messages hold an event that waits for a reload, named by its id.
     """
 
     outcomes: list[Outcome] = field(default_factory=list)
-    reported: list[ReportedRefusal] = field(default_factory=list)
-    refused: dict[str, Refusal] = field(default_factory=dict)
+    reported: list[ReportedModelProviderError] = field(default_factory=list)
+    rejected: dict[str, Rejection] = field(default_factory=dict)
     postponed: dict[str, AgentCreditsError | None] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
     retries: int = 0
@@ -115,7 +119,7 @@ class DebitedBatch(Struct):
     @property
     def failed_message_ids(self) -> list[str]:
         """Exactly the messages that hold an event which is not recorded."""
-        return list({**self.refused, **self.postponed, **self.waiting})
+        return list({**self.rejected, **self.postponed, **self.waiting})
 
 
 class _Debit(Struct, frozen=True):
@@ -124,10 +128,10 @@ class _Debit(Struct, frozen=True):
 
 
 class _Work(Struct):
-    """What a batch asks for: entries by account, and providers' refusals, each by its message."""
+    """What a batch asks for: entries by account, and providers' rejections, each by its message."""
 
     debits: dict[Principal, list[_Debit]] = field(default_factory=dict)
-    refusals: list[tuple[str, "ProviderRefused"]] = field(default_factory=list)
+    rejections: list[tuple[str, "ModelProviderError"]] = field(default_factory=list)
 
 
 class Debits:
@@ -148,7 +152,7 @@ class Debits:
         self._pause = pause
         self._signing_keys = signing_keys
         self._warm: dict[Principal, Account] = {}
-        self._refusals = ProviderRefusals(rows)
+        self._rejections = ModelProviderErrors(rows)
 
     def debit(
         self, deliveries: Iterable[Delivery], *, now: datetime, time_is_left: Callable[[], bool]
@@ -163,10 +167,10 @@ class Debits:
                     self._commit(principal, chunk, batch, now)
                 else:
                     batch.postponed.update((debit.message_id, None) for debit in chunk)
-        # Money first: thousands of refusals of a busy provider may not use up a debit's time.
-        for message_id, refused in work.refusals:
+        # Money first: thousands of rejections of a busy provider may not use up a debit's time.
+        for message_id, rejected in work.rejections:
             if time_is_left():
-                self._observe(message_id, refused, batch, now)
+                self._observe(message_id, rejected, batch, now)
             else:
                 batch.postponed[message_id] = None
         return batch
@@ -177,14 +181,16 @@ class Debits:
             if not self._is_authentic(delivery, batch):
                 continue
             message = parse_message(delivery.body)
-            for refusal in message.refusals:
-                batch.refused.setdefault(delivery.message_id, refusal)
+            for rejection in message.rejections:
+                batch.rejected.setdefault(delivery.message_id, rejection)
             for event in message.events:
                 billing = self._billed(delivery, event, batch, now)
                 if billing is None:
                     continue
-                if isinstance(event, ProviderErrorReported):
-                    work.refusals.append((delivery.message_id, refusal_of(event, billing)))
+                if isinstance(event, ModelProviderErrorReported):
+                    work.rejections.append(
+                        (delivery.message_id, model_provider_error_of(event, billing))
+                    )
                 else:
                     debit = _Debit(delivery.message_id, RunChange(event, billing))
                     work.debits.setdefault(billing.principal, []).append(debit)
@@ -194,13 +200,13 @@ class Debits:
         if self._signing_keys is None:
             return True
         try:
-            refusal = why_not_authentic(delivery.body, delivery.signature, self._signing_keys)
+            rejection = why_not_authentic(delivery.body, delivery.signature, self._signing_keys)
         except AgentCreditsError as error:
             batch.postponed[delivery.message_id] = error
             return False
-        if refusal is not None:
-            batch.refused[delivery.message_id] = refusal
-        return refusal is None
+        if rejection is not None:
+            batch.rejected[delivery.message_id] = rejection
+        return rejection is None
 
     def _billed(
         self, delivery: Delivery, event: AgentRunEvent, batch: DebitedBatch, now: datetime
@@ -210,20 +216,20 @@ class Debits:
         except AgentCreditsError as error:
             batch.postponed[delivery.message_id] = error
             return None
-        if isinstance(billing, Refusal):
-            batch.refused.setdefault(delivery.message_id, billing)
+        if isinstance(billing, Rejection):
+            batch.rejected.setdefault(delivery.message_id, billing)
             return None
         return billing
 
     def _observe(
-        self, message_id: str, refused: "ProviderRefused", batch: DebitedBatch, now: datetime
+        self, message_id: str, rejected: "ModelProviderError", batch: DebitedBatch, now: datetime
     ) -> None:
         try:
-            is_new = self._refusals.record(refused, now)
+            is_new = self._rejections.record(rejected, now)
         except AgentCreditsError as error:
             batch.postponed[message_id] = error
         else:
-            batch.reported.append(ReportedRefusal(message_id, refused, is_new))
+            batch.reported.append(ReportedModelProviderError(message_id, rejected, is_new))
 
     def _commit(
         self,
@@ -252,9 +258,9 @@ class Debits:
             self._commit(principal, debits[:half], batch, now)
             self._commit(principal, debits[half:], batch, now)
         except AccountMissing as error:
-            refusal = Refusal("unknown_user", str(error))
+            rejection = Rejection("unknown_user", str(error))
             for debit in debits:
-                batch.refused.setdefault(debit.message_id, refusal)
+                batch.rejected.setdefault(debit.message_id, rejection)
         except Contended as error:
             batch.retries += error.races_lost
             batch.postponed.update((debit.message_id, error) for debit in debits)
@@ -294,4 +300,4 @@ def _note(committed: Committed, debits: Sequence[_Debit], batch: DebitedBatch) -
         batch.outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
         if isinstance(result, Conflicting):
             reason = f"event {debit.change.event.id} was recorded with another payload"
-            batch.refused.setdefault(debit.message_id, Refusal("conflicting", reason))
+            batch.rejected.setdefault(debit.message_id, Rejection("conflicting", reason))

@@ -56,7 +56,7 @@ class Account(Struct, frozen=True):
     grants: tuple[Grant, ...] = ()
     plan: PlanSubscription | None = None
     errored_runs: tuple[ErroredRun, ...] = ()
-    # The newest reload, while it is under way or its refusal holds; when the last few succeeded.
+    # The newest reload, while it is under way or its decline holds; when the last few succeeded.
     reload: Reload | None = None
     reloaded_at: tuple[datetime, ...] = ()
     # A run has failed here, and no credits have come since.

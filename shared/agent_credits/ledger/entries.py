@@ -11,7 +11,7 @@ from typing import Literal
 from msgspec import Struct
 
 from agent_credits.ledger.grants import RELOAD_PREFIX, Grant
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.values.principals import Payer, Principal
 
 Realm = Literal["RUN", "GRANT", "RELOAD"]
@@ -29,7 +29,7 @@ EntryType = Literal[
     "plan.changed",
     "reload.requested",
     "reload.granted",
-    "reload.refused",
+    "reload.declined",
 ]
 Outcome = Literal[
     "accepted",  # a request that the pools can cover; it takes nothing
@@ -43,7 +43,7 @@ Outcome = Literal[
     "expired",
     "changed",
     "reload_requested",
-    "reload_refused",
+    "reload_declined",
 ]
 
 
@@ -120,7 +120,7 @@ class Entry(Struct, frozen=True):
     `amount_microcredits`: what usage asked for, a request estimated, a grant added, a grant lost.
     `pools_before`: of insufficient entries, what each pool of the order held before the event.
     `fails_run`: this is the entry at which the run failed; it is set once per run.
-    `refusal`: the refusal of a reload that stood in the way, or that this entry records.
+    `decline`: the decline of a reload that stood in the way, or that this entry records.
     `grant`: of granted and refilled entries, the grant as it was made.
     """
 
@@ -135,7 +135,7 @@ class Entry(Struct, frozen=True):
     run: RunContext | None = None
     pools_before: tuple[PoolBalance, ...] = ()
     fails_run: bool = False
-    refusal: Refused | None = None
+    decline: DeclineCause | None = None
     reload: ReloadFacts | None = None
     grant: Grant | None = None
     plan_name: str | None = None

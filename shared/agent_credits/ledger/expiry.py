@@ -1,8 +1,8 @@
-"""What time alone does to an account: plan credits refill, expired credits lapse.
+"""What time alone does to an account: plan credits refill, expired credits expire.
 
 Both are applied lazily, by a pure function of account and time, whenever the account is next
 committed. No midnight job can be late, and no drawing can see credits that are no longer there:
-an expired grant is never live, whether or not its lapse has been recorded yet.
+an expired grant is never live, whether or not its expire has been recorded yet.
 """
 
 from datetime import datetime
@@ -16,7 +16,7 @@ from agent_credits.values.periods import next_period_starts_at, period_containin
 
 
 def bring_up_to(account: Account, now: datetime) -> Account:
-    """Return the account at `now`, with an entry for each grant that lapsed and each refill."""
+    """Return the account at `now`, with an entry for each grant that expired and each refill."""
     return _refill(_expire(account, now), now)
 
 

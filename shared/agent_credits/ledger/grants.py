@@ -39,7 +39,7 @@ def drawing_order(grants: Iterable[Grant], pools: Iterable[str]) -> list[Grant]:
     """Sort grants into the one order in which every worker draws them.
 
     1. the pool's place in the policy's order (grants of other pools are left out)
-    2. earliest expiry first, so that as little as possible lapses; never-expiring last
+    2. earliest expiry first, so that as little as possible expires; never-expiring last
     3. oldest grant first
     4. grant id, so that no two grants ever tie
     """

@@ -1,8 +1,8 @@
 """A reload: an automatic purchase of add-on credits, as it stands on the account's row.
 
 The commit that finds too little, or that falls below the team's threshold, requests a reload on the
-row itself; events that it would cover wait in the queue until it has been granted or refused. A
-reload is resolved within a bounded time: after its deadline it counts as refused.
+row itself; events that it would cover wait in the queue until it has been granted or declined. A
+reload is resolved within a bounded time: after its deadline it counts as declined.
 """
 
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from agent_credits.values.principals import Principal
 
-Refused = Literal[
+DeclineCause = Literal[
     "auto_reload_off",
     "spend_cap_reached",
     "payment_declined",
@@ -24,11 +24,11 @@ Refused = Literal[
 
 # How long a reload may be under way before the events that wait for it fail.
 RELOAD_DEADLINE = timedelta(minutes=5)
-# After a refusal that settings cannot lift, waiting events fail and new ones do not ask again.
-REFUSAL_HOLD = timedelta(minutes=10)
+# After a decline that settings cannot lift, waiting events fail and new ones do not ask again.
+DECLINE_HOLD = timedelta(minutes=10)
 
-# Refusals that hold until the team's settings change, however long that takes.
-LIFTED_BY_SETTINGS: frozenset[Refused] = frozenset(
+# Rejections that hold until the team's settings change, however long that takes.
+LIFTED_BY_SETTINGS: frozenset[DeclineCause] = frozenset(
     {"auto_reload_off", "payment_method_missing", "suspended"}
 )
 
@@ -45,21 +45,21 @@ class ReloadTerms(Struct, frozen=True):
 
 
 class Reload(Struct, frozen=True):
-    """The account's newest reload, while it is under way and while its refusal holds.
+    """The account's newest reload, while it is under way and while its decline holds.
 
     `wanted_microcredits` is what the events that wait for it ask for together. `until` is the
-    deadline of a requested reload and the end of a refused one's hold; None, if only the settings
+    deadline of a requested reload and the end of a declined one's hold; None, if only the settings
     end it.
     """
 
     id: str
     team_id: str
-    state: Literal["requested", "refused"]
+    state: Literal["requested", "declined"]
     wanted_microcredits: int
     settings_version: int
     since: datetime
     until: datetime | None
-    cause: Refused | None = None
+    cause: DeclineCause | None = None
 
 
 class ReloadRequest(Struct, frozen=True):
@@ -70,14 +70,14 @@ class ReloadRequest(Struct, frozen=True):
     principal: Principal
 
 
-def hold_after(cause: Refused, now: datetime, month_ends_at: datetime) -> datetime | None:
-    """Return until when a refusal stands, unless the settings change first."""
+def hold_after(cause: DeclineCause, now: datetime, month_ends_at: datetime) -> datetime | None:
+    """Return until when a decline stands, unless the settings change first."""
     if cause in LIFTED_BY_SETTINGS:
         return None
-    return month_ends_at if cause == "spend_cap_reached" else now + REFUSAL_HOLD
+    return month_ends_at if cause == "spend_cap_reached" else now + DECLINE_HOLD
 
 
-Standing = Literal["able", "waiting"] | Refused
+Standing = Literal["able", "waiting"] | DeclineCause
 
 
 def standing(
@@ -86,14 +86,14 @@ def standing(
     terms: ReloadTerms | None,
     now: datetime,
 ) -> Standing:
-    """Tell whether a reload can be requested, is under way, or which refusal stands in the way."""
+    """Tell whether a reload can be requested, is under way, or which decline stands in the way."""
     if terms is None:
         return "auto_reload_off"
     if reload is not None and reload.state == "requested" and reload.until is not None:
         if now < reload.until:
             return "waiting"
         # Its outcome is still open, but nobody waits for ever: a later event may ask again.
-        if now < reload.until + REFUSAL_HOLD:
+        if now < reload.until + DECLINE_HOLD:
             return "payment_unavailable"
     if reload is not None and reload.cause is not None and _holds(reload, terms, now):
         return reload.cause

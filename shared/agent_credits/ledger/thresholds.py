@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.values.credits import format_credits, parse_credits
 from agent_credits.values.principals import Payer
 
@@ -51,8 +51,8 @@ def parse_threshold(value: object) -> Threshold:
 class LowCredits(Struct, frozen=True):
     """The thresholds that an account has fallen through and not recovered from.
 
-    `told`: they were announced, by the commit that made version `told_at_version` if not earlier.
-    `held`: they were not, because a reload was about to make them good; its refusal tells them.
+    `notified`: they were announced, at the latest by the commit that made `notified_at_version`.
+    `deferred`: they were not, because a reload was about to help; its decline announces them.
     `base_microcredits`: what per cent are of, as it was when the account fell through the first.
     The rest is what the notice needs to know of the run, and of the reload, that stood behind it.
     """
@@ -61,12 +61,12 @@ class LowCredits(Struct, frozen=True):
     payer: Payer
     pools: tuple[str, ...]
     base_microcredits: int
-    told: tuple[Threshold, ...] = ()
-    held: tuple[Threshold, ...] = ()
-    told_at_version: int = 0
+    notified: tuple[Threshold, ...] = ()
+    deferred: tuple[Threshold, ...] = ()
+    notified_at_version: int = 0
     # Why no reload helps, as of then.
-    refusal: Refused | None = None
+    decline: DeclineCause | None = None
 
     @property
-    def deepest_told(self) -> Threshold:
-        return min(self.told, key=lambda t: t.microcredits(self.base_microcredits))
+    def deepest_notified(self) -> Threshold:
+        return min(self.notified, key=lambda t: t.microcredits(self.base_microcredits))

@@ -17,8 +17,8 @@ from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.notices.auto_reload import (
     credits_restored,
+    reload_declined,
     reload_frozen,
-    reload_refused,
     reload_succeeded,
 )
 from agent_credits.notices.balance_report import balance_report_notice
@@ -26,18 +26,18 @@ from agent_credits.notices.credits_expiring import credits_expiring
 from agent_credits.notices.credits_low import credits_low
 from agent_credits.notices.drift_found import drift_found
 from agent_credits.notices.insufficient_credits import insufficient_credits
-from agent_credits.notices.model_provider_errors import provider_refused
+from agent_credits.notices.model_provider_errors import model_provider_error
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import (
     CreditsExpiring,
     DriftFound,
+    ModelProviderError,
     Observation,
-    ProviderRefused,
 )
 from agent_credits.notices.spend_cap import reload_suspended, spend_cap_warning
 
 
-class Commit(Struct, frozen=True):
+class AccountRecord(Struct, frozen=True):
     """One record of an account's change stream: the row before, none for a new one, and after."""
 
     old: Account | None
@@ -51,7 +51,7 @@ class Commit(Struct, frozen=True):
         return self.new.entries[len(self.old.entries) :]
 
 
-class TeamChange(Struct, frozen=True):
+class TeamRecord(Struct, frozen=True):
     """One record of a team's change stream."""
 
     old: Team | None
@@ -64,7 +64,7 @@ class Observed(Struct, frozen=True):
     observation: Observation
 
 
-StreamChange = Commit | TeamChange | Observed
+StreamRecord = AccountRecord | TeamRecord | Observed
 
 
 class NoticeSettings(Struct, frozen=True):
@@ -73,46 +73,46 @@ class NoticeSettings(Struct, frozen=True):
     problem_type_base_url: str
 
 
-def _failed_runs(commit: Commit, settings: NoticeSettings) -> Iterator[Notice]:
+def _failed_runs(commit: AccountRecord, settings: NoticeSettings) -> Iterator[Notice]:
     for entry in commit.new_entries:
         if entry.fails_run:
             yield insufficient_credits(commit.new, entry, settings.problem_type_base_url)
 
 
-def _reloads(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+def _reloads(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
     for entry in commit.new_entries:
         match entry.type:
             case "reload.granted":
                 yield reload_succeeded(commit.new, entry)
-            case "reload.refused" if entry.refusal == "too_many_reloads":
+            case "reload.declined" if entry.decline == "too_many_reloads":
                 yield reload_frozen(commit.new, entry)
-            case "reload.refused":
-                yield reload_refused(commit.new, entry)
+            case "reload.declined":
+                yield reload_declined(commit.new, entry)
             case _:
                 pass
 
 
-def _low_credits(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+def _low_credits(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
     low = commit.new.low
-    if low is not None and low.told_at_version == commit.new.version:
+    if low is not None and low.notified_at_version == commit.new.version:
         yield credits_low(commit.new, low)
 
 
-def _restored(commit: Commit, _: NoticeSettings) -> Iterator[Notice]:
+def _restored(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
     old, new = commit.old, commit.new
     if old is None:
         return
     # Credits must have come, too: without, somebody changed the thresholds, or a worker of an older
     # version wrote the row, which knows nothing of them.
     credits_came = any(entry.brings_credits for entry in commit.new_entries)
-    was_low = old.low is not None and bool(old.low.told)
+    was_low = old.low is not None and bool(old.low.notified)
     if (old.is_exhausted and not new.is_exhausted) or (
         was_low and new.low is None and credits_came
     ):
         yield credits_restored(old, new)
 
 
-def _cap_warnings(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
+def _cap_warnings(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
     before = change.old.spending if change.old else None
     for percent in change.new.spending.warned_percents:
         same_month = before is not None and before.month == change.new.spending.month
@@ -120,30 +120,30 @@ def _cap_warnings(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
             yield spend_cap_warning(change.new, percent)
 
 
-def _suspensions(change: TeamChange, _: NoticeSettings) -> Iterator[Notice]:
+def _suspensions(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
     before = change.old.spending.suspended_payment_method if change.old else None
     if change.new.spending.suspended_payment_method not in (None, before):
         yield reload_suspended(change.new)
 
 
-OF_ACCOUNTS: tuple[Callable[[Commit, NoticeSettings], Iterator[Notice]], ...] = (
+OF_ACCOUNTS: tuple[Callable[[AccountRecord, NoticeSettings], Iterator[Notice]], ...] = (
     _failed_runs,
     _reloads,
     _low_credits,
     _restored,
 )
-OF_TEAMS: tuple[Callable[[TeamChange, NoticeSettings], Iterator[Notice]], ...] = (
+OF_TEAMS: tuple[Callable[[TeamRecord, NoticeSettings], Iterator[Notice]], ...] = (
     _cap_warnings,
     _suspensions,
 )
 
 
-def notices_of(change: StreamChange, settings: NoticeSettings) -> list[Notice]:
+def notices_of(change: StreamRecord, settings: NoticeSettings) -> list[Notice]:
     """Return the notices that one record of the change stream gives rise to."""
     match change:
-        case Commit():
+        case AccountRecord():
             return [notice for derive in OF_ACCOUNTS for notice in derive(change, settings)]
-        case TeamChange():
+        case TeamRecord():
             return [notice for derive in OF_TEAMS for notice in derive(change, settings)]
         case Observed(observation):
             return [notice_of(observation)]
@@ -154,8 +154,8 @@ def notices_of(change: StreamChange, settings: NoticeSettings) -> list[Notice]:
 def notice_of(observation: Observation) -> Notice:
     """Return the one notice that an observation is put for."""
     match observation:
-        case ProviderRefused():
-            return provider_refused(observation)
+        case ModelProviderError():
+            return model_provider_error(observation)
         case DriftFound():
             return drift_found(observation)
         case BalanceReport():
@@ -166,7 +166,7 @@ def notice_of(observation: Observation) -> Notice:
             assert_never(observation)
 
 
-def reload_requested(commit: Commit) -> ReloadRequest | None:
+def reload_requested(commit: AccountRecord) -> ReloadRequest | None:
     """Return the reload that this commit requested, to be sent to its queue."""
     reload = commit.new.reload
     if reload is None or reload.state != "requested":

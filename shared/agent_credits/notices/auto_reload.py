@@ -1,10 +1,10 @@
-"""The notices of reloads: succeeded, refused, frozen; and that an account can run again."""
+"""The notices of reloads: succeeded, declined, frozen; and that an account can run again."""
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, ReloadFacts, newest_team
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.notices.notice import Notice, NoticeType, Severity, format_money, iso
-from agent_credits.notices.reload_declines import refusal_in_words, reload_fix
+from agent_credits.notices.reload_declines import decline_in_words, reload_fix
 from agent_credits.values.credits import format_credits
 
 
@@ -35,19 +35,19 @@ def reload_succeeded(account: Account, entry: Entry) -> Notice:
     )
 
 
-def reload_refused(account: Account, entry: Entry) -> Notice:
+def reload_declined(account: Account, entry: Entry) -> Notice:
     facts, cause = _facts(entry), _cause(entry)
     fix = reload_fix(cause, facts.team_id)
     return _notice(
         account,
         entry,
-        notice_type="auto_reload.refused",
+        notice_type="auto_reload.declined",
         severity="warning",
         data={"cause": cause, "fix": fix},
-        email_subject=f"No reload for {account.principal}: {refusal_in_words(cause)}",
+        email_subject=f"No reload for {account.principal}: {decline_in_words(cause)}",
         lines=[
-            f"The auto-reload of {account.principal} of team {facts.team_id} was refused:",
-            f"{refusal_in_words(cause)} ({cause}).",
+            f"The auto-reload of {account.principal} of team {facts.team_id} was declined:",
+            f"{decline_in_words(cause)} ({cause}).",
             "Runs that the account's credits do not cover fail until this is mended.",
             "",
             "What to do now:",
@@ -157,7 +157,7 @@ def _facts(entry: Entry) -> ReloadFacts:
     return entry.reload
 
 
-def _cause(entry: Entry) -> Refused:
-    if entry.refusal is None:
-        raise TypeError("a refused reload's entry names its cause")
-    return entry.refusal
+def _cause(entry: Entry) -> DeclineCause:
+    if entry.decline is None:
+        raise TypeError("a declined reload's entry names its cause")
+    return entry.decline

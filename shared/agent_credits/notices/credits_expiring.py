@@ -1,7 +1,7 @@
-"""The notice of paid credits that are about to lapse: how many, when exactly, what can be done."""
+"""The notice of paid credits that are about to expire: how many, when exactly, what can be done."""
 
 from agent_credits.notices.notice import Notice, iso
-from agent_credits.notices.observations import CreditsExpiring, LapsingGrant
+from agent_credits.notices.observations import CreditsExpiring, ExpiringGrant
 from agent_credits.values.credits import format_credits
 
 
@@ -26,17 +26,17 @@ def credits_expiring(expiring: CreditsExpiring) -> Notice:
             "fix": fix,
         },
         email_subject=(
-            f"{total} paid credits of {expiring.principal} lapse on {expiring.expires_on}"
+            f"{total} paid credits of {expiring.principal} expire on {expiring.expires_on}"
         ),
         email_text=_email_text(expiring, total, fix),
     )
 
 
-def _credits(*grants: LapsingGrant) -> str:
+def _credits(*grants: ExpiringGrant) -> str:
     return format_credits(sum(grant.remaining_microcredits for grant in grants))
 
 
-def _grant_to_json(grant: LapsingGrant) -> dict[str, str]:
+def _grant_to_json(grant: ExpiringGrant) -> dict[str, str]:
     return {
         "grant_id": grant.grant_id,
         "pool": grant.pool,
@@ -47,33 +47,33 @@ def _grant_to_json(grant: LapsingGrant) -> dict[str, str]:
 
 
 def _fixes(expiring: CreditsExpiring) -> list[str]:
-    use = "start before then what is planned; within a pool, what lapses first is drawn first."
+    use = "start before then what is planned; within a pool, what expires first is drawn first."
     if expiring.principal.kind == "team":
         return [
             f"Team {expiring.principal.id}: {use}",
             (
                 f"An admin of team {expiring.principal.id}: contact your account manager about the "
-                "contract's next term; what has lapsed does not come back."
+                "contract's next term; what has expired does not come back."
             ),
         ]
     return [
         f"{expiring.principal.id}: {use}",
         "Pools that come earlier in the waterfall are drawn before these, as always.",
-        "What has lapsed does not come back; buy again only what will be used.",
+        "What has expired does not come back; buy again only what will be used.",
     ]
 
 
 def _email_text(expiring: CreditsExpiring, total: str, fix: list[str]) -> str:
     lines = [
         (
-            f"{total} paid credits of {expiring.principal} lapse on {expiring.expires_on} (UTC), "
+            f"{total} paid credits of {expiring.principal} expire on {expiring.expires_on} (UTC), "
             "unless runs use them before."
         ),
         "",
         f"Account:   {expiring.principal}",
         f"Team:      {expiring.team_id or 'not known'}",
         *(
-            f"Lapsing:   {_credits(grant)} {grant.pool} credits at {iso(grant.expires_at)} "
+            f"Expiring:   {_credits(grant)} {grant.pool} credits at {iso(grant.expires_at)} "
             f"({grant.cause} {grant.grant_id})"
             for grant in expiring.grants
         ),

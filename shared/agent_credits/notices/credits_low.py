@@ -16,13 +16,13 @@ from agent_credits.values.credits import format_credits
 
 
 def credits_low(account: Account, low: LowCredits) -> Notice:
-    """Return the notice of the deepest threshold told. The version is its key: each once."""
+    """Return the notice of the deepest threshold notified. The version is its key: each once."""
     time = account.entries[-1].recorded_at
-    threshold, base = low.deepest_told, low.base_microcredits
+    threshold, base = low.deepest_notified, low.base_microcredits
     pools = pool_balances(account, low.pools, time)
     available = together(pools)
     refill = resets_at(account, time)
-    fix = fixes(account, low.payer, low.team_id, refill, low.refusal)
+    fix = fixes(account, low.payer, low.team_id, refill, low.decline)
     data = {
         "principal": str(account.principal),
         "team_id": low.team_id,
@@ -32,7 +32,7 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         "percent_left": available * 100 // base if base else None,
         "percent_of_credits": format_credits(base),
         "pools": pools_to_json(pools),
-        "auto_reload": {"state": reload_state(low.refusal), "cause": low.refusal},
+        "auto_reload": {"state": reload_state(low.decline), "cause": low.decline},
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
     }
@@ -49,7 +49,7 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         ),
         "",
         f"Pools:     {pools_text(pools)}",
-        f"Reload:    {reload_text(low.refusal)}",
+        f"Reload:    {reload_text(low.decline)}",
         f"Resets at: {resets_text(refill)}",
         "",
         "What to do now:",
@@ -71,7 +71,7 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
 
 
 def _threshold_text(account: Account, low: LowCredits) -> str:
-    threshold, base = low.deepest_told, format_credits(low.base_microcredits)
+    threshold, base = low.deepest_notified, format_credits(low.base_microcredits)
     if threshold.unit == "microcredits":
         return f"{threshold} credits"
     is_of_plan = account.plan is not None and account.plan.refills_one_of(low.pools)

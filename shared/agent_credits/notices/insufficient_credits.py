@@ -6,10 +6,10 @@ from typing import assert_never
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, PoolBalance, RunContext
 from agent_credits.ledger.expiry import resets_at
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.notices.notice import Notice, iso
 from agent_credits.notices.problem import insufficient_credits_problem
-from agent_credits.notices.reload_declines import refusal_in_words, reload_fix
+from agent_credits.notices.reload_declines import decline_in_words, reload_fix
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Payer
 
@@ -20,7 +20,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     if run is None:
         raise TypeError("only a run's entry can fail a run")
     refill = resets_at(account, entry.recorded_at)
-    fix = fixes(account, run.payer, run.team_id, refill, entry.refusal)
+    fix = fixes(account, run.payer, run.team_id, refill, entry.decline)
     pools = _pools_after(entry)
     run_id = entry.identity.subject
     data = {
@@ -31,8 +31,8 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         "task_state": "FAILED",
         "shortfall_credits": format_credits(entry.shortfall_microcredits),
         "pools": pools_to_json(pools),
-        "cause": entry.refusal or "pools_exhausted",
-        "auto_reload": {"state": reload_state(entry.refusal)},
+        "cause": entry.decline or "pools_exhausted",
+        "auto_reload": {"state": reload_state(entry.decline)},
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
         "problem": insufficient_credits_problem(problem_type_base_url),
@@ -56,8 +56,8 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     )
 
 
-def reload_state(refusal: Refused | None) -> str:
-    match refusal:
+def reload_state(decline: DeclineCause | None) -> str:
+    match decline:
         case None | "auto_reload_off":
             return "off"
         case "suspended":
@@ -65,7 +65,7 @@ def reload_state(refusal: Refused | None) -> str:
         case "too_many_reloads":
             return "frozen"
         case _:
-            return "refused"
+            return "declined"
 
 
 def fixes(
@@ -73,7 +73,7 @@ def fixes(
     payer: Payer,
     team_id: str,
     refill: datetime | None,
-    refusal: Refused | None,
+    decline: DeclineCause | None,
 ) -> list[str]:
     """Return what can be done, by whom, most direct first; it depends on who was billed."""
     match payer:
@@ -95,8 +95,8 @@ def fixes(
             ]
         case _:
             assert_never(payer)
-    if refusal is not None:
-        steps = [*reload_fix(refusal, team_id), *steps]
+    if decline is not None:
+        steps = [*reload_fix(decline, team_id), *steps]
     if refill is not None:
         steps.append(f"Or wait: the plan's credits refill at {iso(refill)}.")
     return steps
@@ -140,7 +140,7 @@ def _email_text(
             if entry.shortfall_microcredits
             else []
         ),
-        f"Reload:    {reload_text(entry.refusal)}",
+        f"Reload:    {reload_text(entry.decline)}",
         f"Resets at: {resets_text(refill)}",
         "",
         "What to do now:",
@@ -166,11 +166,11 @@ def _payer_in_words(payer: Payer) -> str:
             assert_never(payer)
 
 
-def reload_text(refusal: Refused | None) -> str:
+def reload_text(decline: DeclineCause | None) -> str:
     """Return why no reload helps."""
-    if refusal in (None, "auto_reload_off"):
+    if decline in (None, "auto_reload_off"):
         return "none; auto-reload is off"
-    return f"none; {refusal_in_words(refusal)} ({refusal})"
+    return f"none; {decline_in_words(decline)} ({decline})"
 
 
 def pools_text(pools: tuple[PoolBalance, ...]) -> str:

@@ -13,7 +13,7 @@ Severity = Literal["critical", "warning", "info"]
 # What subscribers filter by; tests/unit/notices/every_notice.py has an example of each.
 NoticeType = Literal[
     "auto_reload.frozen",
-    "auto_reload.refused",
+    "auto_reload.declined",
     "auto_reload.succeeded",
     "auto_reload.suspended",
     "credits_expiring",

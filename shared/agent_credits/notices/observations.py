@@ -17,7 +17,11 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, TypeAdapter
 
 from agent_credits.billing.balance_reports import BalanceReport
-from agent_credits.events.model_provider_errors import Classification, ProviderAnswer, ProviderName
+from agent_credits.events.model_provider_errors import (
+    Classification,
+    ModelProviderAnswer,
+    ModelProviderName,
+)
 from agent_credits.ledger.grants import GrantCause
 from agent_credits.values.identifiers import Identifier, PrincipalText, SourceUri
 from agent_credits.values.strict import Strict
@@ -26,10 +30,10 @@ from agent_credits.values.strict import Strict
 KEPT_FOR = timedelta(days=90)
 
 
-class ProviderRefused(Strict):
+class ModelProviderError(Strict):
     """A model provider refused a call of a run. No credits move."""
 
-    kind: Literal["provider_refused"] = "provider_refused"
+    kind: Literal["model_provider_error"] = "model_provider_error"
     principal: PrincipalText
     team_id: Identifier
     project_id: Identifier | None = None
@@ -38,9 +42,9 @@ class ProviderRefused(Strict):
     event_id: Identifier
     time: AwareDatetime
     traceparent: Identifier | None = None
-    provider: ProviderName
+    provider: ModelProviderName
     model: Identifier | None = None
-    answer: ProviderAnswer
+    answer: ModelProviderAnswer
     classification: Classification
 
     @property
@@ -99,8 +103,8 @@ class DriftFound(Strict):
         return f"{self.day} {digest} {self.principal}"
 
 
-class LapsingGrant(Strict):
-    """A paid grant that still holds credits, and when exactly they lapse."""
+class ExpiringGrant(Strict):
+    """A paid grant that still holds credits, and when exactly they expire."""
 
     grant_id: str
     pool: str
@@ -110,14 +114,14 @@ class LapsingGrant(Strict):
 
 
 class CreditsExpiring(Strict):
-    """Paid credits of an account that lapse on one day, of UTC, soon."""
+    """Paid credits of an account that expire on one day, of UTC, soon."""
 
     kind: Literal["credits_expiring"] = "credits_expiring"
     principal: PrincipalText
     team_id: Identifier | None = None
     expires_on: date
     time: AwareDatetime
-    grants: tuple[LapsingGrant, ...]
+    grants: tuple[ExpiringGrant, ...]
 
     @property
     def key(self) -> str:
@@ -129,7 +133,7 @@ class CreditsExpiring(Strict):
 
 
 Observation = Annotated[
-    ProviderRefused | DriftFound | CreditsExpiring | BalanceReport, Field(discriminator="kind")
+    ModelProviderError | DriftFound | CreditsExpiring | BalanceReport, Field(discriminator="kind")
 ]
 _OBSERVATION: TypeAdapter[Observation] = TypeAdapter(Observation)
 

@@ -1,11 +1,11 @@
-"""Each refusal of a reload in words, and what can be done about it, by whom."""
+"""Each decline of a reload in words, and what can be done about it, by whom."""
 
 from typing import assert_never
 
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 
 
-def refusal_in_words(cause: Refused) -> str:
+def decline_in_words(cause: DeclineCause) -> str:
     """Return why no reload helped, to stand behind a colon."""
     match cause:
         case "auto_reload_off":
@@ -26,7 +26,7 @@ def refusal_in_words(cause: Refused) -> str:
             assert_never(cause)
 
 
-def reload_fix(cause: Refused, team_id: str) -> list[str]:
+def reload_fix(cause: DeclineCause, team_id: str) -> list[str]:
     match cause:
         case "auto_reload_off":
             return [f"An admin of team {team_id}: turn auto-reload on, or purchase add-on credits."]

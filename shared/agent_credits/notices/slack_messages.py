@@ -20,12 +20,12 @@ from slack_sdk.models.blocks import (
     SectionBlock,
 )
 
-from agent_credits.ledger.reloads import Refused
+from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.notices.notice import Severity, format_money
 from agent_credits.notices.published import Published
-from agent_credits.notices.reload_declines import refusal_in_words
+from agent_credits.notices.reload_declines import decline_in_words
 
-# Slack's limits, of which a message that passes one is refused altogether.
+# Slack's limits, of which a message that passes one is declined altogether.
 HEADER_LENGTH_MAX: Final = 150
 TEXT_LENGTH_MAX: Final = 3_000
 FIELD_LENGTH_MAX: Final = 2_000
@@ -68,7 +68,7 @@ _LABELS: Final = {
 }
 _CAUSES: Final = {
     "pools_exhausted": "the pools are exhausted",
-    **{cause: refusal_in_words(cause) for cause in get_args(Refused)},
+    **{cause: decline_in_words(cause) for cause in get_args(DeclineCause)},
 }
 _TRIGGERS: Final = {
     "schedule": "a schedule",

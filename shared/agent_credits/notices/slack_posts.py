@@ -63,7 +63,7 @@ class SlackUnavailable(NotPosted):
     """No definite answer: the message may have been posted, or not."""
 
 
-class PostRefused(NotPosted):
+class PostRejected(NotPosted):
     """A definite no. Posting again will not help."""
 
 
@@ -75,7 +75,7 @@ def again_in_seconds(reason: Exception, receives: int) -> int:
     match reason:
         case RateLimited():
             return reason.seconds + random.randrange(_spread(receives))
-        case PostRefused() | NotAnEnvelope():
+        case PostRejected() | NotAnEnvelope():
             return 0
         case IdempotencyAlreadyInProgressError():
             return POSTED_ELSEWHERE_SECONDS
@@ -145,10 +145,10 @@ def _is_webhook(url: str, api_base: str) -> bool:
 
 
 class _Closed(Struct, frozen=True):
-    """A webhook that is not to be posted to until then: Slack asked to wait, or refused it."""
+    """A webhook that is not to be posted to until then: Slack asked to wait, or rejected it."""
 
     until: datetime
-    refused: PostRefused | None = None
+    rejected: PostRejected | None = None
 
 
 class SlackPosts:
@@ -172,17 +172,17 @@ class SlackPosts:
             raise RateLimited(seconds)
         if answer.status_code >= http.client.INTERNAL_SERVER_ERROR:
             raise SlackUnavailable(reason)
-        refused = PostRefused(reason)
+        rejected = PostRejected(reason)
         if answer.status_code in (http.client.FORBIDDEN, http.client.NOT_FOUND, http.client.GONE):
             until = self._clock() + REVOKED_FOR
-            self._closed[url] = _Closed(until, refused)
-        raise refused
+            self._closed[url] = _Closed(until, rejected)
+        raise rejected
 
     def _require_open(self, url: str) -> None:
         closed, now = self._closed.get(url), self._clock()
         if closed is None or now >= closed.until:
             return
-        raise closed.refused or RateLimited(math.ceil((closed.until - now).total_seconds()))
+        raise closed.rejected or RateLimited(math.ceil((closed.until - now).total_seconds()))
 
 
 def _send(url: str, message: BlockAttachment) -> WebhookResponse:

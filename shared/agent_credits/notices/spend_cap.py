@@ -31,8 +31,8 @@ def spend_cap_warning(team: Team, percent: int) -> Notice:
                 f"{percent} % or more of its spend cap."
             ),
             (
-                "No purchase passes the cap: when it is reached, reloads are refused and runs that "
-                "the credits do not cover fail."
+                "No purchase passes the cap: when it is reached, reloads are declined and runs "
+                "that the credits do not cover fail."
             ),
         ],
     )

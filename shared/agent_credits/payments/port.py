@@ -85,4 +85,4 @@ class InvoicePayments:
         return Paid(payment_id)
 
 
-ProviderName = Literal["stripe", "invoice"]
+PaymentProviderName = Literal["stripe", "invoice"]

@@ -11,8 +11,8 @@ from typing import Protocol
 from msgspec import Struct
 
 from agent_credits.billing.spend_cap import (
+    CapReservation,
     PaymentMethod,
-    Reservation,
     Spending,
     give_up,
     month_to_reserve_in,
@@ -60,7 +60,7 @@ class NotBought(Struct, frozen=True):
 def buy(rows: PurchaseRows, purchase: Purchase, now: datetime, pause: Pause) -> Bought | NotBought:
     """Buy once, however often it is asked for. Raises what `commit` and `change_team` raise."""
     reserved = _reserve(rows, purchase, now, pause)
-    if not isinstance(reserved, Reservation):
+    if not isinstance(reserved, CapReservation):
         return reserved
     committed = commit(rows, purchase.grant.principal, [purchase.grant], now=now, pause=pause)
     (result,) = committed.results
@@ -75,7 +75,7 @@ def buy(rows: PurchaseRows, purchase: Purchase, now: datetime, pause: Pause) -> 
 
 def _reserve(
     rows: PurchaseRows, purchase: Purchase, now: datetime, pause: Pause
-) -> Reservation | Bought | NotBought:
+) -> CapReservation | Bought | NotBought:
     """Hold the head-room, unless the purchase was made before.
 
     The team's row is read before the account, and written only as it was read, as a reload does: a
@@ -99,8 +99,8 @@ def _reserve(
     raise Contended(f"team {purchase.team_id}: lost {ATTEMPTS_MAX} races", ATTEMPTS_MAX)
 
 
-def _reservation(purchase: Purchase, team: Team, now: datetime) -> Reservation:
-    return Reservation(
+def _reservation(purchase: Purchase, team: Team, now: datetime) -> CapReservation:
+    return CapReservation(
         purchase_id=purchase.id,
         principal=str(purchase.grant.principal),
         month=month_to_reserve_in(team.spending, now, team.time_zone),

@@ -6,7 +6,7 @@
     4 settle    the reservation
 
 A crash after any step leaves a row that says how far it came, and the message comes again. A
-decline releases the reservation and refuses the reload. While the outcome is unknown the
+decline releases the reservation and declines the reload. While the outcome is unknown the
 reservation stays, and is resolved by asking the provider about the very payment it names.
 """
 
@@ -20,7 +20,7 @@ from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.reload_offers import ReloadOffer, reload_offer
 from agent_credits.billing.spend_cap import (
     RESERVATIONS_MAX,
-    Reservation,
+    CapReservation,
     Spending,
     fence,
     give_up,
@@ -31,21 +31,21 @@ from agent_credits.billing.spend_cap import (
     with_payment,
 )
 from agent_credits.billing.teams import Team
-from agent_credits.commit.changes import ReloadGranted, ReloadRefused
+from agent_credits.commit.changes import ReloadDeclined, ReloadGranted
 from agent_credits.commit.rows import Rows, TeamRows
 from agent_credits.commit.team_changes import change_team, read_team
 from agent_credits.commit.write_protocol import ATTEMPTS_MAX, Pause, commit
 from agent_credits.ledger.accounts import Account, available_microcredits
-from agent_credits.ledger.reloads import Refused, ReloadRequest, hold_after, packs_to_close
+from agent_credits.ledger.reloads import DeclineCause, ReloadRequest, hold_after, packs_to_close
 from agent_credits.payments.port import (
     Canceled,
     Charge,
     Declined,
     Paid,
+    PaymentProviderName,
     Payments,
     PaymentState,
     PaymentUnavailable,
-    ProviderName,
     Unresolved,
 )
 from agent_credits.values.errors import Contended, PolicyMissing
@@ -53,17 +53,17 @@ from agent_credits.values.principals import Payer, Principal
 
 
 class Granted(Struct, frozen=True):
-    reservation: Reservation
+    reservation: CapReservation
 
 
 class NotGranted(Struct, frozen=True):
-    cause: Refused
+    cause: DeclineCause
 
 
 class Open(Struct, frozen=True):
     """The payment's outcome is unknown; the message must come again until it is."""
 
-    reservation: Reservation
+    reservation: CapReservation
     reason: str
 
 
@@ -85,7 +85,7 @@ class ReloadSaga:
         self,
         rows: Rows,
         teams: TeamRows,
-        payments: Mapping[ProviderName, Payments],
+        payments: Mapping[PaymentProviderName, Payments],
         pause: Pause,
     ) -> None:
         self._rows = rows
@@ -100,7 +100,7 @@ class ReloadSaga:
         if held is None:
             self._resolve_earlier(request, team, now)
             found = self._reserve(request, now)
-            if not isinstance(found, Reservation):
+            if not isinstance(found, CapReservation):
                 held = self._reserved_meanwhile(request)
                 return self._charge(request, held, now) if held else found
             held = found
@@ -113,7 +113,9 @@ class ReloadSaga:
             left_open = ReloadRequest(earlier.purchase_id, request.team_id, request.principal)
             self._charge(left_open, earlier, now)
 
-    def _reserve(self, request: ReloadRequest, now: datetime) -> Reservation | NotGranted | Stale:
+    def _reserve(
+        self, request: ReloadRequest, now: datetime
+    ) -> CapReservation | NotGranted | Stale:
         """Hold head-room for as many packs as are needed, or as the cap affords.
 
         The team's row is read before the account's, and written only as it was read. Whoever
@@ -129,11 +131,11 @@ class ReloadSaga:
             if account is None or not _asks_for(account, request):
                 return Stale()
             priced = self._priced(request, team, account, now)
-            if not isinstance(priced, Reservation):
-                return self._refuse(request, priced, team, now)
+            if not isinstance(priced, CapReservation):
+                return self._decline(request, priced, team, now)
             spending = reserve(team.spending, priced, team.spend_cap_cents)
             if spending is None:
-                return self._refuse(request, "spend_cap_reached", team, now)
+                return self._decline(request, "spend_cap_reached", team, now)
             changed = {"spending": spending, "version": team.version + 1}
             if self._teams.compare_and_set_team(team.model_copy(update=changed)) is None:
                 return priced
@@ -142,7 +144,7 @@ class ReloadSaga:
 
     def _priced(
         self, request: ReloadRequest, team: Team, account: Account, now: datetime
-    ) -> Reservation | Refused:
+    ) -> CapReservation | DeclineCause:
         if now >= _deadline(account, now):
             # Whoever waited has been told no; nobody expects their card to be charged now.
             return "payment_unavailable"
@@ -165,7 +167,7 @@ class ReloadSaga:
         )
         if packs == 0:
             return "spend_cap_reached"
-        return Reservation(
+        return CapReservation(
             purchase_id=request.reload_id,
             principal=str(request.principal),
             month=offer.month,
@@ -179,10 +181,10 @@ class ReloadSaga:
             deadline=_deadline(account, now),
         )
 
-    def _reserved_meanwhile(self, request: ReloadRequest) -> Reservation | None:
+    def _reserved_meanwhile(self, request: ReloadRequest) -> CapReservation | None:
         """Shut out a worker that is still to reserve; return what one has reserved already.
 
-        It may have read the account before it was refused, and may crash as soon as it has
+        It may have read the account before it was declined, and may crash as soon as it has
         reserved. With the message done, nobody would ever ask about that reservation again.
         """
 
@@ -194,7 +196,7 @@ class ReloadSaga:
         team = change_team(self._teams, request.team_id, fenced, self._pause)
         return team.spending.reservation(request.reload_id)
 
-    def _charge(self, request: ReloadRequest, held: Reservation, now: datetime) -> Resolution:
+    def _charge(self, request: ReloadRequest, held: CapReservation, now: datetime) -> Resolution:
         state = self._payment_state(request, held, now)
         match state:
             case Paid():
@@ -204,36 +206,36 @@ class ReloadSaga:
                 )
                 return Granted(held)
             case Declined():
-                # Refused before released: a crash in between finds the reservation and does both.
+                # Declined before released: a crash in between finds the reservation and does both.
                 team = read_team(self._teams, request.team_id)
-                refused = self._refuse(request, "payment_declined", team, now)
+                declined = self._decline(request, "payment_declined", team, now)
                 # Without an id, the provider made no payment at all.
-                declined = state.payment_id or None
+                unpaid = state.payment_id or None
                 team = self._change_spending(
-                    request, lambda t: release(t.spending, held.purchase_id, declined, now)
+                    request, lambda t: release(t.spending, held.purchase_id, unpaid, now)
                 )
                 left = team.spending.reservation(held.purchase_id)
                 # Another worker stored a payment meanwhile, and may be gone: ask about that one.
-                return Open(left, "a payment was made meanwhile") if left else refused
+                return Open(left, "a payment was made meanwhile") if left else declined
             case Canceled() | NeverMade():
                 team = read_team(self._teams, request.team_id)
-                refused = self._refuse(request, "payment_unavailable", team, now)
+                declined = self._decline(request, "payment_unavailable", team, now)
                 team = self._change_spending(
                     request, lambda t: give_up(t.spending, held.purchase_id, held.payment_id)
                 )
                 left = team.spending.reservation(held.purchase_id)
                 # Another worker stored a payment meanwhile, and may be gone: ask about that one.
-                return Open(left, "a payment was made meanwhile") if left else refused
+                return Open(left, "a payment was made meanwhile") if left else declined
             case Unresolved() | PaymentUnavailable():
                 if now >= held.deadline:
                     team = read_team(self._teams, request.team_id)
-                    self._refuse(request, "payment_unavailable", team, now)
+                    self._decline(request, "payment_unavailable", team, now)
                 return Open(held, _why_open(state))
             case _:
                 assert_never(state)
 
     def _payment_state(
-        self, request: ReloadRequest, held: Reservation, now: datetime
+        self, request: ReloadRequest, held: CapReservation, now: datetime
     ) -> PaymentState | NeverMade | PaymentUnavailable:
         """Return the state of the one payment of this reservation, or why it is unknown.
 
@@ -271,7 +273,7 @@ class ReloadSaga:
             raise Contended(f"{request.reload_id}: resolved by another worker meanwhile", 1)
         return held.payment_id
 
-    def _grant(self, request: ReloadRequest, held: Reservation, now: datetime) -> None:
+    def _grant(self, request: ReloadRequest, held: CapReservation, now: datetime) -> None:
         granted = ReloadGranted(
             principal=request.principal,
             reload_id=held.purchase_id,
@@ -284,11 +286,11 @@ class ReloadSaga:
         )
         commit(self._rows, request.principal, [granted], now=now, pause=self._pause)
 
-    def _refuse(
-        self, request: ReloadRequest, cause: Refused, team: Team, now: datetime
+    def _decline(
+        self, request: ReloadRequest, cause: DeclineCause, team: Team, now: datetime
     ) -> NotGranted:
-        """Refuse by the settings that were read for it: what changed since may lift it at once."""
-        refused = ReloadRefused(
+        """Decline by the settings that were read for it: what changed since may lift it at once."""
+        declined = ReloadDeclined(
             principal=request.principal,
             reload_id=request.reload_id,
             team_id=request.team_id,
@@ -296,7 +298,7 @@ class ReloadSaga:
             until=hold_after(cause, now, month_end(now, team.time_zone)),
             settings_version=team.settings_version,
         )
-        commit(self._rows, request.principal, [refused], now=now, pause=self._pause)
+        commit(self._rows, request.principal, [declined], now=now, pause=self._pause)
         return NotGranted(cause)
 
     def _change_spending(self, request: ReloadRequest, change: Callable[[Team], Spending]) -> Team:
@@ -325,7 +327,7 @@ def _deadline(account: Account, now: datetime) -> datetime:
     return account.reload.until or now if account.reload else now
 
 
-def _open_reload(spending: Spending, principal: Principal) -> Reservation | None:
+def _open_reload(spending: Spending, principal: Principal) -> CapReservation | None:
     reservations = (r for r in spending.reservations if r.is_reload)
     return next((r for r in reservations if r.principal == str(principal)), None)
 

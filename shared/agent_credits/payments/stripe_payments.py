@@ -71,7 +71,7 @@ class StripePayments:
                     return Declined(payment_id, declined.code or "card_declined")
                 except stripe.InvalidRequestError as impossible:
                     # The card or the customer is gone at Stripe, for good. Cancelled, so that this
-                    # no is definite; Stripe refuses that where another worker has confirmed it.
+                    # no is definite; Stripe declines that where another worker has confirmed it.
                     intents.cancel(payment_id)
                     return Declined(payment_id, impossible.code or "invalid_request")
         return _state(intent)

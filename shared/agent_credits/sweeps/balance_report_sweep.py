@@ -53,8 +53,8 @@ class ReportRows(ObservationRows, Protocol):
     ) -> Iterator[Page]: ...
 
 
-class BalanceReportWalk:
-    """Implements `Walk` over teams."""
+class BalanceReportSweep:
+    """Implements `Sweep` over teams."""
 
     def __init__(self, rows: ReportRows, entries_max: int = ENTRIES_PER_VISIT) -> None:
         self._rows = rows

@@ -1,8 +1,8 @@
-"""Paid credits that are about to lapse: each day, every account is looked through for them.
+"""Paid credits that are about to expire: each day, every account is looked through for them.
 
-Paid are purchases, reloads and contracts. A plan's refill lapses at the end of its period as it was
-meant to, and a gift cost nobody anything. What was used up is not told of, and neither is what has
-lapsed; one account and one day of expiry are one notice, however many grants and walks.
+Purchases, reloads and contracts are paid for. A plan's refill is meant to expire at the end of its
+period, and a gift cost nobody anything. Credits that are used up or have expired are not announced.
+One account and one day of expiry make one notice, however many grants and sweeps there are.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import newest_team
 from agent_credits.ledger.grants import Grant, GrantCause
-from agent_credits.notices.observations import CreditsExpiring, LapsingGrant
+from agent_credits.notices.observations import CreditsExpiring, ExpiringGrant
 from agent_credits.notices.rows import ObservationRows
 from agent_credits.sweeps.rows import AccountsRows, LedgerRows, Stretch, Unreadable
 from agent_credits.sweeps.sweep import Visited
@@ -21,11 +21,11 @@ PAID: Final[frozenset[GrantCause]] = frozenset({"purchase", "reload", "contract"
 
 
 class ExpiringCreditsRows(AccountsRows, LedgerRows, ObservationRows, Protocol):
-    """What looking for credits that lapse reads, and the rows that it puts."""
+    """What looking for credits that expire reads, and the rows that it puts."""
 
 
-class ExpiringCreditsWalk:
-    """Implements `Walk`. Told is what lapses within `notice_period`."""
+class ExpiringCreditsSweep:
+    """Implements `Sweep`. Told is what expires within `notice_period`."""
 
     def __init__(self, rows: ExpiringCreditsRows, notice_period: timedelta) -> None:
         self._rows = rows
@@ -41,7 +41,7 @@ class ExpiringCreditsWalk:
         if isinstance(row, Unreadable):
             # Reconciling tells of it, and nothing can be said of its grants.
             return Visited(counts=Counter(AccountsUnreadable=1), is_left_out=True)
-        by_day = lapsing_by_day(row, now, self._notice_period)
+        by_day = expiring_by_day(row, now, self._notice_period)
         team_id = self._team_to_tell(row) if by_day else None
         put: Counter[str] = Counter()
         for day, grants in by_day.items():
@@ -69,13 +69,13 @@ class ExpiringCreditsWalk:
         return newest_team((*before, *row.entries))
 
 
-def lapsing_by_day(
+def expiring_by_day(
     row: Account, now: datetime, notice_period: timedelta
 ) -> dict[date, tuple[Grant, ...]]:
-    """Return the paid grants that still hold credits and lapse soon, by their day in UTC.
+    """Return the paid grants that still hold credits and expire soon, by their day in UTC.
 
-    A grant that is at its very expiry has lapsed; one that lapses exactly `notice_period` from now
-    is told of.
+    A grant at its very expiry has expired; one that expires exactly `notice_period` from now is
+    included.
     """
     by_day: dict[date, tuple[Grant, ...]] = {}
     for grant in sorted(row.grants, key=lambda g: (str(g.expires_at), g.id)):
@@ -88,9 +88,9 @@ def lapsing_by_day(
     return by_day
 
 
-def _told(grant: Grant) -> LapsingGrant:
-    assert grant.expires_at is not None, "what never expires does not lapse"
-    return LapsingGrant(
+def _told(grant: Grant) -> ExpiringGrant:
+    assert grant.expires_at is not None, "what never expires does not expire"
+    return ExpiringGrant(
         grant_id=grant.id,
         pool=grant.pool,
         cause=grant.cause,

@@ -188,7 +188,7 @@ class Reconciliation:
             self._expire(entry)
         elif entry.run is not None:
             self._apply_run(entry, entry.run, policies)
-        elif entry.outcome not in ("changed", "reload_requested", "reload_refused"):
+        elif entry.outcome not in ("changed", "reload_requested", "reload_declined"):
             self._find(f"{_name(entry)} is {entry.outcome}, but of no run")
 
     def compare_with(self, row: Account) -> None:
@@ -226,15 +226,15 @@ class Reconciliation:
         self.sums += Sums(granted_microcredits=grant.amount_microcredits)
 
     def _expire(self, entry: Entry) -> None:
-        lapsed = entry.grant
-        held = self._held.pop(lapsed.id, None) if lapsed else None
+        expired = entry.grant
+        held = self._held.pop(expired.id, None) if expired else None
         left = held.remaining_microcredits if held else 0
         if left != entry.amount_microcredits:
             self._find(
                 f"{_name(entry)} lets {format_credits(entry.amount_microcredits)} credits expire,"
                 f" but {format_credits(left)} were left"
             )
-        if lapsed is None or lapsed.is_live(entry.recorded_at):
+        if expired is None or expired.is_live(entry.recorded_at):
             self._find(f"{_name(entry)} comes before the grant's expiry")
         self.sums += Sums(expired_microcredits=entry.amount_microcredits)
 

@@ -39,8 +39,8 @@ class ReconciliationRows(AccountsRows, LedgerRows, CheckpointRows, ObservationRo
     def read_account(self, principal: Principal) -> Account | None: ...
 
 
-class ReconciliationWalk:
-    """Implements `Walk`; policies never change, and are read once."""
+class ReconciliationSweep:
+    """Implements `Sweep`; policies never change, and are read once."""
 
     def __init__(self, rows: ReconciliationRows, entries_max: int = ENTRIES_PER_VISIT) -> None:
         self._rows = rows

@@ -50,7 +50,7 @@ class LedgerRows(Protocol):
 
 
 class AccountsRows(Protocol):
-    """The rows of all accounts, for walking over them. Each method raises `RowsUnavailable`."""
+    """The rows of all accounts, for sweeping over them. Each method raises `RowsUnavailable`."""
 
     def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
         """Read at most so many rows of the table, and return the accounts among them."""

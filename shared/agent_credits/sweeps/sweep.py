@@ -1,16 +1,16 @@
-"""A walk: one pass over all rows of a kind, in bounded steps, each of them one message.
+"""A sweep: one pass over all rows of a kind, in bounded steps, each of them one message.
 
-    {"walk": "reconciliation"}                              begins one: the schedule, or an operator
-    {"walk": …, "day": …, "number": 7, "after": "ACCOUNT#…"}  step 7: the rows behind that key
-    {"walk": …, "day": …, "key": "ACCOUNT#…", "part": 2}      a single row: a visit
+    {"sweep": "reconciliation"}                                begins one: schedule or operator
+    {"sweep": …, "day": …, "number": 7, "after": "ACCOUNT#…"}  step 7: the rows behind that key
+    {"sweep": …, "day": …, "key": "ACCOUNT#…", "part": 2}      a single row: a visit
 
 A step visits rows while there is time, then sends the next step, then is done. Whatever crashes,
 a step comes again as a whole, so visiting a row again the same day must do nothing new. Nobody
-remembers how far a walk has come but the message that is under way: there is nothing to clean up.
+remembers how far a sweep has come but the message that is under way: there is nothing to clean up.
 
 A row that takes longer than a step may take gets visits of its own, one after the other. And a step
-that keeps failing is taken apart: each of its rows becomes a visit, and the walk goes on. What then
-fails again and again is one message that names one row, and ends in the dead-letter queue.
+that keeps failing is taken apart: each of its rows becomes a visit, and the sweep continues. What
+then keeps failing is one message that names one row, and it ends in the dead-letter queue.
 """
 
 from collections import Counter
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from agent_credits.sweeps.rows import Row, Stretch, Unreadable
 from agent_credits.values.errors import require
 
-WalkName = Literal["reconciliation", "expiring_credits", "balance_reports"]
+SweepName = Literal["reconciliation", "expiring_credits", "balance_reports"]
 
 # The rows of a table that one step reads at most; they fit one answer of the database.
 ROWS_PER_STEP_MAX = 500
@@ -39,63 +39,63 @@ class Step(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    walk: WalkName
+    sweep: SweepName
     day: date
     number: int = Field(ge=0)
     after: str | None = None
 
     @property
     def group(self) -> str:
-        return self.walk
+        return self.sweep
 
     @property
     def deduplication(self) -> str:
         # Of two steps with one number, after a crash between sending and being done, the second is
-        # dropped, also where a new row made its end another one: a walk never forks.
-        return f"{self.walk} {self.day} step {self.number}"
+        # dropped, also where a new row made its end another one: a sweep never forks.
+        return f"{self.sweep} {self.day} step {self.number}"
 
 
 class Visit(BaseModel):
-    """Visit one row; `part` counts the visits that it has had on this walk."""
+    """Visit one row; `part` counts the visits that it has had on this sweep."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    walk: WalkName
+    sweep: SweepName
     day: date
     key: str
     part: int = Field(ge=0)
 
     @property
     def group(self) -> str:
-        return f"{self.walk} {self.key}"
+        return f"{self.sweep} {self.key}"
 
     @property
     def deduplication(self) -> str:
-        return f"{self.walk} {self.day} visit {self.part} of {self.key}"
+        return f"{self.sweep} {self.day} visit {self.part} of {self.key}"
 
 
 class _Beginning(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    walk: WalkName
+    sweep: SweepName
 
 
 _MESSAGE: TypeAdapter[_Beginning | Step | Visit] = TypeAdapter(_Beginning | Step | Visit)
 
 
-def beginning(walk: WalkName) -> str:
-    """Return the body of the message that begins a walk."""
-    return _Beginning(walk=walk).model_dump_json()
+def beginning(sweep: SweepName) -> str:
+    """Return the body of the message that begins a sweep."""
+    return _Beginning(sweep=sweep).model_dump_json()
 
 
-def parse_walk_message(body: str, sent_at: datetime) -> Step | Visit:
-    """Read a message; a walk's day is the one on which its first message was sent.
+def parse_sweep_message(body: str, sent_at: datetime) -> Step | Visit:
+    """Read a message; a sweep's day is the one on which its first message was sent.
 
     Raises ValueError for a body that is none of the three.
     """
     message = _MESSAGE.validate_json(body)
     if isinstance(message, _Beginning):
-        return Step(walk=message.walk, day=sent_at.date(), number=0)
+        return Step(sweep=message.sweep, day=sent_at.date(), number=0)
     return message
 
 
@@ -110,8 +110,8 @@ class Visited(Struct, frozen=True):
     is_left_out: bool = False
 
 
-class Walk(Protocol[Row]):
-    """What a walk reads, and does to each row; another kind of walk is another of these."""
+class Sweep(Protocol[Row]):
+    """What a sweep reads, and does to each row; another kind of sweep is another of these."""
 
     def read_stretch(self, after: str | None, rows_max: int) -> Stretch[Row]: ...
 
@@ -122,17 +122,17 @@ class Walk(Protocol[Row]):
         ...
 
 
-class WalkQueue(Protocol):
+class SweepQueue(Protocol):
     def send(self, messages: Sequence[Step | Visit]) -> None:
         """Send them; of those alike in `deduplication`, within minutes, only the first stays."""
         ...
 
 
-class Walked(Struct, frozen=True):
+class Swept(Struct, frozen=True):
     """What one message did: rows visited, what they count, visits that rows were given.
 
     `left_out` are the keys of rows that could not be served.
-    `next` is the step that was sent, None where there is none: at the walk's end, or of a visit.
+    `next` is the step that was sent, None where there is none: at the sweep's end, or of a visit.
     """
 
     rows: int
@@ -153,19 +153,19 @@ class Walked(Struct, frozen=True):
 
 
 def take_step(
-    walk: Walk[Row],
-    queue: WalkQueue,
+    sweep: Sweep[Row],
+    queue: SweepQueue,
     step: Step,
     *,
     attempt: int,
     now: datetime,
     time_is_left: Callable[[], bool],
-) -> Walked:
+) -> Swept:
     """Visit rows while there is time, one at least, and send the next step.
 
     Whatever a visit raises is raised: the step then comes again, as its next `attempt`.
     """
-    stretch = walk.read_stretch(step.after, ROWS_PER_STEP_MAX)
+    stretch = sweep.read_stretch(step.after, ROWS_PER_STEP_MAX)
     if attempt > STEP_ATTEMPTS_MAX:
         return _take_apart(queue, step, stretch)
     counts: Counter[str] = Counter()
@@ -174,29 +174,29 @@ def take_step(
     for key, row in stretch.rows:
         if visited and not time_is_left():
             break
-        outcome = walk.visit(row, step.day, now)
+        outcome = sweep.visit(row, step.day, now)
         counts += outcome.counts
         visited += 1
         if outcome.is_left_out:
             left_out.append(key)
         if not outcome.is_done:
-            unfinished.append(Visit(walk=step.walk, day=step.day, key=key, part=1))
+            unfinished.append(Visit(sweep=step.sweep, day=step.day, key=key, part=1))
         end = key if visited < len(stretch.rows) else stretch.end
     following = _following(step, end)
     queue.send([*unfinished, *following])
-    return Walked(visited, counts, len(unfinished), tuple(left_out), *following)
+    return Swept(visited, counts, len(unfinished), tuple(left_out), *following)
 
 
-def take_visit(walk: Walk[Row], queue: WalkQueue, visit: Visit, now: datetime) -> Walked:
+def take_visit(sweep: Sweep[Row], queue: SweepQueue, visit: Visit, now: datetime) -> Swept:
     """Visit a row, and send its next visit where this one was not enough."""
     require(visit.part < VISITS_PER_ROW_MAX, "a row's visits come to an end")
-    row = walk.read_row(visit.key)
+    row = sweep.read_row(visit.key)
     if row is None:
-        return Walked(0, Counter())
-    outcome = walk.visit(row, visit.day, now)
+        return Swept(0, Counter())
+    outcome = sweep.visit(row, visit.day, now)
     if not outcome.is_done:
         queue.send([visit.model_copy(update={"part": visit.part + 1})])
-    return Walked(
+    return Swept(
         rows=1,
         counts=outcome.counts,
         visits=0 if outcome.is_done else 1,
@@ -204,11 +204,11 @@ def take_visit(walk: Walk[Row], queue: WalkQueue, visit: Visit, now: datetime) -
     )
 
 
-def _take_apart(queue: WalkQueue, step: Step, stretch: Stretch[Row]) -> Walked:
-    visits = [Visit(walk=step.walk, day=step.day, key=key, part=0) for key, _ in stretch.rows]
+def _take_apart(queue: SweepQueue, step: Step, stretch: Stretch[Row]) -> Swept:
+    visits = [Visit(sweep=step.sweep, day=step.day, key=key, part=0) for key, _ in stretch.rows]
     following = _following(step, stretch.end)
     queue.send([*visits, *following])
-    return Walked(0, Counter(), len(visits), (), *following)
+    return Swept(0, Counter(), len(visits), (), *following)
 
 
 def _following(step: Step, end: str | None) -> list[Step]:

@@ -33,7 +33,7 @@ def read_usage(bodies: Iterable[str], team: Team) -> list[Usage]:
     read = []
     for message_body in bodies:
         message = parse_message(message_body)
-        assert not message.refusals
+        assert not message.rejections
         for event in message.events:
             assert isinstance(event, RunUsage)
             read.append(Usage(event, bill(event, team, POLICY)))

@@ -182,7 +182,7 @@ def test_the_size_of_an_item_is_counted_as_it_is_billed() -> None:
     assert items.item_bytes(item) == (2 + 10) + (7 + 4) + (7 + 20)
 
 
-def test_a_row_past_its_ceiling_is_refused_by_name_and_size() -> None:
+def test_a_row_past_its_ceiling_is_rejected_by_name_and_size() -> None:
     grants = tuple(grant(f"{n}-{uuid.uuid4()}" * 3, credits="999999.999999") for n in range(700))
     account = Account(Principal("team", "hoarder"), 1, grants=grants)
 

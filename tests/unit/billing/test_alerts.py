@@ -30,7 +30,7 @@ def test_a_threshold_is_per_cent_or_credits(written: str | int, threshold: Thres
 
 
 @pytest.mark.parametrize("written", ["0%", "101%", "2.5%", "-5", "0", "%", "", 0.3, None, True])
-def test_what_is_neither_is_refused_with_a_sentence(written: object) -> None:
+def test_what_is_neither_is_rejected_with_a_sentence(written: object) -> None:
     with pytest.raises(ValueError, match=r"^a threshold is a share of the plan .* is neither$"):
         parse_threshold(written)
 

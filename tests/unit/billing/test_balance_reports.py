@@ -2,7 +2,6 @@
 
 import json
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -23,9 +22,9 @@ from agent_credits.notices.announcements import Observed
 from agent_credits.notices.balance_report import report_data, report_text
 from agent_credits.values.credits import parse_credits
 from agent_credits.values.principals import Principal
+from tests.golden import assert_golden
 from tests.unit.builders import ACME, ANA, BEN, BIGCORP_TEAM, NOW, OLGA, POLICY, grant, plan
 
-GOLDEN = Path(__file__).parents[1] / "notices" / "golden" / "balance_report"
 MONTH = NOW.strftime("%Y-%m")
 SPENDING = Spending(month=MONTH, spent_cents=4_200)
 TEAM = ACME.model_copy(update={"spend_cap_cents": 10_000, "spending": SPENDING})
@@ -55,10 +54,8 @@ def report_of(*accounts: Burning, team: Team = TEAM) -> BalanceReport:
     return balance_report(team, POLICY, accounts, NOW.date(), NOW)
 
 
-def assert_golden(name: str, report: BalanceReport) -> None:
-    text = f"{json.dumps(report_data(report), indent=2)}\n\n{report_text(report)}"
-
-    assert text == (GOLDEN / f"{name}.txt").read_text()
+def text_of(report: BalanceReport) -> str:
+    return f"{json.dumps(report_data(report), indent=2)}\n\n{report_text(report)}"
 
 
 def busy_team() -> BalanceReport:
@@ -70,17 +67,17 @@ def busy_team() -> BalanceReport:
 
 
 def test_a_busy_team() -> None:
-    assert_golden("self_serve", busy_team())
+    assert_golden("balance_report/self_serve.txt", text_of(busy_team()))
 
 
 def test_an_enterprise_is_its_one_contract() -> None:
     contract = burning(Principal("team", "bigcorp"), add_on="100000", burned={1: "250", 6: "4650"})
 
-    assert_golden("enterprise", report_of(contract, team=BIGCORP_TEAM))
+    assert_golden("balance_report/enterprise.txt", text_of(report_of(contract, team=BIGCORP_TEAM)))
 
 
 def test_a_team_without_accounts() -> None:
-    assert_golden("nobody", report_of())
+    assert_golden("balance_report/nobody.txt", text_of(report_of()))
 
 
 def test_a_team_of_thousands_is_told_as_its_busiest_accounts_and_a_sum_of_all() -> None:
@@ -107,9 +104,9 @@ def test_what_a_plan_refills_is_there_before_any_commit_says_so() -> None:
 
 
 def test_an_expired_grant_holds_nothing() -> None:
-    lapsed = grant("g-1", "add_on", "5", expires_at=NOW)
+    expired = grant("g-1", "add_on", "5", expires_at=NOW)
 
-    (account,) = report_of(Burning(Account(ANA, grants=(lapsed,)), BurnByDay())).accounts
+    (account,) = report_of(Burning(Account(ANA, grants=(expired,)), BurnByDay())).accounts
 
     assert account.available_microcredits == 0
 

@@ -15,7 +15,7 @@ from agent_credits.billing.teams import (
     Team,
     Tenure,
 )
-from agent_credits.events.agent_runs import Refusal
+from agent_credits.events.agent_runs import Rejection
 from agent_credits.values.errors import PolicyMissing
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -53,8 +53,8 @@ def with_members(members: Iterable[str]) -> Team:
     return ACME.model_copy(update={"members": frozenset(members)})
 
 
-def code(answer: Billing | Refusal) -> Any:
-    assert isinstance(answer, Refusal)
+def code(answer: Billing | Rejection) -> Any:
+    assert isinstance(answer, Rejection)
     return answer.code
 
 
@@ -71,7 +71,7 @@ def test_settings_are_read_once_a_minute() -> None:
     assert rows.reads == ["team acme", "policy 2025-11", "team acme"]
 
 
-def test_a_user_who_joined_a_moment_ago_is_not_refused_on_old_settings() -> None:
+def test_a_user_who_joined_a_moment_ago_is_not_rejected_on_old_settings() -> None:
     rows = ReadRows()
     rows.teams["acme"] = with_members({"olga"})
     directory = Directory(rows)
@@ -85,7 +85,7 @@ def test_a_user_who_joined_a_moment_ago_is_not_refused_on_old_settings() -> None
     assert answer.principal == ANA
 
 
-def test_a_team_that_was_created_a_moment_ago_is_not_refused_on_old_settings() -> None:
+def test_a_team_that_was_created_a_moment_ago_is_not_rejected_on_old_settings() -> None:
     rows = ReadRows()
     rows.teams.clear()
     directory = Directory(rows)
@@ -97,10 +97,12 @@ def test_a_team_that_was_created_a_moment_ago_is_not_refused_on_old_settings() -
     assert isinstance(directory.bill(event, NOW), Billing)
 
 
-def test_a_stranger_is_refused_without_being_named() -> None:
-    refusal = Directory(ReadRows()).bill(parsed(usage("e1", user="mallory")), NOW)
+def test_a_stranger_is_rejected_without_being_named() -> None:
+    rejection = Directory(ReadRows()).bill(parsed(usage("e1", user="mallory")), NOW)
 
-    assert refusal == Refusal("unknown_user", "data.trigger.user_id is not a member of the team")
+    assert rejection == Rejection(
+        "unknown_user", "data.trigger.user_id is not a member of the team"
+    )
 
 
 @pytest.mark.parametrize("trigger", ["team_api_key", "schedule"])
@@ -119,7 +121,7 @@ def test_an_enterprise_takes_every_user() -> None:
     assert isinstance(Directory(ReadRows()).bill(event, NOW), Billing)
 
 
-def test_an_event_from_the_future_is_refused_beyond_the_skew_of_clocks() -> None:
+def test_an_event_from_the_future_is_rejected_beyond_the_skew_of_clocks() -> None:
     directory = Directory(ReadRows())
     at_the_limit = parsed(usage("e1", time=NOW + CLOCK_SKEW_MAX))
     beyond = parsed(usage("e2", time=NOW + CLOCK_SKEW_MAX + timedelta(microseconds=1)))

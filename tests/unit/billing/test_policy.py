@@ -26,12 +26,12 @@ def test_one_rule_answers_for_each_team_and_trigger(
     assert (rule.payer, rule.pools) == (payer, pools)
 
 
-def test_a_run_that_no_rule_answers_for_is_refused_when_the_policy_is_read() -> None:
+def test_a_run_that_no_rule_answers_for_is_rejected_when_the_policy_is_read() -> None:
     with pytest.raises(ValidationError, match="0 rules answer for trigger 'user' of a self_serve"):
         BillingPolicy(version="1", rules=POLICY.rules[1:])
 
 
-def test_a_run_that_two_rules_answer_for_is_refused() -> None:
+def test_a_run_that_two_rules_answer_for_is_rejected() -> None:
     with pytest.raises(ValidationError, match="2 rules answer for trigger 'user'"):
         BillingPolicy(version="1", rules=(*POLICY.rules, POLICY.rules[0]))
 
@@ -57,7 +57,7 @@ def test_a_pool_has_a_plain_name(pool: str) -> None:
         BillingRule(team="self_serve", triggers=("user",), payer="user", pools=(pool,))
 
 
-def test_a_field_that_is_not_known_is_refused() -> None:
+def test_a_field_that_is_not_known_is_rejected() -> None:
     document = {**POLICY.model_dump(), "discount": 3}
 
     with pytest.raises(ValidationError, match="discount"):

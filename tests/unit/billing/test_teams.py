@@ -133,6 +133,6 @@ def test_a_principal_is_written_as_it_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ana", "user:", ":ana", "project:web", "User:ana"])
-def test_what_is_no_principal_is_refused_with_a_hint(text: str) -> None:
+def test_what_is_no_principal_is_rejected_with_a_hint(text: str) -> None:
     with pytest.raises(ValueError, match="write user:<id> or team:<id>"):
         parse_principal(text)

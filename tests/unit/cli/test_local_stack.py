@@ -18,10 +18,10 @@ from agent_credits_cli import emulator, local_stack
 from agent_credits_cli.checkout import Checkout
 from agent_credits_cli.deployment import Deployment
 from agent_credits_cli.emulator import Emulator
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.local_state import StackState, StateFolder
 from agent_credits_cli.main import app
 from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.refusal import Refusal
 from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.target import choose, connect_to_local, local_session
 
@@ -37,7 +37,7 @@ OUTPUTS = {
     "AgentRunsQueueUrl": "http://127.0.0.1/queue",
     "AgentRunsDeadLetterQueueUrl": "http://127.0.0.1/dead-letter-queue",
     "ReloadsQueueUrl": "http://127.0.0.1/reloads-queue",
-    "WalksQueueUrl": "http://127.0.0.1/walks-queue",
+    "SweepsQueueUrl": "http://127.0.0.1/sweeps-queue",
     "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
     "AccountsTableName": "accounts",
     "LedgerTableName": "ledger",
@@ -125,7 +125,7 @@ def test_an_occupied_port_is_named_and_nothing_is_started(folder, checkout, cons
         occupant.listen()
         port = occupant.getsockname()[1]
 
-        with pytest.raises(Refusal, match=rf"port {port} is taken .*--port 0"):
+        with pytest.raises(CommandError, match=rf"port {port} is taken .*--port 0"):
             local_stack.up(folder, checkout, port=port, console=console)
 
     assert folder.read() is None
@@ -136,12 +136,15 @@ def test_missing_tools_are_named_together_with_the_command_that_installs_them(
 ):
     (checkout.sam_folder / "sam").unlink()
 
-    with pytest.raises(Refusal, match=r"\.tools/sam/bin/sam is missing; run `make setup`"):
+    with pytest.raises(CommandError, match=r"\.tools/sam/bin/sam is missing; run `make setup`"):
         local_stack.up(folder, checkout, port=0, console=console)
 
 
-def test_a_second_command_at_work_in_the_same_folder_is_refused(folder, checkout, console):
-    with folder.locked(), pytest.raises(Refusal, match="another `agent-credits local` command"):
+def test_a_second_command_at_work_in_the_same_folder_is_rejected(folder, checkout, console):
+    with (
+        folder.locked(),
+        pytest.raises(CommandError, match="another `agent-credits local` command"),
+    ):
         local_stack.up(folder, checkout, port=0, console=console)
 
 
@@ -157,17 +160,17 @@ def test_a_command_refuses_in_one_line_with_exit_status_2(folder):
     assert "is damaged" in result.stderr
 
 
-def test_a_target_is_refused_while_the_stack_is_down(folder):
-    with pytest.raises(Refusal, match="not up; start it with `agent-credits local up`"):
+def test_a_target_is_rejected_while_the_stack_is_down(folder):
+    with pytest.raises(CommandError, match="not up; start it with `agent-credits local up`"):
         connect_to_local(folder)
 
 
 @pytest.mark.parametrize("outputs", [{}, OUTPUTS])
-def test_a_target_is_refused_when_its_process_has_died(folder, outputs):
+def test_a_target_is_rejected_when_its_process_has_died(folder, outputs):
     died = Emulator(pid=dead_pid(), birth="once", port=emulator.free_port())
     folder.write(StackState(emulator=died, outputs=outputs))
 
-    with pytest.raises(Refusal, match="not up"):
+    with pytest.raises(CommandError, match="not up"):
         connect_to_local(folder)
 
 
@@ -242,7 +245,7 @@ def test_a_stack_without_a_stand_in_is_not_usable(emulators, monkeypatch, name):
     "address", ["", "https://api.stripe.com", "http://localhost.example.com:8420", "127.0.0.1:8420"]
 )
 def test_a_local_stack_never_pays_at_stripe_itself(folder, checkout, console, address):
-    with pytest.raises(Refusal, match=r"pays at a stand-in on 127\.0\.0\.1"):
+    with pytest.raises(CommandError, match=r"pays at a stand-in on 127\.0\.0\.1"):
         Deployment(folder, checkout, "http://127.0.0.1:1", address, STAND_IN_URL, console)
 
 
@@ -250,7 +253,7 @@ def test_a_local_stack_never_pays_at_stripe_itself(folder, checkout, console, ad
     "address", ["", "https://hooks.slack.com", "http://localhost.example.com:8420"]
 )
 def test_a_local_stack_never_posts_to_slack_itself(folder, checkout, console, address):
-    with pytest.raises(Refusal, match=r"posts its notices at a stand-in on 127\.0\.0\.1"):
+    with pytest.raises(CommandError, match=r"posts its notices at a stand-in on 127\.0\.0\.1"):
         Deployment(folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, address, console)
 
 
@@ -278,7 +281,7 @@ def test_a_failing_tool_shows_its_last_words_and_where_the_rest_is(folder, check
         folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, STAND_IN_URL, console
     )
 
-    with pytest.raises(Refusal, match=r"sam deploy failed; .*sam-deploy\.log"):
+    with pytest.raises(CommandError, match=r"sam deploy failed; .*sam-deploy\.log"):
         deployment.deploy("any")
 
     assert "the reason it failed" in console.file.getvalue()
@@ -290,7 +293,7 @@ def test_the_tools_see_nothing_of_the_callers_aws_account(folder, checkout, cons
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", "https://sqs.example.com")
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.com")
 
-    with pytest.raises(Refusal):
+    with pytest.raises(CommandError):
         Deployment(
             folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, STAND_IN_URL, console
         ).deploy("any")
@@ -339,7 +342,7 @@ def test_the_session_for_the_local_stack_sees_nothing_of_the_callers_aws_account
 def test_aws_is_never_chosen_by_halves(environment, options, complaint, monkeypatch, tmp_path):
     monkeypatch.setenv("AGENT_CREDITS_TARGET", environment)
 
-    with pytest.raises(Refusal, match=complaint):
+    with pytest.raises(CommandError, match=complaint):
         choose(state_path=tmp_path, **options)
 
 

@@ -16,7 +16,7 @@ from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.replay import TRACE_EVENTS, bills_of, misrecorded, packed
 from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.trace import (
@@ -82,7 +82,7 @@ def test_every_event_of_the_whole_trace_is_valid(trace: list[Request]) -> None:
 
     for event in planned.events:
         message = parse_message(event.body)
-        assert not message.refusals
+        assert not message.rejections
         assert message.events[0].data.credits == event.microcredits
     assert len({event.id for event in planned.events}) == TRACE_EVENTS
 
@@ -188,6 +188,6 @@ def test_a_sum_that_is_not_that_of_the_trace_is_wrong(
 
 
 @pytest.mark.parametrize("tag", ["", "t", "t-1-2", "t-1-2-x", "t-1-2-3-4"])
-def test_what_is_no_tag_is_refused(tag: str) -> None:
-    with pytest.raises(Refusal, match="is no tag of a replay"):
+def test_what_is_no_tag_is_rejected(tag: str) -> None:
+    with pytest.raises(CommandError, match="is no tag of a replay"):
         ReplayOptions.from_tag(tag)

@@ -8,7 +8,7 @@ import pytest
 from agent_credits.aws.items import account_from_item
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debits import Debits, Delivery
-from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from agent_credits_cli.samples import Check, SeenNotice, check_payments, check_samples, waves
 from agent_credits_cli.world import Sample
 from tests.lambda_events import EVENTS, FOLDER, SQS_BATCH, sqs_batch, text_of
@@ -83,7 +83,7 @@ def test_suspended_card_is_asked_three_times_and_not_a_fourth(
         ("run-exhaustion", "pools_exhausted"),
     ],
 )
-def test_failed_run_names_the_refusal_that_stood_in_the_way(
+def test_failed_run_names_the_rejection_that_stood_in_the_way(
     run_id: str, cause: str, sent: tuple[SampleRun, dict[str, list[Check]]]
 ) -> None:
     run, _ = sent
@@ -215,7 +215,7 @@ class TestJudgement:
         assert unmet(check_payments(once)) == []
         assert [check.what for check in unmet(checks)] == ["charges of orbit"]
 
-    def test_calls_an_event_lost_that_is_neither_recorded_nor_refused(self) -> None:
+    def test_calls_an_event_lost_that_is_neither_recorded_nor_rejected(self) -> None:
         together, observed = observe(SampleRun(), [exhaustion()])
 
         checks = check_samples(together, replace(observed, after={}))
@@ -241,7 +241,7 @@ class TestLambdaEvents:
         event = json.loads((FOLDER / "stream_insufficient.json").read_text())
         ((old, new),) = images_of(event)
 
-        (notice,) = notices_of(Commit(old, new), NoticeSettings(""))
+        (notice,) = notices_of(AccountRecord(old, new), NoticeSettings(""))
 
         assert notice.subject == "run-exhaustion"
         assert notice.data["shortfall_credits"] == "5.5"

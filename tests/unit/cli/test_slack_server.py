@@ -1,11 +1,11 @@
-"""The stand-in for Slack refuses what Slack refuses, with Slack's own codes."""
+"""The stand-in for Slack rejects what Slack rejects, with Slack's own codes."""
 
 import json
 from typing import Any
 
 import pytest
 
-from agent_credits_cli.slack_server import code_of, refusal_of
+from agent_credits_cli.slack_server import code_of, model_provider_error_of
 from agent_credits_cli.slack_stand_in import WEBHOOK_PATH
 
 JSON = "application/json;charset=utf-8"
@@ -26,36 +26,36 @@ def section(length: int = 10, **more: Any) -> dict[str, Any]:
 GOOD = {"attachments": [{"color": "#E01E5A", "blocks": [header(), section()]}]}
 
 
-def refused(
+def rejected(
     payload: object, *, path: str = WEBHOOK_PATH, content_type: str = JSON
 ) -> tuple[int, str] | None:
-    return refusal_of(path, content_type, json.dumps(payload).encode())
+    return model_provider_error_of(path, content_type, json.dumps(payload).encode())
 
 
 def test_a_good_message_is_taken() -> None:
-    assert refused(GOOD) is None
-    assert refused({"text": "hello"}) is None
-    assert refused({"blocks": [section()]}) is None
+    assert rejected(GOOD) is None
+    assert rejected({"text": "hello"}) is None
+    assert rejected({"blocks": [section()]}) is None
 
 
 @pytest.mark.parametrize(
     "path", ["/", "/services/", "/services/T0/B0", "/services/T0/B0/", "/services/T0/B0/x/y"]
 )
 def test_a_path_that_is_no_webhook_has_no_service(path: str) -> None:
-    assert refused(GOOD, path=path) == (404, "no_service")
+    assert rejected(GOOD, path=path) == (404, "no_service")
 
 
 def test_a_webhook_of_no_workspace_has_no_team() -> None:
-    assert refused(GOOD, path="/services/X0/B0/x") == (404, "no_team")
+    assert rejected(GOOD, path="/services/X0/B0/x") == (404, "no_team")
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
-def test_what_is_not_said_to_be_json_is_refused(content_type: str) -> None:
-    assert refused(GOOD, content_type=content_type) == (400, "invalid_payload")
+def test_what_is_not_said_to_be_json_is_rejected(content_type: str) -> None:
+    assert rejected(GOOD, content_type=content_type) == (400, "invalid_payload")
 
 
-def test_what_is_no_json_is_refused() -> None:
-    assert refusal_of(WEBHOOK_PATH, JSON, b"{") == (400, "invalid_payload")
+def test_what_is_no_json_is_rejected() -> None:
+    assert model_provider_error_of(WEBHOOK_PATH, JSON, b"{") == (400, "invalid_payload")
 
 
 @pytest.mark.parametrize(

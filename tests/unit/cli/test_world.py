@@ -6,7 +6,7 @@ from agent_credits.billing.policy import Pack
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import AutoReload
 from agent_credits.values.principals import Principal
-from agent_credits_cli.refusal import Refusal
+from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import load_world
 
 ANA = Principal("user", "ana")
@@ -80,9 +80,9 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "world.toml"
 
 
-def refusal_of(file: Path, text: str) -> str:
+def complaint_about(file: Path, text: str) -> str:
     file.write_text(text)
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(CommandError) as refused:
         load_world(file)
     line = str(refused.value)
     assert line.startswith(str(file))
@@ -139,7 +139,7 @@ def test_members_may_be_everyone_only_where_the_team_pays(file: Path) -> None:
     world = load_world(file)
 
     assert world.teams[1].member_set == "*"
-    assert "list them instead" in refusal_of(
+    assert "list them instead" in complaint_about(
         file, changed('members = ["ana", "ben"]', 'members = "*"')
     )
 
@@ -198,20 +198,20 @@ def test_members_may_be_everyone_only_where_the_team_pays(file: Path) -> None:
         ('payer = "owner"', 'payer = "user"', ": policy.rules[1]: only a run with trigger"),
         ('["team_api_key", "schedule"]', '["schedule"]', ": policy: 0 rules answer for"),
         ('name = "first"', 'name = "first"\nafter = ["x"]', ": samples[0].after: 'x' names no"),
-        ('"finished"', '"refused"', ": samples[0].expect[0].code: goes with the outcome refused"),
+        ('"finished"', '"rejected"', ": samples[0].expect[0].code: goes with the outcome rejected"),
         ("[policy]", "[policy", " is not TOML: "),
     ],
 )
 def test_refuses_in_one_line_that_names_the_place(
     old: str, new: str, complaint: str, file: Path
 ) -> None:
-    assert refusal_of(file, changed(old, new)).startswith(complaint)
+    assert complaint_about(file, changed(old, new)).startswith(complaint)
 
 
 def test_a_user_has_the_plan_of_one_team_only(file: Path) -> None:
     second = WORLD.split("[[teams]]")[1].replace("acme", "lab").replace('"ben"', '"cleo"')
 
-    complaint = refusal_of(file, WORLD + "[[teams]]" + second)
+    complaint = complaint_about(file, WORLD + "[[teams]]" + second)
 
     assert complaint.startswith(": teams[2].members: ana is already a member of acme")
 
@@ -230,7 +230,7 @@ def test_a_grant_is_declared_once_per_principal(file: Path) -> None:
     file.write_text(of_ben)
 
     assert len(load_world(file).grants) == 2
-    assert ": grants[1].id: user:ana order-1 is declared twice" in refusal_of(file, of_ana)
+    assert ": grants[1].id: user:ana order-1 is declared twice" in complaint_about(file, of_ana)
 
 
 def test_a_principal_has_a_bounded_number_of_grants(file: Path) -> None:
@@ -241,23 +241,23 @@ def test_a_principal_has_a_bounded_number_of_grants(file: Path) -> None:
     file.write_text(with_grants(*grants[:199]))
 
     assert len(load_world(file).grants) == 200
-    assert "has more than 200 grants" in refusal_of(file, with_grants(*grants))
+    assert "has more than 200 grants" in complaint_about(file, with_grants(*grants))
 
 
 def test_refuses_a_file_that_cannot_be_read(file: Path) -> None:
-    with pytest.raises(Refusal, match=r"cannot be read \(No such file or directory\)"):
+    with pytest.raises(CommandError, match=r"cannot be read \(No such file or directory\)"):
         load_world(file)
 
 
 def test_refuses_a_file_that_is_not_utf_8(file: Path) -> None:
     file.write_bytes(b"\xff\xfe")
 
-    with pytest.raises(Refusal, match="is not UTF-8"):
+    with pytest.raises(CommandError, match="is not UTF-8"):
         load_world(file)
 
 
 def test_an_unknown_key_cannot_break_the_line(file: Path) -> None:
-    line = refusal_of(file, changed('version = "v1"', 'version = "v1"\n"a\\nb" = 1'))
+    line = complaint_about(file, changed('version = "v1"', 'version = "v1"\n"a\\nb" = 1'))
 
     assert line.startswith(": policy.a b: is no key that is known")
 
@@ -337,4 +337,4 @@ def test_refuses_reloads_that_could_never_be_made(
 ) -> None:
     assert RELOADING_WORLD.count(old) >= 1, "the test changes what is there"
 
-    assert complaint in refusal_of(file, RELOADING_WORLD.replace(old, new, 1))
+    assert complaint in complaint_about(file, RELOADING_WORLD.replace(old, new, 1))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.test_world import WORLD, changed, load_world, refusal_of
+from tests.unit.cli.test_world import WORLD, changed, complaint_about, load_world
 
 
 def with_alerts(alerts: str) -> str:
@@ -61,4 +61,4 @@ def test_reads_the_thresholds_of_a_team(text: str, low: list[str], tmp_path: Pat
 def test_refuses_what_is_no_threshold_with_its_place(
     alerts: str, complaint: str, tmp_path: Path
 ) -> None:
-    assert refusal_of(tmp_path / "world.toml", with_alerts(alerts)) == complaint
+    assert complaint_about(tmp_path / "world.toml", with_alerts(alerts)) == complaint

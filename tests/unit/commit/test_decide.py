@@ -282,7 +282,7 @@ def test_credits_given_back_to_an_expired_grant_live_on_for_the_grace_period() -
     assert remaining_by_grant(history(rows, ANA)) == remaining_on(rows.accounts[ANA])
 
 
-def test_a_revived_grant_lapses_in_its_turn() -> None:
+def test_a_revived_grant_expires_in_its_turn() -> None:
     rows = MemoryRows()
     open_account(rows, grant_change("t", "trial", "10", expires_at=NOW + timedelta(hours=1)))
     send(rows, usage("e1", "4"))
@@ -290,9 +290,9 @@ def test_a_revived_grant_lapses_in_its_turn() -> None:
 
     send(rows, requested("e3", run="run-2"), now=NOW + timedelta(days=32))
 
-    lapses = [e for e in history(rows, ANA) if e.outcome == "expired"]
-    assert [e.amount_microcredits for e in lapses] == [6_000_000, 4_000_000]
-    assert len({e.identity for e in lapses}) == 2
+    expires = [e for e in history(rows, ANA) if e.outcome == "expired"]
+    assert [e.amount_microcredits for e in expires] == [6_000_000, 4_000_000]
+    assert len({e.identity for e in expires}) == 2
     assert rows.accounts[ANA].grants == ()
 
 
@@ -409,7 +409,7 @@ def test_a_batch_of_repeats_changes_nothing_though_a_refill_is_due() -> None:
     ],
     ids=["grant twice", "below zero", "more than granted", "nothing recorded"],
 )
-def test_a_row_that_could_never_be_right_is_refused(grants: Any, invariant: str) -> None:
+def test_a_row_that_could_never_be_right_is_rejected(grants: Any, invariant: str) -> None:
     with pytest.raises(InvariantViolated, match=invariant):
         check_account(Account(ANA, 1, grants=grants))
 

@@ -1,4 +1,4 @@
-"""When an account is told that it is low, how often, and when it has recovered."""
+"""When an account is notified that it is low, how often, and when it has recovered."""
 
 import uuid
 from datetime import timedelta
@@ -11,9 +11,9 @@ from agent_credits.aws.items import account_from_item, account_item, item_bytes
 from agent_credits.billing.alerts import Alerts
 from agent_credits.billing.spend_cap import Spending
 from agent_credits.billing.teams import Team, Tenure
-from agent_credits.commit.changes import ReloadRefused
+from agent_credits.commit.changes import ReloadDeclined
 from agent_credits.commit.write_protocol import commit
-from agent_credits.ledger.reloads import REFUSAL_HOLD, RELOAD_DEADLINE, Refused
+from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, DeclineCause
 from agent_credits.ledger.thresholds import parse_threshold
 from agent_credits.values.principals import Principal
 from tests.unit.payments.payment_fakes import FakePayments
@@ -64,7 +64,7 @@ def fall_to(world: ReloadWorld, left: int, name: str = "") -> None:
 
 
 def told(world: ReloadWorld) -> list[tuple[str, str]]:
-    """Return the thresholds told so far, each with what was left then."""
+    """Return the thresholds notified so far, each with what was left then."""
     notices = world.notices_of_type("credits_low")
     return [(notice.data["threshold"], notice.data["available_credits"]) for notice in notices]
 
@@ -174,7 +174,7 @@ def test_the_last_credit_of_an_account_without_a_plan_is_below_every_share_of_it
     assert told(world) == [("10%", "0")]
 
 
-def test_credits_that_lapse_are_a_fall_as_well() -> None:
+def test_credits_that_expire_are_a_fall_as_well() -> None:
     world = ReloadWorld(team=OFF)
     trial = replace(
         grant_change("gift", "900", pool="trial"), expires_at=NOW + timedelta(minutes=1)
@@ -375,7 +375,7 @@ def test_while_a_reload_is_able_nobody_is_told() -> None:
 
     assert world.requests == []
     assert told(world) == []
-    assert [str(t) for t in world.account().low.held] == ["30%"]  # type: ignore[union-attr]
+    assert [str(t) for t in world.account().low.deferred] == ["30%"]  # type: ignore[union-attr]
 
 
 def test_a_reload_that_succeeds_was_never_worth_a_word() -> None:
@@ -391,16 +391,16 @@ def test_a_reload_that_succeeds_was_never_worth_a_word() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "confirm", "refusal", "state"),
+    ("settings", "confirm", "decline", "state"),
     [
         ({"auto_reload": None}, "success", "auto_reload_off", "off"),
-        ({"spend_cap_cents": 0}, "success", "spend_cap_reached", "refused"),
-        ({}, "decline", "payment_declined", "refused"),
-        ({"payment": None}, "success", "payment_method_missing", "refused"),
+        ({"spend_cap_cents": 0}, "success", "spend_cap_reached", "declined"),
+        ({}, "decline", "payment_declined", "declined"),
+        ({"payment": None}, "success", "payment_method_missing", "declined"),
     ],
 )
-def test_the_commit_that_refuses_the_reload_tells_what_was_held(
-    settings: dict[str, Any], confirm: Any, refusal: Refused, state: str
+def test_the_commit_that_declines_the_reload_tells_what_was_held(
+    settings: dict[str, Any], confirm: Any, decline: DeclineCause, state: str
 ) -> None:
     world = low_world(ACME, payments=FakePayments([confirm]))
     fall_to(world, 99)
@@ -411,29 +411,29 @@ def test_the_commit_that_refuses_the_reload_tells_what_was_held(
 
     assert told(world) == [("30%", "99")]
     (notice,) = world.notices_of_type("credits_low")
-    assert notice.data["auto_reload"] == {"state": state, "cause": refusal}
+    assert notice.data["auto_reload"] == {"state": state, "cause": decline}
 
 
-def test_a_refusal_is_told_once_and_not_at_every_hold() -> None:
+def test_a_decline_is_told_once_and_not_at_every_hold() -> None:
     world = low_world(ACME, payments=FakePayments(["decline", "decline"]))
     fall_to(world, 99)
     world.resolve()
 
     for left in (98, 97, 96):
-        world.later(REFUSAL_HOLD + SECOND)
+        world.later(DECLINE_HOLD + SECOND)
         fall_to(world, left)
         world.resolve()
 
     assert told(world) == [("30%", "99")]
-    assert len(world.notices_of_type("auto_reload.refused")) > 1
+    assert len(world.notices_of_type("auto_reload.declined")) > 1
 
 
-def test_after_a_refusal_the_deeper_threshold_waits_for_the_next_one() -> None:
+def test_after_a_decline_the_deeper_threshold_waits_for_the_next_one() -> None:
     world = low_world(ACME, payments=FakePayments(["decline", "decline"]))
     fall_to(world, 99)
     world.resolve()
 
-    world.later(REFUSAL_HOLD + SECOND)
+    world.later(DECLINE_HOLD + SECOND)
     fall_to(world, 39)
     assert told(world) == [("30%", "99")]
     world.resolve()
@@ -441,7 +441,7 @@ def test_after_a_refusal_the_deeper_threshold_waits_for_the_next_one() -> None:
     assert told(world) == [("30%", "99"), ("10%", "39")]
 
 
-def test_while_a_refusal_holds_the_deeper_threshold_is_told_at_once() -> None:
+def test_while_a_decline_holds_the_deeper_threshold_is_told_at_once() -> None:
     world = low_world(ACME, payments=FakePayments(["decline"]))
     fall_to(world, 99)
     world.resolve()
@@ -475,7 +475,7 @@ def test_a_frozen_account_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "refusal"),
+    ("settings", "decline"),
     [
         ({"spend_cap_cents": 1_999}, "spend_cap_reached"),
         ({"payment": None}, "payment_method_missing"),
@@ -483,7 +483,7 @@ def test_a_frozen_account_is_told() -> None:
     ],
 )
 def test_what_the_teams_row_leaves_no_hope_for_is_told_before_a_reload_is_tried(
-    settings: dict[str, Any], refusal: Refused
+    settings: dict[str, Any], decline: DeclineCause
 ) -> None:
     world = low_world(ACME.model_copy(update=settings))
 
@@ -492,7 +492,7 @@ def test_what_the_teams_row_leaves_no_hope_for_is_told_before_a_reload_is_tried(
     assert world.requests == []
     assert told(world) == [("30%", "119")]
     (notice,) = world.notices_of_type("credits_low")
-    assert notice.data["auto_reload"]["cause"] == refusal
+    assert notice.data["auto_reload"]["cause"] == decline
 
 
 def test_a_card_that_was_suspended_for_others_of_the_team_is_no_hope_either() -> None:
@@ -519,7 +519,7 @@ def test_credits_that_come_make_good_what_a_reload_held_back() -> None:
     assert restored(world) == 0
 
 
-def test_a_refusal_tells_nothing_that_was_told_with_a_deeper_threshold() -> None:
+def test_a_decline_tells_nothing_that_was_told_with_a_deeper_threshold() -> None:
     world = low_world(with_thresholds(OFF, "30%"))
     fall_to(world, 119)
     world.apply(auto_reload=ON, alerts=Alerts(low=["60%", "30%", "10%"]))
@@ -530,30 +530,30 @@ def test_a_refusal_tells_nothing_that_was_told_with_a_deeper_threshold() -> None
 
     world.resolve()
 
-    assert world.notices_of_type("auto_reload.refused")
+    assert world.notices_of_type("auto_reload.declined")
     assert told(world) == [("30%", "119")]
 
 
-@pytest.mark.parametrize("state", ["requested", "refused"])
-def test_a_refusal_that_is_late_for_an_older_reload_tells_nothing(state: str) -> None:
+@pytest.mark.parametrize("state", ["requested", "declined"])
+def test_a_decline_that_is_late_for_an_older_reload_tells_nothing(state: str) -> None:
     world = low_world(with_thresholds(ACME, "60%"), payments=FakePayments(["decline"]))
-    if state == "refused":
+    if state == "declined":
         fall_to(world, 99)
         world.resolve()
         world.grant("by-hand", "300")
-        world.later(REFUSAL_HOLD)
+        world.later(DECLINE_HOLD)
         fall_to(world, 239)
     else:
         fall_to(world, 99)
     assert world.reload().state == state
     told_before = told(world)
 
-    late = ReloadRefused(ANA, "reload:user:ana:1", "acme", "payment_unavailable", None, 1)
+    late = ReloadDeclined(ANA, "reload:user:ana:1", "acme", "payment_unavailable", None, 1)
     commit(world.rows, ANA, [late], now=world.now, pause=pause)
     world.announce()
 
     assert told(world) == told_before
-    assert [str(t) for t in world.account().low.held] == ["60%"]  # type: ignore[union-attr]
+    assert [str(t) for t in world.account().low.deferred] == ["60%"]  # type: ignore[union-attr]
 
 
 # The row
@@ -579,7 +579,7 @@ def test_a_quiet_account_that_is_low_still_costs_one_unit() -> None:
     assert max(item_bytes(account_item(account)) for account in later) <= WRITE_UNIT_BYTES
 
 
-@pytest.mark.parametrize("team", [OFF, ACME], ids=["told", "held"])
+@pytest.mark.parametrize("team", [OFF, ACME], ids=["told", "deferred"])
 def test_what_is_told_and_held_is_read_back_as_it_was_written(team: Team) -> None:
     world = low_world(with_thresholds(team, "50", "30%", "0.000001"))
     fall_to(world, 39)

@@ -74,7 +74,7 @@ def test_a_request_that_waited_is_accepted_after_the_reload() -> None:
         ({"payment": None}, "payment_method_missing"),
     ],
 )
-def test_a_waiting_event_fails_with_the_refusal_as_its_cause(
+def test_a_waiting_event_fails_with_the_decline_as_its_cause(
     settings: dict[str, Any], cause: str
 ) -> None:
     world, event = short_world(team=ACME.model_copy(update=settings))
@@ -82,12 +82,12 @@ def test_a_waiting_event_fails_with_the_refusal_as_its_cause(
 
     entry = world.entry(event)
 
-    assert (entry.outcome, entry.refusal) == ("insufficient", cause)
+    assert (entry.outcome, entry.decline) == ("insufficient", cause)
     assert entry.drawn_microcredits == 150_000_000
     assert entry.shortfall_microcredits == 50_000_000
     (notice,) = world.notices_of_type("insufficient_credits")
     assert notice.data["cause"] == cause
-    assert notice.data["auto_reload"] == {"state": "refused"}
+    assert notice.data["auto_reload"] == {"state": "declined"}
 
 
 def test_a_waiting_event_of_a_team_that_turned_reloading_off_fails_with_its_pools_exhausted() -> (
@@ -125,7 +125,7 @@ def test_no_event_waits_beyond_the_deadline_whatever_became_of_its_reload() -> N
     world.later(SECOND)
     entry = world.entry(event)
 
-    assert (entry.outcome, entry.refusal) == ("insufficient", "payment_unavailable")
+    assert (entry.outcome, entry.decline) == ("insufficient", "payment_unavailable")
 
 
 def test_a_worker_that_saw_the_request_sees_its_success_at_once() -> None:
@@ -173,7 +173,7 @@ def test_the_ledger_of_an_account_that_reloads_reconciles_with_its_row() -> None
     reconciliation.add_page(Page(ANA, account.page_number, account.entries), policies)
     reconciliation.compare_with(account)
 
-    assert {e.type for e in world.history()} >= {"reload.granted", "reload.refused"}
+    assert {e.type for e in world.history()} >= {"reload.granted", "reload.declined"}
     assert reconciliation.findings == []
 
 
@@ -257,7 +257,7 @@ def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_ther
     assert max(rows.observed_cents) <= team.spend_cap_cents
     outcomes = [world.entry(usage(f"e-{u}", "200", run=f"run-{u}", user=u)) for u in users]
     assert sorted(entry.outcome for entry in outcomes) == ["debited"] * 3 + ["insufficient"] * 5
-    assert {e.refusal for e in outcomes if e.outcome == "insufficient"} == {"spend_cap_reached"}
+    assert {e.decline for e in outcomes if e.outcome == "insufficient"} == {"spend_cap_reached"}
 
 
 def in_threads(deliver: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from agent_credits.billing.teams import SETTINGS_TTL, Team
 from agent_credits.ledger.grants import RELOAD_PREFIX
-from agent_credits.ledger.reloads import REFUSAL_HOLD, RELOAD_DEADLINE
+from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE
 from tests.unit.reload_builders import (
     ACME,
     ANA,
@@ -139,8 +139,8 @@ def test_an_event_that_waits_asks_again_only_after_the_reload_before_it_came_to_
     world, event = short_world()
     world.later(RELOAD_DEADLINE)
     entry = world.entry(event)
-    assert entry.refusal == "payment_unavailable"
-    world.later(REFUSAL_HOLD)
+    assert entry.decline == "payment_unavailable"
+    world.later(DECLINE_HOLD)
 
     assert world.outcome(usage("e-next", "200", run="run-next")) == "waiting"
 
@@ -153,7 +153,7 @@ def test_auto_reload_is_off_by_default_and_the_run_fails_with_its_pools_exhauste
 
     entry = world.entry(usage("e1", "200"))
 
-    assert (entry.outcome, entry.refusal) == ("insufficient", None)
+    assert (entry.outcome, entry.decline) == ("insufficient", None)
     assert entry.drawn_microcredits == 150_000_000
     (notice,) = world.notices
     assert notice.data["cause"] == "pools_exhausted"
@@ -203,7 +203,7 @@ def test_a_reload_that_lands_exactly_on_the_threshold_does_not_fire_again() -> N
     assert world.account().reload is None
 
 
-def test_a_balance_that_stays_low_after_a_refusal_asks_again_once_the_refusal_is_over() -> None:
+def test_a_balance_that_stays_low_after_a_decline_asks_again_once_the_decline_is_over() -> None:
     world = world_with("150")
     world.payments.confirms[0] = "decline"
     world.deliver(usage("e1", "60"))
@@ -211,7 +211,7 @@ def test_a_balance_that_stays_low_after_a_refusal_asks_again_once_the_refusal_is
     world.deliver(usage("e2", "1"))
     assert len(world.requests) == 1
 
-    world.later(REFUSAL_HOLD)
+    world.later(DECLINE_HOLD)
     world.deliver(usage("e3", "1"))
 
     assert len(world.requests) == 2
@@ -279,10 +279,10 @@ def test_more_reloads_than_allowed_in_a_window_freeze_below_the_cap_and_say_so_o
     world.deliver(usage("e-lower", "1", run="loop"))
     entry = world.entry(usage("e-short", "400", run="loop"))
 
-    assert entry.refusal == "too_many_reloads"
+    assert entry.decline == "too_many_reloads"
     (notice,) = world.notices_of_type("auto_reload.frozen")
     assert notice.data["cause"] == "too_many_reloads"
-    assert world.notices_of_type("auto_reload.refused") == []
+    assert world.notices_of_type("auto_reload.declined") == []
     assert len(world.payments.charges) == 2
     assert len(world.requests) == 2
 
@@ -294,7 +294,7 @@ def test_a_frozen_account_thaws_after_the_window() -> None:
     assert frozen_until == world.now + timedelta(minutes=60)
 
     world.now = frozen_until - MINUTE
-    assert world.entry(usage("e-a", "400", run="run-a")).refusal == "too_many_reloads"
+    assert world.entry(usage("e-a", "400", run="run-a")).decline == "too_many_reloads"
     world.now = frozen_until
 
     assert world.outcome(usage("e-b", "400", run="run-b")) == "waiting"
@@ -309,7 +309,7 @@ def test_a_freeze_is_announced_also_where_the_balance_is_not_low() -> None:
 
     entry = world.entry(requested("e-large", run="run-large", credits=str(available + 1)))
 
-    assert entry.refusal == "too_many_reloads"
+    assert entry.decline == "too_many_reloads"
     assert len(world.notices_of_type("auto_reload.frozen")) == 1
 
 

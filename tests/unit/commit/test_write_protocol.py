@@ -449,7 +449,7 @@ def test_a_fault_at_any_call_leaves_each_event_with_exactly_one_outcome(
 @pytest.mark.parametrize("keeps_warm", [True, False], ids=["warm", "cold"])
 def test_a_write_whose_answer_was_lost_is_found_to_be_ones_own(keeps_warm: bool) -> None:
     class ToldOfItsOwnWrite(MemoryRows):
-        """What the SDK makes of a lost answer: it tries again and is refused by its own write."""
+        """What the SDK makes of a lost answer: it tries again and is declined by its own write."""
 
         def compare_and_set(self, account: Account) -> Account | None:
             return super().compare_and_set(account) or account

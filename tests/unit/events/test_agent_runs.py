@@ -116,14 +116,14 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("text", "names"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_what_is_malformed_is_refused_with_a_reason(text: str, names: str) -> None:
+def test_what_is_malformed_is_rejected_with_a_reason(text: str, names: str) -> None:
     message = parse_message(text)
 
-    (refusal,) = message.refusals
+    (rejection,) = message.rejections
     assert message.events == ()
-    assert refusal.code == "malformed"
-    assert names in refusal.reason
-    assert len(refusal.reason) < 500
+    assert rejection.code == "malformed"
+    assert names in rejection.reason
+    assert len(rejection.reason) < 500
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,15 @@ def test_what_is_malformed_is_refused_with_a_reason(text: str, names: str) -> No
     ],
 )
 def test_a_reason_never_repeats_the_value(event: object) -> None:
-    (refusal,) = parse_message(json.dumps(event)).refusals
+    (rejection,) = parse_message(json.dumps(event)).rejections
 
-    assert SECRET not in refusal.reason
+    assert SECRET not in rejection.reason
 
 
 def test_a_reason_does_not_repeat_a_body_that_is_not_json() -> None:
-    (refusal,) = parse_message(f'{{"card": "{SECRET}", }}').refusals
+    (rejection,) = parse_message(f'{{"card": "{SECRET}", }}').rejections
 
-    assert SECRET not in refusal.reason
+    assert SECRET not in rejection.reason
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_a_well_formed_event_is_read(document: dict[str, Any], kind: type) -> No
     message = parse_message(json.dumps(document))
 
     (event,) = message.events
-    assert message.refusals == ()
+    assert message.rejections == ()
     assert isinstance(event, kind)
     assert event.time == NOW
     assert (event.identity.subject, event.identity.id) == (document["subject"], document["id"])
@@ -202,7 +202,7 @@ def test_good_neighbours_in_an_array_survive_in_their_order() -> None:
     message = parse_message(body(usage("e1"), {"no": "event"}, usage("e2"), usage("e3", "-1")))
 
     assert [event.id for event in message.events] == ["e1", "e2"]
-    assert [r.reason.partition(":")[0] for r in message.refusals] == ["event 1", "event 3"]
+    assert [r.reason.partition(":")[0] for r in message.rejections] == ["event 1", "event 3"]
 
 
 def test_an_array_may_hold_a_thousand_events() -> None:
@@ -236,7 +236,7 @@ def test_no_depth_of_nesting_gets_through_as_an_error() -> None:
             message = parse_message(text)
 
             assert message.events == ()
-            assert message.refusals
+            assert message.rejections
 
 
 def test_a_deeply_nested_event_leaves_its_neighbour_alone() -> None:
@@ -260,7 +260,7 @@ data_fields = st.sampled_from(["team_id", "trigger", "credits", "project_id", "s
 def test_no_text_gets_through_as_an_error(text: str) -> None:
     message = parse_message(text)
 
-    assert message.events or message.refusals
+    assert message.events or message.rejections
 
 
 @given(json_values)
@@ -268,7 +268,7 @@ def test_no_json_gets_through_as_an_error(value: object) -> None:
     message = parse_message(json.dumps(value))
 
     assert message.events == ()
-    assert message.refusals
+    assert message.rejections
 
 
 @settings(max_examples=300)
@@ -284,5 +284,5 @@ def test_no_broken_event_gets_through_as_an_error(
 
     message = parse_message(json.dumps({**event, **top}))
 
-    assert len(message.events) + len(message.refusals) == 1
-    assert all(len(refusal.reason) < 500 for refusal in message.refusals)
+    assert len(message.events) + len(message.rejections) == 1
+    assert all(len(rejection.reason) < 500 for rejection in message.rejections)

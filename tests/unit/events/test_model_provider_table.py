@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent_credits.events.model_provider_errors import ProviderAnswer
+from agent_credits.events.model_provider_errors import ModelProviderAnswer
 from agent_credits.events.model_provider_table import (
     ANY_PROVIDER,
     TABLE,
@@ -161,13 +161,13 @@ DOCUMENTED: list[tuple[str, dict[str, Any], str]] = [
 def test_a_documented_error_means_what_its_provider_says(
     provider: str, answer: dict[str, Any], meaning: str
 ) -> None:
-    assert classify(provider, ProviderAnswer.model_validate(answer)) == meaning
+    assert classify(provider, ModelProviderAnswer.model_validate(answer)) == meaning
 
 
 def test_every_name_and_every_status_of_the_table_decides_a_documented_error() -> None:
     decided: set[tuple[str, object]] = set()
     for provider, given, _ in DOCUMENTED:
-        answer = ProviderAnswer.model_validate(given)
+        answer = ModelProviderAnswer.model_validate(given)
         rule = rule_for(provider, answer)
         if rule is None:
             continue

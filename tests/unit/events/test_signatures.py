@@ -59,12 +59,12 @@ class TestSignature:
             pytest.param(f"[{BODY}]", id="packed by somebody else"),
         ],
     )
-    def test_of_another_body_is_refused(self, changed: str) -> None:
+    def test_of_another_body_is_rejected(self, changed: str) -> None:
         assert changed != BODY
-        refusal = why_not_authentic(changed, sign(BODY, "k1", KEY), KEYS)
+        rejection = why_not_authentic(changed, sign(BODY, "k1", KEY), KEYS)
 
-        assert refusal is not None
-        assert (refusal.code, "body" in refusal.reason) == ("bad_signature", True)
+        assert rejection is not None
+        assert (rejection.code, "body" in rejection.reason) == ("bad_signature", True)
 
     @pytest.mark.parametrize(
         "signature",
@@ -84,18 +84,18 @@ class TestSignature:
             pytest.param("k1:" + "é" * 64, id="no digits"),
         ],
     )
-    def test_that_is_not_of_this_body_and_key_is_refused(self, signature: str) -> None:
-        refusal = why_not_authentic(BODY, signature, KEYS)
+    def test_that_is_not_of_this_body_and_key_is_rejected(self, signature: str) -> None:
+        rejection = why_not_authentic(BODY, signature, KEYS)
 
-        assert refusal is not None
-        assert refusal.code == "bad_signature"
-        assert signature == "" or signature not in refusal.reason
+        assert rejection is not None
+        assert rejection.code == "bad_signature"
+        assert signature == "" or signature not in rejection.reason
 
-    def test_that_is_missing_is_refused_by_a_code_of_its_own(self) -> None:
-        refusal = why_not_authentic(BODY, None, KEYS)
+    def test_that_is_missing_is_rejected_by_a_code_of_its_own(self) -> None:
+        rejection = why_not_authentic(BODY, None, KEYS)
 
-        assert refusal is not None
-        assert refusal.code == "unsigned"
+        assert rejection is not None
+        assert rejection.code == "unsigned"
 
 
 class TestKeys:
@@ -121,13 +121,13 @@ class TestKeys:
             json.dumps({f"k{n}": "sesame" * 8 for n in range(KEYS_MAX + 1)}),
         ],
     )
-    def test_that_are_none_are_refused_without_being_quoted(self, text: str) -> None:
-        with pytest.raises(KeysNotUnderstood) as refused:
+    def test_that_are_none_are_rejected_without_being_quoted(self, text: str) -> None:
+        with pytest.raises(KeysNotUnderstood) as rejected:
             parse_keys(text)
 
-        assert "sesame" not in str(refused.value)
+        assert "sesame" not in str(rejected.value)
         # What the parser raised holds the text, and would be printed with a traceback.
-        assert refused.value.__context__ is None or refused.value.__suppress_context__
+        assert rejected.value.__context__ is None or rejected.value.__suppress_context__
 
     def test_one_character_less_is_too_short(self) -> None:
         assert parse_key("k1", "k" * 32) == KEY
@@ -209,10 +209,10 @@ class TestSecret:
     ) -> None:
         self.holds(secrets_manager, k1="sesame")
 
-        with pytest.raises(SecretUnavailable) as refused:
+        with pytest.raises(SecretUnavailable) as rejected:
             keys("k1")
 
-        assert "sesame" not in str(refused.value)
+        assert "sesame" not in str(rejected.value)
 
 
 class TestDebiting:
@@ -239,7 +239,7 @@ class TestDebiting:
             Delivery("m3", forged, sign(signed, "k1", KEY)),
         )
 
-        assert {m: refusal.code for m, refusal in batch.refused.items()} == {
+        assert {m: rejection.code for m, rejection in batch.rejected.items()} == {
             "m1": "unsigned",
             "m3": "bad_signature",
         }
@@ -257,7 +257,7 @@ class TestDebiting:
 
         batch = self.debit(rows, Delivery("m", "not even JSON"))
 
-        assert batch.refused["m"].code == "unsigned"
+        assert batch.rejected["m"].code == "unsigned"
         assert rows.read_account(ANA) == before
 
     def test_messages_come_again_while_the_keys_cannot_be_read(self, rows: MemoryRows) -> None:
@@ -266,7 +266,7 @@ class TestDebiting:
 
         batch = self.debit(rows, Delivery("m", BODY, sign(BODY, "k1", KEY)), keys=no_keys)
 
-        assert batch.refused == {}
+        assert batch.rejected == {}
         assert isinstance(batch.postponed["m"], SecretUnavailable)
 
     def test_signatures_are_not_looked_at_unless_they_are_asked_for(self, rows: MemoryRows) -> None:

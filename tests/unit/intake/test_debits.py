@@ -125,14 +125,14 @@ def test_an_outcome_says_what_a_log_line_needs_and_no_more() -> None:
         (body(usage("e0", "2")), "conflicting"),
     ],
 )
-def test_a_refused_message_costs_its_neighbours_nothing(text: str, code: str) -> None:
+def test_a_rejected_message_costs_its_neighbours_nothing(text: str, code: str) -> None:
     rows = opened(sample_rows(), ANA)
     debit(rows, body(usage("e0", "1")))
 
     batch = debit(rows, body(usage("e1")), text, body(usage("e2")))
 
     assert batch.failed_message_ids == ["m1"]
-    assert batch.refused["m1"].code == code
+    assert batch.rejected["m1"].code == code
     assert batch.postponed == {}
     assert recorded_ids(rows, ANA) == ["e0", "e1", "e2"]
 
@@ -143,7 +143,7 @@ def test_a_deeply_nested_message_costs_its_neighbours_nothing() -> None:
 
     batch = debit(rows, *deep, body(usage("e1")))
 
-    assert len(batch.refused) == len(deep)
+    assert len(batch.rejected) == len(deep)
     assert recorded_ids(rows, ANA) == ["e1"]
 
 
@@ -156,7 +156,7 @@ def test_an_account_in_trouble_costs_its_neighbours_nothing() -> None:
 
     assert batch.failed_message_ids == ["m0"]
     assert isinstance(batch.postponed["m0"], RowsUnavailable)
-    assert batch.refused == {}
+    assert batch.rejected == {}
     assert recorded_ids(rows, ANA) == ["e2"]
 
 
@@ -199,11 +199,11 @@ def test_a_policy_that_is_missing_postpones_its_messages() -> None:
     assert isinstance(batch.postponed["m0"], PolicyMissing)
 
 
-def test_a_member_without_an_account_is_refused() -> None:
+def test_a_member_without_an_account_is_rejected() -> None:
     batch = debit(sample_rows(), body(usage("e1")))
 
-    assert batch.refused["m0"].code == "unknown_user"
-    assert batch.refused["m0"].reason == "user:ana has no account"
+    assert batch.rejected["m0"].code == "unknown_user"
+    assert batch.rejected["m0"].reason == "user:ana has no account"
 
 
 def test_what_is_left_when_time_runs_out_is_postponed() -> None:
@@ -244,24 +244,24 @@ def test_an_array_is_done_only_when_all_of_it_is_recorded() -> None:
     ]
 
 
-def test_an_array_with_a_malformed_event_records_the_others_and_is_refused() -> None:
+def test_an_array_with_a_malformed_event_records_the_others_and_is_rejected() -> None:
     rows = opened(sample_rows(), ANA)
 
     batch = debit(rows, body(usage("e1"), {"no": "event"}, usage("e2")))
 
     assert batch.failed_message_ids == ["m0"]
-    assert batch.refused["m0"].reason.startswith("event 1: ")
+    assert batch.rejected["m0"].reason.startswith("event 1: ")
     assert recorded_ids(rows, ANA) == ["e1", "e2"]
 
 
-def test_an_array_that_is_refused_and_postponed_is_both() -> None:
+def test_an_array_that_is_rejected_and_postponed_is_both() -> None:
     rows = BrokenFor(ANA)
     opened(rows, ANA)
     rows.break_down()
 
     batch = debit(rows, body(usage("e1"), {"no": "event"}))
 
-    assert batch.refused.keys() == batch.postponed.keys() == {"m0"}
+    assert batch.rejected.keys() == batch.postponed.keys() == {"m0"}
     assert batch.failed_message_ids == ["m0"]
 
 
@@ -275,13 +275,13 @@ def test_the_same_event_in_two_messages_counts_once_and_both_are_done() -> None:
     assert remaining_on(rows.accounts[ANA]) == {"g-1": 999_000_000}
 
 
-def test_the_same_id_with_another_payload_in_one_batch_is_refused() -> None:
+def test_the_same_id_with_another_payload_in_one_batch_is_rejected() -> None:
     rows = opened(sample_rows(), ANA)
 
     batch = debit(rows, body(usage("e1", "1")), body(usage("e1", "2")))
 
     assert batch.failed_message_ids == ["m1"]
-    assert batch.refused["m1"].code == "conflicting"
+    assert batch.rejected["m1"].code == "conflicting"
     assert remaining_on(rows.accounts[ANA]) == {"g-1": 999_000_000}
 
 
@@ -293,7 +293,7 @@ def test_the_same_id_for_another_account_is_a_conflict_once_its_page_is_flushed(
 
     batch = debit(rows, body(usage("e1", user="ben")))
 
-    assert batch.refused["m0"].code == "conflicting"
+    assert batch.rejected["m0"].code == "conflicting"
 
 
 def test_a_large_group_is_committed_in_bounded_parts() -> None:

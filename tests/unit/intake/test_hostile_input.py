@@ -1,4 +1,4 @@
-"""Whatever a queue or the change stream delivers: a clean refusal, in bounded memory."""
+"""Whatever a queue or the change stream delivers: a clean rejection, in bounded memory."""
 
 import base64
 import json
@@ -57,8 +57,8 @@ EVENT: dict[str, Any] = {
 TEXT = json.dumps(EVENT)
 
 
-def refused(body: str) -> bool:
-    """Deliver a body beside a good neighbour; tell whether it was refused, as nobody is known."""
+def rejected(body: str) -> bool:
+    """Deliver a body beside a good neighbour; tell whether it was rejected, as nobody is known."""
     rows = MemoryRows()
     deliveries = [Delivery("hostile", body), Delivery("neighbour", TEXT)]
 
@@ -66,10 +66,10 @@ def refused(body: str) -> bool:
         deliveries, now=NOW, time_is_left=lambda: True
     )
 
-    assert batch.refused["neighbour"].code == "unknown_team"
+    assert batch.rejected["neighbour"].code == "unknown_team"
     assert not batch.postponed
     assert rows.accounts == {}
-    return "hostile" in batch.refused
+    return "hostile" in batch.rejected
 
 
 edits = st.lists(
@@ -86,7 +86,7 @@ def test_an_event_with_characters_changed_harms_nobody(edits: list[tuple[int, in
     for at, removed, inserted in edits:
         body = body[:at] + inserted + body[at + removed :]
 
-    assert refused(body)
+    assert rejected(body)
 
 
 values = st.recursive(
@@ -102,12 +102,12 @@ values = st.recursive(
 @settings(max_examples=300)
 @given(st.lists(values, max_size=5), st.sampled_from([*EVENT]), values)
 def test_a_message_of_anything_harms_nobody(others: list[Any], field: str, value: Any) -> None:
-    assert refused(json.dumps([*others, {**EVENT, field: value}]))
+    assert rejected(json.dumps([*others, {**EVENT, field: value}]))
 
 
 @settings(max_examples=200)
 @given(st.text(max_size=200) | values.map(json.dumps))
-def test_a_reload_request_that_nobody_sent_is_refused(body: str) -> None:
+def test_a_reload_request_that_nobody_sent_is_rejected(body: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_request(body)
 
@@ -139,11 +139,11 @@ def test_the_largest_message_takes_bounded_memory(make: Callable[[], str]) -> No
     assert len(body) <= BODY_BYTES_MAX
 
     tracemalloc.start()
-    was_refused = refused(body)
+    was_rejected = rejected(body)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert was_refused
+    assert was_rejected
     assert peak < 64 * MIB
 
 
@@ -152,7 +152,7 @@ def _compressed(columns: bytes) -> bytes:
     return lzma.compress(columns, lzma.FORMAT_RAW, filters=filters)
 
 
-def test_a_page_that_would_unpack_without_end_is_refused() -> None:
+def test_a_page_that_would_unpack_without_end_is_rejected() -> None:
     bomb = _compressed(b" " * (256 * MIB))
 
     tracemalloc.start()
@@ -186,7 +186,7 @@ def test_a_damaged_image_is_an_error_and_never_another_account(field: str, text:
 
 
 @pytest.mark.parametrize("empty", [{"S": "[]"}, {"S": "{}"}, {"B": _compressed(b"{}")}])
-def test_a_row_or_a_page_without_entries_is_refused(empty: dict[str, Any]) -> None:
+def test_a_row_or_a_page_without_entries_is_rejected(empty: dict[str, Any]) -> None:
     account = full_account(Principal("user", "ana"))
     row, page = account_item(account), page_item(account.page)
 

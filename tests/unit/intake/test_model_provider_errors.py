@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from agent_credits.billing.directory import Directory
-from agent_credits.events.agent_runs import ProviderErrorReported, parse_message
+from agent_credits.events.agent_runs import ModelProviderErrorReported, parse_message
 from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
-from agent_credits.intake.model_provider_errors import KNOWN_MAX, ProviderRefusals
+from agent_credits.intake.model_provider_errors import KNOWN_MAX, ModelProviderErrors
 from agent_credits.notices.announcements import NoticeSettings, Observed, notices_of
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import Observation
 from agent_credits.values.errors import RowsUnavailable
-from tests.conformance.samples import provider_refused
+from tests.conformance.samples import model_provider_error
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -99,8 +99,8 @@ def test_what_a_provider_answered_is_read(event: dict[str, Any]) -> None:
     message = parse_message(json.dumps(event))
 
     (read,) = message.events
-    assert message.refusals == ()
-    assert isinstance(read, ProviderErrorReported)
+    assert message.rejections == ()
+    assert isinstance(read, ModelProviderErrorReported)
     assert read.data.error.model_dump(exclude_none=True) == event["data"]["error"]
 
 
@@ -125,8 +125,8 @@ def test_what_a_provider_answered_is_read(event: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_is_not_understood_is_refused_by_field(data: dict[str, Any], field: str) -> None:
-    (refusal,) = parse_message(json.dumps(with_data(**data))).refusals
+def test_what_is_not_understood_is_rejected_by_field(data: dict[str, Any], field: str) -> None:
+    (refusal,) = parse_message(json.dumps(with_data(**data))).rejections
 
     assert refusal.code == "malformed"
     assert field in refusal.reason
@@ -136,7 +136,7 @@ def test_a_providers_sentence_has_no_field_to_travel_in() -> None:
     sentence = "Incorrect API key provided: sk-s3cr3t. Find it in your account."
 
     for error in ({"message": sentence}, {"code": sentence}, {"reason": sentence}):
-        (refusal,) = parse_message(json.dumps(with_data(error={**EMPTY, **error}))).refusals
+        (refusal,) = parse_message(json.dumps(with_data(error={**EMPTY, **error}))).rejections
 
         assert "s3cr3t" not in refusal.reason
 
@@ -262,12 +262,12 @@ def test_without_time_left_nothing_is_begun_and_the_message_comes_again() -> Non
         (provider_error("e1", error={}), "malformed"),
     ],
 )
-def test_it_is_refused_like_every_other_event(event: dict[str, Any], code: str) -> None:
+def test_it_is_rejected_like_every_other_event(event: dict[str, Any], code: str) -> None:
     rows = sample_rows()
 
     batch = deliver(worker(rows), body(event))
 
-    assert batch.refused["m0"].code == code
+    assert batch.rejected["m0"].code == code
     assert announced(rows) == []
 
 
@@ -290,12 +290,14 @@ def test_a_log_line_says_what_happened_and_no_more() -> None:
 
 def test_what_a_worker_remembers_is_bounded_and_forgetting_is_harmless() -> None:
     rows = CountedRows()
-    refusals = ProviderRefusals(rows)
+    errors = ModelProviderErrors(rows)
     for number in range(KNOWN_MAX + 1):
-        refusals.record(provider_refused(f"run-{number}"), NOW)
+        errors.record(model_provider_error(f"run-{number}"), NOW)
     puts_before = rows.puts
 
-    is_new = [refusals.record(provider_refused(f"run-{number}"), NOW) for number in (0, KNOWN_MAX)]
+    is_new = [
+        errors.record(model_provider_error(f"run-{number}"), NOW) for number in (0, KNOWN_MAX)
+    ]
 
     assert is_new == [False, False]
     assert rows.puts == puts_before + 1, "only the one that was forgotten is put again"

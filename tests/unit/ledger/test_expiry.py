@@ -77,7 +77,7 @@ def test_a_plan_that_has_not_begun_resets_at_its_anchor() -> None:
     assert resets_at(account, NOW) == PERIOD_END
 
 
-def test_expired_credits_lapse_with_an_entry_each() -> None:
+def test_expired_credits_expire_with_an_entry_each() -> None:
     account = Account(
         ANA,
         1,
@@ -88,10 +88,10 @@ def test_expired_credits_lapse_with_an_entry_each() -> None:
         ),
     )
 
-    lapsed = bring_up_to(account, NOW)
+    expired = bring_up_to(account, NOW)
 
-    assert [g.id for g in lapsed.grants] == ["here", "for ever"]
-    (entry,) = lapsed.entries
+    assert [g.id for g in expired.grants] == ["here", "for ever"]
+    (entry,) = expired.entries
     assert (entry.type, entry.outcome) == ("credits.expired", "expired")
     assert entry.amount_microcredits == 3_000_000
     assert entry.grant == account.grants[0]

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agent_credits.ledger.reloads import (
+    DECLINE_HOLD,
     LIFTED_BY_SETTINGS,
-    REFUSAL_HOLD,
     RELOAD_DEADLINE,
     Reload,
     ReloadTerms,
@@ -34,7 +34,7 @@ REQUESTED = Reload(
     since=NOW,
     until=NOW + RELOAD_DEADLINE,
 )
-REFUSED = replace(REQUESTED, state="refused", cause="payment_declined", until=NOW + REFUSAL_HOLD)
+REFUSED = replace(REQUESTED, state="declined", cause="payment_declined", until=NOW + DECLINE_HOLD)
 MONTH_END = NOW + timedelta(days=9)
 
 amounts = st.integers(0, 10**12)
@@ -110,11 +110,11 @@ def test_an_account_without_a_reload_is_able() -> None:
         (timedelta(0), "waiting"),
         (RELOAD_DEADLINE - SECOND, "waiting"),
         (RELOAD_DEADLINE, "payment_unavailable"),
-        (RELOAD_DEADLINE + REFUSAL_HOLD - SECOND, "payment_unavailable"),
-        (RELOAD_DEADLINE + REFUSAL_HOLD, "able"),
+        (RELOAD_DEADLINE + DECLINE_HOLD - SECOND, "payment_unavailable"),
+        (RELOAD_DEADLINE + DECLINE_HOLD, "able"),
     ],
 )
-def test_a_reload_that_never_resolves_counts_as_refused_and_does_not_stick_for_ever(
+def test_a_reload_that_never_resolves_counts_as_declined_and_does_not_stick_for_ever(
     after: timedelta, expected: str
 ) -> None:
     assert standing(REQUESTED, (), TERMS, NOW + after) == expected
@@ -124,34 +124,34 @@ def test_a_reload_that_never_resolves_counts_as_refused_and_does_not_stick_for_e
     ("after", "expected"),
     [
         (timedelta(0), "payment_declined"),
-        (REFUSAL_HOLD - SECOND, "payment_declined"),
-        (REFUSAL_HOLD, "able"),
+        (DECLINE_HOLD - SECOND, "payment_declined"),
+        (DECLINE_HOLD, "able"),
     ],
 )
-def test_a_refusal_holds_for_its_time(after: timedelta, expected: str) -> None:
+def test_a_decline_holds_for_its_time(after: timedelta, expected: str) -> None:
     assert standing(REFUSED, (), TERMS, NOW + after) == expected
 
 
-def test_a_refusal_that_settings_lift_holds_until_they_change() -> None:
-    refused = replace(REFUSED, cause="suspended", until=None)
+def test_a_decline_that_settings_lift_holds_until_they_change() -> None:
+    declined = replace(REFUSED, cause="suspended", until=None)
 
-    assert standing(refused, (), TERMS, NOW + timedelta(days=400)) == "suspended"
-    assert standing(refused, (), replace(TERMS, settings_version=2), NOW) == "able"
-
-
-def test_settings_as_old_as_the_refusal_or_older_do_not_lift_it() -> None:
-    refused = replace(REFUSED, settings_version=7)
-
-    assert standing(refused, (), replace(TERMS, settings_version=7), NOW) == "payment_declined"
-    assert standing(refused, (), replace(TERMS, settings_version=6), NOW) == "payment_declined"
+    assert standing(declined, (), TERMS, NOW + timedelta(days=400)) == "suspended"
+    assert standing(declined, (), replace(TERMS, settings_version=2), NOW) == "able"
 
 
-def test_the_refusal_of_one_team_does_not_stand_in_the_way_of_another() -> None:
+def test_settings_as_old_as_the_decline_or_older_do_not_lift_it() -> None:
+    declined = replace(REFUSED, settings_version=7)
+
+    assert standing(declined, (), replace(TERMS, settings_version=7), NOW) == "payment_declined"
+    assert standing(declined, (), replace(TERMS, settings_version=6), NOW) == "payment_declined"
+
+
+def test_the_decline_of_one_team_does_not_stand_in_the_way_of_another() -> None:
     """A user runs for two teams, each with its cap, its card and its own count of settings."""
-    refused = replace(REFUSED, cause="spend_cap_reached", until=MONTH_END, settings_version=9)
+    declined = replace(REFUSED, cause="spend_cap_reached", until=MONTH_END, settings_version=9)
     of_other_team = replace(TERMS, team_id="other", settings_version=1)
 
-    assert standing(refused, (), of_other_team, NOW) == "able"
+    assert standing(declined, (), of_other_team, NOW) == "able"
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,9 @@ def test_a_reload_under_way_is_waited_for_also_where_it_is_the_last_one_allowed(
     assert standing(REQUESTED, reloaded_at, TERMS, NOW) == "waiting"
 
 
-def test_each_refusal_holds_as_long_as_what_caused_it() -> None:
+def test_each_decline_holds_as_long_as_what_caused_it() -> None:
     assert hold_after("spend_cap_reached", NOW, MONTH_END) == MONTH_END
     for cause in ("payment_declined", "payment_unavailable", "too_many_reloads"):
-        assert hold_after(cause, NOW, MONTH_END) == NOW + REFUSAL_HOLD
+        assert hold_after(cause, NOW, MONTH_END) == NOW + DECLINE_HOLD
     for cause in LIFTED_BY_SETTINGS:
         assert hold_after(cause, NOW, MONTH_END) is None

@@ -7,7 +7,6 @@ A type that has no example here fails tests/unit/notices/test_every_notice.py.
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from agent_credits.notices.announcements import notice_of as notice_of_observation
@@ -16,6 +15,7 @@ from agent_credits.notices.channel_tests import channel_test
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.published import Published
 from agent_credits.notices.slack_messages import slack_message
+from tests.golden import GOLDEN, email_of
 from tests.unit.billing.test_balance_reports import busy_team
 from tests.unit.commit.test_low_credits import fall_to, low_world
 from tests.unit.notices.test_auto_reload import exhausted_world
@@ -26,7 +26,6 @@ from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_builders import ACME, NOW, ON, ReloadWorld, short_world, usage
 from tests.unit.sweeps.sweep_observations import DRIFTED, EXPIRING
 
-GOLDEN = Path(__file__).parent / "golden"
 SLACK = GOLDEN / "slack"
 EMAIL = GOLDEN / "email"
 
@@ -38,7 +37,7 @@ def _only(world: ReloadWorld, notice_type: str) -> Notice:
     return notice
 
 
-def _failed_after_refusal() -> Notice:
+def _failed_after_decline() -> Notice:
     world, event = short_world(payments=FakePayments(["decline"]))
     world.resolve()
     world.deliver(event)
@@ -56,10 +55,10 @@ def _succeeded() -> Notice:
     return _only(world, "auto_reload.succeeded")
 
 
-def _refused() -> Notice:
+def _declined() -> Notice:
     world, _ = short_world(payments=FakePayments(["decline"]))
     world.resolve()
-    return _only(world, "auto_reload.refused")
+    return _only(world, "auto_reload.declined")
 
 
 def _frozen() -> Notice:
@@ -92,7 +91,7 @@ def _cap_comes_near() -> Notice:
 # By type, and by what tells further examples of it apart.
 EXAMPLES: dict[str, Callable[[], Notice]] = {
     "auto_reload.frozen": _frozen,
-    "auto_reload.refused": _refused,
+    "auto_reload.declined": _declined,
     "auto_reload.succeeded": _succeeded,
     "auto_reload.suspended": lambda: _only(declined_three_times(), "auto_reload.suspended"),
     "credits_expiring": lambda: notice_of_observation(EXPIRING),
@@ -101,7 +100,7 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "credits_restored": _restored,
     "drift_found": lambda: notice_of_observation(DRIFTED),
     "insufficient_credits": _of_a_user,
-    "insufficient_credits--after_refusal": _failed_after_refusal,
+    "insufficient_credits--after_decline": _failed_after_decline,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),
     "insufficient_credits--owner": lambda: failure(**CASES["owner"]),
     "notices.test": lambda: channel_test("slack", "acme", "1", NOW),
@@ -128,10 +127,6 @@ def slack_payload(notice: Notice) -> dict[str, Any]:
 
 def text_of(payload: dict[str, Any]) -> str:
     return json.dumps(payload, indent=2, ensure_ascii=False) + "\n"
-
-
-def email_of(notice: Notice) -> str:
-    return f"Subject: {notice.email_subject}\n\n{notice.email_text}"
 
 
 def is_agreed_on(email: str) -> bool:

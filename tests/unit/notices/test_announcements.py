@@ -10,7 +10,7 @@ from agent_credits.billing.directory import Directory
 from agent_credits.commit.write_protocol import commit
 from agent_credits.intake.debits import Debits, Delivery
 from agent_credits.ledger.accounts import Account
-from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from agent_credits.notices.notice import Notice
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -55,7 +55,7 @@ def announced(rows: MemoryRows) -> list[Notice]:
         notice
         for old, new in rows.stream
         for notice in notices_of(
-            Commit(as_delivered(old), as_delivered(new) or new),
+            AccountRecord(as_delivered(old), as_delivered(new) or new),
             SETTINGS,
         )
     ]
@@ -100,7 +100,7 @@ def test_the_first_commit_of_an_account_is_announced_too() -> None:
     entry = entry_rows.accounts[ANA].entries[-1]
     new = Account(ANA, version=1, entries=(entry,))
 
-    (notice,) = notices_of(Commit(None, new), SETTINGS)
+    (notice,) = notices_of(AccountRecord(None, new), SETTINGS)
 
     assert notice.data["run_id"] == "run-1"
 
@@ -126,7 +126,7 @@ def test_entries_of_the_page_before_are_not_announced_again_on_the_next_page() -
     new = rows.accounts[ANA]
     assert new.page_number == old.page_number + 1
 
-    notices = notices_of(Commit(old, new), SETTINGS)
+    notices = notices_of(AccountRecord(old, new), SETTINGS)
 
     assert [n.data["run_id"] for n in notices] == ["run-9"]
 
@@ -161,7 +161,7 @@ def test_a_failure_stays_announced_though_the_run_gets_its_draws_back() -> None:
     assert [n.data["run_id"] for n in announced(rows)] == ["run-1"]
 
 
-def test_lapse_and_refill_are_announced_to_nobody() -> None:
+def test_expire_and_refill_are_announced_to_nobody() -> None:
     rows = sample_rows()
     open_account(rows, grant_change("g-1", expires_at=NOW))
 

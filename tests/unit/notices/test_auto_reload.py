@@ -1,8 +1,6 @@
 """The notices of reloads, word for word, and how often each is given."""
 
-import json
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +8,16 @@ import pytest
 from agent_credits.aws.items import account_from_item, account_item
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.commit.write_protocol import commit
-from agent_credits.ledger.reloads import REFUSAL_HOLD, RELOAD_DEADLINE, Refused
-from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of, reload_requested
+from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, DeclineCause
+from agent_credits.notices.announcements import (
+    AccountRecord,
+    NoticeSettings,
+    notices_of,
+    reload_requested,
+)
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.reload_declines import reload_fix
+from tests.golden import assert_golden, data_and_email_of
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_builders import (
     ACME,
@@ -28,16 +32,7 @@ from tests.unit.reload_builders import (
     usage,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "reload"
 OFF = ACME.model_copy(update={"auto_reload": None})
-
-
-def assert_golden(name: str, notice: Notice) -> None:
-    """Compare the notice, as machines and as people get it, with what was read and agreed on."""
-    cloudevent = json.dumps(notice.to_cloudevent(), indent=2)
-    text = f"{cloudevent}\n\nSubject: {notice.email_subject}\n\n{notice.email_text}"
-
-    assert text == (GOLDEN / f"{name}.txt").read_text()
 
 
 def only(world: ReloadWorld, notice_type: str) -> Notice:
@@ -59,7 +54,7 @@ def test_a_reload_that_succeeded() -> None:
     notice = only(world, "auto_reload.succeeded")
 
     assert notice.severity == "info"
-    assert_golden("succeeded", notice)
+    assert_golden("reload/succeeded.txt", data_and_email_of(notice))
 
 
 @pytest.mark.parametrize(
@@ -71,15 +66,17 @@ def test_a_reload_that_succeeded() -> None:
         ({"payment": None}, "success", "payment_method_missing"),
     ],
 )
-def test_a_reload_that_was_refused(settings: dict[str, Any], confirm: Any, cause: Refused) -> None:
+def test_a_reload_that_was_declined(
+    settings: dict[str, Any], confirm: Any, cause: DeclineCause
+) -> None:
     world, _ = short_world(payments=FakePayments([confirm]))
     world.apply(**settings)
     world.resolve()
 
-    notice = only(world, "auto_reload.refused")
+    notice = only(world, "auto_reload.declined")
 
     assert notice.severity == "warning"
-    assert_golden(f"refused_{cause}", notice)
+    assert_golden(f"reload/declined_{cause}.txt", data_and_email_of(notice))
 
 
 def test_a_reload_that_was_not_resolved_in_time() -> None:
@@ -89,7 +86,10 @@ def test_a_reload_that_was_not_resolved_in_time() -> None:
     world.resolve()
     world.resolve()
 
-    assert_golden("refused_payment_unavailable", only(world, "auto_reload.refused"))
+    assert_golden(
+        "reload/declined_payment_unavailable.txt",
+        data_and_email_of(only(world, "auto_reload.declined")),
+    )
 
 
 def test_an_account_that_is_frozen() -> None:
@@ -102,7 +102,7 @@ def test_an_account_that_is_frozen() -> None:
     notice = only(world, "auto_reload.frozen")
 
     assert notice.severity == "critical"
-    assert_golden("frozen", notice)
+    assert_golden("reload/frozen.txt", data_and_email_of(notice))
 
 
 def test_credits_that_are_there_again() -> None:
@@ -112,19 +112,22 @@ def test_credits_that_are_there_again() -> None:
     notice = only(world, "credits_restored")
 
     assert notice.retryable is True
-    assert_golden("credits_restored", notice)
+    assert_golden("reload/credits_restored.txt", data_and_email_of(notice))
 
 
-def test_a_run_that_failed_because_its_reload_was_refused() -> None:
+def test_a_run_that_failed_because_its_reload_was_declined() -> None:
     world, event = short_world(payments=FakePayments(["decline"]))
     world.resolve()
     world.deliver(event)
 
-    assert_golden("insufficient_credits_after_refusal", only(world, "insufficient_credits"))
+    assert_golden(
+        "reload/insufficient_credits_after_decline.txt",
+        data_and_email_of(only(world, "insufficient_credits")),
+    )
 
 
-def test_every_refusal_says_what_can_be_done_about_it() -> None:
-    causes: tuple[Refused, ...] = (
+def test_every_decline_says_what_can_be_done_about_it() -> None:
+    causes: tuple[DeclineCause, ...] = (
         "auto_reload_off",
         "spend_cap_reached",
         "payment_declined",
@@ -190,7 +193,7 @@ def filled_pages(world: ReloadWorld, entries: int) -> None:
 
 
 class Published:
-    """Stands for the SNS client, which refuses an attribute that is there and empty."""
+    """Stands for the SNS client, which declines an attribute that is there and empty."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -201,7 +204,7 @@ class Published:
 
 
 def test_credits_restored_names_the_team_also_where_a_new_page_has_begun_since() -> None:
-    """The run failed at the end of a page; the refusal of its reload began the next."""
+    """The run failed at the end of a page; the decline of its reload began the next."""
     world, event = short_world(payments=FakePayments(["processing"]))
     world.resolve()
     filled_pages(world, 7)
@@ -249,7 +252,7 @@ def test_notices_are_derived_from_the_images_alone_and_so_are_their_ids() -> Non
     for old, new in world.rows.stream:
         images = [account_from_item(account_item(a)) if a else None for a in (old, new)]
         assert images[1] is not None
-        again += notices_of(Commit(images[0], images[1]), settings)
+        again += notices_of(AccountRecord(images[0], images[1]), settings)
 
     given = [n for n in world.notices if not n.type.startswith(("spend_cap", "auto_reload.susp"))]
     assert [n.to_cloudevent() for n in again] == [n.to_cloudevent() for n in given]
@@ -266,17 +269,17 @@ def test_a_request_is_sent_by_the_commit_that_made_it_and_by_no_later_one() -> N
     world, _ = short_world()
     world.deliver(usage("e2", "1", run="run-2"))
 
-    sent = [reload_requested(Commit(old, new)) for old, new in world.rows.stream]
+    sent = [reload_requested(AccountRecord(old, new)) for old, new in world.rows.stream]
 
     assert [request for request in sent if request] == world.requests
 
 
-def test_a_refusal_that_comes_twice_is_announced_once() -> None:
+def test_a_decline_that_comes_twice_is_announced_once() -> None:
     world, _ = short_world(payments=FakePayments(["processing"]))
     world.resolve()
     world.later(RELOAD_DEADLINE)
     for _ in range(5):
         world.resolve()
-        world.later(REFUSAL_HOLD / 100)
+        world.later(DECLINE_HOLD / 100)
 
-    assert len(world.notices_of_type("auto_reload.refused")) == 1
+    assert len(world.notices_of_type("auto_reload.declined")) == 1

@@ -1,8 +1,6 @@
 """What an account is told when it is low, and when it no longer is, word for word."""
 
-import json
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -10,6 +8,7 @@ from agent_credits.billing.teams import Tenure
 from agent_credits.commit.write_protocol import commit
 from agent_credits.notices.notice import Notice
 from agent_credits.values.principals import Principal
+from tests.golden import assert_golden, data_and_email_of
 from tests.unit.commit.test_low_credits import OFF, fall_to, low_world, with_thresholds
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_builders import (
@@ -21,15 +20,6 @@ from tests.unit.reload_builders import (
     pause,
     usage,
 )
-
-GOLDEN = Path(__file__).parent / "golden" / "low_credits"
-
-
-def assert_golden(name: str, notice: Notice) -> None:
-    cloudevent = json.dumps(notice.to_cloudevent(), indent=2)
-    text = f"{cloudevent}\n\nSubject: {notice.email_subject}\n\n{notice.email_text}"
-
-    assert text == (GOLDEN / f"{name}.txt").read_text()
 
 
 def only(world: ReloadWorld, notice_type: str) -> Notice:
@@ -44,7 +34,7 @@ def test_a_user_who_is_low() -> None:
     notice = only(world, "credits_low")
 
     assert notice.retryable is False
-    assert_golden("user", notice)
+    assert_golden("low_credits/user.txt", data_and_email_of(notice))
 
 
 def test_an_owner_who_is_low() -> None:
@@ -56,7 +46,7 @@ def test_an_owner_who_is_low() -> None:
     document["data"]["trigger"] = trigger
     world.deliver(document)
 
-    assert_golden("owner", only(world, "credits_low"))
+    assert_golden("low_credits/owner.txt", data_and_email_of(only(world, "credits_low")))
 
 
 def test_an_enterprise_that_is_low() -> None:
@@ -67,15 +57,15 @@ def test_an_enterprise_that_is_low() -> None:
     commit(world.rows, bigcorp, [contract], now=world.now, pause=pause, opens_account=True)
     world.deliver(usage("e1", "950"))
 
-    assert_golden("enterprise", only(world, "credits_low"))
+    assert_golden("low_credits/enterprise.txt", data_and_email_of(only(world, "credits_low")))
 
 
-def test_an_account_that_is_low_and_whose_reload_was_refused() -> None:
+def test_an_account_that_is_low_and_whose_reload_was_declined() -> None:
     world = low_world(ACME, payments=FakePayments(["decline"]))
     fall_to(world, 99)
     world.resolve()
 
-    assert_golden("reload_refused", only(world, "credits_low"))
+    assert_golden("low_credits/reload_declined.txt", data_and_email_of(only(world, "credits_low")))
 
 
 def test_an_account_that_is_no_longer_low() -> None:
@@ -87,7 +77,7 @@ def test_an_account_that_is_no_longer_low() -> None:
     notice = only(world, "credits_restored")
 
     assert notice.retryable is False
-    assert_golden("restored", notice)
+    assert_golden("low_credits/restored.txt", data_and_email_of(notice))
 
 
 @pytest.mark.parametrize("left", [119, 39, 0])

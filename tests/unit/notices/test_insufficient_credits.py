@@ -1,15 +1,15 @@
 """The notice of a failed run, down to the words of its e-mail (in golden/)."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent_credits.commit.write_protocol import commit
-from agent_credits.notices.announcements import Commit, NoticeSettings, notices_of
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.notice import Notice
 from agent_credits.values.principals import Principal
+from tests.golden import assert_golden, email_of
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -25,8 +25,6 @@ from tests.unit.builders import (
     run_changes,
     usage,
 )
-
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def failure(
@@ -48,7 +46,7 @@ def failure(
     open_account(rows, *changes)
     commit(rows, principal, run_changes(document), now=NOW, pause=pause)
     old, new = rows.stream[-1]
-    (notice,) = notices_of(Commit(old, new), NoticeSettings(base_url))
+    (notice,) = notices_of(AccountRecord(old, new), NoticeSettings(base_url))
     return notice
 
 
@@ -151,8 +149,7 @@ CASES: dict[str, dict[str, Any]] = {
 def test_the_email_can_be_acted_on_without_a_console(name: str) -> None:
     notice = failure(**CASES[name])
 
-    text = f"Subject: {notice.email_subject}\n\n{notice.email_text}"
-    assert text == (GOLDEN / f"insufficient_credits_{name}.txt").read_text()
+    assert_golden(f"insufficient_credits_{name}.txt", email_of(notice))
 
 
 def test_who_can_fix_it_depends_on_who_was_billed() -> None:

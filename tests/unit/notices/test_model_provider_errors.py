@@ -1,34 +1,24 @@
-"""The notices of providers that refused, word for word: as machines and as people get them."""
+"""The notices of providers that error, word for word: as machines and as people get them."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent_credits.billing.teams import bill
 from agent_credits.events.model_provider_errors import Classification
-from agent_credits.intake.model_provider_errors import refusal_of
+from agent_credits.intake.model_provider_errors import model_provider_error_of
 from agent_credits.notices.announcements import NoticeSettings, Observed, notices_of
 from agent_credits.notices.notice import SUBJECT_LENGTH_MAX, Notice
+from tests.golden import assert_golden, data_and_email_of
 from tests.unit.builders import BIGCORP_TEAM, POLICY, TEAMS, TRIGGERS, parsed, provider_error
-
-GOLDEN = Path(__file__).parent / "golden" / "provider"
 
 
 def notice_of(document: dict[str, Any]) -> Notice:
     """Return the notice that the event gives rise to, by way of what is recorded of it."""
     event = parsed(document)
-    refused = refusal_of(event, bill(event, TEAMS[event.data.team_id], POLICY))  # type: ignore[arg-type]
-    (notice,) = notices_of(Observed(refused), NoticeSettings(""))
+    error = model_provider_error_of(event, bill(event, TEAMS[event.data.team_id], POLICY))  # type: ignore[arg-type]
+    (notice,) = notices_of(Observed(error), NoticeSettings(""))
     return notice
-
-
-def assert_golden(name: str, notice: Notice) -> None:
-    cloudevent = json.dumps(notice.to_cloudevent(), indent=2)
-    text = f"{cloudevent}\n\nSubject: {notice.email_subject}\n\n{notice.email_text}"
-
-    assert text == (GOLDEN / f"{name}.txt").read_text()
 
 
 EVENTS: dict[str, dict[str, Any]] = {
@@ -91,7 +81,7 @@ EVENTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", EVENTS)
 def test_the_notice_is_the_one_that_was_agreed_on(name: str) -> None:
-    assert_golden(name, notice_of(EVENTS[name]))
+    assert_golden(f"provider/{name}.txt", data_and_email_of(notice_of(EVENTS[name])))
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from agent_credits.aws import items
 from agent_credits.aws.stream_records import change_of
-from agent_credits.events.model_provider_errors import ProviderAnswer
+from agent_credits.events.model_provider_errors import ModelProviderAnswer
 from agent_credits.notices.announcements import NoticeSettings, Observed, notices_of
-from agent_credits.notices.observations import KEPT_FOR, ProviderRefused
+from agent_credits.notices.observations import KEPT_FOR, ModelProviderError
 from agent_credits.values.principals import Principal
-from tests.conformance.samples import full_account, provider_refused, team
+from tests.conformance.samples import full_account, model_provider_error, team
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import ANA, NOW, POLICY
 
@@ -24,22 +24,22 @@ FOURTEEN_DAYS = timedelta(days=14)
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=8)
 
 
-def refused(run_id: str = "run-1", **changes: Any) -> ProviderRefused:
-    return provider_refused(run_id).model_copy(update=changes)
+def refused(run_id: str = "run-1", **changes: Any) -> ModelProviderError:
+    return model_provider_error(run_id).model_copy(update=changes)
 
 
-def busy(**changes: Any) -> ProviderRefused:
+def busy(**changes: Any) -> ModelProviderError:
     return refused(**{"classification": "rate_limited", "time": NOW, **changes})
 
 
-def image_of(observation: ProviderRefused) -> dict[str, Any]:
+def image_of(observation: ModelProviderError) -> dict[str, Any]:
     """Return the record as it comes in a Lambda event, where everything is JSON."""
     return json.loads(json.dumps({"NewImage": items.observation_item(observation, NOW)}))
 
 
 def test_an_observation_is_read_back_as_it_was_put() -> None:
-    everything = provider_refused("run-1")
-    as_little_as_there_may_be = ProviderRefused(
+    everything = model_provider_error("run-1")
+    as_little_as_there_may_be = ModelProviderError(
         principal=Principal("team", "globex"),
         team_id="globex",
         run_id="run-2",
@@ -47,7 +47,7 @@ def test_an_observation_is_read_back_as_it_was_put() -> None:
         event_id="e-1",
         time=datetime(2026, 11, 23, 23, 59, 59, 999_999, tzinfo=timezone(timedelta(hours=-7))),
         provider="x_ai",
-        answer=ProviderAnswer(status_code=500),
+        answer=ModelProviderAnswer(status_code=500),
         classification="unclassified",
     )
 
@@ -56,12 +56,12 @@ def test_an_observation_is_read_back_as_it_was_put() -> None:
 
 
 def test_the_key_and_the_text_at_rest_are_those_of_the_contract() -> None:
-    item = items.observation_item(provider_refused("run-1"), NOW)
+    item = items.observation_item(model_provider_error("run-1"), NOW)
 
-    assert item["pk"] == {"S": "OBSERVED#provider_refused#event /platform run-1 e-1"}
+    assert item["pk"] == {"S": "OBSERVED#model_provider_error#event /platform run-1 e-1"}
     assert item["expires_at"] == {"N": str(int((NOW + KEPT_FOR).timestamp()))}
     at_rest = json.loads(item["observation"]["S"])
-    assert (at_rest["kind"], at_rest["principal"]) == ("provider_refused", "user:ana")
+    assert (at_rest["kind"], at_rest["principal"]) == ("model_provider_error", "user:ana")
 
 
 def test_an_observation_outlives_everything_that_may_bring_it_again() -> None:
@@ -91,7 +91,7 @@ def test_no_row_but_that_of_an_observation_is_ever_removed() -> None:
 def test_an_observation_of_a_younger_version_is_not_taken_for_another(
     change: dict[str, Any],
 ) -> None:
-    images = image_of(provider_refused("run-1"))
+    images = image_of(model_provider_error("run-1"))
     at_rest = json.loads(images["NewImage"]["observation"]["S"])
     images["NewImage"]["observation"]["S"] = json.dumps(at_rest | change)
 
@@ -160,8 +160,8 @@ def test_no_two_events_share_a_row(parts: list[str]) -> None:
 def test_each_observation_is_one_notice_under_the_same_id_each_time() -> None:
     rows = MemoryRows()
     for _ in range(3):
-        rows.put_observation(provider_refused("run-1"), NOW)
-    rows.put_observation(provider_refused("run-2"), NOW)
+        rows.put_observation(model_provider_error("run-1"), NOW)
+    rows.put_observation(model_provider_error("run-2"), NOW)
 
     def announced() -> list[str]:
         return [

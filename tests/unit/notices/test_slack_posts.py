@@ -18,7 +18,7 @@ from agent_credits.notices.slack_posts import (
     RETRY_AFTER_SECONDS_USUAL,
     REVOKED_FOR,
     SPREAD_SECONDS_MAX,
-    PostRefused,
+    PostRejected,
     RateLimited,
     SlackPosts,
     SlackUnavailable,
@@ -162,7 +162,7 @@ def test_a_webhook_that_is_gone_is_left_alone_for_a_while(
 ) -> None:
     slack.tell(status, "no_service")
     for _ in range(3):
-        with pytest.raises(PostRefused, match=f"{status} .no_service."):
+        with pytest.raises(PostRejected, match=f"{status} .no_service."):
             posts.post(URL, MESSAGE)
     assert slack.asked == [URL]
 
@@ -174,11 +174,11 @@ def test_a_webhook_that_is_gone_is_left_alone_for_a_while(
 
 
 @pytest.mark.parametrize("status", [400, 401, 413, 302])
-def test_a_message_that_is_refused_says_nothing_about_the_webhook(
+def test_a_message_that_is_rejected_says_nothing_about_the_webhook(
     posts: SlackPosts, slack: Slack, status: int
 ) -> None:
     slack.tell(status, "invalid_blocks")
-    with pytest.raises(PostRefused):
+    with pytest.raises(PostRejected):
         posts.post(URL, MESSAGE)
 
     slack.tell(200)
@@ -196,7 +196,7 @@ def test_a_message_that_is_refused_says_nothing_about_the_webhook(
         http.client.IncompleteRead(b"half"),
     ],
 )
-def test_no_answer_is_no_refusal_and_its_reason_does_not_name_the_webhook(
+def test_no_answer_is_no_rejection_and_its_reason_does_not_name_the_webhook(
     posts: SlackPosts, slack: Slack, fault: Exception
 ) -> None:
     slack.told.append(fault)
@@ -210,16 +210,16 @@ def test_no_answer_is_no_refusal_and_its_reason_does_not_name_the_webhook(
 def test_an_answer_that_is_no_code_is_not_quoted(posts: SlackPosts, slack: Slack) -> None:
     slack.tell(400, f"<html>you sent {URL}</html>")
 
-    with pytest.raises(PostRefused) as refused:
+    with pytest.raises(PostRejected) as rejected:
         posts.post(URL, MESSAGE)
 
-    assert str(refused.value) == "Slack answered 400 (no code)"
+    assert str(rejected.value) == "Slack answered 400 (no code)"
 
 
 def test_a_page_that_says_200_and_not_ok_is_no_success(posts: SlackPosts, slack: Slack) -> None:
     slack.tell(200, "<html>Welcome to the portal</html>")
 
-    with pytest.raises(PostRefused):
+    with pytest.raises(PostRejected):
         posts.post(URL, MESSAGE)
 
 
@@ -228,10 +228,10 @@ def test_the_address_and_the_message_are_never_logged(
 ) -> None:
     caplog.set_level("DEBUG")
 
-    def refuse(*_: Any) -> None:
+    def reject(*_: Any) -> None:
         raise ConnectionRefusedError
 
-    monkeypatch.setattr(WebhookClient, "_perform_http_request_internal", refuse)
+    monkeypatch.setattr(WebhookClient, "_perform_http_request_internal", reject)
     with pytest.raises(SlackUnavailable):
         posts.post(URL, MESSAGE)
 
@@ -241,7 +241,7 @@ def test_the_address_and_the_message_are_never_logged(
 @pytest.mark.parametrize(
     ("reason", "seconds"),
     [
-        (PostRefused("no"), [0, 0, 0]),
+        (PostRejected("no"), [0, 0, 0]),
         (NotAnEnvelope("no"), [0, 0, 0]),
         (IdempotencyAlreadyInProgressError("busy"), [5, 5, 5]),
         (SlackUnavailable("down"), [2, 4, 900]),
@@ -281,10 +281,10 @@ def test_a_webhook_for_each_team_and_none_for_the_others() -> None:
     ],
 )
 def test_customers_data_goes_to_slack_or_nowhere(url: str) -> None:
-    with pytest.raises(SecretUnavailable) as refused:
+    with pytest.raises(SecretUnavailable) as rejected:
         parse_webhooks(f'{{"default": "{URL}", "teams": {{"acme": "{url}"}}}}', "")
 
-    assert not url or url not in str(refused.value)
+    assert not url or url not in str(rejected.value)
 
 
 def test_a_stand_in_takes_slacks_place_altogether() -> None:

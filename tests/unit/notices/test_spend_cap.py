@@ -7,9 +7,9 @@ import pytest
 from agent_credits.aws.items import team_from_item, team_item
 from agent_credits.billing.spend_cap import Spending
 from agent_credits.billing.teams import Team
-from agent_credits.ledger.reloads import REFUSAL_HOLD
-from agent_credits.notices.announcements import NoticeSettings, TeamChange, notices_of
-from tests.unit.notices.test_auto_reload import assert_golden
+from agent_credits.ledger.reloads import DECLINE_HOLD
+from agent_credits.notices.announcements import NoticeSettings, TeamRecord, notices_of
+from tests.golden import assert_golden, data_and_email_of
 from tests.unit.reload_builders import ACME, CARD, PACK_CENTS, ReloadWorld, open_account, usage
 
 TEN_PACKS = ACME.model_copy(update={"spend_cap_cents": 10 * PACK_CENTS})
@@ -38,7 +38,7 @@ def declined_three_times() -> ReloadWorld:
     for number in range(3):
         world.deliver(usage(f"e{number}", "200", run=f"run-{number}"))
         world.resolve()
-        world.later(REFUSAL_HOLD)
+        world.later(DECLINE_HOLD)
     return world
 
 
@@ -49,7 +49,7 @@ def test_a_warning_that_the_cap_comes_near() -> None:
     (notice,) = world.notices_of_type("spend_cap.warning")
 
     assert notice.severity == "warning"
-    assert_golden("spend_cap_warning_70", notice)
+    assert_golden("reload/spend_cap_warning_70.txt", data_and_email_of(notice))
 
 
 def test_a_warning_that_the_cap_is_reached_is_critical() -> None:
@@ -59,7 +59,7 @@ def test_a_warning_that_the_cap_is_reached_is_critical() -> None:
     notice = world.notices_of_type("spend_cap.warning")[-1]
 
     assert notice.severity == "critical"
-    assert_golden("spend_cap_warning_100", notice)
+    assert_golden("reload/spend_cap_warning_100.txt", data_and_email_of(notice))
 
 
 def test_a_team_whose_card_was_declined_three_times_in_a_row() -> None:
@@ -68,7 +68,7 @@ def test_a_team_whose_card_was_declined_three_times_in_a_row() -> None:
     (notice,) = world.notices_of_type("auto_reload.suspended")
 
     assert notice.severity == "critical"
-    assert_golden("suspended", notice)
+    assert_golden("reload/suspended.txt", data_and_email_of(notice))
 
 
 def test_each_warning_is_given_once_a_month() -> None:
@@ -125,7 +125,7 @@ def test_a_suspension_is_announced_once_however_often_it_stands_in_the_way() -> 
     for number in range(3, 9):
         world.deliver(usage(f"e{number}", "200", run=f"run-{number}"))
         world.resolve()
-        world.later(REFUSAL_HOLD)
+        world.later(DECLINE_HOLD)
 
     assert len(world.notices_of_type("auto_reload.suspended")) == 1
 
@@ -136,7 +136,7 @@ def test_the_notices_of_a_team_are_derived_from_its_images_alone() -> None:
     for old, new in world.rows.team_stream:
         images = [team_from_item(team_item(t)) if t else None for t in (old, new)]
         assert images[1] is not None
-        again += notices_of(TeamChange(images[0], images[1]), NoticeSettings(""))
+        again += notices_of(TeamRecord(images[0], images[1]), NoticeSettings(""))
 
     assert [n.to_cloudevent() for n in again] == [
         n.to_cloudevent() for n in world.notices_of_type("auto_reload.suspended")
@@ -152,4 +152,4 @@ def test_a_row_that_tells_of_a_purchase_and_holds_none_is_an_error(spending: Spe
     told = ACME.model_copy(update={"spending": spending})
 
     with pytest.raises(ValueError, match="by a purchase"):
-        notices_of(TeamChange(ACME, told), NoticeSettings(""))
+        notices_of(TeamRecord(ACME, told), NoticeSettings(""))

@@ -96,9 +96,9 @@ def test_what_the_cap_leaves_no_room_for_is_not_bought() -> None:
     rows = rows_with(3_000)
     buy(rows, purchase_of(), NOW, pause)
 
-    refused = buy(rows, purchase_of("order-2"), NOW, pause)
+    declined = buy(rows, purchase_of("order-2"), NOW, pause)
 
-    assert refused == NotBought(head_room_cents=1_000)
+    assert declined == NotBought(head_room_cents=1_000)
     assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"]
     assert rows.teams["acme"].spending.spent_in("2026-11") == 2_000
 
@@ -117,10 +117,10 @@ def test_an_id_that_was_granted_on_other_terms_costs_nothing() -> None:
     spending = team.spending.model_copy(update={"reservations": reservation})
     rows.teams["acme"] = team.model_copy(update={"spending": spending})
 
-    refused = buy(rows, purchase_of(), NOW, pause)
+    declined = buy(rows, purchase_of(), NOW, pause)
 
-    assert isinstance(refused, NotBought)
-    assert refused.has_other_terms
+    assert isinstance(declined, NotBought)
+    assert declined.has_other_terms
     assert rows.teams["acme"].spending.reservations == ()
     assert rows.teams["acme"].spending.spent_in("2026-11") == 1
 

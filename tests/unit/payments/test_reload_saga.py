@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent_credits.billing.spend_cap import RESERVATIONS_MAX
-from agent_credits.ledger.reloads import REFUSAL_HOLD, RELOAD_DEADLINE, ReloadRequest
+from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, ReloadRequest
 from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import (
     Granted,
@@ -118,7 +118,7 @@ def assert_not_charged(world: ReloadWorld) -> None:
     assert world.payments.charges == []
     assert world.spending.reservations == ()
     assert world.spending.spent_cents == 0
-    assert world.reload().state == "refused"
+    assert world.reload().state == "declined"
 
 
 def test_a_reload_reserves_charges_grants_and_settles() -> None:
@@ -188,7 +188,7 @@ def test_a_second_worker_that_runs_whole_at_every_single_call_of_the_first_chang
         world.announce()
         if confirm == "success":
             assert_paid_once(world, world.requests[0])
-            assert world.notices_of_type("auto_reload.refused") == [], f"call {at}"
+            assert world.notices_of_type("auto_reload.declined") == [], f"call {at}"
         else:
             assert_not_charged(world)
             assert world.spending.declines_in_a_row == 1, f"call {at}"
@@ -197,7 +197,7 @@ def test_a_second_worker_that_runs_whole_at_every_single_call_of_the_first_chang
     pytest.fail("the saga never ended")
 
 
-def test_two_workers_at_the_edge_of_the_cap_do_not_refuse_the_reload_they_reserved() -> None:
+def test_two_workers_at_the_edge_of_the_cap_do_not_decline_the_reload_they_reserved() -> None:
     team = ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
     for at in range(1, CALLS_MAX):
         world, _ = short_world(team=team)
@@ -209,7 +209,7 @@ def test_two_workers_at_the_edge_of_the_cap_do_not_refuse_the_reload_they_reserv
             world.resolve()
         world.announce()
         assert_paid_once(world, world.requests[0])
-        assert world.notices_of_type("auto_reload.refused") == [], f"call {at}"
+        assert world.notices_of_type("auto_reload.declined") == [], f"call {at}"
         if not steps.were_reached:
             return
     pytest.fail("the saga never ended")
@@ -225,7 +225,7 @@ def test_a_reservation_whose_write_was_answered_as_lost_is_kept_and_paid() -> No
     assert isinstance(world.resolve(), Granted)
 
     assert_paid_once(world, world.requests[0])
-    assert world.notices_of_type("auto_reload.refused") == []
+    assert world.notices_of_type("auto_reload.declined") == []
 
 
 def test_a_message_delivered_ten_times_is_carried_out_once() -> None:
@@ -296,7 +296,7 @@ def test_a_payment_that_is_processed_for_a_while_keeps_its_reservation_until_it_
         assert world.outcome(event) == "debited"
     else:
         assert_not_charged(world)
-        assert world.entry(event).refusal == "payment_declined"
+        assert world.entry(event).decline == "payment_declined"
 
 
 def test_a_late_success_after_the_deadline_still_becomes_credits() -> None:
@@ -315,7 +315,7 @@ def test_a_late_success_after_the_deadline_still_becomes_credits() -> None:
     assert_paid_once(world, world.requests[0])
     assert world.available() == 400
     assert [n.type for n in world.notices] == [
-        "auto_reload.refused",
+        "auto_reload.declined",
         "insufficient_credits",
         "auto_reload.succeeded",
         "credits_restored",
@@ -332,7 +332,7 @@ def test_a_late_decline_after_the_deadline_releases_the_reservation() -> None:
     deliver_until_done(world)
 
     assert_not_charged(world)
-    assert len(world.notices_of_type("auto_reload.refused")) == 1
+    assert len(world.notices_of_type("auto_reload.declined")) == 1
 
 
 @pytest.mark.parametrize("later", [timedelta(0), timedelta(days=31)])
@@ -347,7 +347,7 @@ def test_a_message_that_comes_again_after_success_charges_nothing(later: timedel
 
 
 @pytest.mark.parametrize("later", [timedelta(0), timedelta(days=31)])
-def test_a_message_that_comes_again_after_a_refusal_charges_nothing(later: timedelta) -> None:
+def test_a_message_that_comes_again_after_a_decline_charges_nothing(later: timedelta) -> None:
     world, _ = short_world(payments=FakePayments(["decline", "success"]))
     assert world.resolve() == NotGranted("payment_declined")
     world.later(later)
@@ -370,7 +370,7 @@ def test_a_message_that_first_comes_after_the_deadline_charges_nothing(later: ti
 
 @pytest.mark.parametrize("later", [RELOAD_DEADLINE, timedelta(days=31)])
 def test_after_the_deadline_no_payment_is_made_that_was_not_made_before(later: timedelta) -> None:
-    """Nothing was charged and nothing can be: the reservation is given back, the reload refused."""
+    """Nothing was charged and nothing can be: the reservation is released, the reload declined."""
     world, _ = short_world(payments=FakePayments(creates=["500", "made"]))
     assert isinstance(world.resolve(), Open)
     world.later(later)
@@ -399,7 +399,7 @@ def test_after_the_deadline_a_payment_that_was_made_but_never_charged_is_not_cha
 def test_a_message_for_a_reload_that_the_account_no_longer_asks_for_is_stale() -> None:
     world, event = short_world()
     old = world.requests[0]
-    world.later(RELOAD_DEADLINE + REFUSAL_HOLD)
+    world.later(RELOAD_DEADLINE + DECLINE_HOLD)
     assert world.outcome(event) == "waiting"
     assert world.requests[-1] != old
 
@@ -425,7 +425,7 @@ def test_a_message_for_an_account_that_is_not_there_is_stale() -> None:
         ({"spend_cap_cents": 0}, "spend_cap_reached"),
     ],
 )
-def test_each_obstacle_is_refused_by_its_own_code_before_a_card_is_touched(
+def test_each_obstacle_is_rejected_by_its_own_code_before_a_card_is_touched(
     settings: dict[str, Any], cause: Any
 ) -> None:
     world, _ = short_world()
@@ -435,7 +435,7 @@ def test_each_obstacle_is_refused_by_its_own_code_before_a_card_is_touched(
     assert world.reload().cause == cause
     assert world.payments.payments == {}
     assert world.spending.reservations == ()
-    (notice,) = world.notices_of_type("auto_reload.refused")
+    (notice,) = world.notices_of_type("auto_reload.declined")
     assert notice.data["cause"] == cause
 
 
@@ -480,12 +480,12 @@ def test_an_event_that_a_capped_reload_does_not_cover_ends_with_the_cap_as_its_c
     assert world.resolve() == NotGranted("spend_cap_reached")
     entry = world.entry(event)
 
-    assert entry.refusal == "spend_cap_reached"
+    assert entry.decline == "spend_cap_reached"
     assert entry.drawn_microcredits == 1_350_000_000
     assert len(world.payments.charges) == 1
 
 
-def test_a_raised_cap_revives_a_refused_account_at_once() -> None:
+def test_a_raised_cap_revives_a_declined_account_at_once() -> None:
     world, _ = short_world(team=ACME.model_copy(update={"spend_cap_cents": 0}))
     world.resolve()
     assert world.outcome(usage("e2", "200", run="run-2")) == "insufficient"
@@ -498,7 +498,7 @@ def test_a_raised_cap_revives_a_refused_account_at_once() -> None:
     assert world.outcome(event) == "debited"
 
 
-def test_a_cap_raised_while_a_refusal_is_being_written_revives_too() -> None:
+def test_a_cap_raised_while_a_decline_is_being_written_revives_too() -> None:
     for at in range(1, CALLS_MAX):
         world, _ = short_world(team=ACME.model_copy(update={"spend_cap_cents": 0}))
         raised = lambda world=world: world.apply(spend_cap_cents=PACK_CENTS)  # noqa: E731
@@ -517,7 +517,7 @@ def test_a_cap_raised_while_a_refusal_is_being_written_revives_too() -> None:
     pytest.fail("the saga never ended")
 
 
-def test_a_lowered_cap_refuses_further_purchases_and_breaks_nothing() -> None:
+def test_a_lowered_cap_declines_further_purchases_and_breaks_nothing() -> None:
     world, event = short_world()
     world.resolve()
     world.deliver(event)
@@ -527,7 +527,7 @@ def test_a_lowered_cap_refuses_further_purchases_and_breaks_nothing() -> None:
     assert world.outcome(again) == "waiting"
 
     assert world.resolve() == NotGranted("spend_cap_reached")
-    assert world.entry(again).refusal == "spend_cap_reached"
+    assert world.entry(again).decline == "spend_cap_reached"
     assert world.spending.spent_cents == PACK_CENTS
 
 
@@ -547,20 +547,20 @@ def test_three_declines_in_a_row_suspend_and_there_is_no_fourth_attempt() -> Non
     assert [n.data["cause"] for n in world.notices_of_type("auto_reload.suspended")] == [
         "suspended"
     ]
-    world.later(REFUSAL_HOLD)
+    world.later(DECLINE_HOLD)
     event = usage("e-4", "200", run="run-4")
     assert world.outcome(event) == "waiting"
     assert world.resolve() == NotGranted("suspended")
-    assert world.entry(event).refusal == "suspended"
+    assert world.entry(event).decline == "suspended"
     world.later(timedelta(days=40))
-    assert world.entry(usage("e-5", "200", run="run-5")).refusal == "suspended"
+    assert world.entry(usage("e-5", "200", run="run-5")).decline == "suspended"
     assert len(world.payments.attempts) == 3
     assert len(world.notices_of_type("auto_reload.suspended")) == 1
 
 
 def test_after_the_payment_method_changed_the_next_shortfall_reloads() -> None:
     world = world_declined(3)
-    world.later(REFUSAL_HOLD)
+    world.later(DECLINE_HOLD)
     world.deliver(usage("e-4", "200", run="run-4"))
     world.resolve()
 
@@ -619,7 +619,7 @@ def world_declined(times: int) -> ReloadWorld:
 
 
 def decline_next(world: ReloadWorld, number: int, wanted: str = "200") -> None:
-    world.later(REFUSAL_HOLD)
+    world.later(DECLINE_HOLD)
     event = usage(f"e-{number}", wanted, run=f"run-{number}")
     assert world.outcome(event) == "waiting"
     world.resolve()
@@ -641,7 +641,7 @@ def test_an_unknown_payment_of_one_account_blocks_no_other_account() -> None:
 def test_one_account_has_one_live_reload() -> None:
     world, event = short_world(payments=FakePayments(["processing"]))
     world.resolve()
-    world.later(RELOAD_DEADLINE + REFUSAL_HOLD)
+    world.later(RELOAD_DEADLINE + DECLINE_HOLD)
     assert world.outcome(event) == "waiting"
 
     world.resolve()
@@ -661,20 +661,20 @@ def test_a_reload_whose_message_was_lost_does_not_block_its_account_for_ever(
     world.payments.finish(succeeds=succeeds)
     world.payments.confirms.clear()
     world.payments.confirms.append("success")
-    world.later(RELOAD_DEADLINE + REFUSAL_HOLD)
+    world.later(RELOAD_DEADLINE + DECLINE_HOLD)
 
     for number in range(5):
         event = usage(f"e-{number}", "200", run=f"run-{number}")
         if world.outcome(event) == "waiting":
             world.resolve()
             world.deliver(event)
-        world.later(REFUSAL_HOLD)
+        world.later(DECLINE_HOLD)
 
     assert world.spending.reservation(lost.reload_id) is None
     assert world.outcome(usage("e-last", "1", run="run-last")) == "debited"
 
 
-def test_more_reservations_than_a_row_holds_are_refused_and_do_not_crash() -> None:
+def test_more_reservations_than_a_row_holds_are_declined_and_do_not_crash() -> None:
     held = tuple(reservation(f"reload:user:u{n}:1", principal=f"user:u{n}", price_cents=0)
                  for n in range(RESERVATIONS_MAX))  # fmt: skip
     spending = ACME.spending.model_copy(update={"reservations": held})

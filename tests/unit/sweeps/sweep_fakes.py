@@ -1,4 +1,4 @@
-"""What walks are tested on: a queue in memory, and a walk that only notes whom it visits."""
+"""What sweeps are tested on: a queue in memory, and a sweep that only notes whom it visits."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from datetime import datetime
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.sweeps.rows import Stretch, Unreadable
-from agent_credits.sweeps.sweep import Step, Visit, Visited, Walk, Walked, take_step, take_visit
+from agent_credits.sweeps.sweep import Step, Sweep, Swept, Visit, Visited, take_step, take_visit
 from tests.memory_rows import MemoryRows
 
 
@@ -15,7 +15,7 @@ class Stopped(BaseException):
     """The function is gone in the middle of what it did."""
 
 
-class MemoryWalkQueue:
+class MemorySweepQueue:
     """FIFO, and drops what it has seen, as SQS does for five minutes."""
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class MemoryWalkQueue:
 
 
 @dataclass
-class NotingWalk:
+class NotingSweep:
     """Notes the keys it visits; may stop at one of them, or not be done with it."""
 
     rows: MemoryRows
@@ -69,38 +69,38 @@ class NotingWalk:
 class Poller:
     """What Lambda does: each message again until it is done, then the next; bounded receives."""
 
-    walk: Walk[Account]
-    queue: MemoryWalkQueue
+    sweep: Sweep[Account]
+    queue: MemorySweepQueue
     now: datetime
     rows_per_step: int = 10**9
     receives_max: int = 5
     dead: list[Step | Visit] = field(default_factory=list)
-    walked: list[Walked] = field(default_factory=list)
+    swept: list[Swept] = field(default_factory=list)
 
     def run(self, *, messages_max: int = 100_000) -> Counter[str]:
         """Work until nothing is left; return all that was counted."""
         for _ in range(messages_max):
             if not self.queue.messages:
-                return sum((walked.counts for walked in self.walked), Counter())
+                return sum((swept.counts for swept in self.swept), Counter())
             message = self.queue.messages.pop(0)
             self._deliver(message)
-        raise AssertionError("a walk comes to its end")
+        raise AssertionError("a sweep comes to its end")
 
     def _deliver(self, message: Step | Visit) -> None:
         for attempt in range(1, self.receives_max + 1):
             try:
-                self.walked.append(self._take(message, attempt))
+                self.swept.append(self._take(message, attempt))
             except Stopped:
                 continue
             return
         self.dead.append(message)
 
-    def _take(self, message: Step | Visit, attempt: int) -> Walked:
+    def _take(self, message: Step | Visit, attempt: int) -> Swept:
         if isinstance(message, Visit):
-            return take_visit(self.walk, self.queue, message, self.now)
+            return take_visit(self.sweep, self.queue, message, self.now)
         left = iter(range(self.rows_per_step - 1, 0, -1))
         return take_step(
-            self.walk,
+            self.sweep,
             self.queue,
             message,
             attempt=attempt,

@@ -1,4 +1,4 @@
-"""An example of what each walk may observe."""
+"""An example of what each sweep may observe."""
 
 from datetime import timedelta
 
@@ -7,7 +7,7 @@ from agent_credits.notices.observations import (
     DriftedGrant,
     DriftFinding,
     DriftFound,
-    LapsingGrant,
+    ExpiringGrant,
 )
 from tests.unit.builders import ANA, NOW
 
@@ -37,7 +37,7 @@ EXPIRING = CreditsExpiring(
     expires_on=NOW.date() + timedelta(days=7),
     time=NOW,
     grants=(
-        LapsingGrant(
+        ExpiringGrant(
             grant_id="order-1003",
             pool="add_on",
             cause="purchase",

@@ -12,7 +12,7 @@ from agent_credits.ledger.burn import burn_of, burned_over, first_day
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import PAGES_MAX, Page
 from agent_credits.notices.announcements import notice_of
-from agent_credits.sweeps.balance_report_sweep import BalanceReportWalk
+from agent_credits.sweeps.balance_report_sweep import BalanceReportSweep
 from agent_credits.sweeps.sweep import Step
 from agent_credits.values.errors import RowsUnavailable
 from agent_credits.values.principals import Principal
@@ -32,7 +32,7 @@ from tests.unit.builders import (
     settle,
     usage,
 )
-from tests.unit.sweeps.sweep_fakes import MemoryWalkQueue, Poller
+from tests.unit.sweeps.sweep_fakes import MemorySweepQueue, Poller
 
 CREDIT = 1_000_000
 TODAY = NOW.date()
@@ -83,14 +83,14 @@ def rows() -> CountingRows:
     return rows
 
 
-def walk(
+def sweep(
     rows: MemoryRows, days_later: int = 0, hours_later: int = 0, entries_max: int = 10**9
 ) -> list[BalanceReport]:
-    """Take a whole walk; return the reports that are new."""
+    """Take a whole sweep; return the reports that are new."""
     before = len(rows.observation_stream)
-    queue, now = MemoryWalkQueue(), NOW + timedelta(days=days_later, hours=hours_later)
-    queue.send([Step(walk="balance_reports", day=now.date(), number=0)])
-    poller = Poller(BalanceReportWalk(rows, entries_max), queue, now)  # type: ignore[arg-type]
+    queue, now = MemorySweepQueue(), NOW + timedelta(days=days_later, hours=hours_later)
+    queue.send([Step(sweep="balance_reports", day=now.date(), number=0)])
+    poller = Poller(BalanceReportSweep(rows, entries_max), queue, now)  # type: ignore[arg-type]
     poller.run()
     assert poller.dead == []
     reports = rows.observation_stream[before:]
@@ -106,7 +106,7 @@ def burned_of(report: BalanceReport) -> dict[str, tuple[int, ...]]:
 
 
 def test_each_team_gets_one_report_of_its_accounts(rows: CountingRows) -> None:
-    acme, bigcorp = walk(rows)
+    acme, bigcorp = sweep(rows)
 
     assert burned_of(acme) == {"user:ana": (10, 70, 300), "user:ben": (0, 0, 0)}
     assert acme.available_microcredits == (600 + 1_000) * CREDIT
@@ -114,23 +114,23 @@ def test_each_team_gets_one_report_of_its_accounts(rows: CountingRows) -> None:
     assert [notice_of(report).type for report in (acme, bigcorp)] == ["balance_report"] * 2
 
 
-def test_a_second_walk_on_the_same_day_reports_nothing_and_reads_no_page(
+def test_a_second_sweep_on_the_same_day_reports_nothing_and_reads_no_page(
     rows: CountingRows,
 ) -> None:
-    walk(rows)
+    sweep(rows)
     pages_read = rows.pages_read
 
-    assert walk(rows, hours_later=1) == []
+    assert sweep(rows, hours_later=1) == []
 
     assert rows.pages_read == pages_read
 
 
 def test_the_next_day_reads_what_is_new_and_counts_on(rows: CountingRows) -> None:
-    walk(rows)
+    sweep(rows)
     rows.pages_read = 0
     burn(rows, ANA, 0, *[usage(f"new-{n}", "1", run="run-new") for n in range(16)])
 
-    acme, _ = walk(rows, days_later=1)
+    acme, _ = sweep(rows, days_later=1)
 
     assert burned_of(acme)["user:ana"] == (16, 16 + 60, 16 + 290)
     assert rows.pages_read <= 3
@@ -140,7 +140,7 @@ def test_the_next_day_reads_what_is_new_and_counts_on(rows: CountingRows) -> Non
 def test_a_long_ledger_is_counted_in_visits_to_the_same_report(
     rows: CountingRows, entries_max: int
 ) -> None:
-    acme, bigcorp = walk(rows, entries_max=entries_max)
+    acme, bigcorp = sweep(rows, entries_max=entries_max)
 
     assert burned_of(acme) == {"user:ana": (10, 70, 300), "user:ben": (0, 0, 0)}
     assert burned_of(bigcorp) == {"team:bigcorp": (0, 0, 0)}
@@ -148,9 +148,9 @@ def test_a_long_ledger_is_counted_in_visits_to_the_same_report(
 
 
 def test_a_visit_reads_no_more_than_it_should(rows: CountingRows) -> None:
-    walked = BalanceReportWalk(rows, entries_max=8)
+    swept = BalanceReportSweep(rows, entries_max=8)
 
-    outcome = walked.visit(rows.teams["acme"], TODAY, NOW)
+    outcome = swept.visit(rows.teams["acme"], TODAY, NOW)
 
     assert not outcome.is_done
     assert rows.pages_read <= 2
@@ -160,9 +160,9 @@ def test_a_visit_reads_no_more_than_it_should(rows: CountingRows) -> None:
 def test_what_counting_in_days_leaves_is_what_the_whole_ledger_says(rows: CountingRows) -> None:
     for day in range(5):
         burn(rows, ANA, -day, usage(f"later-{day}", "3", run=f"later-{day}"))
-        walk(rows, days_later=day)
+        sweep(rows, days_later=day)
 
-    (report, _) = walk(rows, days_later=5)
+    (report, _) = sweep(rows, days_later=5)
 
     today = (NOW + timedelta(days=5)).date()
     whole = burn_of(history(rows, ANA), first_day(today))
@@ -171,10 +171,10 @@ def test_what_counting_in_days_leaves_is_what_the_whole_ledger_says(rows: Counti
 
 
 def test_a_count_keeps_no_more_days_than_a_report_looks_at(rows: CountingRows) -> None:
-    walk(rows)
+    sweep(rows)
     burn(rows, ANA, -60, *[usage(f"late-{n}", "1", run="late") for n in range(20)])
 
-    walk(rows, days_later=61)
+    sweep(rows, days_later=61)
 
     kept = rows.read_burn_counts([ANA])[ANA].by_day
     assert kept
@@ -182,13 +182,13 @@ def test_a_count_keeps_no_more_days_than_a_report_looks_at(rows: CountingRows) -
 
 
 def test_a_visit_that_fails_is_repeated_and_the_report_is_put_once(rows: CountingRows) -> None:
-    walked = BalanceReportWalk(rows)
+    swept = BalanceReportSweep(rows)
     rows.fails = True
     with pytest.raises(RowsUnavailable):
-        walked.visit(rows.teams["acme"], TODAY, NOW)
+        swept.visit(rows.teams["acme"], TODAY, NOW)
     rows.fails = False
 
-    outcomes = [walked.visit(rows.teams["acme"], TODAY, NOW) for _ in range(2)]
+    outcomes = [swept.visit(rows.teams["acme"], TODAY, NOW) for _ in range(2)]
 
     assert [outcome.counts["BalanceReports"] for outcome in outcomes] == [1, 0]
     assert len(rows.observation_stream) == 1
@@ -204,7 +204,7 @@ def test_a_count_that_another_visit_puts_meanwhile_counts_no_page_twice(
             if not self.is_overtaken:
                 self.is_overtaken = True
                 burn(self, ANA, 0, *[usage(f"mean-{n}", "1", run="mean") for n in range(20)])
-                BalanceReportWalk(self).visit(self.teams["acme"], TODAY, NOW)
+                BalanceReportSweep(self).visit(self.teams["acme"], TODAY, NOW)
                 self.observations.clear()
             return found
 
@@ -213,7 +213,7 @@ def test_a_count_that_another_visit_puts_meanwhile_counts_no_page_twice(
     overtaken = OvertakenRows()
     overtaken.__dict__.update(rows.__dict__)
 
-    BalanceReportWalk(overtaken).visit(rows.teams["acme"], TODAY, NOW)
+    BalanceReportSweep(overtaken).visit(rows.teams["acme"], TODAY, NOW)
 
     (report,) = overtaken.observation_stream[-1:]
     assert isinstance(report, BalanceReport)
@@ -224,7 +224,7 @@ def test_a_user_of_two_teams_is_shown_in_both(rows: CountingRows) -> None:
     acme = rows.teams["acme"]
     rows.teams["twins"] = acme.model_copy(update={"team_id": "twins", "members": {"ana"}})
 
-    reports = {report.team_id: burned_of(report) for report in walk(rows)}
+    reports = {report.team_id: burned_of(report) for report in sweep(rows)}
 
     assert reports["acme"]["user:ana"] == reports["twins"]["user:ana"] == (10, 70, 300)
 
@@ -235,13 +235,13 @@ def test_a_team_that_nobody_can_read_or_bill_costs_the_others_nothing(rows: Coun
     rows.teams["unbilled"] = acme.model_copy(update={"team_id": "unbilled", "tenures": tenures})
     rows.unreadable.add("TEAM#bigcorp")
 
-    reports = walk(rows)
+    reports = sweep(rows)
 
     assert [report.team_id for report in reports] == ["acme"]
 
 
 def test_whoever_has_no_account_is_left_out(rows: CountingRows) -> None:
-    (acme, _) = walk(rows)
+    (acme, _) = sweep(rows)
 
     assert str(OLGA) not in burned_of(acme)
     assert acme.accounts_count == 2

@@ -1,8 +1,7 @@
-"""Paid credits that are about to lapse are told once, in time, and only where there are any."""
+"""Paid credits that are about to expire are told once, in time, and only where there are any."""
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -18,9 +17,10 @@ from agent_credits.notices.observations import (
     observation_from_json,
     observation_to_json,
 )
-from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsWalk
+from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsSweep
 from agent_credits.sweeps.sweep import Step
 from agent_credits.values.principals import Principal
+from tests.golden import assert_golden, email_of
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -36,12 +36,11 @@ from tests.unit.builders import (
     settle,
     usage,
 )
-from tests.unit.sweeps.sweep_fakes import MemoryWalkQueue, Poller
+from tests.unit.sweeps.sweep_fakes import MemorySweepQueue, Poller
 
 WEEK = timedelta(days=7)
 SECOND = timedelta(seconds=1)
 CREDIT = 1_000_000
-GOLDEN = Path(__file__).parents[1] / "notices" / "golden" / "expiry"
 
 
 @pytest.fixture
@@ -51,10 +50,10 @@ def rows() -> MemoryRows:
     return rows
 
 
-def walk(rows: MemoryRows, now: datetime = NOW, notice_period: timedelta = WEEK) -> Counter[str]:
-    queue = MemoryWalkQueue()
-    queue.send([Step(walk="expiring_credits", day=now.date(), number=0)])
-    return Poller(ExpiringCreditsWalk(rows, notice_period), queue, now).run()
+def sweep(rows: MemoryRows, now: datetime = NOW, notice_period: timedelta = WEEK) -> Counter[str]:
+    queue = MemorySweepQueue()
+    queue.send([Step(sweep="expiring_credits", day=now.date(), number=0)])
+    return Poller(ExpiringCreditsSweep(rows, notice_period), queue, now).run()
 
 
 def told(rows: MemoryRows) -> list[CreditsExpiring]:
@@ -92,12 +91,12 @@ def a_grant(
         (-SECOND, False),
     ],
 )
-def test_what_lapses_within_the_notice_period_is_told(
+def test_what_expires_within_the_notice_period_is_told(
     rows: MemoryRows, expires_in: timedelta, is_told: bool
 ) -> None:
     hold(rows, a_grant(expires_at=NOW + expires_in))
 
-    walk(rows)
+    sweep(rows)
 
     assert len(told(rows)) == is_told
 
@@ -109,20 +108,20 @@ def test_what_lapses_within_the_notice_period_is_told(
 def test_what_was_paid_for_is_told(rows: MemoryRows, cause: GrantCause, is_told: bool) -> None:
     hold(rows, a_grant(cause=cause))
 
-    walk(rows)
+    sweep(rows)
 
     assert len(told(rows)) == is_told
 
 
-def test_what_is_used_up_or_never_lapses_is_not_told(rows: MemoryRows) -> None:
+def test_what_is_used_up_or_never_expires_is_not_told(rows: MemoryRows) -> None:
     hold(rows, a_grant("dry", remaining=0), a_grant("eternal", expires_at=None))
 
-    assert walk(rows) == Counter()
+    assert sweep(rows) == Counter()
 
     assert told(rows) == []
 
 
-def test_grants_that_lapse_on_one_day_are_one_notice_and_those_of_another_day_another(
+def test_grants_that_expire_on_one_day_are_one_notice_and_those_of_another_day_another(
     rows: MemoryRows,
 ) -> None:
     morning = datetime(2025, 11, 24, 6, 30, tzinfo=UTC)
@@ -134,7 +133,7 @@ def test_grants_that_lapse_on_one_day_are_one_notice_and_those_of_another_day_an
         a_grant("next", expires_at=morning + timedelta(days=1)),
     )
 
-    assert walk(rows) == Counter(ExpiriesObserved=2)
+    assert sweep(rows) == Counter(ExpiriesObserved=2)
 
     first, second = notices(rows)
     assert first.data["credits"] == "12.5"
@@ -142,19 +141,19 @@ def test_grants_that_lapse_on_one_day_are_one_notice_and_those_of_another_day_an
     assert [n.data["expires_on"] for n in (first, second)] == ["2025-11-24", "2025-11-25"]
 
 
-def test_it_is_told_once_however_many_walks_there_are(rows: MemoryRows) -> None:
+def test_it_is_told_once_however_many_sweeps_there_are(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + WEEK))
 
-    counted = [walk(rows, NOW + timedelta(days=day)) for day in range(7)]
+    counted = [sweep(rows, NOW + timedelta(days=day)) for day in range(7)]
 
     assert counted == [Counter(ExpiriesObserved=1), *[Counter()] * 6]
     assert len(told(rows)) == 1
 
 
-def test_a_walk_that_was_missed_is_made_up_for(rows: MemoryRows) -> None:
+def test_a_sweep_that_was_missed_is_made_up_for(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + WEEK))
 
-    walk(rows, NOW + timedelta(days=6))
+    sweep(rows, NOW + timedelta(days=6))
 
     assert len(told(rows)) == 1
 
@@ -165,10 +164,10 @@ def test_credits_used_meanwhile_do_not_make_it_be_told_again(rows: MemoryRows) -
         GrantChange(ANA, "pack", "add_on", 10 * CREDIT, NOW + timedelta(days=3), "purchase"),
         GrantChange(ANA, "other", "add_on", 10 * CREDIT, NOW + timedelta(days=3), "purchase"),
     )
-    walk(rows)
+    sweep(rows)
     commit(rows, ANA, [run_change(usage("e-1", "12"))], now=NOW, pause=pause)
 
-    walk(rows, NOW + timedelta(hours=1))
+    sweep(rows, NOW + timedelta(hours=1))
 
     assert len(told(rows)) == 1
 
@@ -176,9 +175,9 @@ def test_credits_used_meanwhile_do_not_make_it_be_told_again(rows: MemoryRows) -
 def test_the_notice_period_is_the_deployments(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + timedelta(days=20)))
 
-    walk(rows, notice_period=timedelta(days=19))
+    sweep(rows, notice_period=timedelta(days=19))
     before = len(told(rows))
-    walk(rows, notice_period=timedelta(days=20))
+    sweep(rows, notice_period=timedelta(days=20))
 
     assert (before, len(told(rows))) == (0, 1)
 
@@ -201,9 +200,9 @@ def test_a_day_is_one_of_utc_and_the_instant_is_told_exactly(
 ) -> None:
     hold(rows, a_grant(expires_at=expires_at))
 
-    walk(rows, expires_at - WEEK - SECOND)
+    sweep(rows, expires_at - WEEK - SECOND)
     too_early = len(told(rows))
-    walk(rows, expires_at - WEEK)
+    sweep(rows, expires_at - WEEK)
 
     assert too_early == 0
     (observation,) = told(rows)
@@ -213,11 +212,11 @@ def test_a_day_is_one_of_utc_and_the_instant_is_told_exactly(
 
 def test_an_expiry_that_moved_is_told_for_its_new_day(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + timedelta(days=3)))
-    walk(rows)
+    sweep(rows)
     # A run of the platform's fault was given back to it, with a grace period.
     hold(rows, a_grant(expires_at=NOW + timedelta(days=33)))
 
-    walk(rows, NOW + timedelta(days=30))
+    sweep(rows, NOW + timedelta(days=30))
 
     assert [observation.expires_on.day for observation in told(rows)] == [24, 24]
     assert len({notice.id for notice in notices(rows)}) == 2
@@ -227,7 +226,7 @@ def test_the_team_of_the_newest_run_is_told(rows: MemoryRows) -> None:
     open_account(rows, GrantChange(ANA, "pack", "add_on", CREDIT, NOW + WEEK, "purchase"))
     commit(rows, ANA, [run_change(usage("e-1", "0.1"))], now=NOW, pause=pause)
 
-    walk(rows)
+    sweep(rows)
 
     assert [notice.team_id for notice in notices(rows)] == ["acme"]
 
@@ -239,7 +238,7 @@ def test_the_team_is_known_although_a_page_has_just_been_begun(rows: MemoryRows)
     commit(rows, ANA, [grant_change("more"), plan_change()], now=later, pause=pause)
     assert all(entry.run is None for entry in rows.accounts[ANA].entries)
 
-    walk(rows, later)
+    sweep(rows, later)
 
     assert [notice.team_id for notice in notices(rows)] == ["acme"]
 
@@ -249,7 +248,7 @@ def test_the_team_that_reloaded_is_told(rows: MemoryRows) -> None:
     reload = ReloadGranted(ANA, "reload:user:ana:1", "acme", "add_on", CREDIT, 1, 1_000, "usd")
     commit(rows, ANA, [reload], now=NOW, pause=pause)
 
-    walk(rows)
+    sweep(rows)
 
     assert [notice.team_id for notice in notices(rows)] == ["acme"]
 
@@ -260,7 +259,7 @@ def test_an_enterprise_account_is_its_teams_and_an_unused_users_is_nobodys(
     hold(rows, a_grant(cause="contract", pool="contract"), principal=BIGCORP)
     hold(rows, a_grant(), principal=BEN)
 
-    walk(rows)
+    sweep(rows)
 
     teams = {str(notice.principal): notice.team_id for notice in notices(rows)}
     assert teams == {"team:bigcorp": "bigcorp", "user:ben": ""}
@@ -271,7 +270,7 @@ def test_a_row_that_cannot_be_read_is_counted_and_costs_nobody_else(rows: Memory
     hold(rows, a_grant())
     rows.unreadable.add(f"ACCOUNT#{BEN}")
 
-    assert walk(rows) == Counter(ExpiriesObserved=1, AccountsUnreadable=1)
+    assert sweep(rows) == Counter(ExpiriesObserved=1, AccountsUnreadable=1)
 
     assert [observation.principal for observation in told(rows)] == [ANA]
 
@@ -280,17 +279,17 @@ def test_ten_thousand_accounts_are_told_of_once_each(rows: MemoryRows) -> None:
     for number in range(10_000):
         hold(rows, a_grant(), principal=Principal("user", f"u{number}"))
 
-    counts = walk(rows)
+    counts = sweep(rows)
 
     assert counts == Counter(ExpiriesObserved=10_000)
     assert len({observation.principal for observation in told(rows)}) == 10_000
 
 
 def test_nothing_of_an_account_is_changed(rows: MemoryRows) -> None:
-    hold(rows, a_grant(), a_grant("lapsed", expires_at=NOW - WEEK))
+    hold(rows, a_grant(), a_grant("expired", expires_at=NOW - WEEK))
     before = dict(rows.accounts)
 
-    walk(rows)
+    sweep(rows)
 
     assert rows.accounts == before
     assert rows.stream == []
@@ -298,7 +297,7 @@ def test_nothing_of_an_account_is_changed(rows: MemoryRows) -> None:
 
 def test_it_is_read_back_as_it_was_put(rows: MemoryRows) -> None:
     hold(rows, a_grant())
-    walk(rows)
+    sweep(rows)
     (observation,) = told(rows)
 
     assert observation_from_json(observation_to_json(observation)) == observation
@@ -308,9 +307,9 @@ def test_the_emails_stand_alone(rows: MemoryRows) -> None:
     hold(rows, a_grant(), replace(a_grant("pack-2", cause="reload"), remaining_microcredits=CREDIT))
     hold(rows, a_grant("deal", cause="contract", pool="contract"), principal=BIGCORP)
     for principal in (ANA, BIGCORP):
-        ExpiringCreditsWalk(rows, WEEK).visit(rows.accounts[principal], NOW.date(), NOW)
+        ExpiringCreditsSweep(rows, WEEK).visit(rows.accounts[principal], NOW.date(), NOW)
 
-    texts = [f"Subject: {n.email_subject}\n\n{n.email_text}" for n in notices(rows)]
+    texts = [email_of(notice) for notice in notices(rows)]
 
-    assert texts[0] == (GOLDEN / "user.txt").read_text()
-    assert texts[1] == (GOLDEN / "enterprise.txt").read_text()
+    assert_golden("expiry/user.txt", texts[0])
+    assert_golden("expiry/enterprise.txt", texts[1])

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date, timedelta
-from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
@@ -16,11 +15,12 @@ from agent_credits.notices.observations import DriftFound
 from agent_credits.sweeps.reconciliation_sweep import (
     FINDINGS_TOLD_MAX,
     REPLAY_AGAIN_AFTER,
-    ReconciliationWalk,
+    ReconciliationSweep,
 )
 from agent_credits.sweeps.sweep import Step, Visited
 from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.values.principals import Principal
+from tests.golden import assert_golden, email_of
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -35,12 +35,11 @@ from tests.unit.builders import (
     settle,
     usage,
 )
-from tests.unit.sweeps.sweep_fakes import MemoryWalkQueue, Poller
+from tests.unit.sweeps.sweep_fakes import MemorySweepQueue, Poller
 
 TODAY = NOW.date()
 TOMORROW = TODAY + timedelta(days=1)
 CREDIT = 1_000_000
-GOLDEN = Path(__file__).parents[1] / "notices" / "golden" / "drift"
 
 
 class CountingRows(MemoryRows):
@@ -86,14 +85,14 @@ def tamper(rows: MemoryRows, principal: Principal, microcredits: int = 1) -> Non
 def visit(
     rows: MemoryRows, principal: Principal = ANA, day: date = TODAY, entries_max: int = 1_000
 ) -> Visited:
-    walk = ReconciliationWalk(rows, entries_max)
-    return walk.visit(rows.accounts[principal], day, NOW)
+    sweep = ReconciliationSweep(rows, entries_max)
+    return sweep.visit(rows.accounts[principal], day, NOW)
 
 
-def walk(rows: MemoryRows, day: date = TODAY, entries_max: int = 1_000) -> Counter[str]:
-    queue = MemoryWalkQueue()
-    queue.send([Step(walk="reconciliation", day=day, number=0)])
-    return Poller(ReconciliationWalk(rows, entries_max), queue, NOW).run()
+def sweep(rows: MemoryRows, day: date = TODAY, entries_max: int = 1_000) -> Counter[str]:
+    queue = MemorySweepQueue()
+    queue.send([Step(sweep="reconciliation", day=day, number=0)])
+    return Poller(ReconciliationSweep(rows, entries_max), queue, NOW).run()
 
 
 def drift_notice(rows: MemoryRows) -> Notice:
@@ -102,7 +101,7 @@ def drift_notice(rows: MemoryRows) -> Notice:
 
 
 def test_healthy_accounts_are_counted_and_nobody_is_told(rows: CountingRows) -> None:
-    assert walk(rows) == Counter(AccountsReconciled=3)
+    assert sweep(rows) == Counter(AccountsReconciled=3)
 
     assert rows.observation_stream == []
 
@@ -110,7 +109,7 @@ def test_healthy_accounts_are_counted_and_nobody_is_told(rows: CountingRows) -> 
 def test_drift_is_told_with_what_the_grant_should_hold(rows: CountingRows) -> None:
     tamper(rows, BEN, 3 * CREDIT)
 
-    assert walk(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
+    assert sweep(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
 
     notice = drift_notice(rows)
     assert (notice.type, notice.severity, notice.principal) == ("drift_found", "critical", BEN)
@@ -137,7 +136,7 @@ def test_drift_is_told_to_the_team_of_the_newest_run(rows: CountingRows) -> None
 def test_drift_is_told_once_a_day_until_it_is_mended(rows: CountingRows) -> None:
     tamper(rows, BEN)
 
-    counted = [walk(rows), walk(rows), walk(rows, TOMORROW)]
+    counted = [sweep(rows), sweep(rows), sweep(rows, TOMORROW)]
 
     assert [counts["AccountsDrifted"] for counts in counted] == [1, 1, 1]
     days = [observation.day for observation in drifts(rows)]
@@ -160,11 +159,11 @@ def drifts(rows: MemoryRows) -> list[DriftFound]:
     return [o for o in rows.observation_stream if isinstance(o, DriftFound)]
 
 
-def test_a_walk_only_puts_observations_and_checkpoints(rows: CountingRows) -> None:
+def test_a_sweep_only_puts_observations_and_checkpoints(rows: CountingRows) -> None:
     tamper(rows, BEN)
     before = (dict(rows.accounts), dict(rows.pages), dict(rows.receipts), len(rows.stream))
 
-    walk(rows)
+    sweep(rows)
 
     assert (rows.accounts, rows.pages, rows.receipts, len(rows.stream)) == before
 
@@ -209,8 +208,8 @@ def test_a_large_ledger_is_replayed_in_bounded_visits(rows: CountingRows) -> Non
     assert (visits, most) == (3, 3)
 
 
-def test_a_walk_over_large_ledgers_ends_with_each_account_counted_once(rows: CountingRows) -> None:
-    assert walk(rows, entries_max=1) == Counter(AccountsReconciled=3)
+def test_a_sweep_over_large_ledgers_ends_with_each_account_counted_once(rows: CountingRows) -> None:
+    assert sweep(rows, entries_max=1) == Counter(AccountsReconciled=3)
 
 
 def test_drift_in_the_middle_of_a_large_ledger_is_found_and_nothing_is_built_on_it(
@@ -221,8 +220,8 @@ def test_drift_in_the_middle_of_a_large_ledger_is_found_and_nothing_is_built_on_
     entry = replace(page.entries[0], draws=(replace(draw, microcredits=1),))
     rows.pages[ANA, 4] = replace(page, entries=(entry, *page.entries[1:]))
 
-    first = walk(rows, entries_max=1)
-    again = walk(rows, TOMORROW, entries_max=1)
+    first = sweep(rows, entries_max=1)
+    again = sweep(rows, TOMORROW, entries_max=1)
 
     assert first["AccountsDrifted"] == again["AccountsDrifted"] == 1
     checkpoint = rows.read_checkpoint(ANA)
@@ -242,7 +241,7 @@ def test_drift_behind_a_checkpoint_is_found_each_day(rows: CountingRows) -> None
 def test_a_row_that_cannot_be_read_is_a_finding_and_costs_nobody_else(rows: CountingRows) -> None:
     rows.unreadable.add(f"ACCOUNT#{BEN}")
 
-    assert walk(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
+    assert sweep(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
 
     assert drift_notice(rows).data["findings"] == [
         {"place": "row", "text": "this version cannot read ACCOUNT#user:ben: KeyError"}
@@ -252,7 +251,7 @@ def test_a_row_that_cannot_be_read_is_a_finding_and_costs_nobody_else(rows: Coun
 def test_a_page_that_cannot_be_read_is_a_finding(rows: CountingRows) -> None:
     rows.page_not_understood = (ANA, 5)
 
-    assert walk(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
+    assert sweep(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
 
     assert drift_notice(rows).data["findings"] == [
         {"place": "ledger", "text": "this version cannot read ACCOUNT#user:ana: KeyError"}
@@ -278,7 +277,7 @@ def test_a_row_that_was_read_before_another_visit_got_further_is_no_drift(
     assert checkpoint is not None
     assert checkpoint.page_number > stale.page_number
 
-    visited = ReconciliationWalk(rows).visit(stale, TODAY, NOW)
+    visited = ReconciliationSweep(rows).visit(stale, TODAY, NOW)
 
     assert visited.counts == Counter(AccountsReconciled=1)
 
@@ -336,10 +335,7 @@ def test_the_email_stands_alone(rows: CountingRows) -> None:
     visit(rows, ANA)
     visit(rows, BEN)
 
-    texts = [
-        f"Subject: {notice.email_subject}\n\n{notice.email_text}"
-        for notice in map(notice_of, rows.observation_stream)
-    ]
+    texts = [email_of(notice_of(observation)) for observation in rows.observation_stream]
 
-    assert texts[0] == (GOLDEN / "dropped_page.txt").read_text()
-    assert texts[1] == (GOLDEN / "changed_balance.txt").read_text()
+    assert_golden("drift/dropped_page.txt", texts[0])
+    assert_golden("drift/changed_balance.txt", texts[1])

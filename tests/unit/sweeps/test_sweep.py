@@ -1,4 +1,4 @@
-"""A walk visits every account, in bounded steps, whatever crashes and whoever comes or goes."""
+"""A sweep visits every account, in bounded steps, whatever crashes and whoever comes or goes."""
 
 from collections import Counter
 from datetime import UTC, date, datetime
@@ -14,7 +14,7 @@ from agent_credits.sweeps.sweep import (
     Visit,
     Visited,
     beginning,
-    parse_walk_message,
+    parse_sweep_message,
     take_step,
     take_visit,
 )
@@ -22,9 +22,9 @@ from agent_credits.values.errors import InvariantViolated
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import NOW, TEAMS
-from tests.unit.sweeps.sweep_fakes import MemoryWalkQueue, NotingWalk, Poller
+from tests.unit.sweeps.sweep_fakes import MemorySweepQueue, NotingSweep, Poller
 
-FIRST = Step(walk="reconciliation", day=NOW.date(), number=0)
+FIRST = Step(sweep="reconciliation", day=NOW.date(), number=0)
 
 
 def many(accounts: int) -> MemoryRows:
@@ -41,14 +41,14 @@ def keys(rows: MemoryRows) -> set[str]:
 
 
 def poller(rows: MemoryRows, **settings: int) -> Poller:
-    queue = MemoryWalkQueue()
+    queue = MemorySweepQueue()
     queue.send([FIRST])
-    return Poller(NotingWalk(rows), queue, NOW, **settings)
+    return Poller(NotingSweep(rows), queue, NOW, **settings)
 
 
-def walk_of(worker: Poller) -> NotingWalk:
-    assert isinstance(worker.walk, NotingWalk)
-    return worker.walk
+def sweep_of(worker: Poller) -> NotingSweep:
+    assert isinstance(worker.sweep, NotingSweep)
+    return worker.sweep
 
 
 def test_ten_thousand_accounts_are_visited_once_each_in_bounded_steps() -> None:
@@ -57,14 +57,14 @@ def test_ten_thousand_accounts_are_visited_once_each_in_bounded_steps() -> None:
 
     counts = worker.run()
 
-    visited = walk_of(worker).visited
+    visited = sweep_of(worker).visited
     assert len(visited) == 10_000
     assert set(visited) == keys(rows)
     assert counts == Counter(Seen=10_000)
-    assert max(walked.rows for walked in worker.walked) <= ROWS_PER_STEP_MAX
+    assert max(swept.rows for swept in worker.swept) <= ROWS_PER_STEP_MAX
     # The two teams stand among the accounts, and are read over.
-    assert len(worker.walked) == -(-10_002 // ROWS_PER_STEP_MAX)
-    assert worker.walked[-1].next is None
+    assert len(worker.swept) == -(-10_002 // ROWS_PER_STEP_MAX)
+    assert worker.swept[-1].next is None
 
 
 def test_a_step_ends_when_its_time_does_and_the_next_begins_behind_its_last_row() -> None:
@@ -73,8 +73,8 @@ def test_a_step_ends_when_its_time_does_and_the_next_begins_behind_its_last_row(
 
     worker.run()
 
-    assert sorted(walk_of(worker).visited) == sorted(keys(rows))
-    assert {walked.rows for walked in worker.walked} <= set(range(8))
+    assert sorted(sweep_of(worker).visited) == sorted(keys(rows))
+    assert {swept.rows for swept in worker.swept} <= set(range(8))
 
 
 def test_one_row_is_visited_although_no_time_is_left() -> None:
@@ -83,31 +83,31 @@ def test_one_row_is_visited_although_no_time_is_left() -> None:
 
     worker.run()
 
-    assert sorted(walk_of(worker).visited) == sorted(keys(rows))
+    assert sorted(sweep_of(worker).visited) == sorted(keys(rows))
 
 
-def test_a_walk_over_nothing_ends_at_once() -> None:
+def test_a_sweep_over_nothing_ends_at_once() -> None:
     worker = poller(MemoryRows())
 
     assert worker.run() == Counter()
-    assert len(worker.walked) == 1
+    assert len(worker.swept) == 1
 
 
 @pytest.mark.parametrize("stops", [1, 2])
-def test_a_step_that_crashed_is_repeated_and_the_walk_goes_on(stops: int) -> None:
+def test_a_step_that_crashed_is_repeated_and_the_sweep_goes_on(stops: int) -> None:
     rows = many(50)
     worker = poller(rows, rows_per_step=10)
-    walk_of(worker).stops_at["ACCOUNT#user:u7"] = stops
+    sweep_of(worker).stops_at["ACCOUNT#user:u7"] = stops
 
     worker.run()
 
-    assert set(walk_of(worker).visited) == keys(rows)
+    assert set(sweep_of(worker).visited) == keys(rows)
     assert worker.dead == []
     # No more than the rows of its own step are visited again.
-    assert len(walk_of(worker).visited) < 50 + 10 * stops
+    assert len(sweep_of(worker).visited) < 50 + 10 * stops
 
 
-def test_a_step_whose_sending_was_not_answered_does_not_fork_the_walk() -> None:
+def test_a_step_whose_sending_was_not_answered_does_not_fork_the_sweep() -> None:
     rows = many(60)
     worker = poller(rows, rows_per_step=10)
     worker.queue.loses_the_next_answer = True
@@ -116,8 +116,8 @@ def test_a_step_whose_sending_was_not_answered_does_not_fork_the_walk() -> None:
 
     steps = [m.number for m in worker.queue.sent if isinstance(m, Step)]
     assert steps == sorted(set(steps))
-    assert set(walk_of(worker).visited) == keys(rows)
-    assert len(walk_of(worker).visited) == 70
+    assert set(sweep_of(worker).visited) == keys(rows)
+    assert len(sweep_of(worker).visited) == 70
 
 
 def test_two_steps_with_one_number_join_again_although_their_ends_differ() -> None:
@@ -135,16 +135,16 @@ def test_two_steps_with_one_number_join_again_although_their_ends_differ() -> No
     numbers = Counter(m.number for m in worker.queue.sent if isinstance(m, Step))
     assert max(numbers.values()) <= 2
     assert numbers[max(numbers)] == 1
-    assert set(walk_of(worker).visited) == keys(rows)
+    assert set(sweep_of(worker).visited) == keys(rows)
 
 
 def test_of_two_next_steps_that_end_elsewhere_only_the_first_stays() -> None:
-    walk, queue = NotingWalk(many(60)), MemoryWalkQueue()
+    sweep, queue = NotingSweep(many(60)), MemorySweepQueue()
 
     for rows_per_step in (10, 20):
         left = iter(range(rows_per_step - 1, 0, -1))
         take_step(
-            walk,
+            sweep,
             queue,
             FIRST,
             attempt=1,
@@ -158,28 +158,28 @@ def test_of_two_next_steps_that_end_elsewhere_only_the_first_stays() -> None:
 def test_an_account_that_always_fails_costs_the_others_nothing_and_is_set_aside_alone() -> None:
     rows = many(50)
     worker = poller(rows, rows_per_step=10)
-    walk_of(worker).stops_at["ACCOUNT#user:u7"] = 10**9
+    sweep_of(worker).stops_at["ACCOUNT#user:u7"] = 10**9
 
     worker.run()
 
-    assert set(walk_of(worker).visited) == keys(rows) - {"ACCOUNT#user:u7"}
+    assert set(sweep_of(worker).visited) == keys(rows) - {"ACCOUNT#user:u7"}
     assert worker.dead == [
-        Visit(walk="reconciliation", day=NOW.date(), key="ACCOUNT#user:u7", part=0)
+        Visit(sweep="reconciliation", day=NOW.date(), key="ACCOUNT#user:u7", part=0)
     ]
 
 
 def test_an_account_that_was_set_aside_is_made_up_for_by_a_redrive() -> None:
     rows = many(20)
     worker = poller(rows)
-    walk_of(worker).stops_at["ACCOUNT#user:u7"] = 10**9
+    sweep_of(worker).stops_at["ACCOUNT#user:u7"] = 10**9
     worker.run()
-    before = len(walk_of(worker).visited)
-    walk_of(worker).stops_at.clear()
+    before = len(sweep_of(worker).visited)
+    sweep_of(worker).stops_at.clear()
 
     worker.queue.messages += worker.dead
     worker.run()
 
-    assert walk_of(worker).visited[before:] == ["ACCOUNT#user:u7"]
+    assert sweep_of(worker).visited[before:] == ["ACCOUNT#user:u7"]
 
 
 def test_a_row_that_is_not_understood_is_visited_like_any_other() -> None:
@@ -189,30 +189,30 @@ def test_a_row_that_is_not_understood_is_visited_like_any_other() -> None:
 
     worker.run()
 
-    assert set(walk_of(worker).visited) == keys(rows)
+    assert set(sweep_of(worker).visited) == keys(rows)
 
 
 def test_a_row_that_is_left_out_is_named_by_its_step_and_by_its_visit() -> None:
     rows = many(5)
     rows.unreadable.add("ACCOUNT#user:u3")
-    walk, queue = NotingWalk(rows), MemoryWalkQueue()
-    visit = Visit(walk="reconciliation", day=NOW.date(), key="ACCOUNT#user:u3", part=0)
+    sweep, queue = NotingSweep(rows), MemorySweepQueue()
+    visit = Visit(sweep="reconciliation", day=NOW.date(), key="ACCOUNT#user:u3", part=0)
 
-    stepped = take_step(walk, queue, FIRST, attempt=1, now=NOW, time_is_left=lambda: True)
-    visited = take_visit(walk, queue, visit, NOW)
+    stepped = take_step(sweep, queue, FIRST, attempt=1, now=NOW, time_is_left=lambda: True)
+    visited = take_visit(sweep, queue, visit, NOW)
 
     assert stepped.log_fields["left_out"] == ("ACCOUNT#user:u3",)
     assert visited.log_fields["left_out"] == ("ACCOUNT#user:u3",)
 
 
-def test_a_large_row_gets_visits_of_its_own_beside_the_walk() -> None:
+def test_a_large_row_gets_visits_of_its_own_beside_the_sweep() -> None:
     rows = many(30)
     worker = poller(rows, rows_per_step=10)
-    walk_of(worker).visits_needed["ACCOUNT#user:u7"] = 4
+    sweep_of(worker).visits_needed["ACCOUNT#user:u7"] = 4
 
     worker.run()
 
-    visited = Counter(walk_of(worker).visited)
+    visited = Counter(sweep_of(worker).visited)
     assert visited.pop("ACCOUNT#user:u7") == 4
     assert set(visited.values()) == {1}
     parts = [m.part for m in worker.queue.sent if isinstance(m, Visit)]
@@ -222,22 +222,22 @@ def test_a_large_row_gets_visits_of_its_own_beside_the_walk() -> None:
 def test_a_row_that_never_ends_is_given_up() -> None:
     rows = many(1)
     last = Visit(
-        walk="reconciliation", day=NOW.date(), key="ACCOUNT#user:u0", part=VISITS_PER_ROW_MAX
+        sweep="reconciliation", day=NOW.date(), key="ACCOUNT#user:u0", part=VISITS_PER_ROW_MAX
     )
 
     with pytest.raises(InvariantViolated, match="come to an end"):
-        take_visit(NotingWalk(rows), MemoryWalkQueue(), last, NOW)
+        take_visit(NotingSweep(rows), MemorySweepQueue(), last, NOW)
 
 
 def test_a_row_that_is_gone_is_no_failure() -> None:
-    visit = Visit(walk="reconciliation", day=NOW.date(), key="ACCOUNT#user:gone", part=0)
+    visit = Visit(sweep="reconciliation", day=NOW.date(), key="ACCOUNT#user:gone", part=0)
 
-    walked = take_visit(NotingWalk(MemoryRows()), MemoryWalkQueue(), visit, NOW)
+    swept = take_visit(NotingSweep(MemoryRows()), MemorySweepQueue(), visit, NOW)
 
-    assert walked.rows == 0
+    assert swept.rows == 0
 
 
-class ChangingWalk(NotingWalk):
+class ChangingSweep(NotingSweep):
     """While it goes on, an account comes with every visit."""
 
     def visit(self, row: Account | Unreadable, *_: object) -> Visited:
@@ -251,14 +251,14 @@ class ChangingWalk(NotingWalk):
 def test_accounts_that_come_meanwhile_make_nobody_be_missed_or_visited_twice() -> None:
     rows = many(100)
     there = keys(rows)
-    queue = MemoryWalkQueue()
+    queue = MemorySweepQueue()
     queue.send([FIRST])
-    walk = ChangingWalk(rows)
+    sweep = ChangingSweep(rows)
 
-    Poller(walk, queue, NOW, rows_per_step=9).run()
+    Poller(sweep, queue, NOW, rows_per_step=9).run()
 
-    assert there <= set(walk.visited)
-    assert set(Counter(walk.visited).values()) == {1}
+    assert there <= set(sweep.visited)
+    assert set(Counter(sweep.visited).values()) == {1}
 
 
 @pytest.mark.parametrize(
@@ -269,19 +269,19 @@ def test_accounts_that_come_meanwhile_make_nobody_be_missed_or_visited_twice() -
         (datetime(2028, 2, 29, 3, 0, tzinfo=UTC), date(2028, 2, 29)),
     ],
 )
-def test_a_walk_is_of_the_day_on_which_it_was_begun(sent_at: datetime, day: date) -> None:
-    step = parse_walk_message(beginning("reconciliation"), sent_at)
+def test_a_sweep_is_of_the_day_on_which_it_was_begun(sent_at: datetime, day: date) -> None:
+    step = parse_sweep_message(beginning("reconciliation"), sent_at)
 
-    assert step == Step(walk="reconciliation", day=day, number=0, after=None)
+    assert step == Step(sweep="reconciliation", day=day, number=0, after=None)
 
 
 def test_steps_and_visits_are_read_back_as_they_were_sent() -> None:
     messages = [
         FIRST.model_copy(update={"number": 3, "after": "TEAM#acme"}),
-        Visit(walk="reconciliation", day=NOW.date(), key="ACCOUNT#user:a", part=2),
+        Visit(sweep="reconciliation", day=NOW.date(), key="ACCOUNT#user:a", part=2),
     ]
 
-    assert [parse_walk_message(m.model_dump_json(), NOW) for m in messages] == messages
+    assert [parse_sweep_message(m.model_dump_json(), NOW) for m in messages] == messages
 
 
 @pytest.mark.parametrize(
@@ -289,12 +289,12 @@ def test_steps_and_visits_are_read_back_as_they_were_sent() -> None:
     [
         "",
         "[]",
-        '{"walk":"unheard_of"}',
-        '{"walk":"reconciliation","day":"2026-11-23"}',
-        '{"walk":"reconciliation","day":"2026-11-23","number":-1}',
-        '{"walk":"reconciliation","day":"2026-11-23","number":1,"key":"ACCOUNT#user:a","part":1}',
+        '{"sweep":"unheard_of"}',
+        '{"sweep":"reconciliation","day":"2026-11-23"}',
+        '{"sweep":"reconciliation","day":"2026-11-23","number":-1}',
+        '{"sweep":"reconciliation","day":"2026-11-23","number":1,"key":"ACCOUNT#user:a","part":1}',
     ],
 )
-def test_a_body_that_is_no_message_of_a_walk_is_refused(body: str) -> None:
+def test_a_body_that_is_no_message_of_a_sweep_is_rejected(body: str) -> None:
     with pytest.raises(ValueError, match="validation error"):
-        parse_walk_message(body, NOW)
+        parse_sweep_message(body, NOW)

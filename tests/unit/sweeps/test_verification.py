@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent_credits.billing.policy import GRACE_DAYS_DEFAULT
-from agent_credits.commit.changes import ReloadRefused, RunChange
+from agent_credits.commit.changes import ReloadDeclined, RunChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.entries import PAGES_MAX, Draw, Entry, Outcome, Page, PoolBalance, Receipt
 from agent_credits.ledger.grants import Grant
@@ -115,7 +115,7 @@ def rows() -> LedgerInMemory:
         run_change(usage("more", "2", run="run-e")),
         run_change(requested("empty", run="run-f")),
         waiting_for_reload(usage("waits", "50", run="run-g")),
-        ReloadRefused(ANA, "reload:user:ana:1", "acme", "payment_declined", None, 1),
+        ReloadDeclined(ANA, "reload:user:ana:1", "acme", "payment_declined", None, 1),
     )
     return rows
 
@@ -377,12 +377,12 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
         lambda e: replace(e, grant=replace(e.grant, id="pack")),
         "grants pack a second time",
     ),
-    "credits that lapsed and were not there": (
+    "credits that expired and were not there": (
         "expiry:gone@",
         lambda e: replace(e, amount_microcredits=1),
         "lets 0.000001 credits expire, but 2 were left",
     ),
-    "credits that lapsed too early": (
+    "credits that expired too early": (
         "expiry:gone@",
         lambda e: replace(e, grant=replace(e.grant, expires_at=None)),
         "comes before the grant's expiry",

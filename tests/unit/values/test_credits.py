@@ -66,7 +66,7 @@ def test_a_decimal_string_or_integer_is_read_exactly(written: str | int, microcr
         pytest.param(10**5_000, id="huge integer"),
     ],
 )
-def test_whatever_else_is_refused_without_repeating_it(written: object) -> None:
+def test_whatever_else_is_rejected_without_repeating_it(written: object) -> None:
     with pytest.raises(ValueError, match=r"^credits must be") as refused:
         parse_credits(written)
 

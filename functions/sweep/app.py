@@ -1,4 +1,4 @@
-"""Walk over all accounts, one bounded step or visit per message."""
+"""Sweep over all accounts, one bounded step or visit per message."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -11,16 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent_credits.aws.clients import dynamodb_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.aws.sweep_queue import SqsWalkQueue
-from agent_credits.sweeps.balance_report_sweep import BalanceReportWalk
-from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsWalk
-from agent_credits.sweeps.reconciliation_sweep import ReconciliationWalk
+from agent_credits.aws.sweep_queue import SqsSweepQueue
+from agent_credits.sweeps.balance_report_sweep import BalanceReportSweep
+from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsSweep
+from agent_credits.sweeps.reconciliation_sweep import ReconciliationSweep
 from agent_credits.sweeps.sweep import (
     Step,
+    Sweep,
+    SweepName,
     Visit,
-    Walk,
-    WalkName,
-    parse_walk_message,
+    parse_sweep_message,
     take_step,
     take_visit,
 )
@@ -34,7 +34,7 @@ class Settings(BaseModel):
 
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
-    WALKS_QUEUE_URL: str
+    SWEEPS_QUEUE_URL: str
     EXPIRY_NOTICE_DAYS: int = Field(gt=0)
 
 
@@ -42,11 +42,11 @@ logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
-queue = SqsWalkQueue(sqs_client(), settings.WALKS_QUEUE_URL)
-walks: dict[WalkName, Walk[Any]] = {
-    "reconciliation": ReconciliationWalk(rows),
-    "expiring_credits": ExpiringCreditsWalk(rows, timedelta(days=settings.EXPIRY_NOTICE_DAYS)),
-    "balance_reports": BalanceReportWalk(rows),
+queue = SqsSweepQueue(sqs_client(), settings.SWEEPS_QUEUE_URL)
+sweeps: dict[SweepName, Sweep[Any]] = {
+    "reconciliation": ReconciliationSweep(rows),
+    "expiring_credits": ExpiringCreditsSweep(rows, timedelta(days=settings.EXPIRY_NOTICE_DAYS)),
+    "balance_reports": BalanceReportSweep(rows),
 }
 
 
@@ -54,16 +54,16 @@ walks: dict[WalkName, Walk[Any]] = {
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Take the one message; whatever goes wrong is raised, and the message comes again."""
-    metrics.add_metric("WalkMessages", MetricUnit.Count, 1)
+    metrics.add_metric("SweepMessages", MetricUnit.Count, 1)
     (record,) = event["Records"]
     attributes = record["attributes"]
     sent_at = datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC)
-    message = parse_walk_message(record["body"], sent_at)
+    message = parse_sweep_message(record["body"], sent_at)
     now = datetime.now(UTC)
     match message:
         case Step():
-            walked = take_step(
-                walks[message.walk],
+            swept = take_step(
+                sweeps[message.sweep],
                 queue,
                 message,
                 attempt=int(attributes["ApproximateReceiveCount"]),
@@ -71,11 +71,11 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
                 time_is_left=lambda: context.get_remaining_time_in_millis() > VISIT_TIME_MS,
             )
         case Visit():
-            walked = take_visit(walks[message.walk], queue, message, now)
+            swept = take_visit(sweeps[message.sweep], queue, message, now)
         case _:
             assert_never(message)
-    metrics.add_metric("RowsVisited", MetricUnit.Count, walked.rows)
-    for name, count in walked.counts.items():
+    metrics.add_metric("RowsVisited", MetricUnit.Count, swept.rows)
+    for name, count in swept.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
-    logger.info("walked", extra={**message.model_dump(mode="json"), **walked.log_fields})
+    logger.info("swept", extra={**message.model_dump(mode="json"), **swept.log_fields})
     return {"batchItemFailures": []}

@@ -1,4 +1,4 @@
-"""What the port promises to walks: stretches of a table, parts of a ledger, and checkpoints."""
+"""What the port promises to sweeps: stretches of a table, parts of a ledger, and checkpoints."""
 
 import uuid
 from datetime import date
@@ -21,7 +21,7 @@ def ana() -> Principal:
     return Principal("user", uuid.uuid4().hex[:12])
 
 
-def walked(rows: AllRows, rows_max: int) -> list[tuple[str, Account | Unreadable]]:
+def swept(rows: AllRows, rows_max: int) -> list[tuple[str, Account | Unreadable]]:
     """Return all accounts, read in stretches. Other tests' rows stand among them."""
     found, after = [], None
     for _ in range(10_000):
@@ -43,7 +43,7 @@ def test_each_account_stands_in_one_stretch_as_it_was_written(
         rows.compare_and_set(account)
         rows.compare_and_set_team(team(f"{ana.id}-{number}"))
 
-    found = walked(rows, rows_max)
+    found = swept(rows, rows_max)
 
     mine = [(key, row) for key, row in found if ana.id in key]
     assert sorted(mine, key=str) == sorted(
@@ -56,7 +56,7 @@ def test_a_stretch_begins_behind_a_key_whether_or_not_that_row_is_there(
 ) -> None:
     for number in range(5):
         rows.compare_and_set(full_account(Principal("user", f"{ana.id}-{number}")))
-    keys = [key for key, _ in walked(rows, 500)]
+    keys = [key for key, _ in swept(rows, 500)]
     middle = keys[len(keys) // 2]
 
     behind = rows.read_accounts(middle, 500)

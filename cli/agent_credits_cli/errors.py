@@ -11,19 +11,19 @@ from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
 EXIT_STATUS: Final = 2
 
 
-class Refusal(Exception):
-    """What is wrong and what to do about it, in one line. Nothing catches it but `RefusingGroup`.
+class CommandError(Exception):
+    """What is wrong and what to do about it, in one line. Nothing catches it but `CommandGroup`.
 
     Raise it for what the operator can put right; a bug keeps its traceback.
     """
 
 
-class RefusingGroup(TyperGroup):
+class CommandGroup(TyperGroup):
     """Commands whose refusals, and whose tables that do not answer, are one line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (Refusal, RowsUnavailable, RowNotUnderstood) as refusal:
+        except (CommandError, RowsUnavailable, RowNotUnderstood) as refusal:
             sys.stderr.write(f"agent-credits: {refusal}\n")
             raise typer.Exit(EXIT_STATUS) from refusal

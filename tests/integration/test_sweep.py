@@ -1,4 +1,4 @@
-"""The function walk from its cold start on: over the stack's tables and its FIFO queue in moto."""
+"""The function sweep from its cold start on: over the stack's tables and its FIFO queue in moto."""
 
 import dataclasses
 import json
@@ -15,11 +15,11 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.items import account_key, team_key
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
-from agent_credits.sweeps.sweep import Step, Visit, beginning, parse_walk_message
+from agent_credits.sweeps.sweep import Step, Visit, beginning, parse_sweep_message
 from agent_credits.values.errors import RowsUnavailable
 from agent_credits.values.principals import Principal
-from agent_credits_cli import walk as walk_command
-from agent_credits_cli.refusal import RefusingGroup
+from agent_credits_cli import sweep as sweep_command
+from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
 from tests.integration.lambda_runtime import Context, Function, cold_start
 from tests.integration.stack_tables import StackTables
@@ -46,36 +46,36 @@ Run = Callable[..., Result]
 
 
 @pytest.fixture
-def walks_url(sqs: "SQSClient") -> str:
+def sweeps_url(sqs: "SQSClient") -> str:
     attributes = {"FifoQueue": "true", "ContentBasedDeduplication": "true"}
-    return sqs.create_queue(QueueName="walks.fifo", Attributes=attributes)["QueueUrl"]
+    return sqs.create_queue(QueueName="sweeps.fifo", Attributes=attributes)["QueueUrl"]
 
 
 @pytest.fixture
-def environment(tables: StackTables, walks_url: str) -> dict[str, str]:
+def environment(tables: StackTables, sweeps_url: str) -> dict[str, str]:
     return {
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
-        "WALKS_QUEUE_URL": walks_url,
+        "SWEEPS_QUEUE_URL": sweeps_url,
         "EXPIRY_NOTICE_DAYS": "7",
     }
 
 
 @pytest.fixture
-def walk(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Function:
-    return cold_start("walk", environment, monkeypatch)
+def sweep(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Function:
+    return cold_start("sweep", environment, monkeypatch)
 
 
 @pytest.fixture
-def run(target: Target, walks_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
-    outputs = target.outputs.model_copy(update={"walks_queue_url": walks_url})
+def run(target: Target, sweeps_url: str, monkeypatch: pytest.MonkeyPatch) -> Run:
+    outputs = target.outputs.model_copy(update={"sweeps_queue_url": sweeps_url})
     monkeypatch.setattr(
-        walk_command, "connect", lambda _: dataclasses.replace(target, outputs=outputs)
+        sweep_command, "connect", lambda _: dataclasses.replace(target, outputs=outputs)
     )
-    app = typer.Typer(cls=RefusingGroup, pretty_exceptions_enable=False)
-    app.command()(walk_command.walk)
+    app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False)
+    app.command()(sweep_command.sweep)
     app.callback()(lambda: None)
-    return lambda *arguments: CliRunner().invoke(app, ["walk", *arguments])
+    return lambda *arguments: CliRunner().invoke(app, ["sweep", *arguments])
 
 
 @pytest.fixture
@@ -106,17 +106,17 @@ def bodies(sqs: "SQSClient", url: str) -> Iterator[str]:
         (message,) = answer["Messages"]
         yield message["Body"]
         sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-    raise AssertionError("a walk comes to its end")
+    raise AssertionError("a sweep comes to its end")
 
 
-def take_all(walk: Function, sqs: "SQSClient", url: str, context: Context) -> list[Step | Visit]:
+def take_all(sweep: Function, sqs: "SQSClient", url: str, context: Context) -> list[Step | Visit]:
     sqs.send_message(
         QueueUrl=url, MessageBody=beginning("reconciliation"), MessageGroupId="reconciliation"
     )
     taken = []
     for body in bodies(sqs, url):
-        assert walk.failed_ids(record(body), context) == []
-        taken.append(parse_walk_message(body, NOW))
+        assert sweep.failed_ids(record(body), context) == []
+        taken.append(parse_sweep_message(body, NOW))
     return taken
 
 
@@ -127,12 +127,12 @@ def counted(capsys: pytest.CaptureFixture[str], name: str) -> int:
 
 
 @pytest.mark.usefixtures("open_rows")
-def test_a_walk_goes_over_all_accounts_by_messages_alone(
-    walk: Function, sqs: "SQSClient", walks_url: str, capsys: pytest.CaptureFixture[str]
+def test_a_sweep_goes_over_all_accounts_by_messages_alone(
+    sweep: Function, sqs: "SQSClient", sweeps_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     no_time_left = Context(remaining_milliseconds=0)
 
-    taken = take_all(walk, sqs, walks_url, no_time_left)
+    taken = take_all(sweep, sqs, sweeps_url, no_time_left)
 
     assert [step.number for step in taken if isinstance(step, Step)] == list(range(len(taken)))
     assert len(taken) >= 30
@@ -140,19 +140,19 @@ def test_a_walk_goes_over_all_accounts_by_messages_alone(
 
 
 @pytest.mark.usefixtures("open_rows")
-def test_a_walk_with_time_takes_one_step(
-    walk: Function, sqs: "SQSClient", walks_url: str, capsys: pytest.CaptureFixture[str]
+def test_a_sweep_with_time_takes_one_step(
+    sweep: Function, sqs: "SQSClient", sweeps_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    taken = take_all(walk, sqs, walks_url, Context())
+    taken = take_all(sweep, sqs, sweeps_url, Context())
 
     assert len(taken) == 1
     assert counted(capsys, "AccountsReconciled") == 30
-    (line,) = walk.lines("walked")
-    assert (line["walk"], line["rows"], line["is_last"]) == ("reconciliation", 30, True)
+    (line,) = sweep.lines("swept")
+    assert (line["sweep"], line["rows"], line["is_last"]) == ("reconciliation", 30, True)
 
 
 def test_drift_is_observed_counted_and_no_row_of_an_account_is_touched(
-    walk: Function,
+    sweep: Function,
     open_rows: DynamoDBRows,
     dynamodb: "DynamoDBClient",
     tables: StackTables,
@@ -166,7 +166,7 @@ def test_drift_is_observed_counted_and_no_row_of_an_account_is_touched(
     )
     before = {account.principal: account for account in open_rows.list_accounts()}
 
-    assert walk.failed_ids(record(beginning("reconciliation"))) == []
+    assert sweep.failed_ids(record(beginning("reconciliation"))) == []
 
     assert counted(capsys, "AccountsDrifted") == 1
     assert {account.principal: account for account in open_rows.list_accounts()} == before
@@ -179,8 +179,8 @@ def observed(dynamodb: "DynamoDBClient", tables: StackTables) -> list[str]:
     return [json.loads(text)["kind"] for text in texts]
 
 
-def test_credits_that_lapse_within_the_days_of_the_deployment_are_observed_once(
-    walk: Function, rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
+def test_credits_that_expire_within_the_days_of_the_deployment_are_observed_once(
+    sweep: Function, rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
 ) -> None:
     soon, later = (datetime.now(UTC) + timedelta(days=days) for days in (6, 8))
     open_account(
@@ -188,13 +188,13 @@ def test_credits_that_lapse_within_the_days_of_the_deployment_are_observed_once(
     )
 
     for _ in range(2):
-        assert walk.failed_ids(record(beginning("expiring_credits"))) == []
+        assert sweep.failed_ids(record(beginning("expiring_credits"))) == []
 
     assert observed(dynamodb, tables) == ["credits_expiring"]
 
 
 def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
-    walk: Function,
+    sweep: Function,
     open_rows: DynamoDBRows,
     dynamodb: "DynamoDBClient",
     tables: StackTables,
@@ -205,7 +205,7 @@ def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
         TableName=tables.accounts, Key=account_key(ANA), UpdateExpression="REMOVE grants"
     )
 
-    assert walk.failed_ids(record(beginning("reconciliation"))) == []
+    assert sweep.failed_ids(record(beginning("reconciliation"))) == []
 
     assert counted(capsys, "AccountsReconciled") == 29
     assert observed(dynamodb, tables) == ["drift_found"]
@@ -213,33 +213,33 @@ def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
 
 @pytest.mark.usefixtures("open_rows")
 def test_the_next_day_a_quiet_account_costs_its_checkpoint_and_the_receipts_of_its_page(
-    walk: Function,
+    sweep: Function,
 ) -> None:
-    walk.invoke(record(beginning("reconciliation")))
+    sweep.invoke(record(beginning("reconciliation")))
     calls: Counter[str] = Counter()
-    events = walk.app.rows._client.meta.events
+    events = sweep.app.rows._client.meta.events
     events.register("before-call.dynamodb.*", lambda model, **_: calls.update([model.name]))
 
-    walk.invoke(record(beginning("reconciliation")))
+    sweep.invoke(record(beginning("reconciliation")))
 
     # Of the thirty only one has a page on the ledger, and that is behind its checkpoint.
     assert calls == Counter(Scan=1, GetItem=30, BatchGetItem=30)
 
 
-def test_a_walk_is_begun_from_the_command_line_however_often(
-    walk: Function, sqs: "SQSClient", walks_url: str, run: Run
+def test_a_sweep_is_begun_from_the_command_line_however_often(
+    sweep: Function, sqs: "SQSClient", sweeps_url: str, run: Run
 ) -> None:
     first = run("expiring_credits", "--json")
     again = run("expiring_credits")
 
-    assert json.loads(first.stdout)["walk"] == "expiring_credits"
-    assert again.stdout.startswith("the walk expiring_credits has begun;")
-    begun = list(bodies(sqs, walks_url))
+    assert json.loads(first.stdout)["sweep"] == "expiring_credits"
+    assert again.stdout.startswith("the sweep expiring_credits has begun;")
+    begun = list(bodies(sqs, sweeps_url))
     assert begun == [beginning("expiring_credits")] * 2
-    assert [walk.failed_ids(record(body)) for body in begun] == [[], []]
+    assert [sweep.failed_ids(record(body)) for body in begun] == [[], []]
 
 
-def test_a_walk_that_there_is_not_is_refused_by_name(run: Run) -> None:
+def test_a_sweep_that_there_is_not_is_rejected_by_name(run: Run) -> None:
     refused = run("marathon")
 
     assert refused.exit_code == 2
@@ -248,11 +248,11 @@ def test_a_walk_that_there_is_not_is_refused_by_name(run: Run) -> None:
 
 @pytest.mark.usefixtures("open_rows")
 def test_a_step_that_failed_twice_is_taken_apart(
-    walk: Function, sqs: "SQSClient", walks_url: str
+    sweep: Function, sqs: "SQSClient", sweeps_url: str
 ) -> None:
-    assert walk.failed_ids(record(beginning("reconciliation"), receives=3)) == []
+    assert sweep.failed_ids(record(beginning("reconciliation"), receives=3)) == []
 
-    visits = [parse_walk_message(body, NOW) for body in bodies(sqs, walks_url)]
+    visits = [parse_sweep_message(body, NOW) for body in bodies(sqs, sweeps_url)]
     assert len(visits) == 30
     assert {visit.key for visit in visits if isinstance(visit, Visit)} >= {"ACCOUNT#user:ana"}
 
@@ -260,21 +260,21 @@ def test_a_step_that_failed_twice_is_taken_apart(
 def test_a_table_that_does_not_answer_fails_the_message(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = cold_start("walk", environment | {"ACCOUNTS_TABLE": "no-such-table"}, monkeypatch)
+    sweep = cold_start("sweep", environment | {"ACCOUNTS_TABLE": "no-such-table"}, monkeypatch)
 
     with pytest.raises(RowsUnavailable, match="ResourceNotFound"):
-        walk.invoke(record(beginning("reconciliation")))
+        sweep.invoke(record(beginning("reconciliation")))
 
 
 def test_a_checkpoint_spares_the_ledger_the_next_day(
-    walk: Function, open_rows: DynamoDBRows
+    sweep: Function, open_rows: DynamoDBRows
 ) -> None:
-    walk.invoke(record(beginning("reconciliation")))
+    sweep.invoke(record(beginning("reconciliation")))
     queries: list[str] = []
-    client = walk.app.rows._client
+    client = sweep.app.rows._client
     client.meta.events.register("before-call.dynamodb.Query", lambda **_: queries.append("Query"))
 
-    walk.invoke(record(beginning("reconciliation")))
+    sweep.invoke(record(beginning("reconciliation")))
 
     checkpoint = open_rows.read_checkpoint(ANA)
     assert checkpoint is not None
@@ -282,21 +282,21 @@ def test_a_checkpoint_spares_the_ledger_the_next_day(
     assert queries == []
 
 
-def test_balance_reports_are_walked_over_teams(
-    walk: Function, open_rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
+def test_balance_reports_are_swept_over_teams(
+    sweep: Function, open_rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
 ) -> None:
     for team in (ACME, BIGCORP_TEAM):
         open_rows.compare_and_set_team(team.model_copy(update={"version": 1}))
 
-    assert walk.failed_ids(record(beginning("balance_reports"))) == []
-    assert walk.failed_ids(record(beginning("balance_reports"))) == []
+    assert sweep.failed_ids(record(beginning("balance_reports"))) == []
+    assert sweep.failed_ids(record(beginning("balance_reports"))) == []
 
     assert observed(dynamodb, tables) == ["balance_report", "balance_report"]
     assert open_rows.read_burn_counts([ANA])[ANA].page_number > 0
 
 
 def test_a_team_that_no_report_can_be_made_of_is_counted_and_costs_the_others_nothing(
-    walk: Function,
+    sweep: Function,
     open_rows: DynamoDBRows,
     dynamodb: "DynamoDBClient",
     tables: StackTables,
@@ -306,8 +306,8 @@ def test_a_team_that_no_report_can_be_made_of_is_counted_and_costs_the_others_no
     of_another_version = {"version": {"N": "1"}, "settings": {"S": '{"colour": "red"}'}}
     dynamodb.put_item(TableName=tables.accounts, Item=team_key("bigcorp") | of_another_version)
 
-    assert walk.failed_ids(record(beginning("balance_reports"))) == []
+    assert sweep.failed_ids(record(beginning("balance_reports"))) == []
 
     assert counted(capsys, "TeamsNotReported") == 1
-    assert [line["left_out"] for line in walk.lines("walked")] == [["TEAM#bigcorp"]]
+    assert [line["left_out"] for line in sweep.lines("swept")] == [["TEAM#bigcorp"]]
     assert observed(dynamodb, tables) == ["balance_report"]

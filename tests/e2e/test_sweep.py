@@ -1,4 +1,4 @@
-"""Walks on the embedded stack: from the message that begins one to the notice it leads to."""
+"""Sweeps on the embedded stack: from the message that begins one to the notice it leads to."""
 
 import time
 import uuid
@@ -15,8 +15,8 @@ from agent_credits.commit.changes import GrantChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import rows_of
+from agent_credits_cli.sweep import begin
 from agent_credits_cli.target import Target
-from agent_credits_cli.walk import begin
 from agent_credits_cli.watch import Watch, subscribed
 
 SECONDS_MAX = 40.0
@@ -36,8 +36,8 @@ def rows(stack: Target) -> DynamoDBRows:
 
 @pytest.fixture
 def somebody(rows: DynamoDBRows) -> Principal:
-    """An account that bought ten credits, which lapse in three days."""
-    principal = Principal("user", f"walked-{uuid.uuid4().hex[:8]}")
+    """An account that bought ten credits, which expire in three days."""
+    principal = Principal("user", f"swept-{uuid.uuid4().hex[:8]}")
     now = datetime.now(UTC)
     expires_at = now + timedelta(days=3)
     bought = GrantChange(principal, "pack", "add_on", 10 * CREDIT, expires_at, "purchase")
@@ -75,7 +75,7 @@ def _set_grants(stack: Target, principal: Principal, grants: Any) -> None:
     )
 
 
-def test_drift_is_announced_by_a_walk_and_the_account_is_left_as_it_is(
+def test_drift_is_announced_by_a_sweep_and_the_account_is_left_as_it_is(
     stack: Target, rows: DynamoDBRows, notices: Watch, drifted: Principal
 ) -> None:
     before = rows.read_account(drifted)
@@ -88,7 +88,7 @@ def test_drift_is_announced_by_a_walk_and_the_account_is_left_as_it_is(
     assert rows.read_account(drifted) == before
 
 
-def test_credits_that_lapse_soon_are_announced_by_a_walk(
+def test_credits_that_expire_soon_are_announced_by_a_sweep(
     stack: Target, notices: Watch, somebody: Principal
 ) -> None:
     begin(stack, "expiring_credits")

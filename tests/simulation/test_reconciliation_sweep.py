@@ -1,4 +1,4 @@
-"""Walks between the commits of simulated histories: the healthy never drift, the forged do."""
+"""Sweeps between the commits of simulated histories: the healthy never drift, the forged do."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from agent_credits.ledger.entries import PAGES_MAX, Page
 from agent_credits.ledger.grants import Grant
 from agent_credits.notices.observations import DriftFound, Observation
 from agent_credits.sweeps.checkpoint import Checkpoint
-from agent_credits.sweeps.reconciliation_sweep import ReconciliationWalk
+from agent_credits.sweeps.reconciliation_sweep import ReconciliationSweep
 from agent_credits.sweeps.rows import Stretch, Unreadable
 from agent_credits.sweeps.sweep import Step, Visit, take_step, take_visit
 from agent_credits.values.errors import AgentCreditsError, RowsUnavailable
@@ -21,7 +21,7 @@ from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 from tests.simulation.history import History, _page_size_restored
 from tests.simulation.workers import Parts, StackWorker, WorkerRows
-from tests.unit.sweeps.sweep_fakes import MemoryWalkQueue, Poller
+from tests.unit.sweeps.sweep_fakes import MemorySweepQueue, Poller
 
 SEEDS = range(500, 512)
 # Few enough for histories of some dozen entries to need several visits.
@@ -29,8 +29,8 @@ ENTRIES_PER_VISIT = 6
 BEGINS_PER_TURN = 0.05
 
 
-class WalkRows(WorkerRows):
-    """What a walk reads and puts; each call a step, between which others commit."""
+class SweepRows(WorkerRows):
+    """What a sweep reads and puts; each call a step, between which others commit."""
 
     def read_pages(
         self, principal: Principal, first: int = 1, last: int = PAGES_MAX
@@ -59,14 +59,14 @@ class WalkRows(WorkerRows):
         return self._worker.call("write", f"observe {observation.kind}", put, RowsUnavailable)
 
 
-class WalkWorker(StackWorker):
-    """functions/walk, and the queue and schedule before it."""
+class SweepWorker(StackWorker):
+    """functions/sweep, and the queue and schedule before it."""
 
-    history: "WalkedHistory"
+    history: "SweptHistory"
 
     def boot(self) -> None:
         super().boot()
-        self.walk = ReconciliationWalk(WalkRows(self), ENTRIES_PER_VISIT)
+        self.sweep = ReconciliationSweep(SweepRows(self), ENTRIES_PER_VISIT)
 
     def has_work(self) -> bool:
         return False
@@ -74,22 +74,22 @@ class WalkWorker(StackWorker):
     def next_invocation(self) -> Callable[[], None] | None:
         if not self.scheduler.faults.enabled:
             return None
-        queue = self.history.walks
+        queue = self.history.sweeps
         if not queue.messages and self.scheduler.random.random() < BEGINS_PER_TURN:
             queue.forget_what_was_seen()
-            queue.send([Step(walk="reconciliation", day=self.scheduler.now.date(), number=0)])
+            queue.send([Step(sweep="reconciliation", day=self.scheduler.now.date(), number=0)])
         if not queue.messages:
             return None
         return partial(self._take, queue.messages.pop(0))
 
     def _take(self, message: Step | Visit) -> None:
-        queue, began = self.history.walks, len(self.history.rows.changes)
+        queue, began = self.history.sweeps, len(self.history.rows.changes)
         try:
             if isinstance(message, Visit):
-                walked = take_visit(self.walk, queue, message, self.clock())
+                swept = take_visit(self.sweep, queue, message, self.clock())
             else:
-                walked = take_step(
-                    self.walk,
+                swept = take_step(
+                    self.sweep,
                     queue,
                     message,
                     attempt=1,
@@ -100,19 +100,19 @@ class WalkWorker(StackWorker):
             self.scheduler.note(self.name, f"is told {type(error).__name__}")
             queue.messages.append(message)
             return
-        self.history.walked += walked.counts
+        self.history.swept += swept.counts
         self.history.committed_meanwhile += len(self.history.rows.changes) > began
 
 
-class WalkedHistory(History):
+class SweptHistory(History):
     """A history in which every account is held against its ledger all the while."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed, Parts())
-        self.walks = MemoryWalkQueue()
-        self.walked: Counter[str] = Counter()
+        self.sweeps = MemorySweepQueue()
+        self.swept: Counter[str] = Counter()
         self.committed_meanwhile = 0
-        self.workers += [WalkWorker(self, f"walk {number}") for number in range(2)]
+        self.workers += [SweepWorker(self, f"sweep {number}") for number in range(2)]
 
     def rows_at_rest(self) -> MemoryRows:
         """Return what is stored in the end, checkpoints too, where nobody looks on."""
@@ -126,32 +126,32 @@ class WalkedHistory(History):
         return rows
 
 
-def walk_over(rows: MemoryRows, now: datetime) -> Counter[str]:
-    queue = MemoryWalkQueue()
-    queue.send([Step(walk="reconciliation", day=now.date(), number=0)])
-    return Poller(ReconciliationWalk(rows, ENTRIES_PER_VISIT), queue, now).run()
+def sweep_over(rows: MemoryRows, now: datetime) -> Counter[str]:
+    queue = MemorySweepQueue()
+    queue.send([Step(sweep="reconciliation", day=now.date(), number=0)])
+    return Poller(ReconciliationSweep(rows, ENTRIES_PER_VISIT), queue, now).run()
 
 
-def run(seed: int) -> WalkedHistory:
-    history = WalkedHistory(seed)
+def run(seed: int) -> SweptHistory:
+    history = SweptHistory(seed)
     with _page_size_restored():
         history.run()
     return history
 
 
-def test_a_walk_between_commits_never_takes_a_healthy_account_for_drifted() -> None:
-    walked: Counter[str] = Counter()
+def test_a_sweep_between_commits_never_takes_a_healthy_account_for_drifted() -> None:
+    swept: Counter[str] = Counter()
     committed_meanwhile = 0
 
     for seed in SEEDS:
         history = run(seed)
         accounts = len(history.rows.accounts)
-        at_rest = walk_over(history.rows_at_rest(), history.scheduler.now)
+        at_rest = sweep_over(history.rows_at_rest(), history.scheduler.now)
         assert at_rest == Counter(AccountsReconciled=accounts), f"seed {seed}"
-        walked += history.walked
+        swept += history.swept
         committed_meanwhile += history.committed_meanwhile
 
-    assert walked["AccountsReconciled"] > 10 * len(SEEDS)
+    assert swept["AccountsReconciled"] > 10 * len(SEEDS)
     # Else the above would be said of accounts that nobody touched.
     assert committed_meanwhile > len(SEEDS)
 
@@ -164,7 +164,7 @@ def test_drift_that_is_planted_in_a_history_is_found(seed: int) -> None:
     forged = Grant("forged", "add_on", 1, 1, now, None, "purchase")
     rows.accounts[principal] = replace(account, grants=(*account.grants, forged))
 
-    counts = walk_over(rows, now)
+    counts = sweep_over(rows, now)
 
     assert counts["AccountsDrifted"] == 1
     (drift,) = rows.observation_stream
