@@ -13,7 +13,8 @@ from pathlib import Path
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import PaymentMethod
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.notices import announcements
 from agent_credits.notices.announcements import (
@@ -44,6 +45,7 @@ from agent_credits_cli.samples import (
 )
 from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.world import Sample, World, load_world
+from tests.dispositions import rejected
 from tests.memory_rows import MemoryRows
 from tests.template import load_template
 from tests.unit.payments.payment_fakes import FakePayments
@@ -168,7 +170,7 @@ def _deliver(
         commits_before = len(run.rows.stream)
         batch = run.debits.debit(waiting, now=NOW, time_is_left=lambda: True)
         rejections |= {
-            message_id: rejection.code for message_id, rejection in batch.rejected.items()
+            message_id: rejection.code for message_id, rejection in rejected(batch).items()
         }
         waiting = [d for d in waiting if d.message_id in batch.failed_message_ids]
         run.carry_out_reloads(commits_before)

@@ -11,13 +11,15 @@ from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.items import account_item
 from agent_credits.billing.directory import Directory
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from tests.benchmarks.design import GRANTED_MICROCREDITS, Done, drop_tables
 from tests.benchmarks.workloads import RUN_EVENTS, Workload
+from tests.dispositions import postponed, rejected
 from tests.integration.stack_tables import StackTables, create_tables
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -82,10 +84,10 @@ class DebitRuns:
             batch = self._debits.debit(waiting, now=NOW, time_is_left=lambda: True)
             names = Counter(outcome.name for outcome in batch.outcomes)
             assert names.keys() <= {"debited", "already_recorded"}
-            assert not batch.rejected
+            assert not rejected(batch)
             events += names["debited"]
             races_lost += batch.retries
-            waiting = [d for d in waiting if d.message_id in batch.postponed]
+            waiting = [d for d in waiting if d.message_id in postponed(batch)]
             if not waiting:
                 return Done(events, races_lost)
         raise AssertionError(f"{len(waiting)} events lost every race")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from agent_credits.aws.items import Item, account_from_item, account_item
 from agent_credits.billing.directory import Directory
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from tests.benchmarks.agent_credits_design import accounts_well_into_their_lives
 from tests.benchmarks.cost_model import (

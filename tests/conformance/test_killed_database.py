@@ -17,7 +17,8 @@ from botocore.config import Config
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.directory import Directory
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.emulator import HOST, free_port
@@ -26,6 +27,7 @@ from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
 from agent_credits_cli.verify import verify_all
 from tests.conformance.dynamodb_local import dynamodb_local, require_or_skip
+from tests.dispositions import postponed, rejected
 from tests.integration.locked_moto import REGION
 from tests.integration.stack_tables import create_tables
 
@@ -77,9 +79,9 @@ def work(queue: Queue, rows: DynamoDBRows, is_over: Callable[[], bool]) -> None:
             time.sleep(0.01)
             continue
         batch = debits.debit(deliveries, now=datetime.now(UTC), time_is_left=lambda: True)
-        assert not batch.rejected
+        assert not rejected(batch)
         queue.settle(deliveries, batch.failed_message_ids)
-        if batch.postponed:
+        if postponed(batch):
             # A queue would hide them for longer than this.
             time.sleep(0.1)
 

@@ -7,7 +7,8 @@ import pytest
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.directory import Directory
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.values.principals import Principal
 from agent_credits_cli.target import Target
 from tests.benchmarks.capacity import Consumed, consumption_of

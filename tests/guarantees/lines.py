@@ -45,7 +45,7 @@ LINES = (
     Line(
         "3 one outcome per event: the page is flushed before the next one",
         f"{PACKAGE}/commit/write_protocol.py",
-        "receipts = rows.flush_and_read_receipts(account.page, wanted)",
+        "receipts = rows.flush_and_read_receipts(row.page, wanted)",
         "receipts = rows.read_receipts(wanted)",
         f"{MODEL}[write protocol: usage]",
     ),
@@ -88,9 +88,9 @@ LINES = (
     ),
     Line(
         "7 acknowledged implies recorded",
-        f"{PACKAGE}/intake/debits.py",
-        "return list({**self.rejected, **self.postponed, **self.waiting})",
-        "return list({**self.rejected, **self.waiting})",
+        f"{PACKAGE}/intake/debited_batch.py",
+        "if not isinstance(what, Done)",
+        "if not isinstance(what, Done | RetryLater)",
         "tests/integration/test_debit_runs.py"
         "::test_what_is_postponed_stays_hidden_until_its_visibility_timeout",
     ),

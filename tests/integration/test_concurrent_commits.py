@@ -11,8 +11,10 @@ import pytest
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.changes import Recorded
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.entries import Entry, Identity
+from tests.dispositions import postponed, rejected
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -63,8 +65,8 @@ def deliver_until_done(
                 (o.result.entry.identity, o.result.entry, isinstance(o.result, Recorded))
                 for o in batch.outcomes
             ]
-            assert batch.rejected == {}
-            deliveries = [d for d in deliveries if d.message_id in batch.postponed]
+            assert rejected(batch) == {}
+            deliveries = [d for d in deliveries if d.message_id in postponed(batch)]
             if not deliveries:
                 break
         else:

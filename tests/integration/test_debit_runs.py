@@ -140,7 +140,7 @@ def test_what_a_provider_answered_is_put_where_announce_sees_it_and_is_logged_wi
     key = {"pk": {"S": "OBSERVED#model_provider_error#event /platform/agents run-7 e1"}}
     item = dynamodb.get_item(TableName=tables.accounts, Key=key)["Item"]
     assert json.loads(item["observation"]["S"])["classification"] == "quota_exhausted"
-    (line,) = debit_runs.lines("provider rejected")
+    (line,) = debit_runs.lines("model provider error")
     assert (line["provider"], line["event_id"], line["is_new"]) == ("openai", "e1", True)
     assert "gpt-5" not in debit_runs.log.getvalue()
 
@@ -186,7 +186,7 @@ def test_what_is_postponed_stays_hidden_until_its_visibility_timeout(
     assert receive(sqs, queue_url) == []
     assert recorded(world, ANA) == recorded(world, BEN) == []
     reasons = {line["reason"] for line in debit_runs.lines("postponed")}
-    assert reasons == {"the function's time is up"}
+    assert reasons == {"OutOfTime: the function's time is up"}
 
 
 def test_a_queue_that_does_not_answer_costs_nothing_but_time(

@@ -10,8 +10,10 @@ import pytest
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.changes import Recorded
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account
+from tests.dispositions import postponed
 from tests.integration.lambda_runtime import Function
 from tests.integration.stack_tables import StackTables
 from tests.integration.test_announce import inbox, stream_event
@@ -78,7 +80,7 @@ def debit(rows: DynamoDBRows, document: dict[str, Any]) -> None:
     debits = Debits(rows, Directory(rows), pause)
     for _ in range(REDELIVERIES_MAX):
         batch = debits.debit([Delivery("m", body(document))], now=NOW, time_is_left=lambda: True)
-        if not batch.postponed:
+        if not postponed(batch):
             (outcome,) = batch.outcomes
             assert isinstance(outcome.result, Recorded)
             return

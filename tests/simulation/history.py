@@ -14,7 +14,8 @@ from agent_credits.billing.teams import TENURE_NOTICE, Team, Tenure
 from agent_credits.commit.changes import PlanChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.events.agent_runs import ModelProviderErrorReported, parse_message
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.values.principals import Principal

@@ -11,13 +11,15 @@ from agent_credits.billing.spend_cap import PaymentMethod, Purchase, Spending
 from agent_credits.billing.teams import AutoReload, Team, Tenure
 from agent_credits.commit.changes import GrantChange
 from agent_credits.commit.write_protocol import commit
-from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
 from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, ReloadRequest
 from agent_credits.payments.port import Charge, Paid, PaymentState
 from agent_credits.payments.reload_saga import Granted, NotGranted, ReloadSaga
 from agent_credits.values.principals import Principal
 from tests.conformance.engines import Unwatched
+from tests.dispositions import waiting
 from tests.simulation.outside import StoredRows
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT, FAR_PAST, POLICY
@@ -96,7 +98,7 @@ def saga(rows: StoredRows) -> ReloadSaga:
 def test_a_worker_that_asked_for_a_reload_notices_that_it_was_granted() -> None:
     rows = rows_of(team(), credits_held=5)
     worker = Debits(rows, Directory(rows), pause)
-    assert debit(worker, usage(1, 8)).waiting == {"1": RELOAD_ID}
+    assert waiting(debit(worker, usage(1, 8))) == {"1": RELOAD_ID}
     resolution = saga(rows).resolve(ReloadRequest(RELOAD_ID, "acme", ANA), NOW)
 
     again = debit(worker, usage(1, 8))

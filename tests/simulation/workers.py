@@ -14,7 +14,8 @@ from agent_credits.billing.teams import Team
 from agent_credits.commit.changes import GrantChange, PlanChange
 from agent_credits.commit.team_changes import change_team
 from agent_credits.commit.write_protocol import commit
-from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
@@ -42,6 +43,7 @@ from agent_credits.values.errors import (
     RowsUnavailable,
 )
 from agent_credits.values.principals import Principal
+from tests.dispositions import postponed, rejected, waiting
 from tests.simulation.invariants import Sent, Violation, check
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import Message
@@ -203,8 +205,8 @@ class DebitWorker(StackWorker):
         )
         self._check(batch, began)
         now = self.scheduler.now
-        returned = {int(m): now for m in batch.rejected if m not in batch.postponed}
-        for message_id in batch.waiting:
+        returned = {int(m): now for m in rejected(batch) if m not in postponed(batch)}
+        for message_id in waiting(batch):
             receives = deliveries[int(message_id)][1]
             returned[int(message_id)] = now + timedelta(seconds=wait_seconds(receives))
         if returned:
@@ -215,10 +217,10 @@ class DebitWorker(StackWorker):
             self._call_queue(f"acknowledge {[*done]}", lambda: self._acknowledge(done))
 
     def _check(self, batch: DebitedBatch, began: int) -> None:
-        for error in batch.postponed.values():
+        for error in postponed(batch).values():
             if isinstance(error, InvariantViolated):
                 raise Violation(str(error)) from error
-        for reload_id in batch.waiting.values():
+        for reload_id in waiting(batch).values():
             resolved = self.history.invariants.reload_resolved_at.get(reload_id)
             check(resolved is None or resolved >= began, "nobody waits for a resolved reload")
 

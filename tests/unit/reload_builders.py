@@ -19,7 +19,8 @@ from agent_credits.commit.changes import GrantChange, PlanChange, RunChange
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.write_protocol import commit
 from agent_credits.events.agent_runs import AgentRunEvent, parse_message
-from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.reloads import Reload, ReloadRequest
@@ -35,6 +36,7 @@ from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import ReloadSaga, Resolution
 from agent_credits.values.credits import parse_credits
 from agent_credits.values.principals import Principal
+from tests.dispositions import postponed, rejected, waiting
 from tests.memory_rows import MemoryRows
 from tests.unit.payments.payment_fakes import FakePayments
 
@@ -272,15 +274,15 @@ class ReloadWorld:
         """Deliver one message per event in one batch, then announce what was committed."""
         deliveries = [Delivery(next(self._message_ids), json.dumps(d)) for d in documents]
         batch = self.debits.debit(deliveries, now=self.now, time_is_left=lambda: True)
-        assert batch.rejected == {}
-        assert batch.postponed == {}
+        assert rejected(batch) == {}
+        assert postponed(batch) == {}
         self.announce()
         return batch
 
     def outcome(self, document: dict[str, Any]) -> str:
         """Deliver one event and return what came of it: its entry's outcome, or `waiting`."""
         batch = self.deliver(document)
-        return "waiting" if batch.waiting else batch.outcomes[0].result.entry.outcome
+        return "waiting" if waiting(batch) else batch.outcomes[0].result.entry.outcome
 
     def entry(self, document: dict[str, Any]) -> Entry:
         (outcome,) = self.deliver(document).outcomes
@@ -310,7 +312,7 @@ class ReloadWorld:
         """Deliver an event and the newest request in turn until the event is recorded."""
         for _ in range(DELIVERIES_MAX):
             batch = self.deliver(document)
-            if not batch.waiting:
+            if not waiting(batch):
                 return batch.outcomes[0].result.entry
             self.resolve()
         raise AssertionError(f"the event still waits after {DELIVERIES_MAX} deliveries")

@@ -1,11 +1,20 @@
 """The queue of agent-run events, as its consumer sees it."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, assert_never
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits.aws.sqs_batches import in_batches
+from agent_credits.events.signatures import ATTRIBUTE
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.dispositions import (
+    Disposition,
+    Done,
+    Rejected,
+    RetryLater,
+    RetrySoon,
+)
 from agent_credits.values.errors import QueueUnavailable
 
 if TYPE_CHECKING:
@@ -21,25 +30,52 @@ def wait_seconds(receives: int) -> int:
     return min(1 << min(receives, 10), WAIT_SECONDS_LONGEST)
 
 
+def deliveries(records: Sequence[Mapping[str, Any]]) -> list[Delivery]:
+    """Read the records of an event from SQS."""
+    return [Delivery(r["messageId"], r["body"], _signature(r)) for r in records]
+
+
+def visible_in(
+    records: Sequence[Mapping[str, Any]], dispositions: Mapping[str, Disposition]
+) -> dict[str, int]:
+    """Return, by receipt handle, in how many seconds each message is to be visible again.
+
+    Messages that are done, or that come back after their visibility timeout, are left out.
+    """
+    seconds: dict[str, int] = {}
+    for record in records:
+        disposition = dispositions[record["messageId"]]
+        match disposition:
+            case Rejected():
+                seconds[record["receiptHandle"]] = 0
+            case RetrySoon():
+                receives = int(record["attributes"]["ApproximateReceiveCount"])
+                seconds[record["receiptHandle"]] = wait_seconds(receives)
+            case Done() | RetryLater():
+                pass
+            case _:
+                assert_never(disposition)
+    return seconds
+
+
+def _signature(record: Mapping[str, Any]) -> str | None:
+    # An attribute of another type than String has no string value.
+    value: str | None = record.get("messageAttributes", {}).get(ATTRIBUTE, {}).get("stringValue")
+    return value
+
+
 class RunQueue:
     def __init__(self, client: "SQSClient", queue_url: str) -> None:
         self._client = client
         self._queue_url = queue_url
 
-    def return_at_once(self, receipt_handles: Sequence[str]) -> None:
-        """Make failed messages visible now.
+    def return_in(self, seconds_by_handle: Mapping[str, int]) -> None:
+        """Make messages visible again after so many seconds; after none to have them dead-lettered.
 
-        What can never be recorded then reaches the dead-letter queue in seconds instead of after
-        several visibility timeouts. Raises `QueueUnavailable` when the queue does not answer.
+        A message that can never be recorded then reaches the dead-letter queue within seconds, not
+        after several visibility timeouts. Raises `QueueUnavailable` when the queue does not answer.
         """
-        self._return_in([(handle, 0) for handle in receipt_handles])
-
-    def return_soon(self, receives_by_handle: Mapping[str, int]) -> None:
-        """Make messages visible after a short while. Raises like `return_at_once`."""
-        self._return_in([(h, wait_seconds(n)) for h, n in receives_by_handle.items()])
-
-    def _return_in(self, seconds_by_handle: Sequence[tuple[str, int]]) -> None:
-        for batch in in_batches(seconds_by_handle):
+        for batch in in_batches(list(seconds_by_handle.items())):
             try:
                 self._client.change_message_visibility_batch(
                     QueueUrl=self._queue_url,

@@ -109,8 +109,8 @@ def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
     )
 
 
-def declines(decision: Decision) -> bool:
-    """Tell whether any event is declined, also one of a run that failed before."""
+def lacks_credits(decision: Decision) -> bool:
+    """Tell whether credits are too few for an event, also for one of a run that failed before."""
     return any(
         isinstance(result, Recorded) and result.entry.outcome == "insufficient"
         for result in decision.results

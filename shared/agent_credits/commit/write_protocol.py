@@ -17,13 +17,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_credits.commit.changes import Change, Past, Result, Waiting
 from agent_credits.commit.decide import (
     Decision,
     decide,
-    declines,
     grants_to_look_up,
+    lacks_credits,
     runs_that_fail,
     runs_that_give_back,
 )
@@ -48,11 +49,30 @@ Pause = Callable[[int], None]
 
 
 class Committed(Struct, frozen=True):
-    """The row as this worker knows it now, one result per change, and the races lost on the way."""
+    """The row as this worker knows it now, one result per change, and the attempts that failed."""
 
     account: Account
     results: tuple[Result, ...]
     retries: int
+
+
+class _Attempt(Struct, frozen=True):
+    """What an attempt starts from: the row as it was read, and the changes as they were billed.
+
+    `rebill` is None once it was asked. `is_warm`: the row was not read, but kept by this worker.
+    """
+
+    row: Account
+    changes: Sequence[Change]
+    rebill: Rebill | None
+    is_warm: bool = False
+
+
+class _Superseded(Struct, frozen=True):
+    """The attempt committed nothing: another writer's row is newer. `next` starts from that one."""
+
+    next: _Attempt
+    lost_race: bool
 
 
 def commit(
@@ -73,48 +93,58 @@ def commit(
     `before_failing` is asked once, when a run would fail, to bill by settings that are not cached.
     """
     require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
-    account = warm or rows.read_account(principal)
-    if account is None:
+    row = warm or rows.read_account(principal)
+    if row is None:
         if not opens_account:
             raise AccountMissing(f"{principal} has no account")
-        account = Account(principal)
-    for attempt in range(ATTEMPTS_MAX):
-        wanted = _not_on_page(account, changes)
-        flushes_ahead = _flushes_ahead(account, wanted)
-        if flushes_ahead:
-            receipts = rows.flush_and_read_receipts(account.page, wanted)
-        else:
-            receipts = rows.read_receipts(wanted)
-        try:
-            decision = _decide(rows, account, changes, receipts, now)
-            if before_failing is not None and declines(decision):
-                changes, before_failing = before_failing(changes, now), None
-                decision = _decide(rows, account, changes, receipts, now)
-        except InvariantViolated:
-            # The ledger was read after the row, so it may know commits that this row does not, and
-            # the two need not fit together. It is a bug only if the row is still the newest.
-            newer = rows.read_account(principal)
-            if newer is None or newer.version == account.version:
-                raise
-            account = newer
-            continue
-        if not decision.changes_account and account is warm and _waits(decision):
+        row = Account(principal)
+    attempt = _Attempt(row, changes, before_failing, is_warm=warm is not None)
+    for number in range(ATTEMPTS_MAX):
+        tried = _try(rows, attempt, now)
+        if isinstance(tried, Decision):
+            return Committed(tried.account, tried.results, number)
+        attempt = tried.next
+        if tried.lost_race and number + 1 < ATTEMPTS_MAX:
+            pause(number + 1)
+    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+
+
+def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:
+    """Read, decide and write once; a decision that is returned is committed, or changes nothing."""
+    row = attempt.row
+    wanted = _not_on_page(row, attempt.changes)
+    flushes_ahead = _flushes_ahead(row, wanted)
+    if flushes_ahead:
+        receipts = rows.flush_and_read_receipts(row.page, wanted)
+    else:
+        receipts = rows.read_receipts(wanted)
+    try:
+        decision = _decide(rows, row, attempt.changes, receipts, now)
+        if attempt.rebill is not None and lacks_credits(decision):
+            rebilled = attempt.rebill(attempt.changes, now)
+            attempt = replace(attempt, changes=rebilled, rebill=None)
+            decision = _decide(rows, row, rebilled, receipts, now)
+    except InvariantViolated:
+        # The ledger was read after the row, so it may know commits that this row does not, and
+        # the two need not fit together. It is a bug only if the row is still the newest.
+        newer = rows.read_account(row.principal)
+        if newer is None or newer.version == row.version:
+            raise
+        return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
+    if not decision.changes_account:
+        if attempt.is_warm and _waits(decision):
             # Nothing is written, so nothing would tell this worker that its row is stale and that
             # the reload was granted long ago.
-            account, warm = rows.read_account(principal) or account, None
-            continue
-        if not decision.changes_account:
-            return Committed(account, decision.results, attempt)
-        require(decision.account.version == account.version + 1, "a commit adds one to `version`")
-        if account.page_is_full and not flushes_ahead:
-            rows.put_page(account.page)
-        current = rows.compare_and_set(decision.account)
-        if current is None:
-            return Committed(decision.account, decision.results, attempt)
-        account = current
-        if attempt + 1 < ATTEMPTS_MAX:
-            pause(attempt + 1)
-    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+            newer = rows.read_account(row.principal) or row
+            return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
+        return decision
+    require(decision.account.version == row.version + 1, "a commit adds one to `version`")
+    if row.page_is_full and not flushes_ahead:
+        rows.put_page(row.page)
+    newer = rows.compare_and_set(decision.account)
+    if newer is None:
+        return decision
+    return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=True)
 
 
 def _flushes_ahead(row: Account, wanted: Collection[Identity]) -> bool:

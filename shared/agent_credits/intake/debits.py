@@ -1,35 +1,31 @@
 """Debiting a batch of messages: read them, group their events by account, commit each group.
 
-A message is done when every event in it is recorded: as an entry of its account, or, where a model
-provider rejected, as an observation. What is wrong with one message, or with one account, costs no
-other message anything.
+A message is done when every event in it is recorded: as an entry of its account, or as an
+observation where it reports an error of a model provider. What is wrong with one message, or with
+one account, costs no other message anything.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol, assert_never
+from typing import TYPE_CHECKING, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
-from agent_credits.commit.changes import (
-    AlreadyRecorded,
-    Change,
-    Conflicting,
-    Recorded,
-    RunChange,
-    Waiting,
-)
+from agent_credits.commit.changes import Change, Conflicting, RunChange, Waiting
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
-from agent_credits.events.agent_runs import (
-    AgentRunEvent,
-    ModelProviderErrorReported,
-    Rejection,
-    parse_message,
-)
+from agent_credits.events.agent_runs import ModelProviderErrorReported, Rejection, parse_message
 from agent_credits.events.signatures import Keys, why_not_authentic
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery, Outcome
+from agent_credits.intake.dispositions import (
+    Disposition,
+    Rejected,
+    RetryLater,
+    RetrySoon,
+    combined,
+)
 from agent_credits.intake.model_provider_errors import (
     ModelProviderErrors,
     ReportedModelProviderError,
@@ -42,6 +38,7 @@ from agent_credits.values.errors import (
     AccountTooLarge,
     AgentCreditsError,
     Contended,
+    OutOfTime,
 )
 from agent_credits.values.principals import Principal
 
@@ -50,76 +47,11 @@ if TYPE_CHECKING:
 
 WARM_ACCOUNTS_MAX = 1_000
 
-
-class Delivery(Struct, frozen=True):
-    """A message as the queue delivered it, with the signature that came beside it, if any."""
-
-    message_id: str
-    body: str
-    signature: str | None = None
-
-
-class Outcome(Struct, frozen=True):
-    """What came of one event: on whose account, at which version, with which result."""
-
-    message_id: str
-    principal: Principal
-    version: int
-    result: Recorded | AlreadyRecorded | Conflicting
-
-    @property
-    def name(self) -> str:
-        """Return what to call it: the entry's outcome, or that nothing was recorded anew."""
-        match self.result:
-            case Recorded(entry):
-                return entry.outcome
-            case AlreadyRecorded():
-                return "already_recorded"
-            case Conflicting():
-                return "conflicting"
-            case _:
-                assert_never(self.result)
-
-    @property
-    def log_fields(self) -> dict[str, str | int]:
-        identity = self.result.entry.identity
-        return {
-            "message_id": self.message_id,
-            "event_id": identity.id,
-            "run_id": identity.subject,
-            "principal": str(self.principal),
-            "version": self.version,
-        }
+TimeIsLeft = Callable[[], bool]
 
 
 class DebitRows(Rows, ObservationRows, Protocol):
     """The rows that events are recorded in."""
-
-
-class DebitedBatch(Struct):
-    """`rejected` messages can never be recorded as they are; `postponed` ones are to come again.
-
-    `waiting` messages hold an event that waits for a reload, named by its id.
-    """
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    reported: list[ReportedModelProviderError] = field(default_factory=list)
-    rejected: dict[str, Rejection] = field(default_factory=dict)
-    postponed: dict[str, AgentCreditsError | None] = field(default_factory=dict)
-    waiting: dict[str, str] = field(default_factory=dict)
-    retries: int = 0
-
-    @property
-    def runs_failed(self) -> int:
-        return sum(
-            isinstance(outcome.result, Recorded) and outcome.result.entry.fails_run
-            for outcome in self.outcomes
-        )
-
-    @property
-    def failed_message_ids(self) -> list[str]:
-        """Exactly the messages that hold an event which is not recorded."""
-        return list({**self.rejected, **self.postponed, **self.waiting})
 
 
 class _Debit(Struct, frozen=True):
@@ -127,11 +59,24 @@ class _Debit(Struct, frozen=True):
     change: RunChange
 
 
-class _Work(Struct):
-    """What a batch asks for: entries by account, and providers' rejections, each by its message."""
+class _Observation(Struct, frozen=True):
+    message_id: str
+    error: "ModelProviderError"
 
-    debits: dict[Principal, list[_Debit]] = field(default_factory=dict)
-    rejections: list[tuple[str, "ModelProviderError"]] = field(default_factory=list)
+
+class _Settled(Struct, frozen=True):
+    """What of a message is settled without a commit: an event of it, or the message as a whole."""
+
+    message_id: str
+    disposition: Disposition
+
+
+class _Group(Struct, frozen=True):
+    """What came of the events that were committed together, or of the attempt to commit them."""
+
+    settled: tuple[_Settled, ...]
+    outcomes: tuple[Outcome, ...] = ()
+    retries: int = 0
 
 
 class Debits:
@@ -152,92 +97,97 @@ class Debits:
         self._pause = pause
         self._signing_keys = signing_keys
         self._warm: dict[Principal, Account] = {}
-        self._rejections = ModelProviderErrors(rows)
+        self._provider_errors = ModelProviderErrors(rows)
 
     def debit(
-        self, deliveries: Iterable[Delivery], *, now: datetime, time_is_left: Callable[[], bool]
+        self, deliveries: Sequence[Delivery], *, now: datetime, time_is_left: TimeIsLeft
     ) -> DebitedBatch:
         """Record every event of the deliveries that can be recorded while time is left."""
-        batch = DebitedBatch()
-        work = self._read(deliveries, batch, now)
-        for principal, debits in work.debits.items():
-            for start in range(0, len(debits), CHANGES_PER_COMMIT_MAX):
-                chunk = debits[start : start + CHANGES_PER_COMMIT_MAX]
-                if time_is_left():
-                    self._commit(principal, chunk, batch, now)
-                else:
-                    batch.postponed.update((debit.message_id, None) for debit in chunk)
-        # Money first: thousands of rejections of a busy provider may not use up a debit's time.
-        for message_id, rejected in work.rejections:
-            if time_is_left():
-                self._observe(message_id, rejected, batch, now)
-            else:
-                batch.postponed[message_id] = None
-        return batch
+        read = [found for delivery in deliveries for found in self._read(delivery, now)]
+        debits = [found for found in read if isinstance(found, _Debit)]
+        groups = [
+            group
+            for principal, chunk in _by_account(debits)
+            for group in self._commit_in_time(principal, chunk, now, time_is_left)
+        ]
+        # Money first: thousands of errors of a busy model provider must not use up a debit's time.
+        observed = [
+            self._observe_in_time(found, now, time_is_left)
+            for found in read
+            if isinstance(found, _Observation)
+        ]
+        settled = [
+            *(found for found in read if isinstance(found, _Settled)),
+            *(found for group in groups for found in group.settled),
+            *(found for found in observed if isinstance(found, _Settled)),
+        ]
+        return DebitedBatch(
+            dispositions=_by_message(deliveries, settled),
+            outcomes=tuple(outcome for group in groups for outcome in group.outcomes),
+            reported=tuple(o for o in observed if isinstance(o, ReportedModelProviderError)),
+            retries=sum(group.retries for group in groups),
+        )
 
-    def _read(self, deliveries: Iterable[Delivery], batch: DebitedBatch, now: datetime) -> _Work:
-        work = _Work()
-        for delivery in deliveries:
-            if not self._is_authentic(delivery, batch):
+    def _read(
+        self, delivery: Delivery, now: datetime
+    ) -> Iterator[_Debit | _Observation | _Settled]:
+        """Yield what each event of a message asks for, or why it is not even tried."""
+        not_authentic = self._why_not_authentic(delivery)
+        if not_authentic is not None:
+            yield _Settled(delivery.message_id, not_authentic)
+            return
+        message = parse_message(delivery.body)
+        for rejection in message.rejections:
+            yield _Settled(delivery.message_id, Rejected(rejection))
+        for event in message.events:
+            try:
+                billing = self._directory.bill(event, now)
+            except AgentCreditsError as error:
+                yield _Settled(delivery.message_id, RetryLater(error))
                 continue
-            message = parse_message(delivery.body)
-            for rejection in message.rejections:
-                batch.rejected.setdefault(delivery.message_id, rejection)
-            for event in message.events:
-                billing = self._billed(delivery, event, batch, now)
-                if billing is None:
-                    continue
-                if isinstance(event, ModelProviderErrorReported):
-                    work.rejections.append(
-                        (delivery.message_id, model_provider_error_of(event, billing))
-                    )
-                else:
-                    debit = _Debit(delivery.message_id, RunChange(event, billing))
-                    work.debits.setdefault(billing.principal, []).append(debit)
-        return work
+            if isinstance(billing, Rejection):
+                yield _Settled(delivery.message_id, Rejected(billing))
+            elif isinstance(event, ModelProviderErrorReported):
+                error_reported = model_provider_error_of(event, billing)
+                yield _Observation(delivery.message_id, error_reported)
+            else:
+                yield _Debit(delivery.message_id, RunChange(event, billing))
 
-    def _is_authentic(self, delivery: Delivery, batch: DebitedBatch) -> bool:
+    def _why_not_authentic(self, delivery: Delivery) -> Rejected | RetryLater | None:
         if self._signing_keys is None:
-            return True
+            return None
         try:
             rejection = why_not_authentic(delivery.body, delivery.signature, self._signing_keys)
         except AgentCreditsError as error:
-            batch.postponed[delivery.message_id] = error
-            return False
-        if rejection is not None:
-            batch.rejected[delivery.message_id] = rejection
-        return rejection is None
+            return RetryLater(error)
+        return Rejected(rejection) if rejection else None
 
-    def _billed(
-        self, delivery: Delivery, event: AgentRunEvent, batch: DebitedBatch, now: datetime
-    ) -> Billing | None:
+    def _observe_in_time(
+        self, found: _Observation, now: datetime, time_is_left: TimeIsLeft
+    ) -> ReportedModelProviderError | _Settled:
         try:
-            billing = self._directory.bill(event, now)
+            if not time_is_left():
+                raise OutOfTime("the function's time is up")
+            is_new = self._provider_errors.record(found.error, now)
         except AgentCreditsError as error:
-            batch.postponed[delivery.message_id] = error
-            return None
-        if isinstance(billing, Rejection):
-            batch.rejected.setdefault(delivery.message_id, billing)
-            return None
-        return billing
+            return _Settled(found.message_id, RetryLater(error))
+        return ReportedModelProviderError(found.message_id, found.error, is_new)
 
-    def _observe(
-        self, message_id: str, rejected: "ModelProviderError", batch: DebitedBatch, now: datetime
-    ) -> None:
-        try:
-            is_new = self._rejections.record(rejected, now)
-        except AgentCreditsError as error:
-            batch.postponed[message_id] = error
-        else:
-            batch.reported.append(ReportedModelProviderError(message_id, rejected, is_new))
-
-    def _commit(
+    def _commit_in_time(
         self,
         principal: Principal,
         debits: Sequence[_Debit],
-        batch: DebitedBatch,
         now: datetime,
-    ) -> None:
+        time_is_left: TimeIsLeft,
+    ) -> list[_Group]:
+        if not time_is_left():
+            return [_all_of(debits, RetryLater(OutOfTime("the function's time is up")))]
+        return self._commit(principal, debits, now)
+
+    def _commit(
+        self, principal: Principal, debits: Sequence[_Debit], now: datetime
+    ) -> list[_Group]:
+        """Commit the debits of one account; as several groups where they do not fit one row."""
         # Whatever goes wrong, the next batch reads the row again.
         warm = self._warm.pop(principal, None)
         try:
@@ -252,23 +202,20 @@ class Debits:
             )
         except AccountTooLarge as error:
             if len(debits) == 1:
-                batch.postponed[debits[0].message_id] = error
-                return
+                return [_all_of(debits, RetryLater(error))]
             half = len(debits) // 2
-            self._commit(principal, debits[:half], batch, now)
-            self._commit(principal, debits[half:], batch, now)
+            return [
+                *self._commit(principal, debits[:half], now),
+                *self._commit(principal, debits[half:], now),
+            ]
         except AccountMissing as error:
-            rejection = Rejection("unknown_user", str(error))
-            for debit in debits:
-                batch.rejected.setdefault(debit.message_id, rejection)
+            return [_all_of(debits, Rejected(Rejection("unknown_user", str(error))))]
         except Contended as error:
-            batch.retries += error.races_lost
-            batch.postponed.update((debit.message_id, error) for debit in debits)
+            return [_all_of(debits, RetrySoon(error), retries=error.races_lost)]
         except AgentCreditsError as error:
-            batch.postponed.update((debit.message_id, error) for debit in debits)
-        else:
-            self._keep_warm(committed.account)
-            _note(committed, debits, batch)
+            return [_all_of(debits, RetryLater(error))]
+        self._keep_warm(committed.account)
+        return [_group_of(committed, debits)]
 
     def _rebilled(self, changes: Sequence[Change], now: datetime) -> list[Change]:
         """Bill again by settings read now: nobody is declined on cached settings."""
@@ -290,14 +237,39 @@ class Debits:
         self._warm[account.principal] = account
 
 
-def _note(committed: Committed, debits: Sequence[_Debit], batch: DebitedBatch) -> None:
-    account = committed.account
-    batch.retries += committed.retries
+def _by_account(debits: Iterable[_Debit]) -> Iterator[tuple[Principal, list[_Debit]]]:
+    """Yield the debits of each account in bounded chunks, in the order they came in."""
+    by_account: dict[Principal, list[_Debit]] = {}
+    for debit in debits:
+        by_account.setdefault(debit.change.billing.principal, []).append(debit)
+    for principal, of_account in by_account.items():
+        for start in range(0, len(of_account), CHANGES_PER_COMMIT_MAX):
+            yield principal, of_account[start : start + CHANGES_PER_COMMIT_MAX]
+
+
+def _by_message(
+    deliveries: Iterable[Delivery], settled: Iterable[_Settled]
+) -> dict[str, Disposition]:
+    by_message: dict[str, list[Disposition]] = {d.message_id: [] for d in deliveries}
+    for found in settled:
+        by_message[found.message_id].append(found.disposition)
+    return {message_id: combined(found) for message_id, found in by_message.items()}
+
+
+def _all_of(debits: Iterable[_Debit], disposition: Disposition, retries: int = 0) -> _Group:
+    settled = tuple(_Settled(debit.message_id, disposition) for debit in debits)
+    return _Group(settled, retries=retries)
+
+
+def _group_of(committed: Committed, debits: Sequence[_Debit]) -> _Group:
+    account, outcomes, settled = committed.account, list[Outcome](), list[_Settled]()
     for debit, result in zip(debits, committed.results, strict=True):
         if isinstance(result, Waiting):
-            batch.waiting[debit.message_id] = result.reload_id
+            settled.append(_Settled(debit.message_id, RetrySoon(result)))
             continue
-        batch.outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
+        outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
         if isinstance(result, Conflicting):
             reason = f"event {debit.change.event.id} was recorded with another payload"
-            batch.rejected.setdefault(debit.message_id, Rejection("conflicting", reason))
+            rejection = Rejection("conflicting", reason)
+            settled.append(_Settled(debit.message_id, Rejected(rejection)))
+    return _Group(tuple(settled), tuple(outcomes), committed.retries)

@@ -29,6 +29,10 @@ class Contended(AgentCreditsError):
         self.races_lost = races_lost
 
 
+class OutOfTime(AgentCreditsError):
+    """The function has too little time left to begin this. Give the messages back."""
+
+
 class AccountMissing(AgentCreditsError):
     """The principal has no account. Declare it with `agent-credits apply`, then redeliver."""
 

@@ -7,7 +7,8 @@ import pytest
 
 from agent_credits.aws.items import account_from_item
 from agent_credits.billing.directory import Directory
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from agent_credits_cli.samples import Check, SeenNotice, check_payments, check_samples, waves
 from agent_credits_cli.world import Sample

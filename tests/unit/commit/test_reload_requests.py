@@ -7,6 +7,7 @@ import pytest
 from agent_credits.billing.teams import SETTINGS_TTL, Team
 from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE
+from tests.dispositions import waiting
 from tests.unit.reload_builders import (
     ACME,
     ANA,
@@ -59,9 +60,9 @@ def test_finding_too_little_requests_a_reload_and_the_event_waits_untouched() ->
 
     batch = world.deliver(usage("e1", "200"))
 
-    assert list(batch.waiting.values()) == [world.requests[0].reload_id]
-    assert batch.failed_message_ids == list(batch.waiting)
-    assert batch.outcomes == []
+    assert list(waiting(batch).values()) == [world.requests[0].reload_id]
+    assert batch.failed_message_ids == list(waiting(batch))
+    assert batch.outcomes == ()
     assert world.reload().wanted_microcredits == 200_000_000
     assert world.available() == 150
     assert not any(e.type == "agent_run.usage" for e in world.history())
@@ -92,7 +93,7 @@ def test_a_second_short_event_joins_the_reload_under_way() -> None:
 
     batch = world.deliver(usage("e2", "300", run="run-2"))
 
-    assert list(batch.waiting.values()) == [world.requests[0].reload_id]
+    assert list(waiting(batch).values()) == [world.requests[0].reload_id]
     assert len(world.requests) == 1
 
 
@@ -101,7 +102,7 @@ def test_every_short_event_of_the_commit_that_asks_is_counted_into_its_reload() 
 
     batch = world.deliver(usage("e1", "200"), usage("e2", "300", run="run-2"))
 
-    assert len(batch.waiting) == 2
+    assert len(waiting(batch)) == 2
     assert world.reload().wanted_microcredits == 500_000_000
 
 
@@ -110,7 +111,7 @@ def test_an_event_delivered_twice_in_one_batch_is_wanted_once() -> None:
 
     batch = world.deliver(usage("e1", "200"), usage("e1", "200"))
 
-    assert len(batch.waiting) == 2
+    assert len(waiting(batch)) == 2
     assert world.reload().wanted_microcredits == 200_000_000
 
 
@@ -119,7 +120,7 @@ def test_an_event_that_the_pools_cover_does_not_wait_for_its_neighbours() -> Non
 
     batch = world.deliver(usage("e1", "200"), usage("e2", "50", run="run-2"))
 
-    assert len(batch.waiting) == 1
+    assert len(waiting(batch)) == 1
     assert [o.result.entry.outcome for o in batch.outcomes] == ["debited"]
     assert len(world.requests) == 1
 

@@ -23,8 +23,10 @@ from agent_credits.events.signatures import (
     sign,
     why_not_authentic,
 )
-from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.values.errors import SecretUnavailable
+from tests.dispositions import postponed, rejected
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import ANA, body, open_account, pause, sample_rows, usage
 from tests.unit.builders import NOW as TIME
@@ -239,7 +241,7 @@ class TestDebiting:
             Delivery("m3", forged, sign(signed, "k1", KEY)),
         )
 
-        assert {m: rejection.code for m, rejection in batch.rejected.items()} == {
+        assert {m: rejection.code for m, rejection in rejected(batch).items()} == {
             "m1": "unsigned",
             "m3": "bad_signature",
         }
@@ -257,7 +259,7 @@ class TestDebiting:
 
         batch = self.debit(rows, Delivery("m", "not even JSON"))
 
-        assert batch.rejected["m"].code == "unsigned"
+        assert rejected(batch)["m"].code == "unsigned"
         assert rows.read_account(ANA) == before
 
     def test_messages_come_again_while_the_keys_cannot_be_read(self, rows: MemoryRows) -> None:
@@ -266,8 +268,8 @@ class TestDebiting:
 
         batch = self.debit(rows, Delivery("m", BODY, sign(BODY, "k1", KEY)), keys=no_keys)
 
-        assert batch.rejected == {}
-        assert isinstance(batch.postponed["m"], SecretUnavailable)
+        assert rejected(batch) == {}
+        assert isinstance(postponed(batch)["m"], SecretUnavailable)
 
     def test_signatures_are_not_looked_at_unless_they_are_asked_for(self, rows: MemoryRows) -> None:
         batch = self.debit(rows, Delivery("m", BODY, "nonsense"), keys=None)

@@ -10,10 +10,18 @@ from hypothesis import strategies as st
 import agent_credits.intake.debits
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.changes import Recorded
-from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account
-from agent_credits.values.errors import AccountTooLarge, Contended, PolicyMissing, RowsUnavailable
+from agent_credits.values.errors import (
+    AccountTooLarge,
+    Contended,
+    OutOfTime,
+    PolicyMissing,
+    RowsUnavailable,
+)
 from agent_credits.values.principals import Principal
+from tests.dispositions import postponed, rejected
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -132,8 +140,8 @@ def test_a_rejected_message_costs_its_neighbours_nothing(text: str, code: str) -
     batch = debit(rows, body(usage("e1")), text, body(usage("e2")))
 
     assert batch.failed_message_ids == ["m1"]
-    assert batch.rejected["m1"].code == code
-    assert batch.postponed == {}
+    assert rejected(batch)["m1"].code == code
+    assert postponed(batch) == {}
     assert recorded_ids(rows, ANA) == ["e0", "e1", "e2"]
 
 
@@ -143,7 +151,7 @@ def test_a_deeply_nested_message_costs_its_neighbours_nothing() -> None:
 
     batch = debit(rows, *deep, body(usage("e1")))
 
-    assert len(batch.rejected) == len(deep)
+    assert len(rejected(batch)) == len(deep)
     assert recorded_ids(rows, ANA) == ["e1"]
 
 
@@ -155,8 +163,8 @@ def test_an_account_in_trouble_costs_its_neighbours_nothing() -> None:
     batch = debit(rows, body(usage("e1", user="ben")), body(usage("e2", user="ana")))
 
     assert batch.failed_message_ids == ["m0"]
-    assert isinstance(batch.postponed["m0"], RowsUnavailable)
-    assert batch.rejected == {}
+    assert isinstance(postponed(batch)["m0"], RowsUnavailable)
+    assert rejected(batch) == {}
     assert recorded_ids(rows, ANA) == ["e2"]
 
 
@@ -187,7 +195,7 @@ def test_settings_that_cannot_be_read_postpone_their_message_alone() -> None:
     batch = debit(rows, body(usage("e1", team="bigcorp")), body(usage("e2")))
 
     assert batch.failed_message_ids == ["m0"]
-    assert isinstance(batch.postponed["m0"], RowsUnavailable)
+    assert isinstance(postponed(batch)["m0"], RowsUnavailable)
 
 
 def test_a_policy_that_is_missing_postpones_its_messages() -> None:
@@ -196,14 +204,14 @@ def test_a_policy_that_is_missing_postpones_its_messages() -> None:
 
     batch = debit(rows, body(usage("e1")))
 
-    assert isinstance(batch.postponed["m0"], PolicyMissing)
+    assert isinstance(postponed(batch)["m0"], PolicyMissing)
 
 
 def test_a_member_without_an_account_is_rejected() -> None:
     batch = debit(sample_rows(), body(usage("e1")))
 
-    assert batch.rejected["m0"].code == "unknown_user"
-    assert batch.rejected["m0"].reason == "user:ana has no account"
+    assert rejected(batch)["m0"].code == "unknown_user"
+    assert rejected(batch)["m0"].reason == "user:ana has no account"
 
 
 def test_what_is_left_when_time_runs_out_is_postponed() -> None:
@@ -219,7 +227,7 @@ def test_what_is_left_when_time_runs_out_is_postponed() -> None:
     )
 
     assert batch.failed_message_ids == ["m1", "m2"]
-    assert batch.postponed == {"m1": None, "m2": None}
+    assert [type(why) for why in postponed(batch).values()] == [OutOfTime, OutOfTime]
     assert recorded_ids(rows, ANA) == ["e1"]
     assert recorded_ids(rows, BEN) == recorded_ids(rows, OLGA) == []
 
@@ -250,19 +258,26 @@ def test_an_array_with_a_malformed_event_records_the_others_and_is_rejected() ->
     batch = debit(rows, body(usage("e1"), {"no": "event"}, usage("e2")))
 
     assert batch.failed_message_ids == ["m0"]
-    assert batch.rejected["m0"].reason.startswith("event 1: ")
+    assert rejected(batch)["m0"].reason.startswith("event 1: ")
     assert recorded_ids(rows, ANA) == ["e1", "e2"]
 
 
-def test_an_array_that_is_rejected_and_postponed_is_both() -> None:
+def test_an_array_that_is_rejected_and_postponed_comes_back_and_is_then_rejected() -> None:
     rows = BrokenFor(ANA)
     opened(rows, ANA)
     rows.break_down()
 
-    batch = debit(rows, body(usage("e1"), {"no": "event"}))
+    array = body(usage("e1"), {"no": "event"})
 
-    assert batch.rejected.keys() == batch.postponed.keys() == {"m0"}
-    assert batch.failed_message_ids == ["m0"]
+    first = debit(rows, array)
+    rows.broken = None
+    second = debit(rows, array)
+
+    assert isinstance(postponed(first)["m0"], RowsUnavailable)
+    assert rejected(first) == {}
+    assert first.failed_message_ids == second.failed_message_ids == ["m0"]
+    assert rejected(second)["m0"].code == "malformed"
+    assert recorded_ids(rows, ANA) == ["e1"]
 
 
 def test_the_same_event_in_two_messages_counts_once_and_both_are_done() -> None:
@@ -281,7 +296,7 @@ def test_the_same_id_with_another_payload_in_one_batch_is_rejected() -> None:
     batch = debit(rows, body(usage("e1", "1")), body(usage("e1", "2")))
 
     assert batch.failed_message_ids == ["m1"]
-    assert batch.rejected["m1"].code == "conflicting"
+    assert rejected(batch)["m1"].code == "conflicting"
     assert remaining_on(rows.accounts[ANA]) == {"g-1": 999_000_000}
 
 
@@ -293,7 +308,7 @@ def test_the_same_id_for_another_account_is_a_conflict_once_its_page_is_flushed(
 
     batch = debit(rows, body(usage("e1", user="ben")))
 
-    assert batch.rejected["m0"].code == "conflicting"
+    assert rejected(batch)["m0"].code == "conflicting"
 
 
 def test_a_large_group_is_committed_in_bounded_parts() -> None:
@@ -341,7 +356,7 @@ def test_a_single_event_that_does_not_fit_is_postponed_by_itself() -> None:
     batch = debit(rows, body(usage("e0")), body(usage("e1")), body(usage("e2")))
 
     assert batch.failed_message_ids == ["m1"]
-    assert isinstance(batch.postponed["m1"], AccountTooLarge)
+    assert isinstance(postponed(batch)["m1"], AccountTooLarge)
     assert recorded_ids(rows, ANA) == ["e0", "e2"]
 
 
@@ -396,7 +411,7 @@ def test_races_lost_in_vain_are_counted_too() -> None:
 
     batch = debit(rows, body(usage("e1")))
 
-    assert isinstance(batch.postponed["m0"], Contended)
+    assert isinstance(postponed(batch)["m0"], Contended)
     assert batch.retries == 10
 
 

@@ -26,13 +26,15 @@ from agent_credits.aws.reload_queue import read_request
 from agent_credits.aws.stream_records import change_of
 from agent_credits.billing.directory import Directory
 from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.burn import BurnByDay
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.notices.announcements import NoticeSettings, Observed, notices_of
 from agent_credits.values.errors import AgentCreditsError
 from agent_credits.values.principals import Principal
 from tests.conformance.samples import full_account, team
+from tests.dispositions import postponed, rejected
 from tests.memory_rows import MemoryRows
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
@@ -57,7 +59,7 @@ EVENT: dict[str, Any] = {
 TEXT = json.dumps(EVENT)
 
 
-def rejected(body: str) -> bool:
+def is_rejected(body: str) -> bool:
     """Deliver a body beside a good neighbour; tell whether it was rejected, as nobody is known."""
     rows = MemoryRows()
     deliveries = [Delivery("hostile", body), Delivery("neighbour", TEXT)]
@@ -66,10 +68,10 @@ def rejected(body: str) -> bool:
         deliveries, now=NOW, time_is_left=lambda: True
     )
 
-    assert batch.rejected["neighbour"].code == "unknown_team"
-    assert not batch.postponed
+    assert rejected(batch)["neighbour"].code == "unknown_team"
+    assert not postponed(batch)
     assert rows.accounts == {}
-    return "hostile" in batch.rejected
+    return "hostile" in rejected(batch)
 
 
 edits = st.lists(
@@ -86,7 +88,7 @@ def test_an_event_with_characters_changed_harms_nobody(edits: list[tuple[int, in
     for at, removed, inserted in edits:
         body = body[:at] + inserted + body[at + removed :]
 
-    assert rejected(body)
+    assert is_rejected(body)
 
 
 values = st.recursive(
@@ -102,7 +104,7 @@ values = st.recursive(
 @settings(max_examples=300)
 @given(st.lists(values, max_size=5), st.sampled_from([*EVENT]), values)
 def test_a_message_of_anything_harms_nobody(others: list[Any], field: str, value: Any) -> None:
-    assert rejected(json.dumps([*others, {**EVENT, field: value}]))
+    assert is_rejected(json.dumps([*others, {**EVENT, field: value}]))
 
 
 @settings(max_examples=200)
@@ -139,7 +141,7 @@ def test_the_largest_message_takes_bounded_memory(make: Callable[[], str]) -> No
     assert len(body) <= BODY_BYTES_MAX
 
     tracemalloc.start()
-    was_rejected = rejected(body)
+    was_rejected = is_rejected(body)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -8,13 +8,15 @@ import pytest
 
 from agent_credits.billing.directory import Directory
 from agent_credits.events.agent_runs import ModelProviderErrorReported, parse_message
-from agent_credits.intake.debits import DebitedBatch, Debits, Delivery
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.intake.model_provider_errors import KNOWN_MAX, ModelProviderErrors
 from agent_credits.notices.announcements import NoticeSettings, Observed, notices_of
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import Observation
-from agent_credits.values.errors import RowsUnavailable
+from agent_credits.values.errors import OutOfTime, RowsUnavailable
 from tests.conformance.samples import model_provider_error
+from tests.dispositions import postponed, rejected
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -211,7 +213,7 @@ def test_a_message_is_done_only_when_its_observation_is_there() -> None:
     rows.is_broken = False
     mended = deliver(debits, message)
 
-    assert list(broken.postponed) == ["m0"]
+    assert list(postponed(broken)) == ["m0"]
     assert mended.failed_message_ids == []
     assert len(announced(rows)) == 1
 
@@ -249,7 +251,7 @@ def test_without_time_left_nothing_is_begun_and_the_message_comes_again() -> Non
 
     batch = deliver(worker(rows), body(provider_error("e1")), time_is_left=False)
 
-    assert batch.postponed == {"m0": None}
+    assert isinstance(postponed(batch)["m0"], OutOfTime)
     assert rows.puts == 0
 
 
@@ -267,7 +269,7 @@ def test_it_is_rejected_like_every_other_event(event: dict[str, Any], code: str)
 
     batch = deliver(worker(rows), body(event))
 
-    assert batch.rejected["m0"].code == code
+    assert rejected(batch)["m0"].code == code
     assert announced(rows) == []
 
 

@@ -8,7 +8,8 @@ import pytest
 from agent_credits.aws.items import account_from_item, account_item
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.write_protocol import commit
-from agent_credits.intake.debits import Debits, Delivery
+from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account
 from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from agent_credits.notices.notice import Notice

@@ -1,0 +1,129 @@
+"""A batch of messages, before and after: what the queue delivered, and what became of it."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, assert_never
+
+from msgspec import Struct
+
+from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, Waiting
+from agent_credits.intake.dispositions import (
+    Disposition,
+    Done,
+    Rejected,
+    RetryLater,
+    RetrySoon,
+)
+from agent_credits.intake.model_provider_errors import ReportedModelProviderError
+from agent_credits.values.principals import Principal
+
+
+class Delivery(Struct, frozen=True):
+    """A message as the queue delivered it, with the signature that came beside it, if any."""
+
+    message_id: str
+    body: str
+    signature: str | None = None
+
+
+class Outcome(Struct, frozen=True):
+    """What came of one event: on whose account, at which version, with which result."""
+
+    message_id: str
+    principal: Principal
+    version: int
+    result: Recorded | AlreadyRecorded | Conflicting
+
+    @property
+    def name(self) -> str:
+        """Return the entry's outcome, or why this event added no entry."""
+        match self.result:
+            case Recorded(entry):
+                return entry.outcome
+            case AlreadyRecorded():
+                return "already_recorded"
+            case Conflicting():
+                return "conflicting"
+            case _:
+                assert_never(self.result)
+
+    @property
+    def log_fields(self) -> dict[str, str | int]:
+        identity = self.result.entry.identity
+        return {
+            "message_id": self.message_id,
+            "event_id": identity.id,
+            "run_id": identity.subject,
+            "principal": str(self.principal),
+            "version": self.version,
+        }
+
+
+class LogLine(Struct, frozen=True):
+    """No line holds a body or a secret."""
+
+    level: Literal["info", "warning", "error"]
+    message: str
+    fields: Mapping[str, Any]
+
+
+class DebitedBatch(Struct, frozen=True):
+    """One disposition per message, and what came of its events.
+
+    `retries` counts the attempts to commit that other writers made fail.
+    """
+
+    dispositions: dict[str, Disposition]
+    outcomes: tuple[Outcome, ...] = ()
+    reported: tuple[ReportedModelProviderError, ...] = ()
+    retries: int = 0
+
+    @property
+    def runs_failed(self) -> int:
+        return sum(
+            isinstance(outcome.result, Recorded) and outcome.result.entry.fails_run
+            for outcome in self.outcomes
+        )
+
+    @property
+    def failed_message_ids(self) -> list[str]:
+        """Exactly the messages that hold an event which is not recorded."""
+        found = self.dispositions.items()
+        return [message_id for message_id, what in found if not isinstance(what, Done)]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the metrics of the batch, each by its name."""
+        kinds = Counter(type(disposition) for disposition in self.dispositions.values())
+        return {
+            "CompareAndSetRetries": self.retries,
+            "MessagesRejected": kinds[Rejected],
+            "RunsFailed": self.runs_failed,
+        }
+
+    @property
+    def log_lines(self) -> Iterator[LogLine]:
+        """Yield a line for each event with an outcome, and one for each message that comes back."""
+        for outcome in self.outcomes:
+            yield LogLine("info", outcome.name, outcome.log_fields)
+        for reported in self.reported:
+            yield LogLine("info", "model provider error", reported.log_fields)
+        for message_id, disposition in self.dispositions.items():
+            yield from _lines_of(message_id, disposition)
+
+
+def _lines_of(message_id: str, disposition: Disposition) -> Iterator[LogLine]:
+    message = {"message_id": message_id}
+    match disposition:
+        case Done():
+            return
+        case Rejected(rejection):
+            why = {"code": rejection.code, "reason": rejection.reason}
+            yield LogLine("warning", "rejected", {**message, **why})
+        case RetrySoon(Waiting(reload_id)):
+            yield LogLine("info", "waiting", {**message, "reload_id": reload_id})
+        case RetrySoon(cause) | RetryLater(cause):
+            reason = f"{type(cause).__name__}: {cause}"
+            yield LogLine("error", "postponed", {**message, "reason": reason})
+        case _:
+            assert_never(disposition)
