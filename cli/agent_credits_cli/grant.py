@@ -153,7 +153,7 @@ def sell(
 
 
 def _check_drawn(rows: SettingsRows, account: Account, pool: str, now: datetime) -> None:
-    team = _team_of(rows, account)
+    team = _team_of(rows, account, now)
     if team is None:
         return
     pools = drawn_pools(rows, team, account.principal, now)
@@ -164,13 +164,13 @@ def _check_drawn(rows: SettingsRows, account: Account, pool: str, now: datetime)
         )
 
 
-def _team_of(rows: SettingsRows, account: Account) -> Team | None:
+def _team_of(rows: SettingsRows, account: Account, now: datetime) -> Team | None:
     """Return the team whose runs the account pays for, where one read tells it."""
     if account.principal.kind == "team":
         return rows.read_team(account.principal.id)
     team_ids = [entry.run.team_id for entry in account.entries if entry.run]
     team = rows.read_team(team_ids[-1]) if team_ids else None
-    return team if team and team.has_member(account.principal.id) else None
+    return team if team and team.has_member_at(account.principal.id, now) else None
 
 
 def drawn_pools(

@@ -12,7 +12,15 @@ from typing import Final
 from agent_credits.billing.alerts import Alerts
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import PaymentMethod, Spending, with_cap
-from agent_credits.billing.teams import TENURE_NOTICE, TENURES_MAX, AutoReload, Team, Tenure
+from agent_credits.billing.teams import (
+    EVERYONE,
+    FORMER_MEMBERS_MAX,
+    TENURE_NOTICE,
+    TENURES_MAX,
+    AutoReload,
+    Team,
+    Tenure,
+)
 from agent_credits.commit.changes import GrantChange, PlanChange
 from agent_credits.ledger.accounts import Account, PlanSubscription
 from agent_credits.ledger.entries import Entry, Identity
@@ -245,8 +253,9 @@ def team_after(
 ) -> Team:
     """Return the team as declared, still with the version of what it is to replace.
 
-    Members change at once, who pays only after a notice. What is spent and reserved is not
-    declared: it stays as it stands on the row that is read for this very change.
+    Members join at once; who pays, and who is a member no longer, changes after a notice. What is
+    spent and reserved is not declared: it stays as it stands on the row that is read for this very
+    change.
     """
     has_changed = before is None or _money_settings(before) != _money_settings(declared)
     settings_version = before.settings_version if before else 0
@@ -256,6 +265,7 @@ def team_after(
         plan=declared.plan,
         time_zone=declared.time_zone,
         members=declared.member_set,
+        former_members=_former_members(before, declared, now) if before else {},
         alerts=declared.alerts,
         settings_version=settings_version + 1 if has_changed else settings_version,
         auto_reload=declared.auto_reload,
@@ -266,10 +276,24 @@ def team_after(
     )
 
 
+def _former_members(before: Team, declared: DeclaredTeam, now: datetime) -> dict[str, datetime]:
+    """Return until when events of those who left count: newest last, the oldest forgotten."""
+    members = declared.member_set
+    if isinstance(members, str):
+        return before.former_members
+    # As for a tenure: by then, every worker knows of it.
+    until = now.replace(microsecond=0) + TENURE_NOTICE
+    who_left = {EVERYONE} if isinstance(before.members, str) else before.members - members
+    left = dict.fromkeys(sorted(who_left), until)
+    kept = {user: at for user, at in before.former_members.items() if user not in members}
+    return dict([*kept.items(), *left.items()][-FORMER_MEMBERS_MAX:])
+
+
 def _money_settings(
     team: Team | DeclaredTeam,
-) -> tuple[AutoReload | None, PaymentMethod | None, int]:
-    return team.auto_reload, team.payment, team.spend_cap_cents
+) -> tuple[AutoReload | None, PaymentMethod | None, int, str]:
+    # The zone is where the spend cap's month begins and ends.
+    return team.auto_reload, team.payment, team.spend_cap_cents, team.time_zone
 
 
 def _spending_after(before: Team, declared: DeclaredTeam) -> Spending:

@@ -29,7 +29,6 @@ from agent_credits.billing.alerts import Alerts
 from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack, TeamKind
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import MEMBERS_MAX, AutoReload
-from agent_credits.events.agent_runs import Credits
 from agent_credits.ledger.grants import GRANTS_MAX, RESERVED_PREFIXES
 from agent_credits.values.credits import format_credits, parse_credits
 from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
@@ -78,6 +77,7 @@ def _credits_or_none(value: object) -> int:
 
 
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+Credits = Annotated[int, BeforeValidator(parse_credits)]
 Members = Annotated[
     tuple[Identifier, ...], BeforeValidator(_listed), AfterValidator(_everyone_stands_alone)
 ]

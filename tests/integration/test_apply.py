@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.spend_cap import Spending
-from agent_credits.billing.teams import TENURE_NOTICE, TENURES_MAX, Team, Tenure
+from agent_credits.billing.teams import FORMER_MEMBERS_MAX, TENURE_NOTICE, TENURES_MAX, Team, Tenure
 from agent_credits.commit.changes import Recorded
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.grants import GRANTS_MAX
@@ -199,6 +199,8 @@ class TestTeams:
 
         after = team(rows, "acme")
         assert after.members == frozenset({"olga", "ana", "zoe"})
+        # What ben used until then is billed, whenever it comes.
+        assert after.former_members == {"ben": NOW + TENURE_NOTICE}
         assert after.time_zone == "Europe/Paris"
         assert len(after.tenures) == 1
         assert rows.read_account(ZOE) is not None
@@ -206,6 +208,33 @@ class TestTeams:
             ("team", "acme", "time zone", "Europe/Berlin", "Europe/Paris"),
             ("team", "acme", "members", "3 members", "3 members (+zoe -ben)"),
         ]
+
+    def test_a_member_who_comes_back_is_no_former_member(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        applied(rows, declare())
+        applied(rows, declare(('"olga", "ana", "ben"', '"olga", "ana"')))
+
+        applied(rows, declare())
+
+        assert team(rows, "acme").former_members == {}
+
+    def test_of_too_many_who_left_the_first_are_forgotten(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        applied(rows, declare())
+        before = team(rows, "acme")
+        left = {f"u{number}": NOW for number in range(FORMER_MEMBERS_MAX)}
+        rows.compare_and_set_team(
+            before.model_copy(update={"former_members": left, "version": before.version + 1})
+        )
+
+        applied(rows, declare(('"olga", "ana", "ben"', '"olga", "ana"')))
+
+        former = team(rows, "acme").former_members
+        assert len(former) == FORMER_MEMBERS_MAX
+        assert "u0" not in former
+        assert list(former)[-1] == "ben"
 
     def test_another_owner_pays_only_after_the_notice(
         self, rows: DynamoDBRows, declare: Declare
@@ -327,6 +356,17 @@ class TestMoney:
         ]
         assert team(rows, "acme").settings_version == before + 1
         assert applied(rows, declare(self.CAPPED)) == []
+
+    def test_another_zone_moves_the_cap_s_month_and_counts_as_new_settings(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        """A decline because of the cap holds until the settings change or the month ends."""
+        applied(rows, declare())
+        before = team(rows, "acme").settings_version
+
+        applied(rows, declare(("Europe/Berlin", "Pacific/Auckland")))
+
+        assert team(rows, "acme").settings_version == before + 1
 
     def test_what_is_spent_stays_and_another_payment_method_starts_without_declines(
         self, rows: DynamoDBRows, declare: Declare

@@ -407,7 +407,7 @@ class TestDeadLetters:
         ("message", "code", "reason"),
         [
             ("{", "malformed", "the body is not JSON"),
-            (body(usage("e", "0")), "malformed", "credits must be more than zero"),
+            (body(usage("e", "-1")), "malformed", "credits must be a positive decimal"),
             (body(usage("e", team="nowhere")), "unknown_team", "names no team"),
             (body(usage("e", user="zoe")), "unknown_user", "is not a member"),
             (body(usage("e", user="ben")), "unknown_user", "user:ben has no account"),

@@ -117,7 +117,6 @@ class TestReading:
         assert rejected == {
             "not_json",
             "float_credits",
-            "zero_credits",
             "unknown_field",
             "packed_array_with_one_bad_event",
         }

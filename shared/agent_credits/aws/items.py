@@ -180,6 +180,7 @@ def team_item(team: Team) -> Item:
     # Settings that an older version of the code does not know are left out at their default, so
     # that it goes on reading the row while a deployment is under way, and after one is undone.
     unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
+    unknown_to_older |= set() if team.former_members else {"former_members"}
     return {
         **team_key(team.team_id),
         "version": {"N": str(team.version)},

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.reload_offers import decline_foreseen
 from agent_credits.billing.teams import CLOCK_SKEW_MAX, SETTINGS_TTL, Billing, Team, bill
-from agent_credits.events.agent_runs import AgentRunEvent, Rejection, UserTrigger
+from agent_credits.events.agent_runs import AgentRunEvent, Rejection, UserTrigger, billed_at
 from agent_credits.values.errors import PolicyMissing
 
 TEAMS_CACHED_MAX = 1_000
@@ -46,11 +46,12 @@ class Directory:
         if team is None:
             return Rejection("unknown_team", "data.team_id names no team")
         trigger = event.data.trigger
-        if isinstance(trigger, UserTrigger) and not team.has_member(trigger.user_id):
+        moment = billed_at(event)
+        if isinstance(trigger, UserTrigger) and not team.has_member_at(trigger.user_id, moment):
             team = self._read_team(team.team_id, now) or team
-            if not team.has_member(trigger.user_id):
+            if not team.has_member_at(trigger.user_id, moment):
                 return Rejection("unknown_user", "data.trigger.user_id is not a member of the team")
-        policy = self._policy(team.tenure_at(event.time).policy_version)
+        policy = self._policy(team.tenure_at(moment).policy_version)
         billing = bill(event, team, policy)
         rejection = billing.reload and decline_foreseen(team, policy, now)
         return replace(billing, decline_foreseen=rejection) if rejection else billing

@@ -7,7 +7,7 @@ another account, found there to be new, and be charged twice.
 """
 
 from datetime import datetime, timedelta
-from typing import Literal, Self, assert_never
+from typing import Final, Literal, Self, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from msgspec import Struct
@@ -16,14 +16,19 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 from agent_credits.billing.alerts import Alerts
 from agent_credits.billing.policy import BillingPolicy, BillingRule, TeamKind
 from agent_credits.billing.spend_cap import PaymentMethod, Spending
-from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger
+from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger, billed_at
 from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX
 from agent_credits.ledger.reloads import DeclineCause, ReloadTerms
 from agent_credits.ledger.thresholds import Threshold
 from agent_credits.values.identifiers import Identifier, PoolName
 from agent_credits.values.principals import Payer, Principal
 
+# The members of a team that takes every user of the platform.
+EVERYONE: Final = "*"
+
 MEMBERS_MAX = 2_000
+# Of more who have left, those who left first are forgotten, and their late events are rejected.
+FORMER_MEMBERS_MAX = 2_000
 TENURES_MAX = 100
 
 # An event may be this far ahead of our clock before it is declined.
@@ -70,6 +75,10 @@ class Team(BaseModel):
     plan: Identifier
     time_zone: str
     members: frozenset[Identifier] | Literal["*"]
+    # Until when the events of users who were removed still count; of everyone, by `EVERYONE`.
+    former_members: dict[Identifier, AwareDatetime] = Field(
+        default={}, max_length=FORMER_MEMBERS_MAX
+    )
     alerts: Alerts = Alerts()
     # Grows with every change of what follows, but not with the spending itself.
     settings_version: int = Field(default=0, ge=0)
@@ -102,8 +111,16 @@ class Team(BaseModel):
         started = [tenure for tenure in self.tenures if tenure.since <= time]
         return started[-1] if started else self.tenures[0]
 
-    def has_member(self, user_id: str) -> bool:
-        return self.members == "*" or user_id in self.members
+    def has_member_at(self, user_id: str, time: datetime) -> bool:
+        """Tell whether an event of this time may name the user.
+
+        A user who was removed stays a member of the runs of before: what they used is not dropped,
+        and an event that was recorded then is recognised whenever it comes again.
+        """
+        if self.members == EVERYONE or user_id in self.members:
+            return True
+        ends = (self.former_members.get(who) for who in (user_id, EVERYONE))
+        return any(end is not None and time < end for end in ends)
 
 
 class Billing(Struct, frozen=True):
@@ -124,7 +141,7 @@ class Billing(Struct, frozen=True):
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
     """Return the billing of an event under the policy version of the tenure it falls into."""
-    tenure = team.tenure_at(event.time)
+    tenure = team.tenure_at(billed_at(event))
     rule = policy.rule_for(tenure.kind, event.data.trigger.kind)
     return Billing(
         principal=_payer_principal(rule.payer, event, team.team_id, tenure.owner),

@@ -23,7 +23,7 @@ from pydantic import (
 
 from agent_credits.events.model_provider_errors import ModelProviderAnswer, ModelProviderName
 from agent_credits.ledger.entries import Identity, run_identity
-from agent_credits.values.credits import parse_credits
+from agent_credits.values.credits import parse_usage
 from agent_credits.values.identifiers import Identifier, SourceUri
 from agent_credits.values.strict import Strict
 
@@ -41,7 +41,8 @@ _RFC3339 = re.compile(
 
 RunStatus = Literal["ok", "error", "cancelled"]
 
-Credits = Annotated[int, BeforeValidator(parse_credits)]
+# A meter reports what it counted, which may be nothing.
+UsedCredits = Annotated[int, BeforeValidator(parse_usage)]
 
 
 def _rfc3339(value: object) -> datetime:
@@ -54,6 +55,10 @@ def _rfc3339(value: object) -> datetime:
     if time.year not in YEARS:
         raise ValueError(f"must be in the years {YEARS.start} to {YEARS.stop - 1}")
     return time
+
+
+# JSON has no dates, so the RFC 3339 string is the one value that is converted.
+Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
 
 
 class UserTrigger(Strict):
@@ -75,19 +80,22 @@ Trigger = Annotated[UserTrigger | TeamApiKeyTrigger | ScheduleTrigger, Field(dis
 
 
 class _RunData(Strict):
+    """`started_at`: when the run began, the same in all of its events; it decides who pays."""
+
     team_id: Identifier
     trigger: Trigger
     project_id: Identifier | None = None
+    started_at: Time | None = None
 
 
 class RequestedData(_RunData):
-    """`credits` is an estimate; without one, the run needs any credits at all."""
+    """`credits` is an estimate; without one, or with none, the run needs any credits at all."""
 
-    credits: Credits | None = None
+    credits: UsedCredits | None = None
 
 
 class UsageData(_RunData):
-    credits: Credits
+    credits: UsedCredits
 
 
 class FinishedData(_RunData):
@@ -109,8 +117,7 @@ class _CloudEvent(Strict):
     id: Identifier
     source: SourceUri
     subject: Identifier
-    # JSON has no dates, so the RFC 3339 string is the one value that is converted.
-    time: Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+    time: Time
     datacontenttype: Literal["application/json"] | None = None
     dataschema: SourceUri | None = None
     traceparent: Identifier | None = None
@@ -147,6 +154,17 @@ class ModelProviderErrorReported(_CloudEvent):
 # What becomes an entry of an account's ledger; what a provider answered does not.
 LedgerEvent = RunRequested | RunUsage | RunFinished
 AgentRunEvent = LedgerEvent | ModelProviderErrorReported
+
+
+def billed_at(event: AgentRunEvent) -> datetime:
+    """Return the moment whose owner, members, kind and policy decide who pays for the event.
+
+    A run whose events say when it began is billed to one account to its end, whatever changes
+    meanwhile. Without that, each event is billed by its own time.
+    """
+    return event.data.started_at or event.time
+
+
 _EVENT: TypeAdapter[AgentRunEvent] = TypeAdapter(
     Annotated[AgentRunEvent, Field(discriminator="type")]
 )
@@ -223,11 +241,14 @@ def _parse_event(document: object, number: int) -> AgentRunEvent | Rejection:
     if "payload_hash" in document:
         return Rejection("malformed", f"event {number}: payload_hash: unknown field")
     try:
-        return _EVENT.validate_python({**document, "payload_hash": payload_hash(document)})
+        event = _EVENT.validate_python({**document, "payload_hash": payload_hash(document)})
     except RecursionError:
         return Rejection("malformed", f"event {number} is nested too deeply")
     except ValidationError as error:
         return Rejection("malformed", f"event {number}: {_reason(error)}")
+    if billed_at(event) > event.time:
+        return Rejection("malformed", f"event {number}: data.started_at: is after the event's time")
+    return event
 
 
 def _reason(error: ValidationError) -> str:

@@ -17,8 +17,19 @@ _DECIMAL = re.compile(r"(?P<whole>0|[1-9][0-9]{0,9})(?:\.(?P<fraction>[0-9]{1,6}
 def parse_credits(value: object) -> int:
     """Return the microcredits of a positive decimal string or integer number of credits.
 
+    Raises ValueError, with a sentence for the sender, for zero and what is no amount at all.
+    """
+    microcredits = parse_usage(value)
+    if microcredits == 0:
+        raise ValueError("credits must be more than zero")
+    return microcredits
+
+
+def parse_usage(value: object) -> int:
+    """Return the microcredits of a decimal string or integer number of credits, or of none.
+
     Raises ValueError, with a sentence for the sender, for anything else: a float (its decimal
-    value is not what the sender wrote), zero, a negative, more than 6 places, a huge number.
+    value is not what the sender wrote), a negative, more than 6 places, a huge number.
     """
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise ValueError('credits must be a decimal string such as "12.5", or an integer')
@@ -29,8 +40,6 @@ def parse_credits(value: object) -> int:
         raise ValueError("credits must be a positive decimal with at most 6 places")
     microcredits = int(match["whole"]) * MICROCREDITS_PER_CREDIT
     microcredits += int((match["fraction"] or "").ljust(6, "0"))
-    if microcredits == 0:
-        raise ValueError("credits must be more than zero")
     if microcredits > CREDITS_MAX * MICROCREDITS_PER_CREDIT:
         raise ValueError(f"credits must be at most {CREDITS_MAX}")
     return microcredits

@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from agent_credits.billing.directory import Directory
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import (
     CLOCK_SKEW_MAX,
+    EVERYONE,
     SETTINGS_TTL,
     TENURE_NOTICE,
     Billing,
@@ -163,6 +164,60 @@ def test_a_redelivery_bills_the_same_account_though_the_owner_changed(age: timed
     assert first == again
     assert first.principal == OLGA
     assert later.principal == BEN
+
+
+@pytest.mark.parametrize("began", [None, NOW - timedelta(hours=1)])
+def test_a_run_that_says_when_it_began_is_billed_to_the_owner_of_then(
+    began: datetime | None,
+) -> None:
+    rows = ReadRows()
+    takes_over = Tenure(since=NOW, kind="self_serve", owner="ben", policy_version=POLICY.version)
+    rows.teams["acme"] = ACME.model_copy(update={"tenures": (*ACME.tenures, takes_over)})
+    started_at = {"started_at": began.isoformat()} if began else {}
+    events = [
+        parsed(usage(f"e{minutes}", trigger=TRIGGERS["schedule"], time=time, **started_at))
+        for minutes in (-30, 0, 30)
+        for time in [NOW + timedelta(minutes=minutes)]
+    ]
+
+    payers = [Directory(rows).bill(event, NOW + timedelta(hours=1)) for event in events]
+
+    whole = [OLGA, OLGA, OLGA]
+    assert [p.principal for p in payers] == (whole if began else [OLGA, BEN, BEN])  # type: ignore[union-attr]
+
+
+LEFT = NOW + TENURE_NOTICE
+
+
+def without_ana(*, everyone_before: bool = False) -> Team:
+    who = EVERYONE if everyone_before else "ana"
+    return with_members(["ben"]).model_copy(update={"former_members": {who: LEFT}})
+
+
+@pytest.mark.parametrize("everyone_before", [False, True])
+def test_what_a_member_used_before_leaving_is_billed_however_late_it_comes(
+    everyone_before: bool,
+) -> None:
+    rows = ReadRows()
+    before = Directory(rows).bill(parsed(usage("e1")), NOW)
+    rows.teams["acme"] = without_ana(everyone_before=everyone_before)
+
+    again = Directory(rows).bill(parsed(usage("e1")), NOW + timedelta(days=400))
+
+    assert isinstance(again, Billing)
+    assert again == before
+
+
+def test_a_member_who_left_starts_no_run() -> None:
+    rows = ReadRows()
+    rows.teams["acme"] = without_ana()
+    later = LEFT + timedelta(hours=1)
+
+    begun_before = parsed(usage("e1", time=later, started_at=NOW.isoformat()))
+    begun_after = parsed(usage("e2", time=LEFT))
+
+    assert isinstance(Directory(rows).bill(begun_before, later), Billing)
+    assert code(Directory(rows).bill(begun_after, later)) == "unknown_user"
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 
 from agent_credits.billing.teams import (
     CLOCK_SKEW_MAX,
+    FORMER_MEMBERS_MAX,
     MEMBERS_MAX,
     SETTINGS_TTL,
     TENURE_NOTICE,
@@ -117,9 +118,16 @@ def test_the_list_of_members_is_bounded() -> None:
         Team.model_validate({**ACME.model_dump(), "members": members})
 
 
+def test_the_list_of_those_who_left_is_bounded() -> None:
+    left = {f"u{number}": NOW for number in range(FORMER_MEMBERS_MAX + 1)}
+
+    with pytest.raises(ValidationError, match="former_members"):
+        Team.model_validate({**ACME.model_dump(), "former_members": left})
+
+
 def test_an_enterprise_may_take_every_user_of_the_platform() -> None:
-    assert BIGCORP_TEAM.has_member("whoever")
-    assert not ACME.has_member("whoever")
+    assert BIGCORP_TEAM.has_member_at("whoever", NOW)
+    assert not ACME.has_member_at("whoever", NOW)
 
 
 def test_a_tenure_is_announced_longer_than_any_worker_can_be_unaware_of_it() -> None:

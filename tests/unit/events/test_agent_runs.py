@@ -58,7 +58,6 @@ MALFORMED = {
     "null credits": (body(usage("e1", None)), "credits"),  # type: ignore[arg-type]
     "seven decimals": (body(usage("e1", "0.1234567")), "credits"),
     "negative credits": (body(usage("e1", "-1")), "credits"),
-    "zero credits": (body(usage("e1", "0")), "credits"),
     "no credits": (body(cloudevent("e1")), "credits"),
     "wrong estimate": (body(requested("e1", credits=1.5)), "credits"),
     "credits of an end": (body(finished("e1", credits="1")), "credits"),
@@ -158,7 +157,10 @@ def test_a_reason_does_not_repeat_a_body_that_is_not_json() -> None:
     [
         (requested("e1"), RunRequested),
         (requested("e1", credits="12.5"), RunRequested),
+        (requested("e1", credits="0"), RunRequested),
+        (usage("e1", "0"), RunUsage),
         (usage("e1", "0.000001"), RunUsage),
+        (usage("e1", started_at="2025-11-21T10:00:00Z"), RunUsage),
         (usage("e1", 3, project_id="web"), RunUsage),  # type: ignore[arg-type]
         (usage("e1", trigger=TRIGGERS["team_api_key"]), RunUsage),
         (usage("e1", trigger=TRIGGERS["schedule"]), RunUsage),
@@ -186,6 +188,21 @@ def test_a_well_formed_event_is_read(document: dict[str, Any], kind: type) -> No
     assert isinstance(event, kind)
     assert event.time == NOW
     assert (event.identity.subject, event.identity.id) == (document["subject"], document["id"])
+
+
+@pytest.mark.parametrize(
+    ("started_at", "reason"),
+    [
+        ("2025-11-21T10:00:01Z", "event 0: data.started_at: is after the event's time"),
+        ("yesterday", "event 0: agent_run.usage.data.started_at: must be an RFC 3339 string"),
+        (1763719200, "event 0: agent_run.usage.data.started_at: must be an RFC 3339 string"),
+    ],
+)
+def test_a_run_did_not_begin_after_its_event(started_at: object, reason: str) -> None:
+    (rejection,) = parse_message(body(usage("e1", started_at=started_at))).rejections
+
+    assert rejection.code == "malformed"
+    assert rejection.reason.startswith(reason)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_credits.values.credits import CREDITS_MAX, format_credits, parse_credits
+from agent_credits.values.credits import CREDITS_MAX, format_credits, parse_credits, parse_usage
 
 MICROCREDITS_MAX = CREDITS_MAX * 1_000_000
 
@@ -97,3 +97,10 @@ def test_what_is_written_is_read_back(microcredits: int) -> None:
 @given(st.integers(min_value=-MICROCREDITS_MAX, max_value=MICROCREDITS_MAX))
 def test_what_is_written_is_the_exact_value(microcredits: int) -> None:
     assert Decimal(format_credits(microcredits)) * 1_000_000 == microcredits
+
+
+@pytest.mark.parametrize("nothing", ["0", "0.0", "0.000000", 0])
+def test_usage_may_be_none_and_what_is_given_may_not(nothing: str | int) -> None:
+    assert parse_usage(nothing) == 0
+    with pytest.raises(ValueError, match="credits must be more than zero"):
+        parse_credits(nothing)
