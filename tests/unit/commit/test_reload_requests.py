@@ -7,6 +7,7 @@ import pytest
 from agent_credits.billing.teams import SETTINGS_TTL, Team
 from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE
+from agent_credits.values.principals import Principal
 from tests.dispositions import waiting
 from tests.unit.reload_builders import (
     ACME,
@@ -23,6 +24,7 @@ from tests.unit.reload_builders import (
     usage,
 )
 
+OLGA = Principal("user", "olga")
 OFF = ACME.model_copy(update={"auto_reload": None})
 
 
@@ -44,6 +46,22 @@ def test_falling_below_the_threshold_requests_a_reload_once() -> None:
     assert world.reload().state == "requested"
     assert world.reload().wanted_microcredits == 0
     assert [e.type for e in world.history()].count("reload.requested") == 1
+
+
+def test_of_an_owner_who_pays_for_two_teams_each_team_s_settings_are_asked() -> None:
+    """In one batch, the first team does not reload, and the second one does."""
+    world = ReloadWorld(team=ACME)
+    world.rows.teams["beta"] = OFF.model_copy(update={"team_id": "beta"})
+    open_account(world.rows, "150", principal=OLGA)
+    schedule = {"kind": "schedule", "schedule_id": "nightly"}
+
+    world.deliver(
+        usage("e1", "30", team="beta", trigger=schedule, run="run-1"),
+        usage("e2", "30", team="acme", trigger=schedule, run="run-2"),
+    )
+
+    (request,) = world.requests
+    assert (request.team_id, request.principal) == ("acme", OLGA)
 
 
 def test_standing_exactly_on_the_threshold_requests_nothing() -> None:

@@ -93,6 +93,18 @@ class TestSignature:
         assert rejection.code == "bad_signature"
         assert signature == "" or signature not in rejection.reason
 
+    @pytest.mark.parametrize("place", range(64))
+    def test_that_differs_in_any_one_digit_is_rejected(self, place: int) -> None:
+        key_id, digits = sign(BODY, "k1", KEY).split(":")
+        other = "0" if digits[place] != "0" else "1"
+        changed = f"{digits[:place]}{other}{digits[place + 1 :]}"
+
+        assert why_not_authentic(BODY, f"{key_id}:{digits}", KEYS) is None
+        rejection = why_not_authentic(BODY, f"{key_id}:{changed}", KEYS)
+
+        assert rejection is not None
+        assert rejection.code == "bad_signature"
+
     def test_that_is_missing_is_rejected_by_a_code_of_its_own(self) -> None:
         rejection = why_not_authentic(BODY, None, KEYS)
 

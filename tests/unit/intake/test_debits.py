@@ -24,6 +24,7 @@ from agent_credits.values.principals import Principal
 from tests.dispositions import postponed, rejected
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
+    ACME,
     ANA,
     BEN,
     NOW,
@@ -413,6 +414,25 @@ def test_races_lost_in_vain_are_counted_too() -> None:
 
     assert isinstance(postponed(batch)["m0"], Contended)
     assert batch.retries == 10
+
+
+def test_settings_that_name_another_payer_do_not_move_an_event_to_another_account() -> None:
+    """Tenures never change, so such settings were written by hand: the event stays where it is."""
+    rows = opened(sample_rows(), OLGA)
+    debits = worker(rows)
+    debit(rows, body(usage("e1", trigger=TRIGGERS["schedule"])), debits=debits)
+    (tenure,) = ACME.tenures
+    by_hand = tenure.model_copy(update={"kind": "enterprise"})
+    rows.teams["acme"] = ACME.model_copy(update={"tenures": (by_hand,)})
+
+    batch = debit(rows, body(usage("e2", "5000", trigger=TRIGGERS["schedule"])), debits=debits)
+
+    (outcome,) = batch.outcomes
+    run = outcome.result.entry.run
+    assert outcome.name == "insufficient"
+    assert run is not None
+    assert (outcome.principal, run.payer) == (OLGA, "owner")
+    assert outcome.result.entry.drawn_microcredits == 999_000_000
 
 
 USERS = ("ana", "ben", "olga")

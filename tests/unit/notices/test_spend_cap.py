@@ -81,6 +81,18 @@ def test_each_warning_is_given_once_a_month() -> None:
     assert len({n.id for n in world.notices_of_type("spend_cap.warning")}) == 4
 
 
+def test_a_warning_is_given_again_when_the_first_purchase_of_a_month_reaches_it() -> None:
+    """The row then goes from one month's warning to the same warning of the next in one change."""
+    world = world_that_spends()
+    assert spend(world, 7) == [70]
+
+    world.later(timedelta(days=20))
+
+    assert spend(world, 7) == [70]
+    first, second = world.notices_of_type("spend_cap.warning")
+    assert first.id != second.id
+
+
 def test_a_warning_is_given_again_only_after_a_raise_made_spending_drop_below_it() -> None:
     world = world_that_spends()
     assert spend(world, 8) == [70]
