@@ -265,7 +265,7 @@ def team_after(
         plan=declared.plan,
         time_zone=declared.time_zone,
         members=declared.member_set,
-        former_members=_former_members(before, declared, now) if before else {},
+        former_members=_former_members(before, declared, now) if before else (),
         alerts=declared.alerts,
         settings_version=settings_version + 1 if has_changed else settings_version,
         auto_reload=declared.auto_reload,
@@ -276,7 +276,9 @@ def team_after(
     )
 
 
-def _former_members(before: Team, declared: DeclaredTeam, now: datetime) -> dict[str, datetime]:
+def _former_members(
+    before: Team, declared: DeclaredTeam, now: datetime
+) -> tuple[tuple[str, datetime], ...]:
     """Return until when events of those who left count: newest last, the oldest forgotten."""
     members = declared.member_set
     if isinstance(members, str):
@@ -284,9 +286,9 @@ def _former_members(before: Team, declared: DeclaredTeam, now: datetime) -> dict
     # As for a tenure: by then, every worker knows of it.
     until = now.replace(microsecond=0) + TENURE_NOTICE
     who_left = {EVERYONE} if isinstance(before.members, str) else before.members - members
-    left = dict.fromkeys(sorted(who_left), until)
-    kept = {user: at for user, at in before.former_members.items() if user not in members}
-    return dict([*kept.items(), *left.items()][-FORMER_MEMBERS_MAX:])
+    left = ((who, until) for who in sorted(who_left))
+    kept = ((who, at) for who, at in before.former_members if who not in members)
+    return (*kept, *left)[-FORMER_MEMBERS_MAX:]
 
 
 def _money_settings(

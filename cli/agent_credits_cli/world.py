@@ -387,7 +387,7 @@ def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complain
     settings = team.auto_reload
     if settings is None:
         return
-    if world.policy.pack_of(settings.pack_microcredits) is None:
+    if world.policy.pack_of(settings.pack_microcredits, "usd") is None:
         sizes = ", ".join(format_credits(pack.microcredits) for pack in world.policy.packs)
         yield (
             f"{place}.auto_reload.pack",

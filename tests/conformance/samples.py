@@ -77,7 +77,9 @@ def full_account(principal: Principal, version: int = 1) -> Account:
         grants=(grant(), replace(grant("g-2"), expires_at=None)),
         plan=PlanSubscription("max", "plan", 100, date(2026, 1, 31), date(2026, 10, 31)),
         errored_runs=(ErroredRun("run-0", NOW),),
-        reload=Reload("reload:2", "acme", "refused", 3, 4, NOW, None, "suspended"),
+        reload=Reload(
+            "reload:2", "acme", ("plan", "add_on"), "declined", 3, 4, NOW, None, "suspended"
+        ),
         reloaded_at=(NOW - timedelta(hours=1), NOW),
         is_exhausted=True,
         low=LowCredits(

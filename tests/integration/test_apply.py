@@ -200,7 +200,7 @@ class TestTeams:
         after = team(rows, "acme")
         assert after.members == frozenset({"olga", "ana", "zoe"})
         # What ben used until then is billed, whenever it comes.
-        assert after.former_members == {"ben": NOW + TENURE_NOTICE}
+        assert after.former_members == (("ben", NOW + TENURE_NOTICE),)
         assert after.time_zone == "Europe/Paris"
         assert len(after.tenures) == 1
         assert rows.read_account(ZOE) is not None
@@ -217,14 +217,14 @@ class TestTeams:
 
         applied(rows, declare())
 
-        assert team(rows, "acme").former_members == {}
+        assert team(rows, "acme").former_members == ()
 
     def test_of_too_many_who_left_the_first_are_forgotten(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
         before = team(rows, "acme")
-        left = {f"u{number}": NOW for number in range(FORMER_MEMBERS_MAX)}
+        left = tuple((f"u{number}", NOW) for number in range(FORMER_MEMBERS_MAX))
         rows.compare_and_set_team(
             before.model_copy(update={"former_members": left, "version": before.version + 1})
         )
@@ -233,8 +233,8 @@ class TestTeams:
 
         former = team(rows, "acme").former_members
         assert len(former) == FORMER_MEMBERS_MAX
-        assert "u0" not in former
-        assert list(former)[-1] == "ben"
+        assert former[0] == ("u1", NOW)
+        assert former[-1] == ("ben", NOW + TENURE_NOTICE)
 
     def test_another_owner_pays_only_after_the_notice(
         self, rows: DynamoDBRows, declare: Declare

@@ -150,7 +150,7 @@ class LowReference:
             return False
         if card is None or card.name == team.spending.suspended_payment_method:
             return False
-        pack = policy.pack_of(settings.pack_microcredits)
+        pack = policy.pack_of(settings.pack_microcredits, team.currency)
         assert pack is not None
         assert known.billed_at is not None
         month = max(_month(known.billed_at, team.time_zone), team.spending.month)

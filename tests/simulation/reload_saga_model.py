@@ -360,6 +360,7 @@ def _asking(principal: Principal, version: int) -> Account:
     reload = Reload(
         id=f"reload:{principal}:{version}",
         team_id="acme",
+        pools=("plan", "add_on"),
         state="requested",
         wanted_microcredits=CREDIT,
         settings_version=1,

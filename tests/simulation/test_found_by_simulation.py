@@ -74,7 +74,7 @@ def rows_of(acme: Team, credits_held: int) -> StoredRows:
 
 def ask_for_reload(rows: StoredRows) -> None:
     until = NOW + RELOAD_DEADLINE
-    reload = Reload(RELOAD_ID, "acme", "requested", 0, 1, NOW, until)
+    reload = Reload(RELOAD_ID, "acme", ("plan", "add_on"), "requested", 0, 1, NOW, until)
     rows.accounts[ANA] = replace(rows.accounts[ANA], version=2, reload=reload)
 
 

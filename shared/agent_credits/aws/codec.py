@@ -180,6 +180,7 @@ def pack_reload(reload: Reload) -> str:
         [
             reload.id,
             reload.team_id,
+            reload.pools,
             reload.state,
             reload.wanted_microcredits,
             reload.settings_version,
@@ -191,10 +192,12 @@ def pack_reload(reload: Reload) -> str:
 
 
 def unpack_reload(text: str) -> Reload:
-    reload_id, team_id, state, wanted, settings_version, since, until, cause = _loads(text)
+    reload_id, team_id, pools, state, wanted, settings_version, *times, cause = _loads(text)
+    since, until = times
     return Reload(
         id=reload_id,
         team_id=team_id,
+        pools=tuple(pools),
         state=state,
         wanted_microcredits=wanted,
         settings_version=settings_version,

@@ -181,6 +181,7 @@ def team_item(team: Team) -> Item:
     # that it goes on reading the row while a deployment is under way, and after one is undone.
     unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
     unknown_to_older |= set() if team.former_members else {"former_members"}
+    unknown_to_older |= {"currency"} if team.currency == "usd" else set()
     return {
         **team_key(team.team_id),
         "version": {"N": str(team.version)},

@@ -89,7 +89,6 @@ def balance_report(
         key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
     )
     month = month_of(now, team.time_zone)
-    packs = policy.packs
     return BalanceReport(
         team_id=team.team_id,
         day=day,
@@ -103,7 +102,7 @@ def balance_report(
             spent_cents=team.spending.spent_in(month),
             reserved_cents=team.spending.reserved_in(month),
             spend_cap_cents=team.spend_cap_cents,
-            currency=packs[0].currency if packs else "usd",
+            currency=team.currency,
         ),
     )
 

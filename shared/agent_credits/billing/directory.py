@@ -53,8 +53,10 @@ class Directory:
                 return Rejection("unknown_user", "data.trigger.user_id is not a member of the team")
         policy = self._policy(team.tenure_at(moment).policy_version)
         billing = bill(event, team, policy)
-        rejection = billing.reload and decline_foreseen(team, policy, now)
-        return replace(billing, decline_foreseen=rejection) if rejection else billing
+        if billing.reload is None:
+            return billing
+        decline = decline_foreseen(team, self._policy(team.settings_policy_version), now)
+        return replace(billing, decline_foreseen=decline) if decline else billing
 
     def forget(self, team_ids: Iterable[str]) -> None:
         """Read these teams again when they are next asked for."""

@@ -9,7 +9,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agent_credits.values.identifiers import Identifier, PoolName
+from agent_credits.values.identifiers import Currency, Identifier, PoolName
 from agent_credits.values.principals import Payer
 
 TeamKind = Literal["self_serve", "enterprise"]
@@ -49,7 +49,7 @@ class Pack(BaseModel):
 
     microcredits: int = Field(gt=0)
     price_cents: int = Field(gt=0)
-    currency: str = Field(pattern=r"^[a-z]{3}$")
+    currency: Currency
 
 
 class BillingPolicy(BaseModel):
@@ -77,8 +77,9 @@ class BillingPolicy(BaseModel):
     def rule_for(self, team: TeamKind, trigger: TriggerKind) -> BillingRule:
         return next(r for r in self.rules if r.team == team and trigger in r.triggers)
 
-    def pack_of(self, microcredits: int) -> Pack | None:
-        return next((pack for pack in self.packs if pack.microcredits == microcredits), None)
+    def pack_of(self, microcredits: int, currency: str) -> Pack | None:
+        wanted = (microcredits, currency)
+        return next((p for p in self.packs if (p.microcredits, p.currency) == wanted), None)
 
     def pools_of(self, payer_kinds: frozenset[Payer]) -> frozenset[str]:
         """Return every pool that some rule draws from when one of these pays."""

@@ -1,4 +1,8 @@
-"""What a team's next reload would buy, or what on the team's own row stands in its way."""
+"""What a team's next reload would buy, or what on the team's own row stands in its way.
+
+Packs are looked up in the policy that the team's settings were declared with, the newest one: it is
+in force for settings at once, while runs are billed by it only from its tenure on.
+"""
 
 from datetime import datetime
 
@@ -21,6 +25,7 @@ class ReloadOffer(Struct, frozen=True):
 
 
 def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffer | DeclineCause:
+    """Return the offer; `policy` is the one that `team.settings_policy_version` names."""
     settings, method = team.auto_reload, team.payment
     if settings is None or not settings.enabled:
         return "auto_reload_off"
@@ -28,9 +33,9 @@ def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffe
         return "payment_method_missing"
     if team.spending.suspended_payment_method == method.name:
         return "suspended"
-    pack = policy.pack_of(settings.pack_microcredits)
+    pack = policy.pack_of(settings.pack_microcredits, team.currency)
     if pack is None:
-        return "auto_reload_off"
+        return "auto_reload_not_applicable"
     month = month_to_reserve_in(team.spending, now, team.time_zone)
     head_room_cents = team.spending.head_room(team.spend_cap_cents, month)
     return ReloadOffer(settings, method, pack, month, head_room_cents // pack.price_cents)

@@ -20,7 +20,7 @@ from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger, billed_a
 from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX
 from agent_credits.ledger.reloads import DeclineCause, ReloadTerms
 from agent_credits.ledger.thresholds import Threshold
-from agent_credits.values.identifiers import Identifier, PoolName
+from agent_credits.values.identifiers import Currency, Identifier, PoolName
 from agent_credits.values.principals import Payer, Principal
 
 # The members of a team that takes every user of the platform.
@@ -76,8 +76,8 @@ class Team(BaseModel):
     time_zone: str
     members: frozenset[Identifier] | Literal["*"]
     # Until when the events of users who were removed still count; of everyone, by `EVERYONE`.
-    former_members: dict[Identifier, AwareDatetime] = Field(
-        default={}, max_length=FORMER_MEMBERS_MAX
+    former_members: tuple[tuple[Identifier, AwareDatetime], ...] = Field(
+        default=(), max_length=FORMER_MEMBERS_MAX
     )
     alerts: Alerts = Alerts()
     # Grows with every change of what follows, but not with the spending itself.
@@ -85,6 +85,8 @@ class Team(BaseModel):
     auto_reload: AutoReload | None = None
     payment: PaymentMethod | None = None
     spend_cap_cents: int = Field(default=0, ge=0)
+    # Of the cap and of every purchase: one cap cannot add up two currencies.
+    currency: Currency = "usd"
     spending: Spending = Spending()
     tenures: tuple[Tenure, ...] = Field(min_length=1, max_length=TENURES_MAX)
 
@@ -111,6 +113,11 @@ class Team(BaseModel):
         started = [tenure for tenure in self.tenures if tenure.since <= time]
         return started[-1] if started else self.tenures[0]
 
+    @property
+    def settings_policy_version(self) -> str:
+        """Return the policy that the settings were declared with; its tenure may be to come."""
+        return self.tenures[-1].policy_version
+
     def has_member_at(self, user_id: str, time: datetime) -> bool:
         """Tell whether an event of this time may name the user.
 
@@ -119,8 +126,7 @@ class Team(BaseModel):
         """
         if self.members == EVERYONE or user_id in self.members:
             return True
-        ends = (self.former_members.get(who) for who in (user_id, EVERYONE))
-        return any(end is not None and time < end for end in ends)
+        return any(who in (user_id, EVERYONE) and time < end for who, end in self.former_members)
 
 
 class Billing(Struct, frozen=True):
@@ -161,7 +167,7 @@ def _reload_terms(team: Team, rule: BillingRule) -> ReloadTerms | None:
     return ReloadTerms(
         team_id=team.team_id,
         settings_version=team.settings_version,
-        pool=settings.pool,
+        pools=rule.pools,
         threshold_microcredits=settings.threshold_microcredits,
         reloads_max=settings.reloads_max,
         window=timedelta(minutes=settings.window_minutes),

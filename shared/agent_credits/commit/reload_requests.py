@@ -100,6 +100,7 @@ def _request(billing: Billing, context: DecisionContext) -> Reload:
     return Reload(
         id=_next_id(context.row),
         team_id=billing.reload.team_id,
+        pools=billing.reload.pools,
         state="requested",
         wanted_microcredits=0,
         settings_version=billing.reload.settings_version,

@@ -14,6 +14,7 @@ from agent_credits.values.principals import Principal
 
 DeclineCause = Literal[
     "auto_reload_off",
+    "auto_reload_not_applicable",
     "spend_cap_reached",
     "payment_declined",
     "payment_method_missing",
@@ -34,11 +35,14 @@ LIFTED_BY_SETTINGS: frozenset[DeclineCause] = frozenset(
 
 
 class ReloadTerms(Struct, frozen=True):
-    """What a team's settings say about reloading this account, as known when it was billed."""
+    """What a team's settings say about reloading this account, as known when it was billed.
+
+    `pools` are those that the run draws, in order; a reload buys into one of them or not at all.
+    """
 
     team_id: str
     settings_version: int
-    pool: str
+    pools: tuple[str, ...]
     threshold_microcredits: int
     reloads_max: int
     window: timedelta
@@ -47,13 +51,14 @@ class ReloadTerms(Struct, frozen=True):
 class Reload(Struct, frozen=True):
     """The account's newest reload, while it is under way and while its decline holds.
 
-    `wanted_microcredits` is what the events that wait for it ask for together. `until` is the
-    deadline of a requested reload and the end of a declined one's hold; None, if only the settings
-    end it.
+    `pools` are those that the run which asked for it draws. `wanted_microcredits` is what the
+    events that wait for it ask for together. `until` is the deadline of a requested reload and the
+    end of a declined one's hold; None, if only the settings end it.
     """
 
     id: str
     team_id: str
+    pools: tuple[str, ...]
     state: Literal["requested", "declined"]
     wanted_microcredits: int
     settings_version: int

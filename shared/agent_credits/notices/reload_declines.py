@@ -10,6 +10,8 @@ def decline_in_words(cause: DeclineCause) -> str:
     match cause:
         case "auto_reload_off":
             return "auto-reload is off"
+        case "auto_reload_not_applicable":
+            return "auto-reload buys credits that this run cannot draw"
         case "spend_cap_reached":
             return "the team's spend cap for this month is reached"
         case "payment_declined":
@@ -30,6 +32,14 @@ def reload_fix(cause: DeclineCause, team_id: str) -> list[str]:
     match cause:
         case "auto_reload_off":
             return [f"An admin of team {team_id}: turn auto-reload on, or purchase add-on credits."]
+        case "auto_reload_not_applicable":
+            return [
+                (
+                    f"An admin of team {team_id}: set auto-reload to a pool that this run draws "
+                    "and to a pack that the team's billing policy sells in the team's currency. "
+                    "Settings that changed a moment ago may apply within twelve minutes."
+                )
+            ]
         case "spend_cap_reached":
             return [
                 f"An admin of team {team_id}: raise the spend cap; reloads go on at once.",

@@ -14,6 +14,8 @@ _VISIBLE = r"^[\x21-\x7e]+$"
 
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=_VISIBLE)]
 SourceUri = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_VISIBLE)]
+# An ISO 4217 code, written as Stripe writes it: "usd".
+Currency = Annotated[str, StringConstraints(pattern=r"^[a-z]{3}$")]
 PoolName = Annotated[
     str, StringConstraints(min_length=1, max_length=32, pattern=r"^[a-z][a-z0-9_]*$")
 ]

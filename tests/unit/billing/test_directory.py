@@ -191,7 +191,7 @@ LEFT = NOW + TENURE_NOTICE
 
 def without_ana(*, everyone_before: bool = False) -> Team:
     who = EVERYONE if everyone_before else "ana"
-    return with_members(["ben"]).model_copy(update={"former_members": {who: LEFT}})
+    return with_members(["ben"]).model_copy(update={"former_members": ((who, LEFT),)})
 
 
 @pytest.mark.parametrize("everyone_before", [False, True])

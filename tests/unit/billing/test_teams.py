@@ -119,7 +119,7 @@ def test_the_list_of_members_is_bounded() -> None:
 
 
 def test_the_list_of_those_who_left_is_bounded() -> None:
-    left = {f"u{number}": NOW for number in range(FORMER_MEMBERS_MAX + 1)}
+    left = tuple((f"u{number}", NOW) for number in range(FORMER_MEMBERS_MAX + 1))
 
     with pytest.raises(ValidationError, match="former_members"):
         Team.model_validate({**ACME.model_dump(), "former_members": left})

@@ -143,10 +143,11 @@ def send(rows: MemoryRows, *documents: dict[str, Any], warm: Account | None = No
     return commit(rows, ANA, run_changes(*documents), now=NOW, pause=pause, warm=warm)
 
 
-TERMS = ReloadTerms("acme", 1, "add_on", 50_000_000, 5, timedelta(hours=1))
+TERMS = ReloadTerms("acme", 1, ("add_on",), 50_000_000, 5, timedelta(hours=1))
 REQUESTED = Reload(
     id="reload-1",
     team_id="acme",
+    pools=("add_on",),
     state="requested",
     wanted_microcredits=1_000_000_000,
     settings_version=1,

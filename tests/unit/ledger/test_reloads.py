@@ -20,7 +20,7 @@ from tests.unit.reload_builders import MINUTE, NOW, SECOND
 TERMS = ReloadTerms(
     team_id="acme",
     settings_version=1,
-    pool="add_on",
+    pools=("plan", "add_on"),
     threshold_microcredits=100,
     reloads_max=3,
     window=60 * MINUTE,
@@ -28,6 +28,7 @@ TERMS = ReloadTerms(
 REQUESTED = Reload(
     id="reload:user:ana:2",
     team_id="acme",
+    pools=("plan", "add_on"),
     state="requested",
     wanted_microcredits=0,
     settings_version=1,

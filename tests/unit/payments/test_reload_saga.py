@@ -419,7 +419,10 @@ def test_a_message_for_an_account_that_is_not_there_is_stale() -> None:
     [
         ({"auto_reload": None}, "auto_reload_off"),
         ({"auto_reload": ON.model_copy(update={"enabled": False})}, "auto_reload_off"),
-        ({"auto_reload": ON.model_copy(update={"pack_microcredits": 1})}, "auto_reload_off"),
+        (
+            {"auto_reload": ON.model_copy(update={"pack_microcredits": 1})},
+            "auto_reload_not_applicable",
+        ),
         ({"payment": None}, "payment_method_missing"),
         ({"spend_cap_cents": PACK_CENTS - 1}, "spend_cap_reached"),
         ({"spend_cap_cents": 0}, "spend_cap_reached"),

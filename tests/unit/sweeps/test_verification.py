@@ -77,7 +77,7 @@ def findings(rows: LedgerInMemory) -> str:
 def waiting_for_reload(event: dict[str, Any]) -> RunChange:
     """Return the change of a team that reloads: too little requests one, and the event waits."""
     change = run_change(event)
-    terms = ReloadTerms("acme", 1, "add_on", CREDIT, 5, timedelta(hours=1))
+    terms = ReloadTerms("acme", 1, ("add_on",), CREDIT, 5, timedelta(hours=1))
     return replace(change, billing=replace(change.billing, reload=terms))
 
 
