@@ -90,8 +90,8 @@ template: $(READY) ## let SAM validate the template
 security: .tools/bandit/.ready .tools/checkov/.ready ## look for insecure Python and insecure resources
 	.tools/bandit/bin/bandit --quiet --configfile pyproject.toml --recursive shared functions cli tools
 	sed 's/^    Condition: /    # &/' template.yaml > .tools/template-without-conditions.yaml
-	.tools/checkov/bin/checkov --file .tools/template-without-conditions.yaml \
-		--framework cloudformation --skip-download --compact --quiet
+	.tools/checkov/bin/checkov --config-file .checkov.yaml \
+		--file .tools/template-without-conditions.yaml
 
 # Every file of pins. What is known of them changes from day to day, so this is no part of `test`; it
 # asks PyPI, and --strict makes a package that PyPI does not answer for a failure.

@@ -6,7 +6,7 @@ asks what a resource refuses.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -65,22 +65,37 @@ def evaluate(statements: Iterable[Statement], request: Request) -> Answer:
 def resource_policies(template: Template) -> dict[str, list[Statement]]:
     """Return the statements of the policy that each queue, topic and table has, by logical id."""
     policies: dict[str, list[Statement]] = {}
+    for attached, document in resource_policy_documents(template):
+        for name in attached:
+            assert name not in policies, f"of two policies {name} would keep the last one alone"
+            policies[name] = _resolved(document)["Statement"]
+    return policies
+
+
+def resource_policy_documents(template: Template) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """Yield each policy's document, with the queues, the topic or the table that it is for."""
     for name, resource in template["Resources"].items():
         properties = resource.get("Properties", {})
         match resource["Type"]:
             case "AWS::SQS::QueuePolicy":
-                attached, document = properties["Queues"], properties["PolicyDocument"]
+                attached = [_attached_to(queue) for queue in properties["Queues"]]
+                yield attached, properties["PolicyDocument"]
             case "AWS::SNS::TopicPolicy":
-                attached, document = properties["Topics"], properties["PolicyDocument"]
-            case "AWS::DynamoDB::Table":
-                attached = [{"Ref": name}]
-                document = properties.get("ResourcePolicy", {}).get("PolicyDocument", {})
-            case _:
-                continue
-        for reference in attached:
-            statements = _resolved(document).get("Statement", [])
-            policies.setdefault(reference["Ref"], []).extend(statements)
-    return policies
+                attached = [_attached_to(topic) for topic in properties["Topics"]]
+                yield attached, properties["PolicyDocument"]
+            case "AWS::DynamoDB::Table" if "ResourcePolicy" in properties:
+                yield [name], properties["ResourcePolicy"]["PolicyDocument"]
+
+
+def _attached_to(reference: Any) -> str:
+    match reference:
+        case {"Ref": str(name)}:
+            return name
+        case {"Fn::If": [_, {"Ref": str(name)}, {"Ref": "AWS::NoValue"}]}:
+            # The policy is asked as if everything were deployed.
+            return name
+        case _:
+            raise AssertionError(f"not known here: {reference}")
 
 
 def role_policies(template: Template) -> dict[str, list[Statement]]:

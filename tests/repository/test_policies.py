@@ -12,6 +12,7 @@ from tests.policies import (
     evaluate,
     managed_policies,
     resource_policies,
+    resource_policy_documents,
     role_policies,
 )
 from tests.template import Template, load_template
@@ -138,18 +139,12 @@ def test_who_may_send_events_is_who_was_given_that_right(template: Template) -> 
 
 def without(template: Template, name: str, sid: str) -> Template:
     """Return the template with this statement of the resource's policy taken away."""
-    for logical_id, resource in template["Resources"].items():
-        properties = resource.get("Properties", {})
-        attached = [*properties.get("Queues", []), *properties.get("Topics", [])]
-        if {"Ref": name} in attached:
-            document = properties["PolicyDocument"]
-        elif logical_id == name and "ResourcePolicy" in properties:
-            document = properties["ResourcePolicy"]["PolicyDocument"]
-        else:
-            continue
-        kept = [s for s in document["Statement"] if s["Sid"] != sid]
-        assert len(kept) == len(document["Statement"]) - 1
-        document["Statement"] = kept
+    (document,) = [
+        document for attached, document in resource_policy_documents(template) if name in attached
+    ]
+    kept = [s for s in document["Statement"] if s["Sid"] != sid]
+    assert len(kept) == len(document["Statement"]) - 1
+    document["Statement"] = kept
     return template
 
 
@@ -166,6 +161,16 @@ def refusals() -> Iterator[tuple[str, str, Request]]:
 def test_each_refusal_is_what_refuses(name: str, sid: str, request_: Request) -> None:
     assert ask(load_template(), name, request_) == "denied"
     assert ask(without(load_template(), name, sid), name, request_) == "allowed"
+
+
+def test_a_second_policy_of_a_queue_is_noticed() -> None:
+    template = load_template()
+    resources = template["Resources"]
+    resources["AnotherPolicy"] = resources["SlackQueuePolicy"]
+
+    # AWS keeps one, so the denials of the other would be gone.
+    with pytest.raises(AssertionError, match="SlackQueue would keep the last one"):
+        resource_policies(template)
 
 
 @pytest.mark.parametrize("action", CHANGES)

@@ -346,7 +346,7 @@ def an_alarm_is_of_no_use(template: Template) -> Iterator[str]:
         if not 0 < len(properties.get("AlarmDescription", "")) <= ALARM_DESCRIPTION_LENGTH_MAX:
             yield f"{name} does not say what to do"
         if properties.get("AlarmActions") != [{"Ref": "AlarmsTopic"}]:
-            yield f"{name} tells nobody"
+            yield f"{name} notifies nobody"
         if properties.get("TreatMissingData") != "notBreaching":
             yield f"{name} takes a quiet stack for a broken one"
 
@@ -493,7 +493,7 @@ def an_event_does_not_survive_waiting(template: Template) -> Iterator[str]:
     if receives["Default"] < waiting + RECEIVES_FOR_FAULTS_USUAL:
         yield f"waiting takes {waiting} receives, and {receives['Default']} are all there are"
     if str(waiting) not in receives["Description"]:
-        yield f"the description does not tell that waiting takes {waiting} receives"
+        yield f"the description does not say that waiting takes {waiting} receives"
     if receives["MaxValue"] > REJECTED_RECEIVES_MAX:
         yield "a refused message may come back for minutes before anybody hears of it"
     if properties_of(template, "AgentRunsQueue")["VisibilityTimeout"] <= WAIT_SECONDS_LONGEST:
@@ -604,7 +604,7 @@ def test_every_function_logs_to_a_group_with_retention(template: Template) -> No
     assert list(logs_are_kept_for_ever(template)) == []
 
 
-def test_every_alarm_tells_somebody_what_to_do(template: Template) -> None:
+def test_every_alarm_notifies_somebody_and_says_what_to_do(template: Template) -> None:
     assert list(an_alarm_is_of_no_use(template)) == []
 
 
@@ -620,7 +620,7 @@ def test_every_parameter_and_output_is_described(template: Template) -> None:
     assert list(something_is_not_described(template)) == []
 
 
-def test_every_resource_that_a_function_is_told_of_exists(template: Template) -> None:
+def test_every_resource_that_a_variable_names_exists(template: Template) -> None:
     assert list(a_variable_names_no_resource(template)) == []
 
 
@@ -729,7 +729,7 @@ LEDGER: Path = ("Resources", "LedgerTable")
 DEBIT_RUNS_ROLE: Path = ("Resources", "DebitRunsRole", "Properties")
 RECEIVE: Path = (*DEBIT_RUNS_ROLE, "Policies", 0, "PolicyDocument", "Statement", 0)
 COMMIT: Path = (*DEBIT_RUNS_ROLE, "Policies", 0, "PolicyDocument", "Statement", 2)
-QUEUE_POLICY: Path = ("Resources", "AgentRunsQueuePolicy", "Properties", "PolicyDocument")
+QUEUE_POLICY: Path = ("Resources", "QueuesPolicy", "Properties", "PolicyDocument")
 TOPIC_POLICY: Path = ("Resources", "AlarmsTopicPolicy", "Properties", "PolicyDocument")
 KEY: Path = ("Resources", "TopicsKey", "Properties")
 SEND_EVENTS: Path = ("Resources", "SendEvents", "Properties")
@@ -816,7 +816,7 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (an_alarm_is_of_no_use, (*ALARM, "AlarmActions"), []),
     (an_alarm_is_of_no_use, (*ALARM, "TreatMissingData"), REMOVED),
     (something_has_no_alarm, ("Resources", "ContentionAlarm"), REMOVED),
-    (something_has_no_alarm, ("Resources", "EventsRejectedAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "EventsDeadLetteredAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesLateAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "LedgerWriteThrottlesAlarm"), REMOVED),
     (outputs_differ_from_the_contract, ("Outputs", "LedgerTableName"), REMOVED),
@@ -851,7 +851,7 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
         REMOVED,
     ),
     (something_has_no_alarm, ("Resources", "ReloadsOpenAlarm"), REMOVED),
-    (something_has_no_alarm, ("Resources", "ReloadsSetAsideAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "ReloadsDeadLetteredAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "ReloadsLateAlarm"), REMOVED),
     (a_secret_is_written_out, (*SECRET, "SecretString"), "sk_live_written_out"),
     (a_secret_is_written_out, (*SECRET, "GenerateSecretString"), REMOVED),
