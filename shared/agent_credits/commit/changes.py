@@ -7,7 +7,13 @@ from msgspec import Struct, field
 
 from agent_credits.billing.teams import Billing
 from agent_credits.events.agent_runs import LedgerEvent, payload_hash
-from agent_credits.ledger.entries import Entry, Identity, grant_identity, reload_identity
+from agent_credits.ledger.entries import (
+    NO_PAYLOAD,
+    Entry,
+    Identity,
+    grant_identity,
+    reload_identity,
+)
 from agent_credits.ledger.grants import Grant, GrantCause
 from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.values.principals import Principal
@@ -105,8 +111,8 @@ class ReloadDeclined(Struct, frozen=True):
 
     @property
     def payload_hash(self) -> str:
-        # A reload is declined once, whatever the second of two workers found in the way.
-        return ""
+        # A reload is declined once, whatever cause the second of two workers found.
+        return NO_PAYLOAD
 
 
 Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadDeclined

@@ -226,15 +226,7 @@ def _grant(account: Account, change: GrantChange, now: datetime) -> tuple[Accoun
         expires_at=change.expires_at and change.expires_at.replace(microsecond=0),
         cause=change.cause,
     )
-    entry = Entry(
-        identity=change.identity,
-        payload_hash=change.payload_hash,
-        type="credits.granted",
-        outcome="granted",
-        recorded_at=now,
-        amount_microcredits=change.microcredits,
-        grant=grant,
-    )
+    entry = Entry.granted(change.identity, change.payload_hash, grant, now)
     return replace(account, grants=(*account.grants, grant)), entry
 
 
@@ -247,13 +239,5 @@ def _change_plan(account: Account, change: PlanChange, now: datetime) -> tuple[A
         anchor=change.anchor,
         refilled_from=refilled_from,
     )
-    entry = Entry(
-        identity=change.identity,
-        payload_hash=change.payload_hash,
-        type="plan.changed",
-        outcome="changed",
-        recorded_at=now,
-        amount_microcredits=0,
-        plan_name=change.plan_name,
-    )
+    entry = Entry.plan_changed(change.identity, change.payload_hash, change.plan_name, now)
     return replace(account, plan=plan), entry

@@ -8,7 +8,7 @@ from agent_credits.billing.teams import Billing
 from agent_credits.commit.changes import Waiting
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account, available_microcredits
-from agent_credits.ledger.entries import Entry, ReloadFacts, reload_identity
+from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, Standing, standing
 
@@ -70,17 +70,8 @@ def with_reload_recorded(account: Account, context: DecisionContext) -> Account:
     reload = account.reload
     if reload is None or reload.id != _next_id(context.row):
         return account
-    requested = reload.state == "requested"
-    entry = Entry(
-        identity=reload_identity(account.principal, f"{reload.id}:{reload.state}"),
-        payload_hash="",
-        type="reload.requested" if requested else "reload.declined",
-        outcome="reload_requested" if requested else "reload_declined",
-        recorded_at=context.now,
-        amount_microcredits=reload.wanted_microcredits,
-        decline=reload.cause,
-        reload=ReloadFacts(reload.id, reload.team_id),
-    )
+    kind = Entry.reload_requested if reload.state == "requested" else Entry.reload_frozen
+    entry = kind(account.principal, reload, context.now)
     return replace(account, entries=(*account.entries, entry))
 
 
