@@ -27,7 +27,7 @@ from agent_credits.ledger.waterfall import draw
 def apply_run(
     account: Account, change: RunChange, context: DecisionContext
 ) -> tuple[Account, Entry | Waiting]:
-    """Return the account after the event with its entry; or that the event waits for a reload."""
+    """Return the account after the event and the event's entry, or that it waits for a reload."""
     match change.event:
         case RunRequested() as event:
             return _apply_request(account, change, event.data.credits or 0, context)
@@ -104,7 +104,7 @@ def _apply_finish(
 
 
 def _blocking_decline(cause: DeclineCause) -> DeclineCause | None:
-    # A team that does not reload is not declined anything; its pools are simply exhausted.
+    # Nothing was declined for a team that does not reload; its pools are simply exhausted.
     return None if cause == "auto_reload_off" else cause
 
 
