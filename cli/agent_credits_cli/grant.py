@@ -12,7 +12,7 @@ from agent_credits.billing.directory import SettingsRows
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.notices.notice import format_money, iso
-from agent_credits.payments.purchases import Bought, NotBought, Purchase, buy
+from agent_credits.payments.purchases import Bought, ManualPurchase, NotBought, buy
 from agent_credits.values.credits import format_credits
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable, TeamMissing
 from agent_credits.values.principals import Principal
@@ -134,7 +134,8 @@ def sell(
             f"{principal} has no account; declare it in a file for `agent-credits apply`"
         )
     _check_drawn(rows, account, declared.pool, now)
-    purchase = Purchase(price.team_id, grant_change(declared, now), price.cents, price.currency)
+    grant = grant_change(declared, now)
+    purchase = ManualPurchase(price.team_id, grant, price.cents, price.currency)
     try:
         bought = buy(rows, purchase, now, back_off)
     except TeamMissing as error:

@@ -1,4 +1,4 @@
-"""Carry out reloads: the only code that touches money. One message at a time, per team in order."""
+"""Carry out reloads: the only code that charges cards. One message at a time, in order per team."""
 
 import os
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import Granted, NotGranted, Open, ReloadSaga, Stale
 from agent_credits.payments.stripe_payments import StripePayments
 
-# How soon the provider is asked again about a payment whose outcome is unknown.
+# How soon to ask the payment provider again about a payment whose outcome is unknown.
 ASK_AGAIN_SECONDS = 15
 
 
@@ -53,14 +53,14 @@ saga = ReloadSaga(rows, rows, {"stripe": stripe, "invoice": InvoicePayments()}, 
 
 @cache
 def queue() -> ReloadQueue:
-    """Few payments stay open, so a cold start does without this client."""
+    """Return the queue; few payments stay open, so most cold starts do not need its client."""
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer with the message whose reload is still open; a fault is raised and comes again."""
+    """Fail the message while its reload is open; SQS delivers it again, as after any fault."""
     (record,) = event["Records"]
     request = read_request(record["body"])
     resolution = saga.resolve(request, now())

@@ -15,6 +15,8 @@ from agent_credits.ledger.entries import (
     PoolBalance,
     ReloadFacts,
     RunContext,
+    RunFacts,
+    reload_identity,
     run_identity,
 )
 from agent_credits.ledger.grants import Grant
@@ -27,16 +29,10 @@ NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 
 
 def entry(run: str, event_id: str, *, source: str = "/platform", amount: int = 5) -> Entry:
-    return Entry(
+    facts = RunFacts(
         identity=run_identity(source, run, event_id),
         payload_hash="abcdef",
-        type="agent_run.usage",
-        outcome="insufficient",
-        recorded_at=NOW,
-        amount_microcredits=amount,
-        draws=(Draw("plan", "g-1", 2), Draw("add_on", "g-2", 1)),
-        shortfall_microcredits=amount - 3,
-        run=RunContext(
+        context=RunContext(
             team_id="acme",
             trigger_kind="user",
             trigger_id="ana",
@@ -46,6 +42,13 @@ def entry(run: str, event_id: str, *, source: str = "/platform", amount: int = 5
             policy_version="v1",
             traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         ),
+        recorded_at=NOW,
+    )
+    return Entry.usage_insufficient(
+        facts,
+        amount,
+        draws=(Draw("plan", "g-1", 2), Draw("add_on", "g-2", 1)),
+        shortfall_microcredits=amount - 3,
         pools_before=(PoolBalance("plan", 2), PoolBalance("add_on", 1)),
         fails_run=True,
         decline="spend_cap_reached",
@@ -58,18 +61,12 @@ def grant(grant_id: str = "g-1") -> Grant:
 
 def full_account(principal: Principal, version: int = 1) -> Account:
     """An account in which nothing is left at its default."""
-    granted = replace(
-        entry("run-1", "e-2"),
-        type="reload.granted",
-        outcome="granted",
-        draws=(),
-        shortfall_microcredits=0,
-        run=None,
-        pools_before=(),
-        fails_run=False,
-        decline=None,
-        reload=ReloadFacts("reload:1", "acme", 2, 1_000, "usd"),
-        grant=grant("reload:1"),
+    granted = Entry.reload_granted(
+        reload_identity(principal, "reload:1"),
+        "abcdef",
+        replace(grant("reload:1"), remaining_microcredits=10, cause="reload"),
+        ReloadFacts("reload:1", "acme", 2, 1_000, "usd"),
+        NOW,
     )
     return Account(
         principal,

@@ -58,8 +58,8 @@ LINES = (
     ),
     Line(
         "4 draws plus shortfall equal the amount",
-        f"{PACKAGE}/commit/runs.py",
-        "shortfall_microcredits=drawn.shortfall_microcredits,",
+        f"{PACKAGE}/ledger/entries.py",
+        "shortfall_microcredits=shortfall_microcredits,",
         "",
         "tests/unit/commit/test_decide.py"
         "::test_usage_takes_what_there_is_and_records_the_rest_as_shortfall",

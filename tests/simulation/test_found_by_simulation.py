@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent_credits.billing.directory import Directory
-from agent_credits.billing.spend_cap import PaymentMethod, Purchase, Spending
+from agent_credits.billing.spend_cap import EndedPurchase, PaymentMethod, Spending
 from agent_credits.billing.teams import AutoReload, Team, Tenure
 from agent_credits.commit.changes import GrantChange
 from agent_credits.commit.write_protocol import commit
@@ -183,5 +183,5 @@ class _Sleeping:
         return self._rows.compare_and_set_team(changed)
 
 
-def _purchases(rows: StoredRows) -> list[Purchase]:
+def _purchases(rows: StoredRows) -> list[EndedPurchase]:
     return list(rows.teams["acme"].spending.recent)

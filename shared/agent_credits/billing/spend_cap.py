@@ -71,7 +71,7 @@ class CapReservation(_Frozen):
         return self.purchase_id.startswith(RELOAD_PREFIX)
 
 
-class Purchase(_Frozen):
+class EndedPurchase(_Frozen):
     """How a purchase ended; the last few are kept for the operator and against late repeats."""
 
     purchase_id: str
@@ -95,7 +95,7 @@ class Spending(_Frozen):
     spent_cents: int = Field(default=0, ge=0)
     warned_percents: tuple[int, ...] = ()
     reservations: tuple[CapReservation, ...] = Field(default=(), max_length=RESERVATIONS_MAX)
-    recent: tuple[Purchase, ...] = ()
+    recent: tuple[EndedPurchase, ...] = ()
     declines_in_a_row: int = Field(default=0, ge=0)
     declined_payment_method: str | None = None
     suspended_payment_method: str | None = None
@@ -196,7 +196,7 @@ def settle(spending: Spending, purchase_id: str, cap_cents: int, now: datetime) 
         warned_percents=(*warned, *crossed),
         reservations=_without(spending, purchase_id),
         recent=_remembered(spending, held, "settled", now, crossed),
-        # A purchase by hand says nothing of the card that reloads are charged to.
+        # A manual purchase says nothing about the card that reloads are charged to.
         **(_after_success(spending, held.method) if held.is_reload else {}),
     )
 
@@ -272,8 +272,8 @@ def _remembered(
     outcome: Literal["settled", "declined"],
     now: datetime,
     warned_percents: tuple[int, ...] = (),
-) -> tuple[Purchase, ...]:
-    purchase = Purchase(
+) -> tuple[EndedPurchase, ...]:
+    purchase = EndedPurchase(
         purchase_id=held.purchase_id,
         principal=held.principal,
         month=held.month,

@@ -1,4 +1,4 @@
-"""What can be asked of an account, and what comes of it. Every change becomes an entry."""
+"""What can change an account, and what results from it. Every change becomes an entry."""
 
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -7,7 +7,13 @@ from msgspec import Struct, field
 
 from agent_credits.billing.teams import Billing
 from agent_credits.events.agent_runs import LedgerEvent, payload_hash
-from agent_credits.ledger.entries import Entry, Identity, grant_identity, reload_identity
+from agent_credits.ledger.entries import (
+    NO_PAYLOAD,
+    Entry,
+    Identity,
+    grant_identity,
+    reload_identity,
+)
 from agent_credits.ledger.grants import Grant, GrantCause
 from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.values.principals import Principal
@@ -29,7 +35,7 @@ class RunChange(Struct, frozen=True):
 
 
 class GrantChange(Struct, frozen=True):
-    """Credits put into a pool by hand; `grant_id` makes a repeat harmless."""
+    """Credits put into a pool by hand; `grant_id` makes it safe to repeat."""
 
     principal: Principal
     grant_id: str
@@ -50,7 +56,7 @@ class GrantChange(Struct, frozen=True):
 
 
 class PlanChange(Struct, frozen=True):
-    """Another plan from the next refill on; what earlier plans granted stays as it is."""
+    """Another plan from the next refill on; what earlier plans granted does not change."""
 
     principal: Principal
     change_id: str
@@ -69,7 +75,7 @@ class PlanChange(Struct, frozen=True):
 
 
 class ReloadGranted(Struct, frozen=True):
-    """A reload that was paid for; its id is the reload's, so it is granted once."""
+    """A reload that was paid for; its identity is the reload's, so it is granted once."""
 
     principal: Principal
     reload_id: str
@@ -105,8 +111,8 @@ class ReloadDeclined(Struct, frozen=True):
 
     @property
     def payload_hash(self) -> str:
-        # A reload is declined once, whatever the second of two workers found in the way.
-        return ""
+        # A reload is declined once, whatever cause the second of two workers found.
+        return NO_PAYLOAD
 
 
 Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadDeclined
@@ -119,13 +125,13 @@ class Recorded(Struct, frozen=True):
 
 
 class AlreadyRecorded(Struct, frozen=True):
-    """A repeat. What was decided stays decided; this is the entry of then."""
+    """A repeat. What was decided stays decided; this is the original entry."""
 
     entry: Entry
 
 
 class Conflicting(Struct, frozen=True):
-    """The id is taken by another payload, recorded as this entry. Nothing was applied."""
+    """Another payload was recorded under this id, as this entry. Nothing was applied."""
 
     entry: Entry
 
@@ -140,10 +146,10 @@ Result = Recorded | AlreadyRecorded | Conflicting | Waiting
 
 
 class Past(Struct, frozen=True):
-    """What of the ledger a decision needs beyond the account row; all of it of this account.
+    """What a decision needs to know from this account's ledger, beyond its row.
 
     `recorded`: entries with the identities of the batch. `runs`: all entries of some runs.
-    `grants`: grants, as they were made, that draws of those runs came from.
+    `grants`: the grants that those runs drew from, as they were made.
     """
 
     recorded: Mapping[Identity, Entry] = field(default_factory=dict)

@@ -2,12 +2,12 @@
 
 A change's outcome is the first of these that applies:
 
-1. malformed    declined before it gets here (`events.parse_message`)
+1. malformed    rejected before it gets here (`events.parse_message`)
 2. conflicting  the id was recorded with another payload; nothing is applied
 3. already recorded  a repeat; what was decided stays decided
 4. waiting      the pools hold too little, and a reload that may cover it is under way
 5. insufficient the pools hold too little
-6. debited      (or accepted, waived, finished, returned, granted: what the change asks for)
+6. debited      or what else the change asks for: accepted, waived, finished, returned, granted
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ class Decision(Struct, frozen=True):
 
     @property
     def changes_account(self) -> bool:
-        """Tell whether there is anything to commit: an entry, if only of a reload it requests."""
+        """Tell whether there is an entry to commit, even if only that of a reload."""
         return self.account.version > self.row_version
 
 
@@ -76,17 +76,17 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
     for change in changes:
         before = known.get(change.identity)
         if change.identity in waiting:
-            # The same event twice in one batch: it is wanted once.
+            # The same event twice in one batch: the reload covers it once.
             results.append(waiting[change.identity])
         elif before is None:
-            current, came_of_it = _apply(current, change, context)
-            if isinstance(came_of_it, Waiting):
-                waiting[change.identity] = came_of_it
-                results.append(came_of_it)
+            current, decided = _apply(current, change, context)
+            if isinstance(decided, Waiting):
+                waiting[change.identity] = decided
+                results.append(decided)
                 continue
-            current = replace(current, entries=(*current.entries, came_of_it))
-            known[change.identity] = came_of_it
-            results.append(Recorded(came_of_it))
+            current = replace(current, entries=(*current.entries, decided))
+            known[change.identity] = decided
+            results.append(Recorded(decided))
         elif before.payload_hash == change.payload_hash:
             results.append(AlreadyRecorded(before))
         else:
@@ -110,7 +110,7 @@ def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
 
 
 def lacks_credits(decision: Decision) -> bool:
-    """Tell whether credits are too few for an event, also for one of a run that failed before."""
+    """Tell whether the pools are too short for any event, even of a run that failed before."""
     return any(
         isinstance(result, Recorded) and result.entry.outcome == "insufficient"
         for result in decision.results
@@ -118,9 +118,9 @@ def lacks_credits(decision: Decision) -> bool:
 
 
 def runs_that_fail(decision: Decision) -> frozenset[str]:
-    """Return the runs that fail by this decision; one of them may have failed long before.
+    """Return the runs that fail by this decision; some may have failed long before.
 
-    Decide again with their past, so that a run fails, and is announced, once.
+    Decide again with their past, so that each run fails, and is announced, once.
     """
     return frozenset(
         result.entry.identity.subject
@@ -130,7 +130,7 @@ def runs_that_fail(decision: Decision) -> frozenset[str]:
 
 
 def grants_to_look_up(account: Account, runs: Mapping[str, tuple[Entry, ...]]) -> frozenset[str]:
-    """Return the ids of grants that these runs drew from and the row no longer holds."""
+    """Return the ids of the grants that these runs drew from and that left the row."""
     held = {grant.id for grant in account.grants}
     entries = [entry for past in runs.values() for entry in past]
     entries += [entry for entry in account.entries if entry.identity.subject in runs]
@@ -139,8 +139,8 @@ def grants_to_look_up(account: Account, runs: Mapping[str, tuple[Entry, ...]]) -
 
 
 def _not_before_last_entry(account: Account, now: datetime) -> datetime:
-    # Workers' clocks differ. On one account time never runs backwards, so that a grant that was
-    # recorded as expired cannot be drawn by a worker whose clock is behind.
+    # Workers' clocks differ. On one account time never runs backwards, so that a worker whose clock
+    # is behind cannot draw from a grant that was recorded as expired.
     now = now.replace(microsecond=0)
     return max(now, account.entries[-1].recorded_at) if account.entries else now
 
@@ -152,7 +152,7 @@ def _with_room_on_page(row: Account) -> Account:
 
 
 def _with_reload(account: Account, fresh: Sequence[Change], context: DecisionContext) -> Account:
-    # Of what is fresh alone: events that come again, however late, must not buy anything.
+    # Only fresh events count: a repeat, however late, must not buy anything.
     runs = [change for change in fresh if isinstance(change, RunChange)]
     for billing in dict.fromkeys(change.billing for change in runs):
         account = reload_where_low(account, billing, context)
@@ -188,7 +188,7 @@ def _ready_to_commit(
     committed = replace(
         account,
         version=account.version + 1,
-        # A dry grant is kept off the row; the ledger knows it, should a draw come back to it.
+        # An empty grant leaves the row; the ledger has it, in case a draw is given back to it.
         grants=tuple(grant for grant in account.grants if grant.remaining_microcredits > 0),
         errored_runs=remembered[-ERRORED_RUNS_MAX:],
         is_exhausted=_is_exhausted(account, account.entries[kept:]),
@@ -226,15 +226,7 @@ def _grant(account: Account, change: GrantChange, now: datetime) -> tuple[Accoun
         expires_at=change.expires_at and change.expires_at.replace(microsecond=0),
         cause=change.cause,
     )
-    entry = Entry(
-        identity=change.identity,
-        payload_hash=change.payload_hash,
-        type="credits.granted",
-        outcome="granted",
-        recorded_at=now,
-        amount_microcredits=change.microcredits,
-        grant=grant,
-    )
+    entry = Entry.granted(change.identity, change.payload_hash, grant, now)
     return replace(account, grants=(*account.grants, grant)), entry
 
 
@@ -247,13 +239,5 @@ def _change_plan(account: Account, change: PlanChange, now: datetime) -> tuple[A
         anchor=change.anchor,
         refilled_from=refilled_from,
     )
-    entry = Entry(
-        identity=change.identity,
-        payload_hash=change.payload_hash,
-        type="plan.changed",
-        outcome="changed",
-        recorded_at=now,
-        amount_microcredits=0,
-        plan_name=change.plan_name,
-    )
+    entry = Entry.plan_changed(change.identity, change.payload_hash, change.plan_name, now)
     return replace(account, plan=plan), entry

@@ -1,4 +1,4 @@
-"""What all changes of a batch are decided with: the row as it was read, its past, the time."""
+"""What every change of a batch is decided with: the row as it was read, its past, the time."""
 
 from datetime import datetime
 
@@ -15,8 +15,8 @@ class DecisionContext(Struct, frozen=True):
     now: datetime
 
     def entries_of_run(self, account: Account, run_id: str) -> tuple[Entry, ...]:
-        """Return what the run did to this account, as far as the past was read, and so far."""
-        # An entry may be on the page and have its receipt already; it counts once.
+        """Return the run's entries on this account: of its past, if that was read, and so far."""
+        # An entry may be on the page and already have its receipt; it counts once.
         entries = {entry.identity: entry for entry in self.past.runs.get(run_id, ())}
         for entry in (*self.row.entries, *account.entries):
             if entry.identity.realm == "RUN" and entry.identity.subject == run_id:

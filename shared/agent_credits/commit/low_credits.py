@@ -1,20 +1,19 @@
-"""When an account falls low, when that is announced, and when it has recovered.
+"""When an account falls low, when that is announced, and when the account has recovered.
 
-1. An account is low when the pools of a run's rule hold less than one of its team's thresholds. Per
-   cent are of what the period's plan refilled; without a plan, of what the live grants of these
-   pools were made with.
-2. The deepest threshold fallen through is notified, and counts for those above it. It is told once,
-   until the account has recovered from it, or its plan's next period begins.
-3. While a reload is able or under way, it is held back instead: nobody has to act. When the reload
-   is declined, that very commit tells it.
-4. An account recovers from a threshold when credits come and it stands on or above it. Credits that
-   a failed run gives back must lift it clear of the threshold by a tenth of the base, or a fleet of
-   such runs would tell the same again and again.
-5. Where a run fails because this commit leaves nothing, its own notice says all this and more.
+1. An account is low when the pools of a run's rule hold less than one of its team's thresholds.
+   Percentages are of what the plan refilled this period; without a plan, of the amounts of the live
+   grants in these pools.
+2. The deepest threshold that the account is below is notified, and covers those above it. It is
+   notified once, until the account has recovered from it or its plan's next period begins.
+3. While a reload is able or under way, the threshold is deferred instead: nobody has to act. If the
+   reload is declined, the commit that declines it notifies the threshold.
+4. An account recovers from a threshold when credits come and it holds at least that much. Credits
+   that a failed run gives back must lift it above the threshold by a tenth of the base, or a fleet
+   of such runs would notify the same threshold again and again.
+5. If a run fails because this commit leaves nothing, that run's own notice says all this and more.
 
-Both are decided at each commit, and stand on the row: commits of an account come one after the
-other, so ten workers that cross a threshold together announce it once, and announcing needs nothing
-but the row.
+Both are decided by each commit and kept on the row. The commits of an account follow one another,
+so ten workers that cross a threshold together announce it once, and announcing needs only the row.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +30,7 @@ from agent_credits.ledger.grants import REFILL_PREFIX
 from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.ledger.thresholds import LowCredits, Threshold
 
-# Credits that come back must lift an account above a threshold by this part of the base.
+# Credits that are given back must lift an account above a threshold by this part of the base.
 CLEARANCE_DIVISOR = 10
 
 
@@ -41,11 +40,11 @@ def with_low_credits(
     new_entries: Sequence[Entry],
     context: DecisionContext,
 ) -> Account:
-    """Return the account as it is to be committed, after the runs and the entries of the commit."""
+    """Return the account as it will be committed, after the commit's runs and entries."""
     account = _recovered(account, new_entries, context)
     for team_id, billing in dict.fromkeys((run.event.data.team_id, run.billing) for run in runs):
         account = _fallen(account, team_id, billing, new_entries, context)
-    return _told_by_decline(account, new_entries)
+    return _notified_by_decline(account, new_entries)
 
 
 def _recovered(account: Account, new_entries: Sequence[Entry], context: DecisionContext) -> Account:
@@ -55,13 +54,13 @@ def _recovered(account: Account, new_entries: Sequence[Entry], context: Decision
     available = available_microcredits(account, low.pools, context.now)
     outcomes = {entry.outcome for entry in new_entries}
     if "refilled" in outcomes:
-        # A new period: what is still low is told anew, by the next run or decline.
+        # A new period: the next run or decline notifies what is still low.
         low = replace(low, base_microcredits=_base(account, low.pools, context))
-        deferred = _fallen_through((*low.notified, *low.deferred), available, low.base_microcredits)
+        deferred = _crossed((*low.notified, *low.deferred), available, low.base_microcredits)
         return replace(account, low=_unless_empty(replace(low, notified=(), deferred=deferred)))
     clearance = 0 if "granted" in outcomes else low.base_microcredits // CLEARANCE_DIVISOR
-    notified = _fallen_through(low.notified, available - clearance, low.base_microcredits)
-    deferred = _fallen_through(low.deferred, available, low.base_microcredits)
+    notified = _crossed(low.notified, available - clearance, low.base_microcredits)
+    deferred = _crossed(low.deferred, available, low.base_microcredits)
     return replace(account, low=_unless_empty(replace(low, notified=notified, deferred=deferred)))
 
 
@@ -79,9 +78,9 @@ def _fallen(
         return replace(account, low=None)
     base = low.base_microcredits
     available = available_microcredits(account, billing.pools, context.now)
-    through = _fallen_through(billing.low_thresholds, available, base)
-    if not through or (low.notified and _deepest(through, base) >= _deepest(low.notified, base)):
-        low = replace(low, notified=_together(low.notified, through, base), deferred=())
+    crossed = _crossed(billing.low_thresholds, available, base)
+    if not crossed or (low.notified and _deepest(crossed, base) >= _deepest(low.notified, base)):
+        low = replace(low, notified=_together(low.notified, crossed, base), deferred=())
         return replace(account, low=_unless_empty(low))
     decline = _decline(account, billing, context)
     low = replace(
@@ -92,24 +91,24 @@ def _fallen(
         decline=decline,
     )
     if decline is None:
-        # What is above a threshold that was notified is told with it.
+        # A threshold that was notified covers those above it.
         deferred = tuple(
             t
-            for t in through
+            for t in crossed
             if not low.notified or t.microcredits(base) < _deepest(low.notified, base)
         )
         return replace(account, low=replace(low, deferred=deferred))
     says_more = available == 0 and any(entry.fails_run for entry in new_entries)
     notified_at_version = low.notified_at_version if says_more else context.row.version + 1
-    notified = _together(low.notified, through, base)
+    notified = _together(low.notified, crossed, base)
     return replace(
         account,
         low=replace(low, notified=notified, deferred=(), notified_at_version=notified_at_version),
     )
 
 
-def _told_by_decline(account: Account, new_entries: Sequence[Entry]) -> Account:
-    """Tell what was held back for the account's newest reload, if this commit declines that one."""
+def _notified_by_decline(account: Account, new_entries: Sequence[Entry]) -> Account:
+    """Notify what was deferred for the account's newest reload, if this commit declines it."""
     low, reload = account.low, account.reload
     if low is None or not low.deferred or reload is None or reload.state != "declined":
         return account
@@ -124,7 +123,7 @@ def _told_by_decline(account: Account, new_entries: Sequence[Entry]) -> Account:
 
 
 def _decline(account: Account, billing: Billing, context: DecisionContext) -> DeclineCause | None:
-    """Return what stands in the way of a reload, or None where one is able or under way."""
+    """Return the decline that a reload would meet, or None if one is able or under way."""
     match reload_standing(account, billing, context.now):
         case "waiting":
             return None
@@ -135,21 +134,19 @@ def _decline(account: Account, billing: Billing, context: DecisionContext) -> De
 
 
 def _base(account: Account, pools: Iterable[str], context: DecisionContext) -> int:
-    """Return what thresholds in per cent are of, in microcredits."""
+    """Return what percentage thresholds are of, in microcredits."""
     plan = account.plan
     if plan is not None and plan.refills_one_of(pools):
-        # Of what this period was refilled with, should the plan have changed since.
+        # The plan may have changed since it refilled this period; what it refilled counts.
         refill_id = f"{REFILL_PREFIX}{plan.refilled_from}"
         refill = next((grant for grant in account.grants if grant.id == refill_id), None)
         return refill.amount_microcredits if refill else plan.microcredits
-    # Those as read count too: this commit may have drawn one to its end, or seen it expire.
+    # The grants as read count too: this commit may have emptied one, or seen it expire.
     grants = {grant.id: grant for grant in (*context.row.grants, *account.grants)}
     return sum(grant.amount_microcredits for grant in grants.values() if grant.pool in pools)
 
 
-def _fallen_through(
-    thresholds: Iterable[Threshold], available: int, base: int
-) -> tuple[Threshold, ...]:
+def _crossed(thresholds: Iterable[Threshold], available: int, base: int) -> tuple[Threshold, ...]:
     return tuple(t for t in thresholds if available < t.microcredits(base))
 
 

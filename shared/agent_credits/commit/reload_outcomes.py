@@ -1,4 +1,4 @@
-"""What a reload that was paid for, or declined, does to the account that asked for it."""
+"""What a reload does to the account that asked for it, once it was paid for or declined."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from agent_credits.ledger.grants import Grant
 
 
 def grant_reload(account: Account, change: ReloadGranted, now: datetime) -> tuple[Account, Entry]:
-    """Add the credits, also of a reload that came too late and counts as declined already."""
+    """Add the credits, even if the reload came too late and already counts as declined."""
     grant = Grant(
         id=change.reload_id,
         pool=change.pool,
@@ -21,18 +21,10 @@ def grant_reload(account: Account, change: ReloadGranted, now: datetime) -> tupl
         expires_at=None,
         cause="reload",
     )
-    entry = Entry(
-        identity=change.identity,
-        payload_hash=change.payload_hash,
-        type="reload.granted",
-        outcome="granted",
-        recorded_at=now,
-        amount_microcredits=change.microcredits,
-        grant=grant,
-        reload=ReloadFacts(
-            change.reload_id, change.team_id, change.packs, change.price_cents, change.currency
-        ),
+    facts = ReloadFacts(
+        change.reload_id, change.team_id, change.packs, change.price_cents, change.currency
     )
+    entry = Entry.reload_granted(change.identity, change.payload_hash, grant, facts, now)
     granted = replace(
         account,
         grants=(*account.grants, grant),
@@ -45,16 +37,9 @@ def grant_reload(account: Account, change: ReloadGranted, now: datetime) -> tupl
 def decline_reload(
     account: Account, change: ReloadDeclined, now: datetime
 ) -> tuple[Account, Entry]:
-    """Let the decline stand on the row, so that the events that wait fail with its cause."""
-    entry = Entry(
-        identity=change.identity,
-        payload_hash=change.payload_hash,
-        type="reload.declined",
-        outcome="reload_declined",
-        recorded_at=now,
-        decline=change.cause,
-        reload=ReloadFacts(change.reload_id, change.team_id),
-    )
+    """Keep the decline on the row, so that the events that wait fail with its cause."""
+    facts = ReloadFacts(change.reload_id, change.team_id)
+    entry = Entry.reload_declined(change.identity, facts, change.cause, now)
     reload = account.reload
     if reload is not None and _is_newest(account, change.reload_id):
         reload = replace(

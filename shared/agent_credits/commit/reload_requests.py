@@ -1,4 +1,4 @@
-"""When an account asks for a reload: when an event finds too little, or the balance falls low."""
+"""An account asks for a reload when an event finds too little, or when its balance falls low."""
 
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from agent_credits.billing.teams import Billing
 from agent_credits.commit.changes import Waiting
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account, available_microcredits
-from agent_credits.ledger.entries import Entry, ReloadFacts, reload_identity
+from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, Standing, standing
 
@@ -20,21 +20,21 @@ def reload_standing(account: Account, billing: Billing, now: datetime) -> Standi
 def wait_for_reload(
     account: Account, billing: Billing, wanted_microcredits: int, context: DecisionContext
 ) -> tuple[Account, Waiting]:
-    """Let an event wait, for the reload under way or for one that this commit requests."""
+    """Let an event wait for the reload under way, or for one that this commit requests."""
     requested = account.reload
     if requested is None or reload_standing(account, billing, context.now) == "able":
         requested = _request(billing, context)
     if requested.id == _next_id(context.row):
-        # Every event that waits for the reload of this very commit is counted into it.
+        # The reload that this commit requests covers every event of it that waits.
         wanted = requested.wanted_microcredits + wanted_microcredits
         requested = replace(requested, wanted_microcredits=wanted)
     return replace(account, reload=requested), Waiting(requested.id)
 
 
 def reload_where_low(account: Account, billing: Billing, context: DecisionContext) -> Account:
-    """Request a reload where the balance stands below the threshold; on it is not below it.
+    """Request a reload if the balance is below the threshold; on the threshold is not below it.
 
-    Where too many reloads have been made of late, reloading freezes instead, and says so once.
+    If too many reloads were made recently, reloading freezes instead, and that is recorded once.
     """
     terms = billing.reload
     if terms is None:
@@ -52,7 +52,7 @@ def reload_where_low(account: Account, billing: Billing, context: DecisionContex
 
 
 def freeze(account: Account, billing: Billing, context: DecisionContext) -> Account:
-    """Let reloading stand still for a window, unless it does already."""
+    """Stop reloading for a window of the terms, unless it is already stopped."""
     terms = billing.reload
     if terms is None or _is_frozen(account, context.now):
         return account
@@ -66,21 +66,12 @@ def freeze(account: Account, billing: Billing, context: DecisionContext) -> Acco
 
 
 def with_reload_recorded(account: Account, context: DecisionContext) -> Account:
-    """Add the entry of a reload that this commit requests, or freezes."""
+    """Add the entry of the reload that this commit requests or freezes."""
     reload = account.reload
     if reload is None or reload.id != _next_id(context.row):
         return account
-    requested = reload.state == "requested"
-    entry = Entry(
-        identity=reload_identity(account.principal, f"{reload.id}:{reload.state}"),
-        payload_hash="",
-        type="reload.requested" if requested else "reload.declined",
-        outcome="reload_requested" if requested else "reload_declined",
-        recorded_at=context.now,
-        amount_microcredits=reload.wanted_microcredits,
-        decline=reload.cause,
-        reload=ReloadFacts(reload.id, reload.team_id),
-    )
+    kind = Entry.reload_requested if reload.state == "requested" else Entry.reload_frozen
+    entry = kind(account.principal, reload, context.now)
     return replace(account, entries=(*account.entries, entry))
 
 
@@ -110,5 +101,5 @@ def _request(billing: Billing, context: DecisionContext) -> Reload:
 
 
 def _next_id(row: Account) -> str:
-    # The version this commit makes: no two reloads of an account can share it.
+    # The version that this commit writes: no two reloads of an account share one.
     return f"{RELOAD_PREFIX}{row.principal}:{row.version + 1}"

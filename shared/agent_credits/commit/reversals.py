@@ -1,4 +1,4 @@
-"""Giving draws back to the very grants they came from, when a run ends by the platform's fault."""
+"""Giving draws back to the grants they came from, when a run ends in a platform error."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from agent_credits.values.errors import InvariantViolated, require
 
 
 def draws_to_return(entries: Sequence[Entry]) -> tuple[Draw, ...]:
-    """Return what the run took from each grant and has not been given back yet."""
+    """Return what the run took from each grant and was not yet given back."""
     net: dict[tuple[str, str], int] = {}
     for entry in entries:
         sign = -1 if entry.outcome == "returned" else 1
@@ -25,7 +25,7 @@ def draws_to_return(entries: Sequence[Entry]) -> tuple[Draw, ...]:
 
 
 def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Grant:
-    """Return the grant as the row holds it, as the page or the ledger recorded it otherwise."""
+    """Return the grant from the row or, once it has left the row, from the page or the ledger."""
     recorded = (entry.grant for entry in (*context.row.entries, *account.entries))
     candidates = (*account.grants, *(grant for grant in recorded if grant is not None))
     held = next((grant for grant in candidates if grant.id == grant_id), None)
@@ -38,7 +38,7 @@ def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Gran
 def given_back(
     grants: tuple[Grant, ...], part: Draw, origin: Grant, grace: timedelta, now: datetime
 ) -> tuple[Grant, ...]:
-    """Put credits back into the very grant; one that expired meanwhile gets a grace period."""
+    """Give the credits back to their grant; one that expired meanwhile gets a grace period."""
     held = next((grant for grant in grants if grant.id == part.grant_id), None)
     if held is not None:
         left = held.remaining_microcredits + part.microcredits

@@ -1,8 +1,8 @@
 """The port to the rows that commits read and write, and nothing else may write.
 
-Reads are strongly consistent. Writes are of two kinds: a compare-and-set of one row, which commits,
-and insertions of pages and receipts. What is inserted is a pure function of a committed row, so it
-does not matter which worker comes first, and an insertion never changes what is already there.
+Reads are strongly consistent. There are two kinds of writes: a compare-and-set of one row, which
+commits, and insertions of pages and receipts. What is inserted is a pure function of a committed
+row, so it does not matter which worker inserts it first, and no insertion changes what is there.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -21,7 +21,7 @@ class Rows(Protocol):
     def read_account(self, principal: Principal) -> Account | None: ...
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
-        """Return the receipts there are, of any account."""
+        """Return the receipts that exist, of any account."""
         ...
 
     def read_run(self, run_id: str) -> Iterable[Receipt]:
@@ -29,10 +29,10 @@ class Rows(Protocol):
         ...
 
     def compare_and_set(self, account: Account) -> Account | None:
-        """Write the row if the one there is one version older.
+        """Write the row if the stored one is one version older.
 
-        Returns None when it was written, or else the row that is there instead. Raises
-        `AccountTooLarge`, before anything is written, when the row would pass its ceiling.
+        Returns None if it was written, or else the stored row. Raises `AccountTooLarge`, and writes
+        nothing, if the row would pass its ceiling.
         """
         ...
 
@@ -46,18 +46,18 @@ class Rows(Protocol):
         ...
 
     def put_page(self, page: Page) -> None:
-        """Put a full page and one receipt for each of its entries, unless they are there."""
+        """Insert a full page and one receipt for each of its entries, unless they are there."""
         ...
 
 
 class TeamRows(SettingsRows, Protocol):
-    """The rows of teams where they also change, by compare-and-set like every other row."""
+    """The rows of teams, which change by compare-and-set like every other row."""
 
     def compare_and_set_team(self, team: Team) -> Team | None:
-        """Write the row if the one there is one version older; else return that one."""
+        """Write the row if the stored one is one version older, or else return the stored one."""
         ...
 
 
 def entries_of(receipts: Iterable[Receipt], principal: Principal) -> tuple[Entry, ...]:
-    """Return the entries that stand on this account, in the order of the receipts."""
+    """Return the entries of this account, in the order of the receipts."""
     return tuple(receipt.entry for receipt in receipts if receipt.principal == principal)

@@ -9,7 +9,7 @@ from agent_credits.values.errors import Contended, TeamMissing
 
 
 def read_team(rows: TeamRows, team_id: str) -> Team:
-    """Return the team as it stands now; raises `TeamMissing`."""
+    """Return the team's row as it is now. Raises `TeamMissing`."""
     team = rows.read_team(team_id)
     if team is None:
         raise TeamMissing(f"there is no team {team_id!r}")
@@ -17,10 +17,10 @@ def read_team(rows: TeamRows, team_id: str) -> Team:
 
 
 def change_team(rows: TeamRows, team_id: str, change: Callable[[Team], Team], pause: Pause) -> Team:
-    """Return the team after the change; one that changes nothing writes nothing.
+    """Return the team after the change; a change of nothing writes nothing.
 
-    `change` may be called several times and must be pure but for what it returns. Raises
-    `TeamMissing`, and `Contended` after `ATTEMPTS_MAX` lost races.
+    `change` must be pure: it is called again after each lost race. Raises `TeamMissing`, and
+    `Contended` after `ATTEMPTS_MAX` lost races.
     """
     team = read_team(rows, team_id)
     for attempt in range(ATTEMPTS_MAX):

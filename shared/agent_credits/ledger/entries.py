@@ -2,22 +2,28 @@
 
 Entries stand on the account row's open page until the page is full; a full page is copied to the
 ledger, together with one receipt per entry, and never changes again.
+
+Each kind of entry has one constructor, which takes what that kind records, adds what follows from
+it, and raises `InvariantViolated` for an entry that could never be right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
 from msgspec import Struct
 
-from agent_credits.ledger.grants import RELOAD_PREFIX, Grant
-from agent_credits.ledger.reloads import DeclineCause
+from agent_credits.ledger.grants import EXPIRY_PREFIX, RELOAD_PREFIX, Grant
+from agent_credits.ledger.reloads import DeclineCause, Reload
+from agent_credits.values.errors import InvariantViolated, require
 from agent_credits.values.principals import Payer, Principal
 
 Realm = Literal["RUN", "GRANT", "RELOAD"]
 
 # The source of entries that the system makes itself.
 OWN_SOURCE = "/agent-credits"
+# The hash of what has no payload, so that no repeat of it is ever a conflict.
+NO_PAYLOAD = ""
 
 EntryType = Literal[
     "agent_run.requested",
@@ -114,6 +120,15 @@ class RunContext(Struct, frozen=True):
     traceparent: str | None = None
 
 
+class RunFacts(Struct, frozen=True):
+    """What every entry of a run's event records, whatever its outcome."""
+
+    identity: Identity
+    payload_hash: str
+    context: RunContext
+    recorded_at: datetime
+
+
 class Entry(Struct, frozen=True):
     """The record of one event. `draws` plus `shortfall` equal `amount` for usage.
 
@@ -140,6 +155,238 @@ class Entry(Struct, frozen=True):
     grant: Grant | None = None
     plan_name: str | None = None
 
+    @classmethod
+    def refilled(
+        cls, principal: Principal, grant: Grant, plan_name: str, recorded_at: datetime
+    ) -> Self:
+        """The plan's credits for a new period."""
+        _require_undrawn(grant)
+        return cls(
+            grant_identity(principal, grant.id),
+            NO_PAYLOAD,
+            "credits.refilled",
+            "refilled",
+            recorded_at,
+            grant.amount_microcredits,
+            grant=grant,
+            plan_name=plan_name,
+        )
+
+    @classmethod
+    def expired(cls, principal: Principal, grant: Grant, recorded_at: datetime) -> Self:
+        """What a grant still held when it expired."""
+        if grant.expires_at is None or grant.is_live(recorded_at):
+            raise InvariantViolated("a live grant does not expire")
+        require(grant.remaining_microcredits > 0, "an empty grant has nothing that expires")
+        # A grant that came back with a grace period expires again, at another time.
+        expiry = f"{EXPIRY_PREFIX}{grant.id}@{int(grant.expires_at.timestamp())}"
+        return cls(
+            grant_identity(principal, expiry),
+            NO_PAYLOAD,
+            "credits.expired",
+            "expired",
+            recorded_at,
+            grant.remaining_microcredits,
+            grant=grant,
+        )
+
+    @classmethod
+    def granted(
+        cls, identity: Identity, payload_hash: str, grant: Grant, recorded_at: datetime
+    ) -> Self:
+        """Credits put into a pool by hand."""
+        _require_undrawn(grant)
+        amount = grant.amount_microcredits
+        return cls(
+            identity, payload_hash, "credits.granted", "granted", recorded_at, amount, grant=grant
+        )
+
+    @classmethod
+    def plan_changed(
+        cls, identity: Identity, payload_hash: str, plan_name: str, recorded_at: datetime
+    ) -> Self:
+        """Another plan, from the next refill on."""
+        return cls(
+            identity, payload_hash, "plan.changed", "changed", recorded_at, plan_name=plan_name
+        )
+
+    @classmethod
+    def reload_requested(cls, principal: Principal, reload: Reload, recorded_at: datetime) -> Self:
+        """A reload that the account asks for; the amount is what the waiting events ask for."""
+        require(reload.state == "requested", "a reload is requested while it is open")
+        return cls(
+            reload_identity(principal, f"{reload.id}:requested"),
+            NO_PAYLOAD,
+            "reload.requested",
+            "reload_requested",
+            recorded_at,
+            reload.wanted_microcredits,
+            reload=ReloadFacts(reload.id, reload.team_id),
+        )
+
+    @classmethod
+    def reload_frozen(cls, principal: Principal, reload: Reload, recorded_at: datetime) -> Self:
+        """A reload that the account declines by itself, because there were too many before it."""
+        is_one_too_many = reload.state == "declined" and reload.cause == "too_many_reloads"
+        require(is_one_too_many, "an account declines by itself only one reload too many")
+        identity = reload_identity(principal, f"{reload.id}:declined")
+        facts = ReloadFacts(reload.id, reload.team_id)
+        return cls.reload_declined(identity, facts, "too_many_reloads", recorded_at)
+
+    @classmethod
+    def reload_declined(
+        cls, identity: Identity, reload: ReloadFacts, cause: DeclineCause, recorded_at: datetime
+    ) -> Self:
+        """A reload that will not be paid for."""
+        require(reload.packs == 0, "a declined reload buys nothing")
+        return cls(
+            identity,
+            NO_PAYLOAD,
+            "reload.declined",
+            "reload_declined",
+            recorded_at,
+            decline=cause,
+            reload=reload,
+        )
+
+    @classmethod
+    def reload_granted(
+        cls,
+        identity: Identity,
+        payload_hash: str,
+        grant: Grant,
+        reload: ReloadFacts,
+        recorded_at: datetime,
+    ) -> Self:
+        """The credits of a reload that was paid for."""
+        _require_undrawn(grant)
+        require(reload.packs > 0, "a granted reload bought packs")
+        require(grant.id == reload.reload_id, "a reload's grant is named after the reload")
+        return cls(
+            identity,
+            payload_hash,
+            "reload.granted",
+            "granted",
+            recorded_at,
+            grant.amount_microcredits,
+            grant=grant,
+            reload=reload,
+        )
+
+    @classmethod
+    def accepted(cls, facts: RunFacts, estimate_microcredits: int) -> Self:
+        """A request that the pools cover; it takes nothing."""
+        return cls._of_run(facts, "agent_run.requested", "accepted", estimate_microcredits)
+
+    @classmethod
+    def request_insufficient(
+        cls,
+        facts: RunFacts,
+        estimate_microcredits: int,
+        *,
+        pools_before: tuple[PoolBalance, ...],
+        fails_run: bool,
+        decline: DeclineCause | None,
+    ) -> Self:
+        """A request that the pools do not cover; one without an estimate finds them empty."""
+        available = sum(pool.available_microcredits for pool in pools_before)
+        is_covered = available >= max(estimate_microcredits, 1)
+        require(not is_covered, "a request that the pools cover is accepted")
+        return cls._of_run(
+            facts,
+            "agent_run.requested",
+            "insufficient",
+            estimate_microcredits,
+            shortfall_microcredits=max(estimate_microcredits - available, 0),
+            pools_before=pools_before,
+            fails_run=fails_run,
+            decline=decline,
+        )
+
+    @classmethod
+    def debited(cls, facts: RunFacts, amount_microcredits: int, draws: tuple[Draw, ...]) -> Self:
+        """Usage that was drawn in full."""
+        require(_drawn(draws) == amount_microcredits, "debited usage was drawn in full")
+        return cls._of_run(facts, "agent_run.usage", "debited", amount_microcredits, draws)
+
+    @classmethod
+    def usage_insufficient(
+        cls,
+        facts: RunFacts,
+        amount_microcredits: int,
+        draws: tuple[Draw, ...],
+        *,
+        shortfall_microcredits: int,
+        pools_before: tuple[PoolBalance, ...],
+        fails_run: bool,
+        decline: DeclineCause | None,
+    ) -> Self:
+        """Usage that took all that the pools held; the rest of it is the shortfall."""
+        drawn = _drawn(draws)
+        require(
+            drawn + shortfall_microcredits == amount_microcredits,
+            "an event's draws plus its shortfall equal its amount",
+        )
+        require(shortfall_microcredits > 0, "usage that was drawn in full is debited")
+        require(
+            drawn == sum(pool.available_microcredits for pool in pools_before),
+            "usage falls short only after it has emptied the pools",
+        )
+        return cls._of_run(
+            facts,
+            "agent_run.usage",
+            "insufficient",
+            amount_microcredits,
+            draws,
+            shortfall_microcredits=shortfall_microcredits,
+            pools_before=pools_before,
+            fails_run=fails_run,
+            decline=decline,
+        )
+
+    @classmethod
+    def waived(cls, facts: RunFacts, amount_microcredits: int) -> Self:
+        """Usage of a run that had already ended in a platform error; it takes nothing."""
+        return cls._of_run(facts, "agent_run.usage", "waived", amount_microcredits)
+
+    @classmethod
+    def finished(cls, facts: RunFacts) -> Self:
+        """The end of a run that keeps what it drew."""
+        return cls._of_run(facts, "agent_run.finished", "finished")
+
+    @classmethod
+    def returned(cls, facts: RunFacts, draws: tuple[Draw, ...]) -> Self:
+        """The end of a run in a platform error; `draws` is what goes back to each grant."""
+        return cls._of_run(facts, "agent_run.finished", "returned", _drawn(draws), draws)
+
+    @classmethod
+    def _of_run(
+        cls,
+        facts: RunFacts,
+        entry_type: EntryType,
+        outcome: Outcome,
+        amount_microcredits: int = 0,
+        draws: tuple[Draw, ...] = (),
+        shortfall_microcredits: int = 0,
+        pools_before: tuple[PoolBalance, ...] = (),
+        fails_run: bool = False,
+        decline: DeclineCause | None = None,
+    ) -> Self:
+        return cls(
+            facts.identity,
+            facts.payload_hash,
+            entry_type,
+            outcome,
+            facts.recorded_at,
+            amount_microcredits,
+            draws,
+            shortfall_microcredits,
+            facts.context,
+            pools_before,
+            fails_run,
+            decline,
+        )
+
     @property
     def brings_credits(self) -> bool:
         """Tell whether there is more to draw after it: credits came, or came back."""
@@ -149,7 +396,16 @@ class Entry(Struct, frozen=True):
 
     @property
     def drawn_microcredits(self) -> int:
-        return sum(draw.microcredits for draw in self.draws)
+        return _drawn(self.draws)
+
+
+def _drawn(draws: Iterable[Draw]) -> int:
+    return sum(draw.microcredits for draw in draws)
+
+
+def _require_undrawn(grant: Grant) -> None:
+    is_undrawn = grant.remaining_microcredits == grant.amount_microcredits
+    require(is_undrawn, "nothing was drawn yet from a grant that is new")
 
 
 class Page(Struct, frozen=True):

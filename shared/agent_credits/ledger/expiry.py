@@ -2,7 +2,7 @@
 
 Both are applied lazily, by a pure function of account and time, whenever the account is next
 committed. No midnight job can be late, and no drawing can see credits that are no longer there:
-an expired grant is never live, whether or not its expire has been recorded yet.
+an expired grant is never live, whether or not its expiry has been recorded yet.
 """
 
 from datetime import datetime
@@ -10,8 +10,8 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from agent_credits.ledger.accounts import Account
-from agent_credits.ledger.entries import Entry, grant_identity
-from agent_credits.ledger.grants import EXPIRY_PREFIX, REFILL_PREFIX, Grant
+from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.grants import REFILL_PREFIX, Grant
 from agent_credits.values.periods import next_period_starts_at, period_containing
 
 
@@ -32,21 +32,8 @@ def _expire(account: Account, now: datetime) -> Account:
     return replace(
         account,
         grants=tuple(grant for grant in account.grants if grant.is_live(now)),
-        entries=account.entries + tuple(_expiry_entry(account, grant, now) for grant in expired),
-    )
-
-
-def _expiry_entry(account: Account, grant: Grant, now: datetime) -> Entry:
-    # A grant that came back with a grace period expires again, at another time.
-    expiry = int(grant.expires_at.timestamp()) if grant.expires_at else 0
-    return Entry(
-        identity=grant_identity(account.principal, f"{EXPIRY_PREFIX}{grant.id}@{expiry}"),
-        payload_hash="",
-        type="credits.expired",
-        outcome="expired",
-        recorded_at=now,
-        amount_microcredits=grant.remaining_microcredits,
-        grant=grant,
+        entries=account.entries
+        + tuple(Entry.expired(account.principal, grant, now) for grant in expired),
     )
 
 
@@ -67,16 +54,7 @@ def _refill(account: Account, now: datetime) -> Account:
         expires_at=period.end,
         cause="refill",
     )
-    entry = Entry(
-        identity=grant_identity(account.principal, grant.id),
-        payload_hash="",
-        type="credits.refilled",
-        outcome="refilled",
-        recorded_at=now,
-        amount_microcredits=grant.amount_microcredits,
-        grant=grant,
-        plan_name=plan.name,
-    )
+    entry = Entry.refilled(account.principal, grant, plan.name, now)
     return replace(
         account,
         grants=(*account.grants, grant),

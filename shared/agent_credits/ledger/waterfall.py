@@ -32,12 +32,8 @@ def draw(
         if part > 0 and grant.is_live(now):
             taken[grant.id] = Draw(grant.pool, grant.id, part)
             uncovered -= part
-    draws = tuple(taken.values())
-    require(
-        sum(d.microcredits for d in draws) + uncovered == amount_microcredits,
-        "an event's draws plus its shortfall equal its amount",
-    )
-    return Drawn(tuple(_less(grant, taken.get(grant.id)) for grant in grants), draws, uncovered)
+    left = tuple(_less(grant, taken.get(grant.id)) for grant in grants)
+    return Drawn(left, tuple(taken.values()), uncovered)
 
 
 def _less(grant: Grant, draw: Draw | None) -> Grant:

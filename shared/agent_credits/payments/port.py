@@ -1,7 +1,8 @@
-"""The port to a payment provider: make a payment, then confirm it; both may be asked again safely.
+"""The port to a payment provider: create a payment, then confirm it; each is safe to repeat.
 
-Two steps, because a provider forgets idempotency keys after a while, or ignores them: the payment's
-id is stored between them, and confirming a payment that has succeeded cannot charge it again.
+There are two steps because a payment provider forgets idempotency keys after a while, or ignores
+them: the payment's id is stored between the two, and confirming a payment that has succeeded does
+not charge it again.
 """
 
 from typing import Literal, Protocol
@@ -13,7 +14,7 @@ from agent_credits.values.errors import AgentCreditsError
 
 
 class PaymentUnavailable(AgentCreditsError):
-    """The provider did not give a definite answer. The outcome is unknown; ask again later."""
+    """The payment provider gave no definite answer. The outcome is unknown; ask again later."""
 
 
 class Paid(Struct, frozen=True):
@@ -21,20 +22,23 @@ class Paid(Struct, frozen=True):
 
 
 class Declined(Struct, frozen=True):
-    """A definite no: nothing was charged, and nothing of this payment will be."""
+    """A definite no: nothing was charged, and this payment never will be.
+
+    `payment_id` is empty where the payment provider did not even create a payment.
+    """
 
     payment_id: str
     code: str
 
 
 class Unresolved(Struct, frozen=True):
-    """The provider is still working on it; ask again later."""
+    """The payment provider is still processing it; ask again later."""
 
     payment_id: str
 
 
 class Canceled(Struct, frozen=True):
-    """Given up before anything was charged; nothing of this payment ever will be."""
+    """Canceled before it was charged; this payment never will be."""
 
     payment_id: str
 
@@ -43,7 +47,7 @@ PaymentState = Paid | Declined | Canceled | Unresolved
 
 
 class Charge(Struct, frozen=True):
-    """What is to be paid, by whom, for which purchase."""
+    """What to charge, to whom, and for which purchase."""
 
     purchase_id: str
     price_cents: int
@@ -53,26 +57,26 @@ class Charge(Struct, frozen=True):
 
 
 class Payments(Protocol):
-    """Each method raises `PaymentUnavailable` where the outcome stays unknown."""
+    """Each method is safe to repeat, and raises `PaymentUnavailable` if its outcome is unknown."""
 
     def create(self, charge: Charge) -> str | Declined:
-        """Make a payment without charging it, and return its id. May be repeated harmlessly.
+        """Create a payment without charging it, and return its id.
 
-        Returns `Declined`, without a payment's id, where no such payment can ever be made.
+        Returns `Declined`, without a payment's id, if such a payment can never be created.
         """
         ...
 
     def confirm(self, payment_id: str) -> PaymentState:
-        """Charge a payment that was created, or tell how it ended. May be repeated harmlessly."""
+        """Charge a payment that was created; one that has ended keeps its state."""
         ...
 
     def cancel(self, payment_id: str) -> PaymentState:
-        """Give up a payment nobody waits for; one that was charged already stays `Paid`."""
+        """Cancel a payment that nobody waits for; one that was already charged stays `Paid`."""
         ...
 
 
 class InvoicePayments:
-    """No card: the purchase itself, recorded on the team's row, is what will be invoiced."""
+    """No card is charged: the purchase on the team's row is what will be invoiced."""
 
     def create(self, charge: Charge) -> str:
         return f"invoice:{charge.purchase_id}"
@@ -81,7 +85,7 @@ class InvoicePayments:
         return Paid(payment_id)
 
     def cancel(self, payment_id: str) -> PaymentState:
-        # An invoice does not fail, so another worker may have found it paid already.
+        # An invoice cannot fail, so another worker may already have found it paid.
         return Paid(payment_id)
 
 

@@ -5,9 +5,9 @@
     3 grant     the credits to the account, by the write protocol, under the reload's id
     4 settle    the reservation
 
-A crash after any step leaves a row that says how far it came, and the message comes again. A
-decline releases the reservation and declines the reload. While the outcome is unknown the
-reservation stays, and is resolved by asking the provider about the very payment it names.
+After a crash, the rows say how far the reload came, and the message is delivered again. A declined
+payment declines the reload and releases the reservation. While the outcome is unknown, the
+reservation stays; it is resolved by asking the payment provider about the payment that it names.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,17 +26,17 @@ from agent_credits.billing.spend_cap import (
     give_up,
     month_end,
     release,
-    reserve,
     settle,
     with_payment,
 )
 from agent_credits.billing.teams import Team
 from agent_credits.commit.changes import ReloadDeclined, ReloadGranted
 from agent_credits.commit.rows import Rows, TeamRows
-from agent_credits.commit.team_changes import change_team, read_team
-from agent_credits.commit.write_protocol import ATTEMPTS_MAX, Pause, commit
+from agent_credits.commit.team_changes import read_team
+from agent_credits.commit.write_protocol import Pause, commit
 from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.reloads import DeclineCause, ReloadRequest, hold_after, packs_to_close
+from agent_credits.payments.head_room import change_spending, reserve_head_room
 from agent_credits.payments.port import (
     Canceled,
     Charge,
@@ -49,7 +49,7 @@ from agent_credits.payments.port import (
     Unresolved,
 )
 from agent_credits.values.errors import Contended, PolicyMissing
-from agent_credits.values.principals import Payer, Principal
+from agent_credits.values.principals import Principal
 
 
 class Granted(Struct, frozen=True):
@@ -61,25 +61,25 @@ class NotGranted(Struct, frozen=True):
 
 
 class Open(Struct, frozen=True):
-    """The payment's outcome is unknown; the message must come again until it is."""
+    """The payment's outcome is unknown; deliver the message again until it is known."""
 
     reservation: CapReservation
     reason: str
 
 
 class NeverMade(Struct, frozen=True):
-    """The deadline passed before a payment was even made: nothing was or will be charged."""
+    """The deadline passed before a payment was created: nothing was or will be charged."""
 
 
 class Stale(Struct, frozen=True):
-    """Nothing to do: the reload is resolved, or the account asks for another one by now."""
+    """No action is needed: the reload has ended, or the account now asks for another one."""
 
 
 Resolution = Granted | NotGranted | Open | Stale
 
 
 class ReloadSaga:
-    """Carries out reload requests. `payments` maps a provider's name to its adapter."""
+    """Carries out reload requests. `payments` maps a payment provider's name to its adapter."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class ReloadSaga:
         return self._charge(request, held, now)
 
     def _resolve_earlier(self, request: ReloadRequest, team: Team, now: datetime) -> None:
-        """End an earlier reload of this account that was left open, where that can be done now."""
+        """End an earlier reload of this account that was left open, if that is possible now."""
         earlier = _open_reload(team.spending, request.principal)
         if earlier is not None:
             left_open = ReloadRequest(earlier.purchase_id, request.team_id, request.principal)
@@ -116,51 +116,44 @@ class ReloadSaga:
     def _reserve(
         self, request: ReloadRequest, now: datetime
     ) -> CapReservation | NotGranted | Stale:
-        """Hold head-room for as many packs as are needed, or as the cap affords.
+        """Reserve head-room for as many packs as are needed, or as the cap affords."""
 
-        The team's row is read before the account's, and written only as it was read. Whoever
-        resolved this reload meanwhile changed the account first and the team's row after it, so
-        either the account no longer asks or the write is lost: the reload is not bought twice.
-        """
-        for attempt in range(ATTEMPTS_MAX):
-            team = read_team(self._teams, request.team_id)
-            held = team.spending.reservation(request.reload_id)
-            if held is not None:
-                return held
+        def price(team: Team) -> CapReservation | DeclineCause | None:
             account = self._rows.read_account(request.principal)
             if account is None or not _asks_for(account, request):
-                return Stale()
-            priced = self._priced(request, team, account, now)
-            if not isinstance(priced, CapReservation):
-                return self._decline(request, priced, team, now)
-            spending = reserve(team.spending, priced, team.spend_cap_cents)
-            if spending is None:
-                return self._decline(request, "spend_cap_reached", team, now)
-            changed = {"spending": spending, "version": team.version + 1}
-            if self._teams.compare_and_set_team(team.model_copy(update=changed)) is None:
-                return priced
-            self._pause(attempt + 1)
-        raise Contended(f"team {request.team_id}: lost {ATTEMPTS_MAX} races", ATTEMPTS_MAX)
+                return None
+            return self._priced(request, team, account, now)
+
+        reserved = reserve_head_room(
+            self._teams, request.team_id, request.reload_id, price, self._pause
+        )
+        if isinstance(reserved, CapReservation):
+            return reserved
+        if reserved.cause is None:
+            return Stale()
+        return self._decline(request, reserved.cause, reserved.team, now)
 
     def _priced(
         self, request: ReloadRequest, team: Team, account: Account, now: datetime
     ) -> CapReservation | DeclineCause:
-        if now >= _deadline(account, now):
-            # Whoever waited has been told no; nobody expects their card to be charged now.
+        reload = account.reload
+        if reload is None or reload.until is None or now >= reload.until:
+            # The events that waited have failed by now; nobody expects a charge any more.
             return "payment_unavailable"
-        policy = self._policy(team.tenure_at(now).policy_version)
-        offer = reload_offer(team, policy, now)
+        offer = reload_offer(team, self._policy(team.settings_policy_version), now)
         if not isinstance(offer, ReloadOffer):
             return offer
+        settings, pack = offer.settings, offer.pack
+        if settings.pool not in reload.pools:
+            # Settings that changed since the run was billed; it could not draw what they buy.
+            return "auto_reload_not_applicable"
         if len(team.spending.reservations) >= RESERVATIONS_MAX:
             return "payment_unavailable"
         if _open_reload(team.spending, request.principal) is not None:
             return "payment_unavailable"
-        settings, pack = offer.settings, offer.pack
-        pools = _pools(policy, team, request.principal, now, settings.pool)
         packs = packs_to_close(
-            available=available_microcredits(account, pools, now),
-            wanted=account.reload.wanted_microcredits if account.reload else 0,
+            available=available_microcredits(account, reload.pools, now),
+            wanted=reload.wanted_microcredits,
             threshold=settings.threshold_microcredits,
             pack=pack.microcredits,
             affordable_packs=offer.affordable_packs,
@@ -178,23 +171,21 @@ class ReloadSaga:
             currency=pack.currency,
             method=offer.method,
             reserved_at=now,
-            deadline=_deadline(account, now),
+            deadline=reload.until,
         )
 
     def _reserved_meanwhile(self, request: ReloadRequest) -> CapReservation | None:
-        """Shut out a worker that is still to reserve; return what one has reserved already.
+        """Return the reservation of another worker, or make sure that none can reserve any more.
 
-        It may have read the account before it was declined, and may crash as soon as it has
-        reserved. With the message done, nobody would ever ask about that reservation again.
+        Another worker may have read the account before the reload was declined, and may crash as
+        soon as it has reserved. Once the message is done, nothing would resolve its reservation.
         """
 
-        def fenced(team: Team) -> Team:
-            if team.spending.reservation(request.reload_id) is not None:
-                return team
-            return team.model_copy(update={"spending": fence(team.spending)})
+        def fenced(team: Team) -> Spending:
+            is_reserved = team.spending.reservation(request.reload_id) is not None
+            return team.spending if is_reserved else fence(team.spending)
 
-        team = change_team(self._teams, request.team_id, fenced, self._pause)
-        return team.spending.reservation(request.reload_id)
+        return self._change_spending(request, fenced).spending.reservation(request.reload_id)
 
     def _charge(self, request: ReloadRequest, held: CapReservation, now: datetime) -> Resolution:
         state = self._payment_state(request, held, now)
@@ -205,27 +196,22 @@ class ReloadSaga:
                     request, lambda t: settle(t.spending, held.purchase_id, t.spend_cap_cents, now)
                 )
                 return Granted(held)
-            case Declined():
-                # Declined before released: a crash in between finds the reservation and does both.
-                team = read_team(self._teams, request.team_id)
-                declined = self._decline(request, "payment_declined", team, now)
-                # Without an id, the provider made no payment at all.
-                unpaid = state.payment_id or None
-                team = self._change_spending(
-                    request, lambda t: release(t.spending, held.purchase_id, unpaid, now)
+            case Declined(payment_id):
+                # Without an id, the payment provider made no payment at all.
+                unpaid = payment_id or None
+                return self._end_unpaid(
+                    request,
+                    "payment_declined",
+                    lambda t: release(t.spending, held.purchase_id, unpaid, now),
+                    now,
                 )
-                left = team.spending.reservation(held.purchase_id)
-                # Another worker stored a payment meanwhile, and may be gone: ask about that one.
-                return Open(left, "a payment was made meanwhile") if left else declined
             case Canceled() | NeverMade():
-                team = read_team(self._teams, request.team_id)
-                declined = self._decline(request, "payment_unavailable", team, now)
-                team = self._change_spending(
-                    request, lambda t: give_up(t.spending, held.purchase_id, held.payment_id)
+                return self._end_unpaid(
+                    request,
+                    "payment_unavailable",
+                    lambda t: give_up(t.spending, held.purchase_id, held.payment_id),
+                    now,
                 )
-                left = team.spending.reservation(held.purchase_id)
-                # Another worker stored a payment meanwhile, and may be gone: ask about that one.
-                return Open(left, "a payment was made meanwhile") if left else declined
             case Unresolved() | PaymentUnavailable():
                 if now >= held.deadline:
                     team = read_team(self._teams, request.team_id)
@@ -234,13 +220,32 @@ class ReloadSaga:
             case _:
                 assert_never(state)
 
+    def _end_unpaid(
+        self,
+        request: ReloadRequest,
+        cause: DeclineCause,
+        give_back: Callable[[Team], Spending],
+        now: datetime,
+    ) -> NotGranted | Open:
+        """Decline the reload, release its head-room, and look for a payment made meanwhile.
+
+        Declined before released: after a crash in between, the reservation is still there, and the
+        next attempt does both.
+        """
+        team = read_team(self._teams, request.team_id)
+        declined = self._decline(request, cause, team, now)
+        team = self._change_spending(request, give_back)
+        left = team.spending.reservation(request.reload_id)
+        # Another worker stored a payment meanwhile, and may have crashed: ask about that one.
+        return Open(left, "a payment was made meanwhile") if left else declined
+
     def _payment_state(
         self, request: ReloadRequest, held: CapReservation, now: datetime
     ) -> PaymentState | NeverMade | PaymentUnavailable:
         """Return the state of the one payment of this reservation, or why it is unknown.
 
-        Past the deadline nothing is made or confirmed any more: a payment that nobody waits for is
-        given up, unless it was charged already.
+        After the deadline no payment is created or confirmed: nobody waits for it any more, so it
+        is canceled unless it was already charged.
         """
         charge = Charge(
             purchase_id=held.purchase_id,
@@ -264,7 +269,7 @@ class ReloadSaga:
             return fault
 
     def _stored(self, request: ReloadRequest, payment_id: str) -> str:
-        """Store the payment's id before it is confirmed; of two, the one stored first counts."""
+        """Store the payment's id before it is confirmed; return the one that was stored first."""
         team = self._change_spending(
             request, lambda t: with_payment(t.spending, request.reload_id, payment_id)
         )
@@ -289,7 +294,7 @@ class ReloadSaga:
     def _decline(
         self, request: ReloadRequest, cause: DeclineCause, team: Team, now: datetime
     ) -> NotGranted:
-        """Decline by the settings that were read for it: what changed since may lift it at once."""
+        """Decline under the settings that were read; a later change of them lifts the decline."""
         declined = ReloadDeclined(
             principal=request.principal,
             reload_id=request.reload_id,
@@ -302,10 +307,7 @@ class ReloadSaga:
         return NotGranted(cause)
 
     def _change_spending(self, request: ReloadRequest, change: Callable[[Team], Spending]) -> Team:
-        def changed(team: Team) -> Team:
-            return team.model_copy(update={"spending": change(team)})
-
-        return change_team(self._teams, request.team_id, changed, self._pause)
+        return change_spending(self._teams, request.team_id, change, self._pause)
 
     def _policy(self, version: str) -> BillingPolicy:
         policy = self._teams.read_policy(version)
@@ -323,20 +325,6 @@ def _asks_for(account: Account, request: ReloadRequest) -> bool:
     return reload is not None and reload.id == request.reload_id and reload.state == "requested"
 
 
-def _deadline(account: Account, now: datetime) -> datetime:
-    return account.reload.until or now if account.reload else now
-
-
 def _open_reload(spending: Spending, principal: Principal) -> CapReservation | None:
     reservations = (r for r in spending.reservations if r.is_reload)
     return next((r for r in reservations if r.principal == str(principal)), None)
-
-
-def _pools(
-    policy: BillingPolicy, team: Team, principal: Principal, now: datetime, pool: str
-) -> tuple[str, ...]:
-    """Return the order in which this principal's runs draw, where it holds the reloaded pool."""
-    payers: tuple[Payer, ...] = ("user", "owner") if principal.kind == "user" else ("team",)
-    kind = team.tenure_at(now).kind
-    rules = (r for r in policy.rules if r.team == kind and r.payer in payers and pool in r.pools)
-    return next((rule.pools for rule in rules), (pool,))

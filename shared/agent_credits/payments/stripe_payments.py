@@ -1,11 +1,11 @@
-"""Payments by card through Stripe: a PaymentIntent is created, its id stored, and then confirmed.
+"""Payments by card through Stripe: create a PaymentIntent, store its id, then confirm it.
 
-What makes a retry safe is the stored PaymentIntent: confirming one that has succeeded cannot charge
-again, and one that is not the stored one is never confirmed. An idempotency key made from the
-purchase would add nothing and do harm: Stripe forgets it after a day; until then it answers with
-the first result again, a server error too, so that one bad moment would hold a purchase up for a
-day; and two stacks on one Stripe account could name two purchases alike. So each call has a key of
-its own, which the library makes.
+The stored PaymentIntent makes a retry safe: confirming one that has succeeded does not charge
+again, and only the stored one is ever confirmed. An idempotency key made from the purchase would
+not help, and would do harm. Stripe forgets a key after a day. Until then it repeats the first
+result, even a server error, so one bad moment would block a purchase for a day. And two stacks on
+one Stripe account could give two purchases the same key. So the library makes a new key for each
+call.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,8 +23,8 @@ from agent_credits.payments.port import (
     Unresolved,
 )
 
-# To connect, and then for each answer. A call that takes longer has an unknown outcome, and asking
-# again tells it; together all calls of one attempt stay below the timeout of their function.
+# To connect, and then to answer. The outcome of a call that takes longer is unknown, and asking
+# again reveals it. All calls of one attempt together stay below the timeout of their function.
 CONNECT_TIMEOUT_SECONDS = 1
 READ_TIMEOUT_SECONDS = 5
 CALL_TIMEOUT_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS
@@ -33,7 +33,7 @@ CALLS_PER_ATTEMPT_MAX = 4
 
 
 class StripePayments:
-    """Implements `Payments`; `secret_key` is asked for each call, so that a rotation is noticed."""
+    """Implements `Payments`; reads `secret_key` before each call, so that it sees a rotation."""
 
     def __init__(self, secret_key: Callable[[], str], api_base: str | None = None) -> None:
         self._secret_key = secret_key
@@ -56,7 +56,7 @@ class StripePayments:
                     }
                 )
             except (stripe.CardError, stripe.InvalidRequestError) as impossible:
-                # The card or the customer is gone at Stripe: asking again would never end.
+                # Stripe no longer has the card or the customer: asking again would never succeed.
                 return Declined("", impossible.code or "invalid_request")
         return intent.id
 
@@ -70,8 +70,8 @@ class StripePayments:
                 except stripe.CardError as declined:
                     return Declined(payment_id, declined.code or "card_declined")
                 except stripe.InvalidRequestError as impossible:
-                    # The card or the customer is gone at Stripe, for good. Cancelled, so that this
-                    # no is definite; Stripe declines that where another worker has confirmed it.
+                    # Stripe no longer has the card or the customer. Canceling makes this no
+                    # definite; it fails if another worker has confirmed the payment meanwhile.
                     intents.cancel(payment_id)
                     return Declined(payment_id, impossible.code or "invalid_request")
         return _state(intent)
@@ -82,19 +82,19 @@ class StripePayments:
             try:
                 return _state(intents.cancel(payment_id))
             except stripe.InvalidRequestError:
-                # Stripe cancels neither what has succeeded nor what is being processed; then the
+                # Stripe cancels nothing that has succeeded or is being processed; then the
                 # payment's own state is the answer.
                 return _state(intents.retrieve(payment_id))
 
     def _intents(self) -> stripe.PaymentIntentService:
-        """Return a client with a connection of its own: a kept one may be dead when it is used."""
+        """Return a client with a new connection: one that was kept may be dead by now."""
         client = stripe.StripeClient(
             self._secret_key(),
             base_addresses={"api": self._api_base} if self._api_base else {},
             http_client=stripe.RequestsClient(
                 timeout=(CONNECT_TIMEOUT_SECONDS, READ_TIMEOUT_SECONDS)
             ),
-            # A retry in here could not charge twice, but it would take time that nobody counts.
+            # A retry in here could not charge twice, but would exceed the timeouts above.
             max_network_retries=0,
         )
         return client.v1.payment_intents
@@ -107,8 +107,8 @@ def _state(intent: stripe.PaymentIntent) -> PaymentState:
         case "canceled":
             return Canceled(intent.id)
         case "requires_payment_method" | "requires_action":
-            # Nobody is there to act on an off-session payment: whatever the card's bank asks for,
-            # it is a no, and this payment is never confirmed again.
+            # No customer is there to act on an off-session payment, so whatever the card's bank
+            # asks for is a no, and this payment is never confirmed again.
             error = intent.last_payment_error
             return Declined(intent.id, (error.code if error else None) or intent.status)
         case _:

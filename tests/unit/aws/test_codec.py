@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from agent_credits.aws import codec
 from agent_credits.aws.items import account_item, page_item
 from agent_credits.ledger.accounts import ErroredRun, PlanSubscription
-from agent_credits.ledger.entries import Draw, Entry, Identity, PoolBalance, RunContext
+from agent_credits.ledger.entries import (
+    Draw,
+    Entry,
+    Identity,
+    PoolBalance,
+    RunContext,
+    RunFacts,
+    run_identity,
+)
 from agent_credits.ledger.grants import Grant
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import NOW, open_account
@@ -56,6 +64,7 @@ DRAWS = st.builds(
 
 @st.composite
 def entries(draw: st.DrawFn) -> Entry:
+    """Combine what no constructor would: what is stored is read back, whatever wrote it."""
     draws = tuple(draw(st.lists(DRAWS, max_size=4)))
     shortfall = draw(st.sampled_from([0, 0, 1, 10**15]))
     undrawn = 0 if draws else draw(MICROCREDITS)
@@ -120,7 +129,7 @@ def test_a_page_written_twice_is_the_same_bytes(page: tuple[Entry, ...]) -> None
     read = codec.unpack_entries(packed)
 
     assert [to_the_millisecond(e) for e in read] == [to_the_millisecond(e) for e in page]
-    # Packed anew, not remembered.
+    # Packed again, not remembered.
     assert codec.pack_entries.__wrapped__(read) == packed
     assert [codec.pack_entry(e) for e in read] == [codec.pack_entry(e) for e in page]
 
@@ -161,21 +170,15 @@ def test_a_small_page_can_be_read_in_the_console() -> None:
 @given(st.integers(20, 200))
 def test_a_large_page_is_compressed_to_the_same_entries(count: int) -> None:
     run = RunContext("acme", "user", "ana", None, NOW, "user", "1")
-    page = tuple(
-        Entry(
-            identity=Identity(
-                "RUN", str(uuid.UUID(int=n // 10)), "/platform", str(uuid.UUID(int=n))
-            ),
-            payload_hash="q83vEjRWeJCrze8S",
-            type="agent_run.usage",
-            outcome="debited",
-            recorded_at=NOW,
-            amount_microcredits=n + 1,
-            draws=(Draw("plan", "refill:2025-11-01", n + 1),),
-            run=run,
-        )
-        for n in range(count)
-    )
+
+    def usage(number: int) -> Entry:
+        event_id, run_id = (str(uuid.UUID(int=n)) for n in (number, number // 10))
+        identity = run_identity("/platform", run_id, event_id)
+        facts = RunFacts(identity, "q83vEjRWeJCrze8S", run, NOW)
+        amount = number + 1
+        return Entry.debited(facts, amount, (Draw("plan", "refill:2025-11-01", amount),))
+
+    page = tuple(usage(number) for number in range(count))
 
     packed = codec.pack_entries(page)
 

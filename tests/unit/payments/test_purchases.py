@@ -1,4 +1,4 @@
-"""A purchase by hand: counted once towards the cap, whatever breaks off in between."""
+"""A manual purchase counts towards the cap once, whatever crashes or races on the way."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,13 +10,14 @@ from agent_credits.billing.spend_cap import Spending
 from agent_credits.billing.teams import Team, Tenure
 from agent_credits.commit.changes import GrantChange
 from agent_credits.ledger.accounts import Account
-from agent_credits.payments.purchases import Bought, NotBought, Purchase, buy
+from agent_credits.payments.purchases import Bought, ManualPurchase, NotBought, buy
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 ANA = Principal("user", "ana")
 CREDIT = 1_000_000
+CALLS_MAX = 60
 
 
 class Crash(Exception):
@@ -45,6 +46,24 @@ class CrashingRows(MemoryRows):
         return self._write(super().compare_and_set_team, team)
 
 
+class SharedRows:
+    """Rows whose n-th call finds that another operator has just made the same purchase."""
+
+    def __init__(self, rows: MemoryRows, at: int) -> None:
+        self._rows = rows
+        self._at = at
+        self.calls = 0
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._at:
+                assert isinstance(buy(self._rows, purchase_of(), NOW, pause), Bought)
+            return getattr(self._rows, name)(*arguments)
+
+        return call
+
+
 def pause(_: int) -> None:
     """Wait for nothing: the tests are alone with their rows."""
 
@@ -65,9 +84,9 @@ def rows_with(cap_cents: int, spending: Spending | None = None) -> CrashingRows:
     return rows
 
 
-def purchase_of(grant_id: str = "order-1", price_cents: int = 2_000) -> Purchase:
+def purchase_of(grant_id: str = "order-1", price_cents: int = 2_000) -> ManualPurchase:
     grant = GrantChange(ANA, grant_id, "add_on", 100 * CREDIT, None, "purchase")
-    return Purchase("acme", grant, price_cents, "usd")
+    return ManualPurchase("acme", grant, price_cents, "usd")
 
 
 def test_a_purchase_is_granted_and_counts_towards_the_cap() -> None:
@@ -90,6 +109,23 @@ def test_the_same_purchase_again_buys_nothing() -> None:
 
     assert again == Bought(is_new=False)
     assert (rows.teams["acme"], rows.accounts[ANA]) == (team, account)
+
+
+@pytest.mark.parametrize("cap_cents", [2_000, 4_000], ids=["a cap for one", "a cap for two"])
+def test_a_purchase_that_another_operator_makes_at_any_call_counts_once(cap_cents: int) -> None:
+    for at in range(1, CALLS_MAX):
+        rows = rows_with(cap_cents)
+        shared: Any = SharedRows(rows, at)
+
+        bought = buy(shared, purchase_of(), NOW, pause)
+
+        spending = rows.teams["acme"].spending
+        assert isinstance(bought, Bought), f"call {at}"
+        assert (spending.spent_in("2026-11"), spending.reservations) == (2_000, ()), f"call {at}"
+        assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"], f"call {at}"
+        if shared.calls < at:
+            return
+    pytest.fail("the purchase never ended")
 
 
 def test_what_the_cap_leaves_no_room_for_is_not_bought() -> None:
@@ -125,7 +161,7 @@ def test_an_id_that_was_granted_on_other_terms_costs_nothing() -> None:
     assert rows.teams["acme"].spending.spent_in("2026-11") == 1
 
 
-def test_a_purchase_by_hand_does_not_lift_the_suspension_of_a_card() -> None:
+def test_a_manual_purchase_does_not_lift_the_suspension_of_a_card() -> None:
     suspended = Spending(
         declines_in_a_row=3, declined_payment_method="pm-1", suspended_payment_method="pm-1"
     )
@@ -139,9 +175,7 @@ def test_a_purchase_by_hand_does_not_lift_the_suspension_of_a_card() -> None:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("write", [1, 2, 3])
-def test_a_purchase_that_broke_off_goes_on_when_it_is_asked_for_again(
-    write: int, when: str
-) -> None:
+def test_a_purchase_that_crashed_is_completed_when_it_is_made_again(write: int, when: str) -> None:
     rows = rows_with(2_000)
     rows.crash_at = (write, when)
     with pytest.raises(Crash):

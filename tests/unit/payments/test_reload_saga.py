@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from agent_credits.billing.policy import Pack
 from agent_credits.billing.spend_cap import RESERVATIONS_MAX
+from agent_credits.billing.teams import TENURE_NOTICE
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, ReloadRequest
 from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import (
@@ -30,6 +32,7 @@ from tests.unit.reload_builders import (
     ON,
     OTHER_CARD,
     PACK_CENTS,
+    POLICY,
     SECOND,
     ReloadWorld,
     open_account,
@@ -366,6 +369,57 @@ def test_a_message_that_first_comes_after_the_deadline_charges_nothing(later: ti
 
     assert_not_charged(world)
     assert world.payments.payments == {}
+    # It does not even hold head-room for a while, which another reload may need.
+    assert not any(team.spending.reservations for _, team in world.rows.team_stream)
+
+
+def test_settings_of_another_kind_of_team_buy_nothing_for_a_run_that_cannot_draw_it() -> None:
+    """Settings count at once; the kind of team that they belong to only after its notice."""
+    world, event = short_world()
+    contract = ON.model_copy(update={"pool": "contract"})
+
+    world.apply(auto_reload=contract)
+
+    assert world.resolve() == NotGranted("auto_reload_not_applicable")
+    assert_not_charged(world)
+    assert world.entry(event).outcome == "insufficient"
+    assert [n.data["cause"] for n in world.notices_of_type("auto_reload.declined")] == [
+        "auto_reload_not_applicable"
+    ]
+
+
+def test_a_pack_of_a_policy_that_is_to_come_is_bought_at_once() -> None:
+    world, event = short_world()
+    pack = Pack(microcredits=500_000_000, price_cents=2_500, currency="usd")
+    tomorrow = POLICY.model_copy(update={"version": "2026-12", "packs": (pack,)})
+    world.rows.policies[tomorrow.version] = tomorrow
+    (tenure,) = world.team.tenures
+    to_come = {"since": world.now + TENURE_NOTICE, "policy_version": tomorrow.version}
+
+    world.apply(
+        auto_reload=ON.model_copy(update={"pack_microcredits": pack.microcredits}),
+        tenures=(tenure, tenure.model_copy(update=to_come)),
+    )
+
+    resolution = world.resolve()
+    assert isinstance(resolution, Granted)
+    assert resolution.reservation.microcredits == pack.microcredits
+    assert world.entry(event).outcome == "debited"
+
+
+def test_a_decline_that_settings_did_not_cause_does_not_hold_for_ever() -> None:
+    world, event = short_world()
+    world.apply(auto_reload=ON.model_copy(update={"pack_microcredits": 1}))
+    assert world.resolve() == NotGranted("auto_reload_not_applicable")
+    assert world.entry(event).outcome == "insufficient"
+    pack = Pack(microcredits=1, price_cents=2_500, currency="usd")
+    # Another version under the same name stands for a policy that comes into force later.
+    world.rows.policies[POLICY.version] = POLICY.model_copy(update={"packs": (pack,)})
+
+    world.later(DECLINE_HOLD)
+
+    assert world.reload().until is not None
+    assert world.outcome(usage("e2", "1000", run="run-2")) == "waiting"
 
 
 @pytest.mark.parametrize("later", [RELOAD_DEADLINE, timedelta(days=31)])
