@@ -8,7 +8,7 @@ from agent_credits.billing.alerts import Alerts
 from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending
 from agent_credits.billing.teams import AutoReload, Team, Tenure
 from agent_credits.events.model_provider_errors import ModelProviderAnswer
-from agent_credits.ledger.accounts import Account, ErroredRun, PlanSubscription
+from agent_credits.ledger.accounts import Account, ErroredRun, PlanSubscription, run_hash
 from agent_credits.ledger.entries import (
     Draw,
     Entry,
@@ -73,7 +73,7 @@ def full_account(principal: Principal, version: int = 1) -> Account:
         version=version,
         grants=(grant(), replace(grant("g-2"), expires_at=None)),
         plan=PlanSubscription("max", "plan", 100, date(2026, 1, 31), date(2026, 10, 31)),
-        errored_runs=(ErroredRun("run-0", NOW),),
+        errored_runs=(ErroredRun(run_hash("run-0"), NOW),),
         reload=Reload(
             "reload:2", "acme", ("plan", "add_on"), "declined", 3, 4, NOW, None, "suspended"
         ),

@@ -19,7 +19,7 @@ from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import ModelProviderError, Observation
 from agent_credits.values.principals import Principal
 from tests.simulation.low_reference import Knowledge, LowReference, base_of
-from tests.simulation.reference import Expected, Lapse, Reference
+from tests.simulation.reference import Expected, Passing, Reference
 from tests.simulation.world import POLICY
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Invariants:
             self.recorded[entry.identity] = (new.principal, entry)
             past.append(entry)
             if entry.outcome in ("expired", "refilled"):
-                expire = Lapse(entry.outcome, _grant_id(entry), entry.amount_microcredits)
+                expire = Passing(entry.outcome, _grant_id(entry), entry.amount_microcredits)
                 if not due[expire] and not changes_are_over:
                     changes_are_over = True
                     due += Counter(reference.pass_time(now))

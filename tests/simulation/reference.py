@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 POOLS = {"user": ("trial", "plan", "add_on"), "team": ("trial", "contract")}
 GRACE = timedelta(days=30)
-ERRORED_FOR, ERRORED_MAX = timedelta(hours=24), 16
+ERRORED_FOR, ERRORED_MAX = timedelta(hours=24), 1_000
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -23,7 +23,7 @@ class Expected(NamedTuple):
     fails_run: bool = False
 
 
-class Lapse(NamedTuple):
+class Passing(NamedTuple):
     """What time alone does: a grant `expired` with so much left, or the plan `refilled` it."""
 
     outcome: str
@@ -52,14 +52,14 @@ class Reference:
     plan: tuple[int, date] | None = None
     refilled_from: date | None = None
 
-    def pass_time(self, now: datetime) -> list[Lapse]:
+    def pass_time(self, now: datetime) -> list[Passing]:
         expired = {name: c for name, c in self.held.items() if c.expires_at <= now}
         self.held = {name: c for name, c in self.held.items() if name not in expired}
-        return [Lapse("expired", n, c.left) for n, c in expired.items() if c.left] + self._refill(
+        return [Passing("expired", n, c.left) for n, c in expired.items() if c.left] + self._refill(
             now
         )
 
-    def end_commit(self, now: datetime) -> list[Lapse]:
+    def end_commit(self, now: datetime) -> list[Passing]:
         expires = self.pass_time(now)
         self.held = {name: c for name, c in self.held.items() if c.left}
         recent = {run: at for run, at in self.errored.items() if at > now - ERRORED_FOR}
@@ -105,10 +105,9 @@ class Reference:
             return Expected("finished")
         self.errored.pop(run, None)
         self.errored[run] = now
-        returned = self.drawn.pop(run, {})
-        for name, amount in returned.items():
-            self._give_back(name, amount, now)
-        return Expected("returned", tuple(returned.items()))
+        drawn = self.drawn.pop(run, {})
+        returned = [(n, amount) for n, amount in drawn.items() if self._give_back(n, amount, now)]
+        return Expected("returned", tuple(returned))
 
     def balances(self) -> dict[str, int]:
         return {name: held.left for name, held in self.held.items() if held.left}
@@ -125,14 +124,19 @@ class Reference:
         self.failed.add(run)
         return Expected("insufficient", draws, shortfall, first)
 
-    def _give_back(self, name: str, amount: int, now: datetime) -> None:
+    def _give_back(self, name: str, amount: int, now: datetime) -> bool:
+        """Give credits back, and tell whether the grant or its one grace still takes them."""
         if name not in self.held:
             made = self.made[name]
-            expires_at = made.expires_at if made.expires_at > now else now + GRACE
+            is_over = made.expires_at <= now
+            expires_at = made.expires_at + GRACE if is_over else made.expires_at
+            if expires_at <= now:
+                return False
             self.held[name] = Credits(made.pool, 0, expires_at, made.granted_at)
         self.held[name].left += amount
+        return True
 
-    def _refill(self, now: datetime) -> list[Lapse]:
+    def _refill(self, now: datetime) -> list[Passing]:
         amount, anchor = self.plan or (0, now.date())
         if amount == 0:
             return []
@@ -143,7 +147,7 @@ class Reference:
         end = min(s for s in _starts_around(anchor, now.date()) if s > start)
         name = f"refill:{start.isoformat()}"
         self.grant(name, "plan", amount, _midnight(end), _midnight(start))
-        return [Lapse("refilled", name, amount)]
+        return [Passing("refilled", name, amount)]
 
 
 def _starts_around(anchor: date, today: date) -> list[date]:

@@ -19,7 +19,7 @@ from agent_credits.ledger import accounts
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
-from tests.simulation.reference import Expected, Lapse, Reference
+from tests.simulation.reference import Expected, Passing, Reference
 from tests.simulation.workers import pause
 from tests.simulation.world import BOUNDARIES, CREDIT, FAR_PAST, POLICY
 
@@ -149,6 +149,6 @@ def _sorted_returns(expected: Expected) -> Expected:
     return expected._replace(draws=tuple(sorted(expected.draws)))
 
 
-def _expire(entry: Entry) -> Lapse:
+def _expire(entry: Entry) -> Passing:
     assert entry.grant is not None
-    return Lapse(entry.outcome, entry.grant.id, entry.amount_microcredits)
+    return Passing(entry.outcome, entry.grant.id, entry.amount_microcredits)

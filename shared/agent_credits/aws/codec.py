@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from agent_credits.ledger.accounts import ErroredRun, PlanSubscription
+from agent_credits.ledger.accounts import RUN_HASH_BYTES, ErroredRun, PlanSubscription
 from agent_credits.ledger.entries import Draw, Entry, Identity, PoolBalance, ReloadFacts, RunContext
 from agent_credits.ledger.grants import Grant
 from agent_credits.ledger.reloads import Reload
@@ -167,12 +167,20 @@ def unpack_plan(text: str) -> PlanSubscription:
     )
 
 
-def pack_errored_runs(runs: Sequence[ErroredRun]) -> str:
-    return _dumps([[run.run_id, _seconds(run.ended_at)] for run in runs])
+def pack_errored_runs(runs: Sequence[ErroredRun]) -> bytes:
+    """Return each run as its hash and four bytes of epoch seconds."""
+    return b"".join(run.run_hash + _seconds(run.ended_at).to_bytes(4) for run in runs)
 
 
-def unpack_errored_runs(text: str) -> tuple[ErroredRun, ...]:
-    return tuple(ErroredRun(run_id, _instant(at)) for run_id, at in _loads(text))
+def unpack_errored_runs(packed: bytes) -> tuple[ErroredRun, ...]:
+    size = RUN_HASH_BYTES + 4
+    if len(packed) % size:
+        raise ValueError("errored runs are not as long as their format says")
+    parts = (packed[start : start + size] for start in range(0, len(packed), size))
+    return tuple(
+        ErroredRun(part[:RUN_HASH_BYTES], _instant(int.from_bytes(part[RUN_HASH_BYTES:])))
+        for part in parts
+    )
 
 
 def pack_reload(reload: Reload) -> str:

@@ -101,7 +101,7 @@ def account_item(account: Account) -> Item:
     if account.plan is not None:
         item["plan"] = {"S": codec.pack_plan(account.plan)}
     if account.errored_runs:
-        item["errored_runs"] = {"S": codec.pack_errored_runs(account.errored_runs)}
+        item["errored_runs"] = {"B": codec.pack_errored_runs(account.errored_runs)}
     if account.reload is not None:
         item["reload"] = {"S": codec.pack_reload(account.reload)}
     if account.reloaded_at:
@@ -126,7 +126,9 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
         grants=codec.unpack_grants(item["grants"]["S"]),
         plan=codec.unpack_plan(item["plan"]["S"]) if "plan" in item else None,
         errored_runs=(
-            codec.unpack_errored_runs(item["errored_runs"]["S"]) if "errored_runs" in item else ()
+            codec.unpack_errored_runs(_bytes(item["errored_runs"]))
+            if "errored_runs" in item
+            else ()
         ),
         reload=codec.unpack_reload(item["reload"]["S"]) if "reload" in item else None,
         reloaded_at=(
@@ -300,11 +302,13 @@ def _entries_from_item(item: Mapping[str, Any]) -> tuple[Entry, ...]:
 
 
 def _text_or_bytes(typed: Mapping[str, Any]) -> str | bytes:
-    if "S" in typed:
-        return str(typed["S"])
+    return str(typed["S"]) if "S" in typed else _bytes(typed)
+
+
+def _bytes(typed: Mapping[str, Any]) -> bytes:
     packed = typed["B"]
     # The client decodes binary values; the change stream delivers them in base64.
-    return packed if isinstance(packed, bytes) else base64.b64decode(packed)
+    return packed if isinstance(packed, bytes) else base64.b64decode(packed, validate=True)
 
 
 def _escaped(part: str) -> str:

@@ -40,6 +40,7 @@ from agent_credits.events.agent_runs import RunFinished
 from agent_credits.ledger.accounts import (
     ERRORED_RUNS_MAX,
     Account,
+    ErroredRun,
     PlanSubscription,
     check_account,
     fills_page,
@@ -57,6 +58,8 @@ class Decision(Struct, frozen=True):
     row_version: int
     account: Account
     results: tuple[Result, ...]
+    # Runs whose late usage would have been waived for longer, had the row had room for them.
+    errored_runs_forgotten: int = 0
 
     @property
     def changes_account(self) -> bool:
@@ -95,7 +98,11 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
     current = _with_reload(current, fresh, context)
     if not any(isinstance(result, Recorded) for result in results) and current.reload == row.reload:
         return Decision(row.version, row, tuple(results))
-    return Decision(row.version, _ready_to_commit(current, fresh, context), tuple(results))
+    remembered = _late_usage_waived(current, now)
+    kept = remembered[-ERRORED_RUNS_MAX:]
+    current = replace(current, errored_runs=kept)
+    committed = _ready_to_commit(current, fresh, context)
+    return Decision(row.version, committed, tuple(results), len(remembered) - len(kept))
 
 
 def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
@@ -129,9 +136,12 @@ def runs_that_fail(decision: Decision) -> frozenset[str]:
     )
 
 
-def grants_to_look_up(account: Account, runs: Mapping[str, tuple[Entry, ...]]) -> frozenset[str]:
-    """Return the ids of the grants that these runs drew from and that left the row."""
-    held = {grant.id for grant in account.grants}
+def grants_to_look_up(
+    account: Account, runs: Mapping[str, tuple[Entry, ...]], now: datetime
+) -> frozenset[str]:
+    """Return the ids of the grants that these runs drew from and that left the row, or do now."""
+    now = _not_before_last_entry(account, now)
+    held = {grant.id for grant in account.grants if grant.is_live(now)}
     entries = [entry for past in runs.values() for entry in past]
     entries += [entry for entry in account.entries if entry.identity.subject in runs]
     drawn = {part.grant_id for entry in entries for part in entry.draws}
@@ -174,15 +184,17 @@ def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
     return exhausted
 
 
+def _late_usage_waived(account: Account, now: datetime) -> tuple[ErroredRun, ...]:
+    since = now - ERRORED_RUNS_REMEMBERED_FOR
+    return tuple(run for run in account.errored_runs if run.ended_at > since)
+
+
 def _ready_to_commit(
     account: Account, fresh: Sequence[Change], context: DecisionContext
 ) -> Account:
     row, now = context.row, context.now
     account = bring_up_to(account, now)
     kept = len(row.entries) if account.page_number == row.page_number else 0
-    remembered = tuple(
-        run for run in account.errored_runs if run.ended_at > now - ERRORED_RUNS_REMEMBERED_FOR
-    )
     runs = [change for change in fresh if isinstance(change, RunChange)]
     account = with_low_credits(account, runs, account.entries[kept:], context)
     committed = replace(
@@ -190,7 +202,6 @@ def _ready_to_commit(
         version=account.version + 1,
         # An empty grant leaves the row; the ledger has it, in case a draw is given back to it.
         grants=tuple(grant for grant in account.grants if grant.remaining_microcredits > 0),
-        errored_runs=remembered[-ERRORED_RUNS_MAX:],
         is_exhausted=_is_exhausted(account, account.entries[kept:]),
         page_is_full=fills_page(account.entries),
     )

@@ -26,9 +26,10 @@ def draws_to_return(entries: Sequence[Entry]) -> tuple[Draw, ...]:
 
 def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Grant:
     """Return the grant from the row or, once it has left the row, from the page or the ledger."""
-    recorded = (entry.grant for entry in (*context.row.entries, *account.entries))
-    candidates = (*account.grants, *(grant for grant in recorded if grant is not None))
-    held = next((grant for grant in candidates if grant.id == grant_id), None)
+    # Not from the entry of its expiry: after a grace period, that one names another expiry.
+    entries = (*context.row.entries, *account.entries)
+    made = (e.grant for e in entries if e.grant and e.outcome in ("granted", "refilled"))
+    held = next((grant for grant in (*account.grants, *made) if grant.id == grant_id), None)
     origin = held or context.past.grants.get(grant_id)
     if origin is None:
         raise InvariantViolated("every draw's grant is on the row or in the ledger")
@@ -37,13 +38,21 @@ def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Gran
 
 def given_back(
     grants: tuple[Grant, ...], part: Draw, origin: Grant, grace: timedelta, now: datetime
-) -> tuple[Grant, ...]:
-    """Give the credits back to their grant; one that expired meanwhile gets a grace period."""
+) -> tuple[Grant, ...] | None:
+    """Give the credits back to their grant; None where it expired too long ago to take them.
+
+    A grant that expired meanwhile takes them until its grace is over. Grace is counted once, from
+    the grant's own expiry, however often credits come back to it.
+    """
     held = next((grant for grant in grants if grant.id == part.grant_id), None)
     if held is not None:
         left = held.remaining_microcredits + part.microcredits
         filled = replace(held, remaining_microcredits=left)
         return tuple(filled if grant is held else grant for grant in grants)
-    expires_at = origin.expires_at if origin.is_live(now) else now + grace
+    expires_at = origin.expires_at
+    if expires_at is not None and expires_at <= now:
+        expires_at += grace
+        if expires_at <= now:
+            return None
     revived = replace(origin, remaining_microcredits=part.microcredits, expires_at=expires_at)
     return (*grants, revived)

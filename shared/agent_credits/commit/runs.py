@@ -18,8 +18,14 @@ from agent_credits.events.agent_runs import (
     TeamApiKeyTrigger,
     UserTrigger,
 )
-from agent_credits.ledger.accounts import Account, ErroredRun, pool_balances, together
-from agent_credits.ledger.entries import Entry, RunContext, RunFacts
+from agent_credits.ledger.accounts import (
+    Account,
+    ErroredRun,
+    pool_balances,
+    run_hash,
+    together,
+)
+from agent_credits.ledger.entries import Draw, Entry, RunContext, RunFacts
 from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.ledger.waterfall import draw
 
@@ -64,7 +70,7 @@ def _apply_usage(
     account: Account, change: RunChange, amount: int, context: DecisionContext
 ) -> tuple[Account, Entry | Waiting]:
     facts = _facts(change, context)
-    if any(run.run_id == change.event.subject for run in account.errored_runs):
+    if _ended_in_error(account, change.event.subject):
         return account, Entry.waived(facts, amount)
     drawn = draw(account.grants, change.billing.pools, amount, context.now)
     if drawn.shortfall_microcredits == 0:
@@ -92,15 +98,26 @@ def _apply_finish(
     if status != "error":
         return account, Entry.finished(facts)
     run_id = change.event.subject
-    draws = draws_to_return(context.entries_of_run(account, run_id))
-    grants = account.grants
-    for part in draws:
+    grants, draws = account.grants, list[Draw]()
+    for part in draws_to_return(context.entries_of_run(account, run_id)):
         origin = origin_of(account, context, part.grant_id)
-        grants = given_back(grants, part, origin, change.billing.grace, context.now)
-    others = tuple(run for run in account.errored_runs if run.run_id != run_id)
-    errored_runs = (*others, ErroredRun(run_id, context.now))
+        with_part = given_back(grants, part, origin, change.billing.grace, context.now)
+        if with_part is not None:
+            grants = with_part
+            draws.append(part)
+    ended = ErroredRun(run_hash(run_id), context.now)
+    others = tuple(run for run in account.errored_runs if run.run_hash != ended.run_hash)
+    errored_runs = (*others, ended)
     after = replace(account, grants=grants, errored_runs=errored_runs)
-    return after, Entry.returned(facts, draws)
+    return after, Entry.returned(facts, tuple(draws))
+
+
+def _ended_in_error(account: Account, run_id: str) -> bool:
+    """Tell whether usage of the run is waived; no hash is made where no run is remembered."""
+    if not account.errored_runs:
+        return False
+    wanted = run_hash(run_id)
+    return any(run.run_hash == wanted for run in account.errored_runs)
 
 
 def _blocking_decline(cause: DeclineCause) -> DeclineCause | None:

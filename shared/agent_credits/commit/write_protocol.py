@@ -54,6 +54,7 @@ class Committed(Struct, frozen=True):
     account: Account
     results: tuple[Result, ...]
     retries: int
+    errored_runs_forgotten: int = 0
 
 
 class _Attempt(Struct, frozen=True):
@@ -102,7 +103,7 @@ def commit(
     for number in range(ATTEMPTS_MAX):
         tried = _try(rows, attempt, now)
         if isinstance(tried, Decision):
-            return Committed(tried.account, tried.results, number)
+            return Committed(tried.account, tried.results, number, tried.errored_runs_forgotten)
         attempt = tried.next
         if tried.lost_race and number + 1 < ATTEMPTS_MAX:
             pause(number + 1)
@@ -167,11 +168,11 @@ def _decide(
     """Read what else of the ledger the decision needs, after the row was read, and decide."""
     recorded = {identity: receipt.entry for identity, receipt in receipts.items()}
     fresh = [change for change in changes if change.identity not in recorded]
-    past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh))
+    past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh), now)
     decision = decide(row, changes, past, now)
     failing = runs_that_fail(decision) - past.runs.keys()
     if failing:
-        decision = decide(row, changes, _with_runs(rows, row, past, failing), now)
+        decision = decide(row, changes, _with_runs(rows, row, past, failing, now), now)
     return decision
 
 
@@ -185,11 +186,13 @@ def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
     return list(dict.fromkeys(c.identity for c in changes if c.identity not in on_page))
 
 
-def _with_runs(rows: Rows, row: Account, past: Past, run_ids: Collection[str]) -> Past:
+def _with_runs(
+    rows: Rows, row: Account, past: Past, run_ids: Collection[str], now: datetime
+) -> Past:
     if not run_ids:
         return past
     runs = {run: entries_of(rows.read_run(run), row.principal) for run in sorted(run_ids)}
-    grant_ids = grants_to_look_up(row, runs)
+    grant_ids = grants_to_look_up(row, runs, now)
     receipts = rows.read_receipts([origin_identity(row.principal, g) for g in sorted(grant_ids)])
     grants = {r.entry.grant.id: r.entry.grant for r in receipts.values() if r.entry.grant}
     return Past(past.recorded, {**past.runs, **runs}, {**past.grants, **grants})

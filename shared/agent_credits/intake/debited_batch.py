@@ -77,6 +77,7 @@ class DebitedBatch(Struct, frozen=True):
     outcomes: tuple[Outcome, ...] = ()
     reported: tuple[ReportedModelProviderError, ...] = ()
     retries: int = 0
+    errored_runs_forgotten: int = 0
 
     @property
     def runs_failed(self) -> int:
@@ -97,6 +98,7 @@ class DebitedBatch(Struct, frozen=True):
         kinds = Counter(type(disposition) for disposition in self.dispositions.values())
         return {
             "CompareAndSetRetries": self.retries,
+            "ErroredRunsForgotten": self.errored_runs_forgotten,
             "MessagesRejected": kinds[Rejected],
             "RunsFailed": self.runs_failed,
         }

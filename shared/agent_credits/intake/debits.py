@@ -77,6 +77,7 @@ class _Group(Struct, frozen=True):
     settled: tuple[_Settled, ...]
     outcomes: tuple[Outcome, ...] = ()
     retries: int = 0
+    errored_runs_forgotten: int = 0
 
 
 class Debits:
@@ -126,6 +127,7 @@ class Debits:
             outcomes=tuple(outcome for group in groups for outcome in group.outcomes),
             reported=tuple(o for o in observed if isinstance(o, ReportedModelProviderError)),
             retries=sum(group.retries for group in groups),
+            errored_runs_forgotten=sum(group.errored_runs_forgotten for group in groups),
         )
 
     def _read(
@@ -272,4 +274,6 @@ def _group_of(committed: Committed, debits: Sequence[_Debit]) -> _Group:
             reason = f"event {debit.change.event.id} was recorded with another payload"
             rejection = Rejection("conflicting", reason)
             settled.append(_Settled(debit.message_id, Rejected(rejection)))
-    return _Group(tuple(settled), tuple(outcomes), committed.retries)
+    return _Group(
+        tuple(settled), tuple(outcomes), committed.retries, committed.errored_runs_forgotten
+    )

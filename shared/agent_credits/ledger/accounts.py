@@ -3,6 +3,7 @@
 Balances are computed here and nowhere else.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 
@@ -23,8 +24,12 @@ from agent_credits.values.principals import Principal
 PAGE_ENTRIES_FULL = 8
 PAGE_IDENTIFIER_BYTES_FULL = 360
 
-# Runs that ended by the platform's fault, remembered so that their late usage is waived.
-ERRORED_RUNS_MAX = 16
+# Runs that ended in a platform error are remembered, so that their late usage is waived. Each takes
+# 16 bytes of the row, so an account with so many pays for 16 KB more a commit, and one without any
+# pays nothing. Of more within a day the oldest are forgotten, and their late usage is charged.
+ERRORED_RUNS_MAX = 1_000
+# 96 bits: no two of a thousand runs are taken for one another.
+RUN_HASH_BYTES = 12
 
 # More than any team's breaker counts; what is older than its window never matters.
 RELOADS_REMEMBERED_MAX = 20
@@ -44,8 +49,14 @@ class PlanSubscription(Struct, frozen=True):
 
 
 class ErroredRun(Struct, frozen=True):
-    run_id: str
+    """A run by a hash of its id, which is shorter than most ids and of one length."""
+
+    run_hash: bytes
     ended_at: datetime
+
+
+def run_hash(run_id: str) -> bytes:
+    return hashlib.sha256(run_id.encode()).digest()[:RUN_HASH_BYTES]
 
 
 class Account(Struct, frozen=True):

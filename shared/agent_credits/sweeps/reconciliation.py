@@ -9,7 +9,7 @@ it knows then is a `Checkpoint`, whose size does not grow with the ledger.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -336,7 +336,14 @@ class Reconciliation:
 
     def _give_back(self, entry: Entry, grace: timedelta) -> None:
         run = self._whole_run_of(entry)
-        if {(part.pool, part.grant_id): part.microcredits for part in entry.draws} != run.drawn:
+        given_back = {(part.pool, part.grant_id): part.microcredits for part in entry.draws}
+        # What came from a grant whose grace is over does not come back.
+        due = {
+            key: microcredits
+            for key, microcredits in run.drawn.items()
+            if key in given_back or not self._is_past_grace(key[1], grace, entry.recorded_at)
+        }
+        if given_back != due:
             self._find(f"{_name(entry)} gives back {_drawn(entry.draws)}, not what its run drew")
         for part in entry.draws:
             self._put_back(entry, part, grace)
@@ -351,14 +358,18 @@ class Reconciliation:
         held = self._held.get(made.id)
         if held is None:
             held = replace(made, remaining_microcredits=0)
-            if not made.is_live(entry.recorded_at):
-                held = replace(held, expires_at=entry.recorded_at + grace)
+            if made.expires_at is not None and not made.is_live(entry.recorded_at):
+                held = replace(held, expires_at=made.expires_at + grace)
                 # A grant of an earlier page may have been in grace before the checkpoint.
                 if made.id in self._in_grace or made.id not in self._granted:
                     self._of_unsettled_expiry.add(made.id)
                 self._in_grace.add(made.id)
         left = held.remaining_microcredits + part.microcredits
         self._held[made.id] = replace(held, remaining_microcredits=left)
+
+    def _is_past_grace(self, grant_id: str, grace: timedelta, now: datetime) -> bool:
+        made = self._made(grant_id)
+        return made is not None and made.expires_at is not None and made.expires_at + grace <= now
 
     def _made(self, grant_id: str) -> Grant | None:
         return self._granted.get(grant_id) or self._earlier.grant(grant_id)

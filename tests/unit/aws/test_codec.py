@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent_credits.aws import codec
 from agent_credits.aws.items import account_item, page_item
-from agent_credits.ledger.accounts import ErroredRun, PlanSubscription
+from agent_credits.ledger.accounts import ErroredRun, PlanSubscription, run_hash
 from agent_credits.ledger.entries import (
     Draw,
     Entry,
@@ -149,7 +149,10 @@ def test_a_plan_is_read_back_as_it_was_written(refilled_from: Any) -> None:
 
 
 def test_errored_runs_are_read_back_as_they_were_written() -> None:
-    runs = (ErroredRun("run-1", NOW), ErroredRun("run-2", NOW + timedelta(seconds=1)))
+    runs = (
+        ErroredRun(run_hash("run-1"), NOW),
+        ErroredRun(run_hash("run-2"), NOW + timedelta(seconds=1)),
+    )
 
     assert codec.unpack_errored_runs(codec.pack_errored_runs(runs)) == runs
 

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from agent_credits.aws import items
 from agent_credits.commit.write_protocol import commit
-from agent_credits.ledger.accounts import Account, ErroredRun
+from agent_credits.ledger.accounts import Account, ErroredRun, run_hash
 from agent_credits.ledger.entries import Identity, Page, Receipt
 from agent_credits.values.errors import AccountTooLarge
 from agent_credits.values.principals import Principal
@@ -107,7 +107,7 @@ def test_pages_sort_by_their_number() -> None:
 @pytest.mark.parametrize("count", [0, 3, 60], ids=["new", "readable", "compressed"])
 def test_a_row_is_read_back_as_it_was_written(count: int) -> None:
     rows = committed([usage(f"e{n}") for n in range(count)], batch=60)
-    account = replace(rows.accounts[ANA], errored_runs=(ErroredRun("run-9", NOW),))
+    account = replace(rows.accounts[ANA], errored_runs=(ErroredRun(run_hash("run-9"), NOW),))
 
     item = items.account_item(account)
 

@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -7,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from agent_credits.aws.items import ROW_BYTES_MAX, account_item, item_bytes
 from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Past, Recorded, Result
 from agent_credits.commit.decide import ERRORED_RUNS_REMEMBERED_FOR, decide
-from agent_credits.commit.write_protocol import commit
+from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, commit
 from agent_credits.ledger.accounts import (
     ERRORED_RUNS_MAX,
     Account,
@@ -251,17 +253,45 @@ def test_a_run_is_remembered_as_given_back_for_a_day() -> None:
     assert entry_of(late).outcome == "debited"
 
 
-def test_the_memory_of_runs_given_back_is_bounded() -> None:
+def in_commits(rows: MemoryRows, documents: list[dict[str, Any]]) -> list[Committed]:
+    parts = range(0, len(documents), CHANGES_PER_COMMIT_MAX)
+    chunks = [run_changes(*documents[n : n + CHANGES_PER_COMMIT_MAX]) for n in parts]
+    return [commit(rows, ANA, chunk, now=NOW, pause=pause) for chunk in chunks]
+
+
+def test_late_usage_of_a_thousand_runs_is_waived_and_the_row_stays_far_below_its_ceiling() -> None:
     rows = MemoryRows()
     open_account(rows)
-    ends = [finished(f"e{n}", "error", run=f"run-{n}") for n in range(ERRORED_RUNS_MAX + 5)]
+    runs = [f"run-{n}" for n in range(ERRORED_RUNS_MAX)]
+    in_commits(rows, [finished(f"end-{run}", "error", run=run) for run in runs])
+    row_bytes = item_bytes(account_item(rows.accounts[ANA]))
 
-    send(rows, *ends)
+    late = in_commits(rows, [usage(f"late-{run}", "1", run=run) for run in runs])
 
-    remembered = rows.accounts[ANA].errored_runs
-    assert [run.run_id for run in remembered] == [
-        f"run-{n}" for n in range(5, ERRORED_RUNS_MAX + 5)
-    ]
+    outcomes = Counter(entry_of(result).outcome for part in late for result in part.results)
+    assert outcomes == {"waived": ERRORED_RUNS_MAX}
+    assert row_bytes < ROW_BYTES_MAX / 2
+
+
+def test_runs_beyond_the_bound_are_counted_and_the_oldest_is_charged_for_late_usage() -> None:
+    rows = MemoryRows()
+    open_account(rows)
+    runs = [f"run-{n}" for n in range(ERRORED_RUNS_MAX + 5)]
+
+    ended = in_commits(rows, [finished(f"end-{run}", "error", run=run) for run in runs])
+
+    first, last = send(rows, usage("e1", run=runs[4]), usage("e2", run=runs[5]))
+    assert sum(part.errored_runs_forgotten for part in ended) == 5
+    assert (entry_of(first).outcome, entry_of(last).outcome) == ("debited", "waived")
+
+
+def test_an_account_without_errored_runs_pays_nothing_for_them() -> None:
+    rows = MemoryRows()
+    open_account(rows)
+
+    send(rows, usage("e1"))
+
+    assert "errored_runs" not in account_item(rows.accounts[ANA])
 
 
 def test_credits_given_back_to_an_expired_grant_live_on_for_the_grace_period() -> None:
@@ -278,8 +308,55 @@ def test_credits_given_back_to_an_expired_grant_live_on_for_the_grace_period() -
     assert revived.pool == "trial"
     assert revived.remaining_microcredits == 4_000_000
     assert revived.amount_microcredits == 10_000_000
-    assert revived.expires_at == late + timedelta(days=30)
+    assert revived.expires_at == expiry + timedelta(days=30)
     assert remaining_by_grant(history(rows, ANA)) == remaining_on(rows.accounts[ANA])
+
+
+def test_grace_is_counted_once_however_often_credits_come_back() -> None:
+    rows = MemoryRows()
+    expiry = NOW + timedelta(hours=1)
+    open_account(rows, grant_change("t", "trial", "10", expires_at=expiry))
+    send(rows, usage("e1", "4", run="run-1"), usage("e2", "6", run="run-2"))
+    send(rows, finished("end-1", "error", run="run-1"), now=expiry + timedelta(days=10))
+    send(rows, usage("e3", "4", run="run-3"), now=expiry + timedelta(days=20))
+
+    send(rows, finished("end-2", "error", run="run-2"), now=expiry + timedelta(days=29))
+
+    (revived,) = rows.accounts[ANA].grants
+    assert revived.remaining_microcredits == 6_000_000
+    assert revived.expires_at == expiry + timedelta(days=30)
+
+
+def test_credits_of_a_grant_whose_grace_is_over_do_not_come_back() -> None:
+    rows = MemoryRows()
+    expiry = NOW + timedelta(hours=1)
+    open_account(
+        rows, grant_change("t", "trial", "4", expires_at=expiry), grant_change("a", credits="10")
+    )
+    send(rows, usage("e1", "5"))
+    after_grace = expiry + timedelta(days=30)
+
+    (ended,) = send(rows, finished("e2", "error"), now=after_grace)
+
+    assert [(d.grant_id, d.microcredits) for d in entry_of(ended).draws] == [("a", 1_000_000)]
+    assert remaining_on(rows.accounts[ANA]) == {"a": 10_000_000}
+    assert remaining_by_grant(history(rows, ANA)) == remaining_on(rows.accounts[ANA])
+
+
+def test_a_revived_grant_that_expires_in_this_very_commit_is_not_revived_again() -> None:
+    rows = MemoryRows()
+    expiry = NOW + timedelta(hours=1)
+    open_account(rows, grant_change("t", "trial", "10", expires_at=expiry))
+    send(rows, usage("e1", "4", run="run-1"), usage("e2", "6", run="run-2"))
+    send(rows, finished("end-1", "error", run="run-1"), now=expiry + timedelta(days=10))
+
+    (ended,) = send(rows, finished("end-2", "error", run="run-2"), now=expiry + timedelta(days=30))
+
+    assert entry_of(ended).draws == ()
+    assert [e.amount_microcredits for e in history(rows, ANA) if e.outcome == "expired"] == [
+        4_000_000
+    ]
+    assert rows.accounts[ANA].grants == ()
 
 
 def test_a_revived_grant_expires_in_its_turn() -> None:
