@@ -16,9 +16,7 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, DeclineCause
 from agent_credits.ledger.thresholds import parse_threshold
 from agent_credits.values.principals import Principal
-from tests.unit.payments.payment_fakes import FakePayments
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     BEN,
     FAR_PAST,
@@ -26,21 +24,22 @@ from tests.unit.reload_builders import (
     ON,
     OTHER_CARD,
     POLICY,
+    RELOADING_ACME,
     SECOND,
-    ReloadWorld,
     finished,
     grant_change,
-    open_account,
     pause,
     plan_change,
     requested,
     run_change,
     usage,
 )
+from tests.unit.payments.payment_fakes import FakePayments
+from tests.unit.reload_world import ReloadWorld
 
 CREDIT = 1_000_000
 WRITE_UNIT_BYTES = 1_024
-OFF = ACME.model_copy(update={"auto_reload": None})
+OFF = RELOADING_ACME.model_copy(update={"auto_reload": None})
 
 
 def with_thresholds(team: Team, *low: str) -> Team:
@@ -50,7 +49,7 @@ def with_thresholds(team: Team, *low: str) -> Team:
 def low_world(team: Team = OFF, plan: int = 400, **fields: Any) -> ReloadWorld:
     """Return a world in which ana's plan has just been refilled with so many credits."""
     world = ReloadWorld(team=team, **fields)
-    change = plan_change("plan:1", credits=plan * CREDIT)
+    change = plan_change(str(plan), change_id="plan:1")
     commit(world.rows, ANA, [change], now=NOW, pause=pause, opens_account=True)
     world.announce()
     return world
@@ -139,7 +138,7 @@ def test_a_threshold_of_a_fraction_of_a_microcredit_is_exact() -> None:
 
 def test_a_plan_that_changes_within_a_period_leaves_its_thresholds_alone() -> None:
     world = low_world()
-    bigger = plan_change("plan:2", credits=2000 * CREDIT)
+    bigger = plan_change("2000", change_id="plan:2")
     commit(world.rows, ANA, [bigger], now=NOW, pause=pause)
 
     fall_to(world, 130)
@@ -153,9 +152,9 @@ def test_an_account_without_a_plan_counts_from_what_it_was_granted(plan_credits:
     bigcorp = Principal("team", "acme")
     tenure = Tenure(since=FAR_PAST, kind="enterprise", owner="o", policy_version=POLICY.version)
     world = ReloadWorld(team=OFF.model_copy(update={"tenures": (tenure,)}))
-    contract = grant_change("contract", "1000", pool="contract", principal=bigcorp)
+    contract = grant_change("contract", "contract", "1000", principal=bigcorp)
     # A plan that puts its credits where no run draws them counts for nothing.
-    plan = plan_change("plan:1", principal=bigcorp, credits=plan_credits * CREDIT)
+    plan = replace(plan_change(principal=bigcorp), microcredits=plan_credits * CREDIT)
     commit(world.rows, bigcorp, [contract, plan], now=NOW, pause=pause, opens_account=True)
 
     for number, used in enumerate(("700", "1", "200", "99")):
@@ -167,7 +166,7 @@ def test_an_account_without_a_plan_counts_from_what_it_was_granted(plan_credits:
 
 def test_the_last_credit_of_an_account_without_a_plan_is_below_every_share_of_it() -> None:
     world = ReloadWorld(team=OFF)
-    open_account(world.rows, "100")
+    world.open_account("100")
 
     fall_to(world, 0)
 
@@ -176,10 +175,8 @@ def test_the_last_credit_of_an_account_without_a_plan_is_below_every_share_of_it
 
 def test_credits_that_expire_are_a_fall_as_well() -> None:
     world = ReloadWorld(team=OFF)
-    trial = replace(
-        grant_change("gift", "900", pool="trial"), expires_at=NOW + timedelta(minutes=1)
-    )
-    changes = [grant_change("g-1", "100"), trial]
+    trial = replace(grant_change("gift", "trial", "900"), expires_at=NOW + timedelta(minutes=1))
+    changes = [grant_change("g-1", credits="100"), trial]
     commit(world.rows, ANA, changes, now=NOW, pause=pause, opens_account=True)
 
     world.later(timedelta(hours=1))
@@ -190,7 +187,7 @@ def test_credits_that_expire_are_a_fall_as_well() -> None:
 
 def test_a_grant_that_runs_dry_meanwhile_moves_no_threshold_of_an_account_that_is_low() -> None:
     world = ReloadWorld(team=OFF)
-    changes = [grant_change("gift", "900", pool="trial"), grant_change("g-1", "150")]
+    changes = [grant_change("gift", "trial", "900"), grant_change("g-1", credits="150")]
     commit(world.rows, ANA, changes, now=NOW, pause=pause, opens_account=True)
 
     for left in (300, 140, 100):
@@ -369,7 +366,7 @@ def test_a_row_that_an_older_version_wrote_restores_nobody_and_at_worst_tells_ag
 
 
 def test_while_a_reload_is_able_nobody_is_told() -> None:
-    world = low_world(ACME)
+    world = low_world(RELOADING_ACME)
 
     fall_to(world, 119)
 
@@ -379,7 +376,7 @@ def test_while_a_reload_is_able_nobody_is_told() -> None:
 
 
 def test_a_reload_that_succeeds_was_never_worth_a_word() -> None:
-    world = low_world(ACME)
+    world = low_world(RELOADING_ACME)
     fall_to(world, 39)
 
     world.resolve()
@@ -402,7 +399,7 @@ def test_a_reload_that_succeeds_was_never_worth_a_word() -> None:
 def test_the_commit_that_declines_the_reload_tells_what_was_held(
     settings: dict[str, Any], confirm: Any, decline: DeclineCause, state: str
 ) -> None:
-    world = low_world(ACME, payments=FakePayments([confirm]))
+    world = low_world(RELOADING_ACME, payments=FakePayments([confirm]))
     fall_to(world, 99)
     assert told(world) == []
 
@@ -415,7 +412,7 @@ def test_the_commit_that_declines_the_reload_tells_what_was_held(
 
 
 def test_a_decline_is_told_once_and_not_at_every_hold() -> None:
-    world = low_world(ACME, payments=FakePayments(["decline", "decline"]))
+    world = low_world(RELOADING_ACME, payments=FakePayments(["decline", "decline"]))
     fall_to(world, 99)
     world.resolve()
 
@@ -429,7 +426,7 @@ def test_a_decline_is_told_once_and_not_at_every_hold() -> None:
 
 
 def test_after_a_decline_the_deeper_threshold_waits_for_the_next_one() -> None:
-    world = low_world(ACME, payments=FakePayments(["decline", "decline"]))
+    world = low_world(RELOADING_ACME, payments=FakePayments(["decline", "decline"]))
     fall_to(world, 99)
     world.resolve()
 
@@ -442,7 +439,7 @@ def test_after_a_decline_the_deeper_threshold_waits_for_the_next_one() -> None:
 
 
 def test_while_a_decline_holds_the_deeper_threshold_is_told_at_once() -> None:
-    world = low_world(ACME, payments=FakePayments(["decline"]))
+    world = low_world(RELOADING_ACME, payments=FakePayments(["decline"]))
     fall_to(world, 99)
     world.resolve()
 
@@ -452,7 +449,7 @@ def test_while_a_decline_holds_the_deeper_threshold_is_told_at_once() -> None:
 
 
 def test_a_reload_without_an_outcome_is_no_longer_healthy_after_its_deadline() -> None:
-    world = low_world(ACME)
+    world = low_world(RELOADING_ACME)
     fall_to(world, 99)
 
     world.later(RELOAD_DEADLINE)
@@ -463,7 +460,7 @@ def test_a_reload_without_an_outcome_is_no_longer_healthy_after_its_deadline() -
 
 def test_a_frozen_account_is_told() -> None:
     once = ON.model_copy(update={"reloads_max": 1})
-    world = low_world(ACME.model_copy(update={"auto_reload": once}))
+    world = low_world(RELOADING_ACME.model_copy(update={"auto_reload": once}))
     fall_to(world, 90)
     world.resolve()
 
@@ -485,7 +482,7 @@ def test_a_frozen_account_is_told() -> None:
 def test_what_the_teams_row_leaves_no_hope_for_is_told_before_a_reload_is_tried(
     settings: dict[str, Any], decline: DeclineCause
 ) -> None:
-    world = low_world(ACME.model_copy(update=settings))
+    world = low_world(RELOADING_ACME.model_copy(update=settings))
 
     fall_to(world, 119)
 
@@ -497,7 +494,7 @@ def test_what_the_teams_row_leaves_no_hope_for_is_told_before_a_reload_is_tried(
 
 def test_a_card_that_was_suspended_for_others_of_the_team_is_no_hope_either() -> None:
     suspended = Spending(suspended_payment_method="pm_good")
-    world = low_world(ACME.model_copy(update={"spending": suspended}))
+    world = low_world(RELOADING_ACME.model_copy(update={"spending": suspended}))
     fall_to(world, 119)
 
     world.apply(payment=OTHER_CARD)
@@ -510,7 +507,7 @@ def test_a_card_that_was_suspended_for_others_of_the_team_is_no_hope_either() ->
 
 
 def test_credits_that_come_make_good_what_a_reload_held_back() -> None:
-    world = low_world(ACME)
+    world = low_world(RELOADING_ACME)
     fall_to(world, 119)
 
     world.grant("by-hand", "1")
@@ -536,7 +533,7 @@ def test_a_decline_tells_nothing_that_was_told_with_a_deeper_threshold() -> None
 
 @pytest.mark.parametrize("state", ["requested", "declined"])
 def test_a_decline_that_is_late_for_an_older_reload_tells_nothing(state: str) -> None:
-    world = low_world(with_thresholds(ACME, "60%"), payments=FakePayments(["decline"]))
+    world = low_world(with_thresholds(RELOADING_ACME, "60%"), payments=FakePayments(["decline"]))
     if state == "declined":
         fall_to(world, 99)
         world.resolve()
@@ -579,7 +576,7 @@ def test_a_quiet_account_that_is_low_still_costs_one_unit() -> None:
     assert max(item_bytes(account_item(account)) for account in later) <= WRITE_UNIT_BYTES
 
 
-@pytest.mark.parametrize("team", [OFF, ACME], ids=["told", "deferred"])
+@pytest.mark.parametrize("team", [OFF, RELOADING_ACME], ids=["told", "deferred"])
 def test_what_is_told_and_held_is_read_back_as_it_was_written(team: Team) -> None:
     world = low_world(with_thresholds(team, "50", "30%", "0.000001"))
     fall_to(world, 39)
@@ -591,7 +588,7 @@ def test_what_is_told_and_held_is_read_back_as_it_was_written(team: Team) -> Non
 
 def test_each_account_of_a_team_is_told_for_itself() -> None:
     world = low_world()
-    change = plan_change("plan:1", principal=BEN, credits=400 * CREDIT)
+    change = plan_change("400", principal=BEN, change_id="plan:1")
     commit(world.rows, BEN, [change], now=NOW, pause=pause, opens_account=True)
 
     world.deliver(usage("e1", "300"), usage("e2", "300", run="run-2", user="ben"))

@@ -15,20 +15,18 @@ from agent_credits.sweeps.reconciliation import Reconciliation
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
-from tests.unit.payments.payment_fakes import FakePayments
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     MINUTE,
     PACK_CENTS,
     POLICY,
+    RELOADING_ACME,
     SECOND,
-    ReloadWorld,
-    open_account,
     requested,
-    short_world,
     usage,
 )
+from tests.unit.payments.payment_fakes import FakePayments
+from tests.unit.reload_world import ReloadWorld, short_world
 
 
 def test_a_waiting_event_is_debited_in_full_after_the_reload_succeeded() -> None:
@@ -45,7 +43,7 @@ def test_a_waiting_event_is_debited_in_full_after_the_reload_succeeded() -> None
 
 def test_every_waiting_event_is_debited_in_full_by_one_reload() -> None:
     world = ReloadWorld()
-    open_account(world.rows, "150")
+    world.open_account("150")
     events = [usage(f"e{n}", "200", run=f"run-{n}") for n in range(5)]
     world.deliver(*events)
 
@@ -59,7 +57,7 @@ def test_every_waiting_event_is_debited_in_full_by_one_reload() -> None:
 
 def test_a_request_that_waited_is_accepted_after_the_reload() -> None:
     world = ReloadWorld()
-    open_account(world.rows, "150")
+    world.open_account("150")
     event = requested("e1", credits="300")
     assert world.outcome(event) == "waiting"
     world.resolve()
@@ -77,7 +75,7 @@ def test_a_request_that_waited_is_accepted_after_the_reload() -> None:
 def test_a_waiting_event_fails_with_the_decline_as_its_cause(
     settings: dict[str, Any], cause: str
 ) -> None:
-    world, event = short_world(team=ACME.model_copy(update=settings))
+    world, event = short_world(team=RELOADING_ACME.model_copy(update=settings))
     world.resolve()
 
     entry = world.entry(event)
@@ -180,7 +178,7 @@ def test_the_ledger_of_an_account_that_reloads_reconciles_with_its_row() -> None
 ACCOUNTS = 8
 TRIGGERS = 16
 ROOM_PACKS = 3
-MONTH = "2026-11"
+MONTH = "2025-11"
 # A worker that lost too many races gives its message back; another has won each of them.
 DELIVERIES_MAX = 100
 
@@ -225,13 +223,15 @@ def short_switch_interval() -> Iterator[None]:
 def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_there_is_room_for(
     confirm: Any,
 ) -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": ROOM_PACKS * PACK_CENTS + PACK_CENTS // 2})
+    team = RELOADING_ACME.model_copy(
+        update={"spend_cap_cents": ROOM_PACKS * PACK_CENTS + PACK_CENTS // 2}
+    )
     payments = FakePayments([confirm])
     rows = LockedRows()
     world = ReloadWorld(team=team, payments=payments, rows=rows)
     users = [f"u{number}" for number in range(ACCOUNTS)]
     for user in users:
-        open_account(world.rows, "150", principal=Principal("user", user))
+        world.open_account("150", Principal("user", user))
         world.deliver(usage(f"e-{user}", "200", run=f"run-{user}", user=user))
     assert len(world.requests) == ACCOUNTS
 

@@ -7,27 +7,25 @@ import pytest
 from agent_credits.billing.teams import SETTINGS_TTL, Team
 from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     BEN,
     MINUTE,
     ON,
     PACK_CENTS,
-    ReloadWorld,
+    RELOADING_ACME,
     finished,
-    open_account,
     requested,
-    short_world,
     usage,
 )
+from tests.unit.reload_world import ReloadWorld, short_world
 
-OFF = ACME.model_copy(update={"auto_reload": None})
+OFF = RELOADING_ACME.model_copy(update={"auto_reload": None})
 
 
-def world_with(credits: str = "150", team: Team = ACME) -> ReloadWorld:  # noqa: A002
+def world_with(credits: str = "150", team: Team = RELOADING_ACME) -> ReloadWorld:  # noqa: A002
     world = ReloadWorld(team=team)
-    open_account(world.rows, credits)
+    world.open_account(credits)
     return world
 
 
@@ -163,7 +161,7 @@ def test_auto_reload_is_off_by_default_and_the_run_fails_with_its_pools_exhauste
 
 def test_a_pool_that_the_run_may_not_draw_is_not_reloaded() -> None:
     other_pool = ON.model_copy(update={"pool": "contract"})
-    world = world_with("150", team=ACME.model_copy(update={"auto_reload": other_pool}))
+    world = world_with("150", team=RELOADING_ACME.model_copy(update={"auto_reload": other_pool}))
 
     assert world.outcome(usage("e1", "200")) == "insufficient"
     assert world.requests == []
@@ -191,7 +189,9 @@ def test_auto_reload_turned_on_a_second_ago_counts_for_a_run_that_failed_before(
 def test_a_reload_that_lands_exactly_on_the_threshold_does_not_fire_again() -> None:
     """The cap affords one pack, which brings the balance from nothing to the threshold."""
     threshold = ON.model_copy(update={"threshold_microcredits": ON.pack_microcredits})
-    team = ACME.model_copy(update={"auto_reload": threshold, "spend_cap_cents": PACK_CENTS})
+    team = RELOADING_ACME.model_copy(
+        update={"auto_reload": threshold, "spend_cap_cents": PACK_CENTS}
+    )
     world = world_with("150", team=team)
     world.deliver(usage("e1", "150"))
     world.resolve()
@@ -243,7 +243,7 @@ def test_of_two_teams_that_bill_one_account_in_one_batch_each_is_heard() -> None
 
 def test_each_account_of_a_team_has_a_reload_of_its_own() -> None:
     world = world_with("150")
-    open_account(world.rows, "150", principal=BEN)
+    world.open_account("150", BEN)
 
     world.deliver(usage("e1", "60"), usage("e2", "60", run="run-2", user="ben"))
 
@@ -265,7 +265,7 @@ def reloaded(world: ReloadWorld, times: int) -> None:
 
 def looping_world() -> ReloadWorld:
     """Return a world in which a loop has used up the reloads of its window."""
-    world = world_with("150", team=ACME.model_copy(update={"auto_reload": BREAKER}))
+    world = world_with("150", team=RELOADING_ACME.model_copy(update={"auto_reload": BREAKER}))
     reloaded(world, 2)
     assert len(world.payments.charges) == 2
     return world
@@ -273,7 +273,7 @@ def looping_world() -> ReloadWorld:
 
 def test_more_reloads_than_allowed_in_a_window_freeze_below_the_cap_and_say_so_once() -> None:
     world = looping_world()
-    assert world.spending.head_room(ACME.spend_cap_cents, "2026-11") > 0
+    assert world.spending.head_room(RELOADING_ACME.spend_cap_cents, "2025-11") > 0
 
     world.deliver(usage("e-low", "100", run="loop"))
     world.deliver(usage("e-lower", "1", run="loop"))
@@ -328,7 +328,7 @@ def test_freezing_starts_anew_when_it_is_reached_again_later() -> None:
 @pytest.mark.parametrize("reloads_max", [1, 2, 5])
 def test_no_more_than_the_allowed_reloads_land_in_any_window(reloads_max: int) -> None:
     settings = ON.model_copy(update={"reloads_max": reloads_max, "window_minutes": 60})
-    team = ACME.model_copy(update={"auto_reload": settings, "spend_cap_cents": 10**9})
+    team = RELOADING_ACME.model_copy(update={"auto_reload": settings, "spend_cap_cents": 10**9})
     world = world_with("150", team=team)
     for number in range(200):
         event = usage(f"e{number}", "300", run=f"run-{number}")

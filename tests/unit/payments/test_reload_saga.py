@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from agent_credits.billing.spend_cap import RESERVATIONS_MAX
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, ReloadRequest
@@ -20,9 +19,7 @@ from agent_credits.payments.reload_saga import (
 )
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
-from tests.unit.payments.payment_fakes import FakePayments, OfConfirm
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     BEN,
     CARD,
@@ -30,15 +27,15 @@ from tests.unit.reload_builders import (
     ON,
     OTHER_CARD,
     PACK_CENTS,
+    RELOADING_ACME,
     SECOND,
-    ReloadWorld,
-    open_account,
     pause,
     reservation,
     run_change,
-    short_world,
     usage,
 )
+from tests.unit.payments.payment_fakes import FakePayments, OfConfirm
+from tests.unit.reload_world import ReloadWorld, short_world
 
 CALLS_MAX = 60
 DELIVERIES = 10
@@ -198,7 +195,7 @@ def test_a_second_worker_that_runs_whole_at_every_single_call_of_the_first_chang
 
 
 def test_two_workers_at_the_edge_of_the_cap_do_not_decline_the_reload_they_reserved() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
     for at in range(1, CALLS_MAX):
         world, _ = short_world(team=team)
         steps = Steps(at, lambda world=world: world.resolve(), before=True)  # type: ignore[misc]
@@ -217,7 +214,7 @@ def test_two_workers_at_the_edge_of_the_cap_do_not_decline_the_reload_they_reser
 
 def test_a_reservation_whose_write_was_answered_as_lost_is_kept_and_paid() -> None:
     """The client repeats a write whose response was lost; the repeat then loses to the first."""
-    team = ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
     world, _ = short_world(team=team)
     write = world.rows.compare_and_set_team
     world.rows.compare_and_set_team = lambda team: write(team) or write(team)  # type: ignore[method-assign]
@@ -254,7 +251,7 @@ def test_an_unknown_outcome_is_resolved_by_asking_about_the_same_payment(
     world, _ = short_world(payments=FakePayments(confirms))
 
     first = world.resolve()
-    reserved = world.spending.reserved_in("2026-11")
+    reserved = world.spending.reserved_in("2025-11")
     deliver_until_done(world)
 
     assert isinstance(first, Open)
@@ -306,7 +303,7 @@ def test_a_late_success_after_the_deadline_still_becomes_credits() -> None:
     assert isinstance(world.resolve(), Open)
     assert world.reload().cause == "payment_unavailable"
     assert world.outcome(event) == "insufficient"
-    assert world.spending.reserved_in("2026-11") == PACK_CENTS
+    assert world.spending.reserved_in("2025-11") == PACK_CENTS
 
     world.payments.finish(succeeds=True)
     world.later(timedelta(days=1))
@@ -440,7 +437,7 @@ def test_each_obstacle_is_rejected_by_its_own_code_before_a_card_is_touched(
 
 
 def test_a_purchase_by_invoice_is_recorded_and_needs_no_card() -> None:
-    world, _ = short_world(team=ACME.model_copy(update={"payment": INVOICE}))
+    world, _ = short_world(team=RELOADING_ACME.model_copy(update={"payment": INVOICE}))
 
     assert isinstance(world.resolve(), Granted)
 
@@ -462,7 +459,7 @@ def test_the_whole_shortfall_is_closed_in_one_charge_of_whole_packs() -> None:
 
 
 def test_a_purchase_larger_than_the_cap_buys_the_largest_number_of_packs_that_fits() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS + 1})
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS + 1})
     world, _ = short_world(available="150", wanted="2000", team=team)
 
     world.resolve()
@@ -472,7 +469,7 @@ def test_a_purchase_larger_than_the_cap_buys_the_largest_number_of_packs_that_fi
 
 
 def test_an_event_that_a_capped_reload_does_not_cover_ends_with_the_cap_as_its_cause() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS})
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS})
     world, event = short_world(available="150", wanted="2000", team=team)
     world.resolve()
     assert world.outcome(event) == "waiting"
@@ -486,7 +483,7 @@ def test_an_event_that_a_capped_reload_does_not_cover_ends_with_the_cap_as_its_c
 
 
 def test_a_raised_cap_revives_a_declined_account_at_once() -> None:
-    world, _ = short_world(team=ACME.model_copy(update={"spend_cap_cents": 0}))
+    world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spend_cap_cents": 0}))
     world.resolve()
     assert world.outcome(usage("e2", "200", run="run-2")) == "insufficient"
 
@@ -500,7 +497,7 @@ def test_a_raised_cap_revives_a_declined_account_at_once() -> None:
 
 def test_a_cap_raised_while_a_decline_is_being_written_revives_too() -> None:
     for at in range(1, CALLS_MAX):
-        world, _ = short_world(team=ACME.model_copy(update={"spend_cap_cents": 0}))
+        world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spend_cap_cents": 0}))
         raised = lambda world=world: world.apply(spend_cap_cents=PACK_CENTS)  # noqa: E731
         steps = Steps(at, raised, before=True)
         world.directory.forget(["acme"])
@@ -611,7 +608,7 @@ def test_a_new_card_has_three_attempts_of_its_own() -> None:
 def world_declined(times: int) -> ReloadWorld:
     """Return a world in which ana's card was declined so often, each time for another run."""
     world = ReloadWorld()
-    open_account(world.rows, "150")
+    world.open_account("150")
     world.payments.declining.add(CARD.name)
     for number in range(times):
         decline_next(world, number)
@@ -628,7 +625,7 @@ def decline_next(world: ReloadWorld, number: int, wanted: str = "200") -> None:
 
 def test_an_unknown_payment_of_one_account_blocks_no_other_account() -> None:
     world, _ = short_world(payments=FakePayments(["500", "500", "success"]))
-    open_account(world.rows, "150", principal=BEN)
+    world.open_account("150", BEN)
     world.resolve()
 
     world.deliver(usage("e-ben", "200", run="run-ben", user="ben"))
@@ -677,8 +674,8 @@ def test_a_reload_whose_message_was_lost_does_not_block_its_account_for_ever(
 def test_more_reservations_than_a_row_holds_are_declined_and_do_not_crash() -> None:
     held = tuple(reservation(f"reload:user:u{n}:1", principal=f"user:u{n}", price_cents=0)
                  for n in range(RESERVATIONS_MAX))  # fmt: skip
-    spending = ACME.spending.model_copy(update={"reservations": held})
-    world, _ = short_world(team=ACME.model_copy(update={"spending": spending}))
+    spending = RELOADING_ACME.spending.model_copy(update={"reservations": held})
+    world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spending": spending}))
 
     assert world.resolve() == NotGranted("payment_unavailable")
 
@@ -691,16 +688,16 @@ def test_a_reload_of_a_month_that_is_over_is_settled_in_the_month_it_was_reserve
     world.later(timedelta(days=20))
     world.resolve()
 
-    assert world.spending.spent_in("2026-11") == PACK_CENTS
-    assert world.spending.head_room(PACK_CENTS, "2026-12") == PACK_CENTS
+    assert world.spending.spent_in("2025-11") == PACK_CENTS
+    assert world.spending.head_room(PACK_CENTS, "2025-12") == PACK_CENTS
 
 
 def test_a_worker_whose_clock_is_behind_at_the_turn_of_the_month_cannot_pass_the_cap() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": PACK_CENTS, "time_zone": "UTC"})
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": PACK_CENTS, "time_zone": "UTC"})
     world = ReloadWorld(team=team)
     new_month = world.now.replace(month=12, day=1, hour=0)
     for user in ("ana", "ben", "cleo"):
-        open_account(world.rows, "150", principal=Principal("user", user))
+        world.open_account("150", Principal("user", user))
     world.now = new_month - SECOND
     for user in ("ana", "ben", "cleo"):
         world.deliver(usage(f"e-{user}", "200", run=f"run-{user}", user=user))
@@ -717,14 +714,14 @@ def test_a_worker_whose_clock_is_behind_at_the_turn_of_the_month_cannot_pass_the
 
 
 def test_a_time_zone_that_moves_west_opens_no_second_cap_for_a_month_that_was_left() -> None:
-    team = ACME.model_copy(
+    team = RELOADING_ACME.model_copy(
         update={"spend_cap_cents": PACK_CENTS, "time_zone": "Pacific/Kiritimati"}
     )
     world = ReloadWorld(team=team)
     world.now = world.now.replace(month=11, day=29, hour=12)
     for number in range(3):
         user = f"u{number}"
-        open_account(world.rows, "150", principal=Principal("user", user))
+        world.open_account("150", Principal("user", user))
         if number == 1:
             world.now = world.now.replace(month=11, day=30, hour=12)
         if number == 2:
@@ -754,5 +751,6 @@ def test_the_pool_of_the_reload_is_what_runs_draw_from() -> None:
     (grant,) = [g for g in world.account().grants if g.cause == "reload"]
     assert grant.pool == ON.pool
     assert grant.id == world.requests[0].reload_id
-    assert run_change(usage("e")).billing.reload is not None
-    assert replace(grant, pool="x").pool not in run_change(usage("e")).billing.pools
+    billing = run_change(usage("e"), RELOADING_ACME).billing
+    assert billing.reload is not None
+    assert grant.pool in billing.pools
