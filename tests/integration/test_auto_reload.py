@@ -42,12 +42,12 @@ ACCOUNTS = 8
 TRIGGERS = 16
 ROOM_PACKS = 3
 MONTH = "2025-11"
-# A worker that lost too many races gives its message back; another has won each of them.
+# A worker that loses too many races gives its message back; another one won each of them.
 DELIVERIES_MAX = 100
 
 
 class ObservedRows(DynamoDBRows):
-    """Rows that note what was spent and reserved together, after each write of a team."""
+    """Rows that note what was spent and reserved in all, after each write of a team."""
 
     def __init__(self, client: "DynamoDBClient", accounts_table: str, ledger_table: str) -> None:
         super().__init__(client, accounts_table, ledger_table)
@@ -70,7 +70,7 @@ def short_switch_interval() -> Iterator[None]:
 
 
 def request_reload(rows: DynamoDBRows, principal: Principal) -> ReloadRequest:
-    """Open an account and let an event find too little in it."""
+    """Open an account and commit an event that finds too little in it."""
     old = open_account(rows, grant_change("g-1", credits="150", principal=principal))
     event = usage(f"e-{principal.id}", "200", run=f"run-{principal.id}", user=principal.id)
     new = commit(rows, principal, [run_change(event, RELOADING_ACME)], now=NOW, pause=pause).account
@@ -106,7 +106,7 @@ def in_threads(saga: ReloadSaga, requests: list[ReloadRequest]) -> None:
 
 
 @pytest.mark.usefixtures("short_switch_interval")
-def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_there_is_room_for(
+def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_that_fit_the_cap(
     dynamodb: "DynamoDBClient", tables: StackTables
 ) -> None:
     rows = DynamoDBRows(dynamodb, tables.accounts, tables.ledger)
@@ -133,7 +133,7 @@ def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_ther
     assert sorted(map(str, causes)) == ["granted"] * 3 + ["spend_cap_reached"] * 5
 
 
-def test_a_request_goes_through_its_queue_and_is_carried_out(
+def test_a_request_sent_twice_is_delivered_once_and_carried_out(
     rows: DynamoDBRows, sqs: "SQSClient"
 ) -> None:
     rows.put_policy(POLICY)
@@ -162,7 +162,7 @@ def test_a_request_goes_through_its_queue_and_is_carried_out(
     assert [g.cause for g in account.grants] == ["purchase", "reload"]
 
 
-def test_a_message_that_stays_open_comes_again_after_the_seconds_asked_for(
+def test_a_message_whose_reload_is_open_is_delivered_again(
     rows: DynamoDBRows, sqs: "SQSClient"
 ) -> None:
     rows.put_policy(POLICY)

@@ -83,7 +83,7 @@ def test_a_purchase_is_granted_and_counts_towards_the_cap() -> None:
     assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"]
 
 
-def test_the_same_purchase_again_buys_nothing() -> None:
+def test_making_the_same_purchase_again_buys_nothing() -> None:
     rows = rows_with(5_000)
     buy(rows, purchase_of(), NOW, pause)
     team, account = rows.teams["acme"], rows.accounts[ANA]
@@ -111,7 +111,7 @@ def test_a_purchase_that_another_operator_makes_at_any_call_counts_once(cap_cent
     pytest.fail("the purchase never ended")
 
 
-def test_what_the_cap_leaves_no_room_for_is_not_bought() -> None:
+def test_a_purchase_that_the_cap_leaves_no_room_for_is_not_made() -> None:
     rows = rows_with(3_000)
     buy(rows, purchase_of(), NOW, pause)
 
@@ -122,7 +122,7 @@ def test_what_the_cap_leaves_no_room_for_is_not_bought() -> None:
     assert rows.teams["acme"].spending.spent_in("2025-11") == 2_000
 
 
-def test_an_id_that_was_granted_on_other_terms_costs_nothing() -> None:
+def test_a_purchase_whose_id_was_granted_on_other_terms_costs_nothing() -> None:
     rows = rows_with(9_000)
     other = replace(purchase_of().grant, microcredits=1)
     buy(rows, replace(purchase_of(), grant=other, price_cents=1), NOW, pause)
