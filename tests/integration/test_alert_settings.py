@@ -17,6 +17,7 @@ from tests.unit.builders import (
     ACME,
     ANA,
     NOW,
+    ON,
     POLICY,
     open_account,
     pause,
@@ -24,7 +25,6 @@ from tests.unit.builders import (
     run_change,
     usage,
 )
-from tests.unit.reload_builders import ON
 
 ALERTED = ("anchor = 2025-01-15\n", 'anchor = 2025-01-15\nalerts = { low = ["50%", "20"] }\n')
 SILENCED = ("anchor = 2025-01-15\n", "anchor = 2025-01-15\nalerts = { low = [] }\n")

@@ -19,19 +19,20 @@ from agent_credits.payments.reload_saga import Granted, ReloadSaga
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
 from tests.integration.stack_tables import StackTables
-from tests.unit.payments.payment_fakes import FakePayments
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     INVOICE,
     NOW,
     PACK_CENTS,
     POLICY,
+    RELOADING_ACME,
+    grant_change,
     open_account,
     pause,
     run_change,
     usage,
 )
+from tests.unit.payments.payment_fakes import FakePayments
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -40,13 +41,13 @@ if TYPE_CHECKING:
 ACCOUNTS = 8
 TRIGGERS = 16
 ROOM_PACKS = 3
-MONTH = "2026-11"
-# A worker that lost too many races gives its message back; another has won each of them.
+MONTH = "2025-11"
+# A worker that loses too many races gives its message back; another one won each of them.
 DELIVERIES_MAX = 100
 
 
 class ObservedRows(DynamoDBRows):
-    """Rows that note what was spent and reserved together, after each write of a team."""
+    """Rows that note what was spent and reserved in all, after each write of a team."""
 
     def __init__(self, client: "DynamoDBClient", accounts_table: str, ledger_table: str) -> None:
         super().__init__(client, accounts_table, ledger_table)
@@ -69,10 +70,10 @@ def short_switch_interval() -> Iterator[None]:
 
 
 def request_reload(rows: DynamoDBRows, principal: Principal) -> ReloadRequest:
-    """Open an account and let an event find too little in it."""
-    old = open_account(rows, "150", principal=principal)
+    """Open an account and commit an event that finds too little in it."""
+    old = open_account(rows, grant_change("g-1", credits="150", principal=principal))
     event = usage(f"e-{principal.id}", "200", run=f"run-{principal.id}", user=principal.id)
-    new = commit(rows, principal, [run_change(event)], now=NOW, pause=pause).account
+    new = commit(rows, principal, [run_change(event, RELOADING_ACME)], now=NOW, pause=pause).account
     request = reload_requested(AccountRecord(old, new))
     assert request is not None
     return request
@@ -105,13 +106,13 @@ def in_threads(saga: ReloadSaga, requests: list[ReloadRequest]) -> None:
 
 
 @pytest.mark.usefixtures("short_switch_interval")
-def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_there_is_room_for(
+def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_that_fit_the_cap(
     dynamodb: "DynamoDBClient", tables: StackTables
 ) -> None:
     rows = DynamoDBRows(dynamodb, tables.accounts, tables.ledger)
     cap_cents = ROOM_PACKS * PACK_CENTS + PACK_CENTS // 2
     rows.put_policy(POLICY)
-    rows.compare_and_set_team(ACME.model_copy(update={"spend_cap_cents": cap_cents}))
+    rows.compare_and_set_team(RELOADING_ACME.model_copy(update={"spend_cap_cents": cap_cents}))
     principals = [Principal("user", f"u{number}") for number in range(ACCOUNTS)]
     requests = [request_reload(rows, principal) for principal in principals]
     observed = ObservedRows(dynamodb, tables.accounts, tables.ledger)
@@ -132,11 +133,11 @@ def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_ther
     assert sorted(map(str, causes)) == ["granted"] * 3 + ["spend_cap_reached"] * 5
 
 
-def test_a_request_goes_through_its_queue_and_is_carried_out(
+def test_a_request_sent_twice_is_delivered_once_and_carried_out(
     rows: DynamoDBRows, sqs: "SQSClient"
 ) -> None:
     rows.put_policy(POLICY)
-    rows.compare_and_set_team(ACME.model_copy(update={"payment": INVOICE}))
+    rows.compare_and_set_team(RELOADING_ACME.model_copy(update={"payment": INVOICE}))
     request = request_reload(rows, ANA)
     queue_url = sqs.create_queue(QueueName="reloads.fifo", Attributes={"FifoQueue": "true"})[
         "QueueUrl"
@@ -161,11 +162,11 @@ def test_a_request_goes_through_its_queue_and_is_carried_out(
     assert [g.cause for g in account.grants] == ["purchase", "reload"]
 
 
-def test_a_message_that_stays_open_comes_again_after_the_seconds_asked_for(
+def test_a_message_whose_reload_is_open_is_delivered_again(
     rows: DynamoDBRows, sqs: "SQSClient"
 ) -> None:
     rows.put_policy(POLICY)
-    rows.compare_and_set_team(ACME)
+    rows.compare_and_set_team(RELOADING_ACME)
     queue_url = sqs.create_queue(QueueName="reloads.fifo", Attributes={"FifoQueue": "true"})[
         "QueueUrl"
     ]
@@ -180,5 +181,5 @@ def test_a_message_that_stays_open_comes_again_after_the_seconds_asked_for(
 
 
 def test_only_the_rows_of_accounts_are_read_as_accounts() -> None:
-    assert not is_account_item(team_item(ACME))
+    assert not is_account_item(team_item(RELOADING_ACME))
     assert not is_account_item(policy_item(POLICY))

@@ -21,9 +21,8 @@ from agent_credits_cli.slack_server import Answer, Message, SlackServer
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.stack_tables import create_table_request
 from tests.template import load_template
-from tests.unit.builders import ANA, NOW
+from tests.unit.builders import ANA, CARD, NOW
 from tests.unit.notices.every_notice import EXAMPLES
-from tests.unit.reload_builders import CARD
 
 if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient

@@ -13,7 +13,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.stack_tables import StackTables
 from tests.integration.test_auto_reload import request_reload
-from tests.unit.reload_builders import ACME, ANA, NOW, POLICY
+from tests.unit.builders import ANA, NOW, POLICY, RELOADING_ACME
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -81,7 +81,7 @@ def test_a_key_that_stripe_refuses_is_not_logged(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows.put_policy(POLICY)
-    rows.compare_and_set_team(ACME)
+    rows.compare_and_set_team(RELOADING_ACME)
     request = request_reload(rows, ANA)
     body = {"reload_id": request.reload_id, "team_id": "acme", "principal": str(ANA)}
     sqs.send_message(QueueUrl=queue_url, MessageBody=json.dumps(body))

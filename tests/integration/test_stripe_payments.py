@@ -1,6 +1,6 @@
-"""The adapter to Stripe against a stand-in for Stripe, over a line that fails when it is told to.
+"""The adapter to Stripe against a stand-in for Stripe, over a connection that fails on demand.
 
-The stand-in ignores idempotency keys, so whatever holds here does not lean on them.
+The stand-in ignores idempotency keys, so nothing that holds here depends on them.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ from agent_credits_cli.payment_stand_in import (
 # Stripe's number for a card whose bank asks its holder to confirm each payment.
 CARD_THAT_ASKS_ITS_HOLDER = "4000002760003184"
 
-# On the way there a request is lost before Stripe hears of it; on the way back it was carried out.
+# Lost there, a request never reaches Stripe; lost back, Stripe has carried it out.
 Fault = Literal[
     "lost there", "lost back", "500 before", "500 after", "silent before", "silent after"
 ]
@@ -54,7 +54,7 @@ CARRIED_OUT: frozenset[Fault] = frozenset({"lost back", "500 after", "silent aft
 
 
 class Line(ThreadingHTTPServer):
-    """Passes requests on to the stand-in. Each fault strikes once, at the next such request."""
+    """Passes requests on to the stand-in. Each fault occurs once, at the next such request."""
 
     daemon_threads = True
 
@@ -85,7 +85,7 @@ class Passage(BaseHTTPRequestHandler):
         self._pass_on("create" if action == "payment_intents" else action)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there.
-        """Say nothing: the tests say what came of it."""
+        """Log nothing: the tests show what happened."""
 
     def _pass_on(self, action: str) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -115,7 +115,7 @@ class Passage(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stripe_payments, "READ_TIMEOUT_SECONDS", 0.5)
-    # A proxy of the developer's would answer in the stand-in's place.
+    # A proxy on the developer's machine would answer instead of the stand-in.
     monkeypatch.setenv("NO_PROXY", HOST)
 
 
@@ -199,7 +199,9 @@ def test_of_a_payment_created_twice_only_the_confirmed_one_is_charged(stand_in, 
     assert charged(stand_in, card) == [second]
 
 
-def test_a_decline_is_a_decline_on_every_later_ask(stand_in, payments, declining_card):
+def test_a_declined_payment_stays_declined_however_often_it_is_confirmed(
+    stand_in, payments, declining_card
+):
     payment_id = payments.create(charge_to(declining_card))
 
     states = [payments.confirm(payment_id) for _ in range(3)]
@@ -208,7 +210,7 @@ def test_a_decline_is_a_decline_on_every_later_ask(stand_in, payments, declining
     assert charged(stand_in, declining_card) == []
 
 
-def test_a_card_that_asks_its_absent_holder_is_declined(stand_in, payments):
+def test_a_card_that_needs_its_holder_to_confirm_is_declined(stand_in, payments):
     card = stand_in.put_card_on_file(CARD_THAT_ASKS_ITS_HOLDER)
     payment_id = payments.create(charge_to(card))
 
@@ -218,7 +220,9 @@ def test_a_card_that_asks_its_absent_holder_is_declined(stand_in, payments):
     assert charged(stand_in, card) == []
 
 
-def test_a_card_that_is_gone_before_it_is_charged_is_declined_for_good(stand_in, payments, card):
+def test_a_card_that_was_removed_before_it_is_charged_is_declined_for_good(
+    stand_in, payments, card
+):
     payment_id = payments.create(charge_to(card))
     stand_in.forget_card(card)
 
@@ -263,7 +267,7 @@ def test_a_payment_whose_confirmation_got_no_answer_is_charged_once(
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_decline_that_got_lost_is_a_decline_when_asked_again(
+def test_a_decline_whose_answer_was_lost_is_a_decline_when_confirmed_again(
     stand_in, line, payments, declining_card, fault
 ):
     payment_id = payments.create(charge_to(declining_card))
@@ -308,7 +312,7 @@ def test_a_refused_connection_leaves_the_outcome_unknown(card):
         payments.confirm("pi_any")
 
 
-def test_a_connection_that_nobody_accepts_takes_no_longer_than_a_call_may(card):
+def test_a_connection_that_nobody_accepts_ends_within_the_timeout_of_a_call(card):
     with socket.socket() as deaf:
         deaf.bind((HOST, 0))
         deaf.listen(1)
@@ -318,7 +322,7 @@ def test_a_connection_that_nobody_accepts_takes_no_longer_than_a_call_may(card):
             payments.create(charge_to(card))
 
 
-def test_a_key_that_is_not_valid_leaves_the_outcome_unknown(line, card):
+def test_an_invalid_key_leaves_the_outcome_unknown(line, card):
     payments = StripePayments(lambda: "rotated", line.url)
 
     with pytest.raises(PaymentUnavailable, match="AuthenticationError"):
@@ -335,7 +339,7 @@ def test_each_call_that_changes_something_has_a_short_key_of_its_own(line, payme
     assert all(key and len(key) <= 255 for key in keys)
 
 
-def test_the_key_is_asked_for_anew_for_each_payment(line, card):
+def test_the_secret_key_is_read_again_for_each_payment(line, card):
     keys = iter([STAND_IN_KEY, "sk_test_rotated"])
     payments = StripePayments(lambda: next(keys), line.url)
 
@@ -345,7 +349,7 @@ def test_the_key_is_asked_for_anew_for_each_payment(line, card):
     assert next(keys, None) is None
 
 
-def test_what_the_stand_in_remembers_ends_with_it(stand_in, tmp_path: Path):
+def test_a_stand_in_forgets_its_payments_when_it_ends(stand_in, tmp_path: Path):
     stand_in.put_card_on_file(CARD_THAT_PAYS)
     checkout, log = this_checkout(), tmp_path / "localstripe.log"
     another = PaymentStandIn.start_localstripe(
@@ -360,7 +364,7 @@ def test_what_the_stand_in_remembers_ends_with_it(stand_in, tmp_path: Path):
     assert stand_in.is_healthy()
 
 
-def test_a_payment_that_is_given_up_is_never_charged(stand_in, payments, card):
+def test_a_canceled_payment_is_never_charged(stand_in, payments, card):
     payment_id = payments.create(charge_to(card))
 
     assert payments.cancel(payment_id) == Canceled(payment_id)
@@ -370,7 +374,7 @@ def test_a_payment_that_is_given_up_is_never_charged(stand_in, payments, card):
     assert [p.status for p in stand_in.payments(card.customer)] == ["canceled"]
 
 
-def test_what_was_charged_already_cannot_be_given_up(payments, card):
+def test_a_charged_payment_cannot_be_canceled(payments, card):
     payment_id = payments.create(charge_to(card))
     payments.confirm(payment_id)
 

@@ -28,8 +28,7 @@ from tests.simulation.outside import StoredRows
 from tests.simulation.reference import POOLS
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT, POLICY
-from tests.unit.builders import ACME, ANA, FAR_PAST, NOW, finished, parsed, usage
-from tests.unit.reload_builders import CARD, ON
+from tests.unit.builders import ACME, ANA, CARD, FAR_PAST, NOW, ON, finished, parsed, usage
 
 PACK = POLICY.packs[0]
 TEAM = ACME.model_copy(

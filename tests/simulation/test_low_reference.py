@@ -15,8 +15,7 @@ from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import StoredRows
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT, POLICY
-from tests.unit.builders import ACME, ANA, NOW, run_change, usage
-from tests.unit.reload_builders import CARD, ON
+from tests.unit.builders import ACME, ANA, CARD, NOW, ON, run_change, usage
 
 SMALL_PACK = ON.model_copy(
     update={"threshold_microcredits": 1, "pack_microcredits": POLICY.packs[0].microcredits}

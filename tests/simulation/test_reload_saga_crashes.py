@@ -28,20 +28,19 @@ from agent_credits.payments.reload_saga import Open, ReloadSaga
 from agent_credits.values.errors import Contended
 from tests.memory_rows import MemoryRows
 from tests.simulation.exploration import explored
-from tests.unit.payments.payment_fakes import FakePayments, OfConfirm, Payment
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     MINUTE,
     NOW,
     PACK_CENTS,
     POLICY,
-    ReloadWorld,
+    RELOADING_ACME,
     pause,
     run_change,
-    short_world,
     usage,
 )
+from tests.unit.payments.payment_fakes import FakePayments, OfConfirm, Payment
+from tests.unit.reload_world import ReloadWorld, short_world
 
 STATES_MAX = 500_000
 # All goes well in them: the provider answers, and no worker crashes.
@@ -131,7 +130,7 @@ def payments_of(world: World, confirms: tuple[OfConfirm, ...] = ("success",)) ->
 
 def world_after(rows: MemoryRows, fake: FakePayments) -> World:
     payments = tuple((p.status, p.charge) for p in fake.payments.values())
-    return World(rows.teams[ACME.team_id], rows.accounts[ANA], payments)
+    return World(rows.teams[RELOADING_ACME.team_id], rows.accounts[ANA], payments)
 
 
 def saga_over(port: Any, payments: Any) -> ReloadSaga:
@@ -251,7 +250,7 @@ class Model:
         """Let the account ask for its next reload: what a crash left open must not stand in it."""
         rows, fake = rows_of(world), payments_of(world, (self._confirm,))
         event = usage("e-next", "1000", run="run-next")
-        commit(rows, ANA, [run_change(event)], now=MUCH_LATER, pause=pause)
+        commit(rows, ANA, [run_change(event, RELOADING_ACME)], now=MUCH_LATER, pause=pause)
         (request,) = (r for r in (reload_requested(AccountRecord(*c)) for c in rows.stream) if r)
         saga_over(rows, fake).resolve(request, MUCH_LATER)
         check_nothing_is_open(world_after(rows, fake))
@@ -275,7 +274,7 @@ def check(world: World) -> None:
     assert charges(world) <= 1, "the card was charged twice"
     assert grants(world) <= 1, "the credits were granted twice"
     spending = world.team.spending
-    held = spending.spent_in("2026-11") + spending.reserved_in("2026-11")
+    held = spending.spent_in("2025-11") + spending.reserved_in("2025-11")
     assert held <= world.team.spend_cap_cents, "the cap was passed"
     assert spending.declines_in_a_row <= 1, "one decline was counted twice"
 
@@ -301,7 +300,7 @@ def check_nothing_is_open(world: World) -> None:
 def test_two_workers_that_crash_anywhere_charge_grant_and_settle_once(
     outcome: Outcome, nows: tuple[datetime, ...], deliveries_max: int, cap_cents: int
 ) -> None:
-    world, _ = short_world(team=ACME.model_copy(update={"spend_cap_cents": cap_cents}))
+    world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spend_cap_cents": cap_cents}))
 
     states = Model(outcome, nows, deliveries_max, world).explore()
 

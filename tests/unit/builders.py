@@ -1,4 +1,4 @@
-"""Small builders of events, teams and accounts, and the policy of the sample world.
+"""Small builders of events, teams, accounts and reservations, and the policy they go by.
 
 Each takes what the test is about and fills in the rest, so that a test shows only what matters.
 """
@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from agent_credits.billing.policy import BillingPolicy, BillingRule
-from agent_credits.billing.teams import Team, Tenure, bill
+from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack
+from agent_credits.billing.spend_cap import CapReservation, PaymentMethod
+from agent_credits.billing.teams import AutoReload, Team, Tenure, bill
 from agent_credits.commit.changes import Change, GrantChange, PlanChange, RunChange
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.write_protocol import commit
@@ -24,24 +25,25 @@ from tests.memory_rows import MemoryRows
 # Long past, so that no clock of a machine that runs the tests takes it for the future.
 NOW = datetime(2025, 11, 21, 10, 0, tzinfo=UTC)
 FAR_PAST = datetime(2020, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+MINUTE = timedelta(minutes=1)
 
 ANA = Principal("user", "ana")
 BEN = Principal("user", "ben")
 OLGA = Principal("user", "olga")
 BIGCORP = Principal("team", "bigcorp")
 
-# The table of who pays, and in what order.
+PACK_CENTS = 2_000
+PACK = Pack(microcredits=parse_credits("400"), price_cents=PACK_CENTS, currency="usd")
+
+POOLS = ("trial", "plan", "add_on")
+# The table of who pays, and in what order; and what is on sale.
 POLICY = BillingPolicy(
     version="2025-11",
     rules=(
+        BillingRule(team="self_serve", triggers=("user",), payer="user", pools=POOLS),
         BillingRule(
-            team="self_serve", triggers=("user",), payer="user", pools=("trial", "plan", "add_on")
-        ),
-        BillingRule(
-            team="self_serve",
-            triggers=("team_api_key", "schedule"),
-            payer="owner",
-            pools=("trial", "plan", "add_on"),
+            team="self_serve", triggers=("team_api_key", "schedule"), payer="owner", pools=POOLS
         ),
         BillingRule(
             team="enterprise",
@@ -50,6 +52,23 @@ POLICY = BillingPolicy(
             pools=("trial", "contract"),
         ),
     ),
+    packs=(
+        PACK,
+        Pack(microcredits=parse_credits("1000"), price_cents=4_500, currency="usd"),
+        Pack(microcredits=parse_credits("3000"), price_cents=12_000, currency="usd"),
+        Pack(microcredits=parse_credits("6500"), price_cents=24_000, currency="usd"),
+    ),
+)
+
+CARD = PaymentMethod(provider="stripe", customer="cus_acme", payment_method="pm_good")
+OTHER_CARD = PaymentMethod(provider="stripe", customer="cus_acme", payment_method="pm_other")
+INVOICE = PaymentMethod(provider="invoice")
+
+# Below 100 credits a pack of 400 credits is bought for 20.00 USD.
+ON = AutoReload(
+    enabled=True,
+    threshold_microcredits=parse_credits("100"),
+    pack_microcredits=PACK.microcredits,
 )
 
 ACME = Team(
@@ -69,6 +88,17 @@ BIGCORP_TEAM = Team(
     tenures=(
         Tenure(since=FAR_PAST, kind="enterprise", owner="boss", policy_version=POLICY.version),
     ),
+)
+# Anybody is a member of it, and the cap leaves room for ten packs.
+RELOADING_ACME = ACME.model_copy(
+    update={
+        "version": 1,
+        "members": "*",
+        "settings_version": 1,
+        "auto_reload": ON,
+        "payment": CARD,
+        "spend_cap_cents": 10 * PACK_CENTS,
+    }
 )
 TEAMS = {team.team_id: team for team in (ACME, BIGCORP_TEAM)}
 
@@ -192,8 +222,28 @@ def plan(credits: str = "100", anchor: datetime = NOW - timedelta(days=20)) -> P
     return PlanSubscription("max", "plan", parse_credits(credits), anchor.date())
 
 
+def reservation(purchase_id: str = "reload:user:ana:3", **fields: Any) -> CapReservation:
+    """Return a reservation of one pack, by the good card, in November."""
+    return CapReservation.model_validate(
+        {
+            "purchase_id": purchase_id,
+            "principal": str(ANA),
+            "month": "2025-11",
+            "packs": 1,
+            "pool": "add_on",
+            "microcredits": PACK.microcredits,
+            "price_cents": PACK_CENTS,
+            "currency": PACK.currency,
+            "method": CARD,
+            "reserved_at": NOW,
+            "deadline": NOW + 5 * MINUTE,
+            **fields,
+        }
+    )
+
+
 def pause(attempts_lost: int) -> None:
-    """Wait for nobody: a test has no other machine to leave time to."""
+    """Do not wait: a test has no other worker to leave time for."""
 
 
 def open_account(

@@ -21,13 +21,13 @@ from agent_credits.billing.spend_cap import (
 )
 from agent_credits.billing.teams import Team
 from agent_credits.values.errors import InvariantViolated
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     CARD,
     INVOICE,
     NOW,
     OTHER_CARD,
     PACK_CENTS,
+    RELOADING_ACME,
     reservation,
 )
 
@@ -61,9 +61,9 @@ def test_what_is_reserved_is_held_back_from_the_head_room() -> None:
     spending = reserve(Spending(), reservation(), CAP)
 
     assert spending is not None
-    assert spending.reserved_in("2026-11") == PACK_CENTS
-    assert spending.head_room(CAP, "2026-11") == CAP - PACK_CENTS
-    assert spending.head_room(CAP, "2026-12") == CAP
+    assert spending.reserved_in("2025-11") == PACK_CENTS
+    assert spending.head_room(CAP, "2025-11") == CAP - PACK_CENTS
+    assert spending.head_room(CAP, "2025-12") == CAP
 
 
 @pytest.mark.parametrize(("cap_cents", "fits"), [(PACK_CENTS - 1, False), (PACK_CENTS, True)])
@@ -93,7 +93,7 @@ def test_a_purchase_is_reserved_once() -> None:
 def test_a_settled_purchase_is_spent_and_no_longer_reserved() -> None:
     spending = spent(30)
 
-    assert (spending.month, spending.spent_cents, spending.reservations) == ("2026-11", 30, ())
+    assert (spending.month, spending.spent_cents, spending.reservations) == ("2025-11", 30, ())
     (purchase,) = spending.recent
     assert (purchase.outcome, purchase.price_cents, purchase.ended_at) == ("settled", 30, NOW)
 
@@ -110,7 +110,7 @@ def test_settling_or_releasing_a_second_time_changes_nothing() -> None:
 def test_a_released_purchase_gives_its_head_room_back() -> None:
     spending = declined(1)
 
-    assert spending.head_room(CAP, "2026-11") == CAP
+    assert spending.head_room(CAP, "2025-11") == CAP
     assert [p.outcome for p in spending.recent] == ["declined"]
 
 
@@ -127,32 +127,32 @@ def test_of_two_payments_the_one_stored_first_counts() -> None:
 
 def test_a_month_begins_with_nothing_spent_and_no_warning_given() -> None:
     november = spent(80)
-    one = reservation("reload:dec", month="2026-12", price_cents=75)
+    one = reservation("reload:dec", month="2025-12", price_cents=75)
     held = reserve(november, one, 100)
     assert held is not None
 
     december = settle(held, "reload:dec", 100, NOW)
 
-    assert (december.month, december.spent_cents) == ("2026-12", 75)
+    assert (december.month, december.spent_cents) == ("2025-12", 75)
     assert december.warned_percents == (70,)
 
 
 def test_what_was_reserved_last_month_and_settles_now_counts_last_month() -> None:
     held = reserve(Spending(), reservation("reload:nov", price_cents=90), 100)
     assert held is not None
-    both = reserve(held, reservation("reload:dec", month="2026-12", price_cents=80), 100)
+    both = reserve(held, reservation("reload:dec", month="2025-12", price_cents=80), 100)
     assert both is not None
 
     in_order = settle(both, "reload:nov", 100, NOW)
-    assert (in_order.month, in_order.spent_cents) == ("2026-11", 90)
+    assert (in_order.month, in_order.spent_cents) == ("2025-11", 90)
     december_first = settle(both, "reload:dec", 100, NOW)
     late = settle(december_first, "reload:nov", 100, NOW)
 
-    assert (late.month, late.spent_cents, late.reservations) == ("2026-12", 80, ())
+    assert (late.month, late.spent_cents, late.reservations) == ("2025-12", 80, ())
     assert late.warned_percents == december_first.warned_percents
     assert [(p.month, p.outcome) for p in late.recent] == [
-        ("2026-12", "settled"),
-        ("2026-11", "settled"),
+        ("2025-12", "settled"),
+        ("2025-11", "settled"),
     ]
 
 
@@ -199,7 +199,7 @@ def test_a_lowered_cap_leaves_no_head_room_and_takes_nothing_back() -> None:
     lowered = with_cap(spent(80), 50)
 
     assert lowered.spent_cents == 80
-    assert lowered.head_room(50, "2026-11") == 0
+    assert lowered.head_room(50, "2025-11") == 0
     assert reserve(lowered, reservation("reload:2", price_cents=1), 50) is None
 
 
@@ -344,7 +344,7 @@ def test_in_every_zone_the_month_changes_at_its_end_and_not_a_second_earlier(
 
 def test_a_team_s_zone_is_one_that_exists() -> None:
     with pytest.raises(ValidationError):
-        Team.model_validate({**ACME.model_dump(), "time_zone": "Europe/Berlinn"})
+        Team.model_validate({**RELOADING_ACME.model_dump(), "time_zone": "Europe/Berlinn"})
 
 
 def test_a_decline_releases_no_reservation_that_another_payment_is_stored_on() -> None:

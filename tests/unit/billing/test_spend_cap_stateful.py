@@ -30,9 +30,9 @@ from agent_credits.billing.spend_cap import (
     with_payment,
 )
 from agent_credits.values.errors import InvariantViolated
-from tests.unit.reload_builders import CARD, OTHER_CARD, reservation
+from tests.unit.builders import CARD, OTHER_CARD, reservation
 
-MONTHS = [f"2026-{month:02d}" for month in range(9, 13)]
+MONTHS = [f"2025-{month:02d}" for month in range(9, 13)]
 
 
 class AnyPurchases(RuleBasedStateMachine):
@@ -91,7 +91,7 @@ class AnyPurchases(RuleBasedStateMachine):
         self._settle(purchase_id)
 
     def _settle(self, purchase_id: str) -> None:
-        now = datetime(2026, 11, 21, tzinfo=UTC)
+        now = datetime(2025, 11, 21, tzinfo=UTC)
         self.spending = settle(self.spending, purchase_id, self.cap, now)
         again = settle(self.spending, purchase_id, self.cap, now)
         assert again == self.spending
@@ -99,7 +99,7 @@ class AnyPurchases(RuleBasedStateMachine):
 
     @rule(purchase_id=consumes(held))
     def release(self, purchase_id: str) -> None:
-        now = datetime(2026, 11, 21, tzinfo=UTC)
+        now = datetime(2025, 11, 21, tzinfo=UTC)
         self.spending = release(self.spending, purchase_id, None, now)
         assert release(self.spending, purchase_id, None, now) == self.spending
         del self.prices[purchase_id], self.months[purchase_id]

@@ -55,7 +55,7 @@ def entry_of(result: Result) -> Entry:
 
 
 def send(rows: MemoryRows, *documents: dict[str, Any], now: datetime = NOW) -> list[Result]:
-    """Commit the events in one batch, by a worker that knows nothing yet."""
+    """Commit the events in one batch, by a worker that has read nothing yet."""
     return list(commit(rows, ANA, run_changes(*documents), now=now, pause=pause).results)
 
 
@@ -115,7 +115,7 @@ def test_a_request_without_an_estimate_needs_any_credits_at_all() -> None:
 
 
 @pytest.mark.parametrize("status", ["ok", "cancelled"])
-def test_a_run_that_ended_by_itself_gives_nothing_back(status: str) -> None:
+def test_a_run_that_ends_without_an_error_gives_nothing_back(status: str) -> None:
     first, end = decided(account(), usage("e1", "4"), finished("e2", status))
 
     assert entry_of(first).outcome == "debited"
@@ -160,7 +160,7 @@ def test_what_an_id_has_decided_stays_decided(events_between: int) -> None:
     assert rows.accounts[ANA] == before
 
 
-def test_a_conflict_is_told_before_anything_else_is_looked_at() -> None:
+def test_a_conflict_takes_precedence_over_every_other_outcome() -> None:
     rows = MemoryRows()
     open_account(rows)
     send(rows, usage("e1", "1000"))
@@ -190,7 +190,7 @@ def test_a_failed_event_stays_failed_after_a_purchase() -> None:
 
 
 @pytest.mark.parametrize("events_between", [0, 20], ids=["on the page", "flushed"])
-def test_a_run_by_the_platforms_fault_gets_its_draws_back_into_the_very_grants(
+def test_a_run_that_ends_in_an_error_gives_its_draws_back_to_their_grants(
     events_between: int,
 ) -> None:
     rows = MemoryRows()
@@ -215,7 +215,7 @@ def test_a_run_by_the_platforms_fault_gets_its_draws_back_into_the_very_grants(
 
 
 @pytest.mark.parametrize("events_between", [0, 20], ids=["on the page", "flushed"])
-def test_a_second_end_by_the_platforms_fault_gives_nothing_back_twice(events_between: int) -> None:
+def test_a_run_that_ends_in_an_error_twice_gives_its_draws_back_once(events_between: int) -> None:
     rows = MemoryRows()
     open_account(rows)
     send(rows, usage("e1", "5"), finished("e2", "error"))
@@ -229,7 +229,7 @@ def test_a_second_end_by_the_platforms_fault_gives_nothing_back_twice(events_bet
     assert remaining_on(rows.accounts[ANA]) == {"g-1": 100_000_000}
 
 
-def test_late_usage_of_a_run_that_was_given_back_is_waived() -> None:
+def test_late_usage_of_a_run_that_ended_in_an_error_is_waived() -> None:
     rows = MemoryRows()
     open_account(rows)
     send(rows, usage("e1", "5"), finished("e2", "error"))
@@ -242,7 +242,7 @@ def test_late_usage_of_a_run_that_was_given_back_is_waived() -> None:
     assert entry_of(other).outcome == "debited"
 
 
-def test_a_run_is_remembered_as_given_back_for_a_day() -> None:
+def test_a_run_that_ended_in_an_error_is_remembered_for_a_day() -> None:
     rows = MemoryRows()
     open_account(rows)
     send(rows, finished("e1", "error"))
@@ -294,7 +294,7 @@ def test_an_account_without_errored_runs_pays_nothing_for_them() -> None:
     assert "errored_runs" not in account_item(rows.accounts[ANA])
 
 
-def test_credits_given_back_to_an_expired_grant_live_on_for_the_grace_period() -> None:
+def test_credits_given_back_to_an_expired_grant_are_good_for_the_grace_period() -> None:
     rows = MemoryRows()
     expiry = NOW + timedelta(hours=1)
     open_account(rows, grant_change("t", "trial", "10", expires_at=expiry), grant_change("a"))
@@ -359,7 +359,7 @@ def test_a_revived_grant_that_expires_in_this_very_commit_is_not_revived_again()
     assert rows.accounts[ANA].grants == ()
 
 
-def test_a_revived_grant_expires_in_its_turn() -> None:
+def test_a_grant_expires_again_after_its_grace_period() -> None:
     rows = MemoryRows()
     open_account(rows, grant_change("t", "trial", "10", expires_at=NOW + timedelta(hours=1)))
     send(rows, usage("e1", "4"))
@@ -374,7 +374,7 @@ def test_a_revived_grant_expires_in_its_turn() -> None:
 
 
 @pytest.mark.parametrize("events_between", [0, 20], ids=["on the page", "flushed"])
-def test_a_grant_that_ran_dry_is_found_again_in_the_ledger(events_between: int) -> None:
+def test_draws_go_back_to_a_grant_that_was_emptied_and_left_the_row(events_between: int) -> None:
     rows = MemoryRows()
     open_account(rows, grant_change("a", credits="5"), grant_change("b", credits="500"))
     send(rows, usage("e1", "5"))
@@ -414,7 +414,7 @@ def test_a_run_fails_once_for_workers_that_never_saw_it_fail(events_between: int
     assert not entry_of(second).fails_run
 
 
-def test_a_grant_is_known_to_the_run_that_comes_after_it_in_the_batch() -> None:
+def test_usage_draws_from_a_grant_that_precedes_it_in_the_batch() -> None:
     changes = [*run_changes(usage("e1", "5")), grant_change("g-2"), *run_changes(usage("e2", "5"))]
 
     decision = decide(Account(ANA, 1), changes, Past(), NOW)
@@ -432,7 +432,7 @@ def test_the_same_grant_id_with_other_credits_is_a_conflict() -> None:
     assert remaining_on(rows.accounts[ANA]) == {"g-1": 10_000_000}
 
 
-def test_a_changed_plan_counts_from_its_next_refill_on() -> None:
+def test_a_changed_plan_takes_effect_at_its_next_refill() -> None:
     rows = MemoryRows()
     open_account(rows, plan_change("100"))
     before = remaining_on(rows.accounts[ANA])
@@ -523,7 +523,7 @@ events_now = batches.map(lambda events: documents_of(events, "e-"))
 
 
 def sample_account(rows: MemoryRows, early: Sequence[dict[str, Any]]) -> None:
-    """Open an account whose trial expires between the early events and the present."""
+    """Open an account whose trial expires between the early events and now."""
     open_account(
         rows,
         grant_change("t", "trial", "8", expires_at=NOW - timedelta(hours=1)),
@@ -623,7 +623,7 @@ def test_a_run_fails_at_its_first_insufficient_event_and_only_there(
 
 @settings(max_examples=100)
 @given(earlier_events, events_now)
-def test_after_the_platforms_fault_a_run_has_drawn_nothing(
+def test_a_run_that_ended_in_an_error_keeps_no_draws(
     early: list[dict[str, Any]], events: list[dict[str, Any]]
 ) -> None:
     rows = MemoryRows()

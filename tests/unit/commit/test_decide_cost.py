@@ -1,4 +1,4 @@
-"""What deciding costs: as many calls per event in a large batch as in a small one."""
+"""The cost of deciding: an event takes as many calls in a large batch as in a small one."""
 
 import sys
 from types import FrameType
@@ -13,7 +13,7 @@ FEW, MANY = 20, 200
 
 
 def calls_of_deciding(events: int) -> tuple[int, Decision]:
-    """Decide a batch of so many events, and count every call that it makes."""
+    """Decide a batch of this many events, and count every call that it makes."""
     account = open_account(MemoryRows(), grant_change("g-1", credits="1000"))
     changes = run_changes(*(usage(f"e{n}", "0.5", run=f"run-{n}") for n in range(events)))
     calls = 0
@@ -30,7 +30,7 @@ def calls_of_deciding(events: int) -> tuple[int, Decision]:
     return calls, decision
 
 
-def test_an_event_of_a_large_batch_is_decided_with_no_more_calls_than_one_of_a_small() -> None:
+def test_an_event_of_a_large_batch_takes_no_more_calls_than_one_of_a_small_batch() -> None:
     few, _ = calls_of_deciding(FEW)
     many, decision = calls_of_deciding(MANY)
 

@@ -15,20 +15,18 @@ from agent_credits.sweeps.reconciliation import Reconciliation
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
-from tests.unit.payments.payment_fakes import FakePayments
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     MINUTE,
     PACK_CENTS,
     POLICY,
+    RELOADING_ACME,
     SECOND,
-    ReloadWorld,
-    open_account,
     requested,
-    short_world,
     usage,
 )
+from tests.unit.payments.payment_fakes import FakePayments
+from tests.unit.reload_world import ReloadWorld, short_world
 
 
 def test_a_waiting_event_is_debited_in_full_after_the_reload_succeeded() -> None:
@@ -45,7 +43,7 @@ def test_a_waiting_event_is_debited_in_full_after_the_reload_succeeded() -> None
 
 def test_every_waiting_event_is_debited_in_full_by_one_reload() -> None:
     world = ReloadWorld()
-    open_account(world.rows, "150")
+    world.open_account("150")
     events = [usage(f"e{n}", "200", run=f"run-{n}") for n in range(5)]
     world.deliver(*events)
 
@@ -59,7 +57,7 @@ def test_every_waiting_event_is_debited_in_full_by_one_reload() -> None:
 
 def test_a_request_that_waited_is_accepted_after_the_reload() -> None:
     world = ReloadWorld()
-    open_account(world.rows, "150")
+    world.open_account("150")
     event = requested("e1", credits="300")
     assert world.outcome(event) == "waiting"
     world.resolve()
@@ -77,7 +75,7 @@ def test_a_request_that_waited_is_accepted_after_the_reload() -> None:
 def test_a_waiting_event_fails_with_the_decline_as_its_cause(
     settings: dict[str, Any], cause: str
 ) -> None:
-    world, event = short_world(team=ACME.model_copy(update=settings))
+    world, event = short_world(team=RELOADING_ACME.model_copy(update=settings))
     world.resolve()
 
     entry = world.entry(event)
@@ -117,7 +115,7 @@ def test_a_run_that_waited_and_failed_is_announced_once() -> None:
     assert notice.data["cause"] == "payment_declined"
 
 
-def test_no_event_waits_beyond_the_deadline_whatever_became_of_its_reload() -> None:
+def test_no_event_waits_beyond_the_deadline_of_its_reload() -> None:
     world, event = short_world()
     world.later(RELOAD_DEADLINE - SECOND)
     assert world.outcome(event) == "waiting"
@@ -128,8 +126,8 @@ def test_no_event_waits_beyond_the_deadline_whatever_became_of_its_reload() -> N
     assert (entry.outcome, entry.decline) == ("insufficient", "payment_unavailable")
 
 
-def test_a_worker_that_saw_the_request_sees_its_success_at_once() -> None:
-    """It keeps accounts warm, and nothing would make it read again what it believes to wait for."""
+def test_a_worker_that_requested_a_reload_sees_its_success_at_once() -> None:
+    """The worker keeps accounts warm, so nothing else would make it read the account again."""
     world, event = short_world()
     world.resolve()
     world.later(2 * SECOND)
@@ -137,14 +135,14 @@ def test_a_worker_that_saw_the_request_sees_its_success_at_once() -> None:
     assert world.outcome(event) == "debited"
 
 
-def test_credits_put_in_by_hand_end_the_wait_as_well() -> None:
+def test_credits_granted_by_hand_also_end_the_wait() -> None:
     world, event = short_world()
     world.grant("by-hand", "1000")
 
     assert world.outcome(event) == "debited"
 
 
-def test_a_repeat_of_an_event_that_failed_stays_failed_after_the_reload() -> None:
+def test_a_failed_event_stays_failed_after_the_reload() -> None:
     world, event = short_world()
     world.later(RELOAD_DEADLINE)
     assert world.outcome(event) == "insufficient"
@@ -180,8 +178,8 @@ def test_the_ledger_of_an_account_that_reloads_reconciles_with_its_row() -> None
 ACCOUNTS = 8
 TRIGGERS = 16
 ROOM_PACKS = 3
-MONTH = "2026-11"
-# A worker that lost too many races gives its message back; another has won each of them.
+MONTH = "2025-11"
+# A worker that loses too many races gives its message back; another one won each of them.
 DELIVERIES_MAX = 100
 
 
@@ -191,7 +189,7 @@ class LockedRows(MemoryRows):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.RLock()
-        # What was spent and reserved together after each write.
+        # What was spent and reserved in all, after each write.
         self.observed_cents: list[int] = []
 
     def __getattribute__(self, name: str) -> Any:
@@ -222,16 +220,18 @@ def short_switch_interval() -> Iterator[None]:
 
 @pytest.mark.usefixtures("short_switch_interval")
 @pytest.mark.parametrize("confirm", ["success", "timeout after success", "processing"])
-def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_there_is_room_for(
+def test_sixteen_triggers_for_eight_accounts_charge_exactly_the_three_packs_that_fit_the_cap(
     confirm: Any,
 ) -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": ROOM_PACKS * PACK_CENTS + PACK_CENTS // 2})
+    team = RELOADING_ACME.model_copy(
+        update={"spend_cap_cents": ROOM_PACKS * PACK_CENTS + PACK_CENTS // 2}
+    )
     payments = FakePayments([confirm])
     rows = LockedRows()
     world = ReloadWorld(team=team, payments=payments, rows=rows)
     users = [f"u{number}" for number in range(ACCOUNTS)]
     for user in users:
-        open_account(world.rows, "150", principal=Principal("user", user))
+        world.open_account("150", Principal("user", user))
         world.deliver(usage(f"e-{user}", "200", run=f"run-{user}", user=user))
     assert len(world.requests) == ACCOUNTS
 
@@ -280,7 +280,7 @@ def in_threads(deliver: Any) -> None:
     assert faults == []
 
 
-def test_a_reload_that_came_too_late_is_added_and_leaves_the_newer_one_alone() -> None:
+def test_a_late_reload_is_granted_and_does_not_end_the_newer_one() -> None:
     world, _ = short_world(payments=FakePayments(["processing"]))
     old = world.requests[0]
     world.resolve()

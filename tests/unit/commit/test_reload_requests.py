@@ -9,28 +9,26 @@ from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE
 from agent_credits.values.principals import Principal
 from tests.dispositions import waiting
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     BEN,
     MINUTE,
     ON,
     PACK_CENTS,
-    ReloadWorld,
+    RELOADING_ACME,
     finished,
-    open_account,
     requested,
-    short_world,
     usage,
 )
+from tests.unit.reload_world import ReloadWorld, short_world
 
 OLGA = Principal("user", "olga")
-OFF = ACME.model_copy(update={"auto_reload": None})
+OFF = RELOADING_ACME.model_copy(update={"auto_reload": None})
 
 
-def world_with(credits: str = "150", team: Team = ACME) -> ReloadWorld:  # noqa: A002
+def world_with(credits: str = "150", team: Team = RELOADING_ACME) -> ReloadWorld:  # noqa: A002
     world = ReloadWorld(team=team)
-    open_account(world.rows, credits)
+    world.open_account(credits)
     return world
 
 
@@ -50,9 +48,9 @@ def test_falling_below_the_threshold_requests_a_reload_once() -> None:
 
 def test_of_an_owner_who_pays_for_two_teams_each_team_s_settings_are_asked() -> None:
     """In one batch, the first team does not reload, and the second one does."""
-    world = ReloadWorld(team=ACME)
+    world = ReloadWorld(team=RELOADING_ACME)
     world.rows.teams["beta"] = OFF.model_copy(update={"team_id": "beta"})
-    open_account(world.rows, "150", principal=OLGA)
+    world.open_account("150", principal=OLGA)
     schedule = {"kind": "schedule", "schedule_id": "nightly"}
 
     world.deliver(
@@ -64,7 +62,7 @@ def test_of_an_owner_who_pays_for_two_teams_each_team_s_settings_are_asked() -> 
     assert (request.team_id, request.principal) == ("acme", OLGA)
 
 
-def test_standing_exactly_on_the_threshold_requests_nothing() -> None:
+def test_a_balance_exactly_on_the_threshold_requests_nothing() -> None:
     world = world_with("150")
 
     assert world.outcome(usage("e1", "50")) == "debited"
@@ -73,7 +71,7 @@ def test_standing_exactly_on_the_threshold_requests_nothing() -> None:
     assert world.account().reload is None
 
 
-def test_finding_too_little_requests_a_reload_and_the_event_waits_untouched() -> None:
+def test_an_event_that_finds_too_little_requests_a_reload_and_waits_undebited() -> None:
     world = world_with("150")
 
     batch = world.deliver(usage("e1", "200"))
@@ -87,7 +85,7 @@ def test_finding_too_little_requests_a_reload_and_the_event_waits_untouched() ->
     assert world.notices == []
 
 
-def test_a_request_that_finds_too_little_waits_as_well() -> None:
+def test_a_request_that_finds_too_little_waits_too() -> None:
     world = world_with("150")
 
     assert world.outcome(requested("e1", credits="151")) == "waiting"
@@ -95,7 +93,7 @@ def test_a_request_that_finds_too_little_waits_as_well() -> None:
     assert world.reload().wanted_microcredits == 151_000_000
 
 
-def test_a_request_without_an_estimate_waits_where_there_is_nothing_at_all() -> None:
+def test_a_request_without_an_estimate_waits_if_the_pools_are_empty() -> None:
     world = world_with("150", team=OFF)
     world.deliver(usage("e0", "150"))
     world.apply(auto_reload=ON)
@@ -115,7 +113,7 @@ def test_a_second_short_event_joins_the_reload_under_way() -> None:
     assert len(world.requests) == 1
 
 
-def test_every_short_event_of_the_commit_that_asks_is_counted_into_its_reload() -> None:
+def test_a_reload_covers_every_short_event_of_the_commit_that_requests_it() -> None:
     world = world_with("150")
 
     batch = world.deliver(usage("e1", "200"), usage("e2", "300", run="run-2"))
@@ -124,7 +122,7 @@ def test_every_short_event_of_the_commit_that_asks_is_counted_into_its_reload() 
     assert world.reload().wanted_microcredits == 500_000_000
 
 
-def test_an_event_delivered_twice_in_one_batch_is_wanted_once() -> None:
+def test_an_event_delivered_twice_in_one_batch_is_covered_once() -> None:
     world = world_with("150")
 
     batch = world.deliver(usage("e1", "200"), usage("e1", "200"))
@@ -133,7 +131,7 @@ def test_an_event_delivered_twice_in_one_batch_is_wanted_once() -> None:
     assert world.reload().wanted_microcredits == 200_000_000
 
 
-def test_an_event_that_the_pools_cover_does_not_wait_for_its_neighbours() -> None:
+def test_an_event_that_the_pools_cover_does_not_wait_with_the_others() -> None:
     world = world_with("150")
 
     batch = world.deliver(usage("e1", "200"), usage("e2", "50", run="run-2"))
@@ -143,7 +141,7 @@ def test_an_event_that_the_pools_cover_does_not_wait_for_its_neighbours() -> Non
     assert len(world.requests) == 1
 
 
-def test_while_a_reload_is_under_way_nothing_else_is_requested() -> None:
+def test_no_second_reload_is_requested_while_one_is_under_way() -> None:
     world, _ = short_world()
     for number in range(10):
         world.later(MINUTE / 3)
@@ -154,7 +152,7 @@ def test_while_a_reload_is_under_way_nothing_else_is_requested() -> None:
     assert len(world.requests) == 1
 
 
-def test_an_event_that_waits_asks_again_only_after_the_reload_before_it_came_to_nothing() -> None:
+def test_another_reload_is_requested_only_once_the_first_has_failed() -> None:
     world, event = short_world()
     world.later(RELOAD_DEADLINE)
     entry = world.entry(event)
@@ -182,13 +180,13 @@ def test_auto_reload_is_off_by_default_and_the_run_fails_with_its_pools_exhauste
 
 def test_a_pool_that_the_run_may_not_draw_is_not_reloaded() -> None:
     other_pool = ON.model_copy(update={"pool": "contract"})
-    world = world_with("150", team=ACME.model_copy(update={"auto_reload": other_pool}))
+    world = world_with("150", team=RELOADING_ACME.model_copy(update={"auto_reload": other_pool}))
 
     assert world.outcome(usage("e1", "200")) == "insufficient"
     assert world.requests == []
 
 
-def test_auto_reload_turned_on_a_second_ago_counts_for_the_first_decline() -> None:
+def test_auto_reload_turned_on_a_second_ago_counts_before_the_first_run_fails() -> None:
     world = world_with("150", team=OFF)
     world.deliver(usage("e0", "1"))
 
@@ -207,10 +205,12 @@ def test_auto_reload_turned_on_a_second_ago_counts_for_a_run_that_failed_before(
     assert world.outcome(usage("e2", "200", run="run-1")) == "waiting"
 
 
-def test_a_reload_that_lands_exactly_on_the_threshold_does_not_fire_again() -> None:
+def test_a_reload_that_lands_exactly_on_the_threshold_requests_no_other() -> None:
     """The cap affords one pack, which brings the balance from nothing to the threshold."""
     threshold = ON.model_copy(update={"threshold_microcredits": ON.pack_microcredits})
-    team = ACME.model_copy(update={"auto_reload": threshold, "spend_cap_cents": PACK_CENTS})
+    team = RELOADING_ACME.model_copy(
+        update={"auto_reload": threshold, "spend_cap_cents": PACK_CENTS}
+    )
     world = world_with("150", team=team)
     world.deliver(usage("e1", "150"))
     world.resolve()
@@ -222,7 +222,7 @@ def test_a_reload_that_lands_exactly_on_the_threshold_does_not_fire_again() -> N
     assert world.account().reload is None
 
 
-def test_a_balance_that_stays_low_after_a_decline_asks_again_once_the_decline_is_over() -> None:
+def test_a_balance_that_stays_low_requests_a_reload_again_once_a_decline_no_longer_holds() -> None:
     world = world_with("150")
     world.payments.confirms[0] = "decline"
     world.deliver(usage("e1", "60"))
@@ -236,7 +236,7 @@ def test_a_balance_that_stays_low_after_a_decline_asks_again_once_the_decline_is
     assert len(world.requests) == 2
 
 
-def test_a_replay_of_what_was_recorded_asks_for_nothing() -> None:
+def test_a_replay_of_recorded_events_requests_nothing() -> None:
     world = world_with("150", team=OFF)
     events = [usage("e1", "60"), usage("e2", "1"), finished("e3")]
     world.deliver(*events)
@@ -250,8 +250,8 @@ def test_a_replay_of_what_was_recorded_asks_for_nothing() -> None:
     assert world.requests == []
 
 
-def test_of_two_teams_that_bill_one_account_in_one_batch_each_is_heard() -> None:
-    """Ana's last event of the batch is of a team that does not reload."""
+def test_two_teams_that_bill_one_account_in_one_batch_each_keep_their_settings() -> None:
+    """The last of ana's events in the batch is of a team that does not reload."""
     world = world_with("150")
     world.rows.teams["other"] = OFF.model_copy(update={"team_id": "other"})
 
@@ -262,7 +262,7 @@ def test_of_two_teams_that_bill_one_account_in_one_batch_each_is_heard() -> None
 
 def test_each_account_of_a_team_has_a_reload_of_its_own() -> None:
     world = world_with("150")
-    open_account(world.rows, "150", principal=BEN)
+    world.open_account("150", BEN)
 
     world.deliver(usage("e1", "60"), usage("e2", "60", run="run-2", user="ben"))
 
@@ -284,15 +284,17 @@ def reloaded(world: ReloadWorld, times: int) -> None:
 
 def looping_world() -> ReloadWorld:
     """Return a world in which a loop has used up the reloads of its window."""
-    world = world_with("150", team=ACME.model_copy(update={"auto_reload": BREAKER}))
+    world = world_with("150", team=RELOADING_ACME.model_copy(update={"auto_reload": BREAKER}))
     reloaded(world, 2)
     assert len(world.payments.charges) == 2
     return world
 
 
-def test_more_reloads_than_allowed_in_a_window_freeze_below_the_cap_and_say_so_once() -> None:
+def test_too_many_reloads_in_a_window_freeze_reloading_below_the_cap_and_are_announced_once() -> (
+    None
+):
     world = looping_world()
-    assert world.spending.head_room(ACME.spend_cap_cents, "2026-11") > 0
+    assert world.spending.head_room(RELOADING_ACME.spend_cap_cents, "2025-11") > 0
 
     world.deliver(usage("e-low", "100", run="loop"))
     world.deliver(usage("e-lower", "1", run="loop"))
@@ -306,7 +308,7 @@ def test_more_reloads_than_allowed_in_a_window_freeze_below_the_cap_and_say_so_o
     assert len(world.requests) == 2
 
 
-def test_a_frozen_account_thaws_after_the_window() -> None:
+def test_a_frozen_account_reloads_again_after_the_window() -> None:
     world = looping_world()
     world.deliver(usage("e-low", "100", run="loop"))
     frozen_until = world.reload().until
@@ -319,8 +321,8 @@ def test_a_frozen_account_thaws_after_the_window() -> None:
     assert world.outcome(usage("e-b", "400", run="run-b")) == "waiting"
 
 
-def test_a_freeze_is_announced_also_where_the_balance_is_not_low() -> None:
-    """The event alone is too large: what is left stands above the threshold."""
+def test_a_freeze_is_announced_even_if_the_balance_is_not_low() -> None:
+    """Only the event is too large: the balance is above the threshold."""
     world = looping_world()
     world.grant("by-hand", "100")
     available = world.available()
@@ -332,7 +334,7 @@ def test_a_freeze_is_announced_also_where_the_balance_is_not_low() -> None:
     assert len(world.notices_of_type("auto_reload.frozen")) == 1
 
 
-def test_freezing_starts_anew_when_it_is_reached_again_later() -> None:
+def test_an_account_can_freeze_a_second_time_later() -> None:
     world = looping_world()
     world.deliver(usage("e-low", "100", run="loop"))
     world.later(timedelta(hours=2))
@@ -345,9 +347,9 @@ def test_freezing_starts_anew_when_it_is_reached_again_later() -> None:
 
 
 @pytest.mark.parametrize("reloads_max", [1, 2, 5])
-def test_no_more_than_the_allowed_reloads_land_in_any_window(reloads_max: int) -> None:
+def test_no_window_has_more_reloads_than_allowed(reloads_max: int) -> None:
     settings = ON.model_copy(update={"reloads_max": reloads_max, "window_minutes": 60})
-    team = ACME.model_copy(update={"auto_reload": settings, "spend_cap_cents": 10**9})
+    team = RELOADING_ACME.model_copy(update={"auto_reload": settings, "spend_cap_cents": 10**9})
     world = world_with("150", team=team)
     for number in range(200):
         event = usage(f"e{number}", "300", run=f"run-{number}")

@@ -15,7 +15,7 @@ from agent_credits.ledger.reloads import (
     packs_to_close,
     standing,
 )
-from tests.unit.reload_builders import MINUTE, NOW, SECOND
+from tests.unit.builders import MINUTE, NOW, SECOND
 
 TERMS = ReloadTerms(
     team_id="acme",

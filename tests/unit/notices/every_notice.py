@@ -17,13 +17,14 @@ from agent_credits.notices.published import Published
 from agent_credits.notices.slack_messages import slack_message
 from tests.golden import GOLDEN, email_of
 from tests.unit.billing.test_balance_reports import busy_team
+from tests.unit.builders import NOW, ON, RELOADING_ACME, usage
 from tests.unit.commit.test_low_credits import fall_to, low_world
 from tests.unit.notices.test_auto_reload import exhausted_world
 from tests.unit.notices.test_insufficient_credits import CASES, failure
 from tests.unit.notices.test_model_provider_errors import EVENTS, notice_of
 from tests.unit.notices.test_spend_cap import declined_three_times, spend, world_that_spends
 from tests.unit.payments.payment_fakes import FakePayments
-from tests.unit.reload_builders import ACME, NOW, ON, ReloadWorld, short_world, usage
+from tests.unit.reload_world import ReloadWorld, short_world
 from tests.unit.sweeps.sweep_observations import DRIFTED, EXPIRING
 
 SLACK = GOLDEN / "slack"
@@ -63,7 +64,7 @@ def _declined() -> Notice:
 
 def _frozen() -> Notice:
     once = ON.model_copy(update={"reloads_max": 1})
-    world, event = short_world(team=ACME.model_copy(update={"auto_reload": once}))
+    world, event = short_world(team=RELOADING_ACME.model_copy(update={"auto_reload": once}))
     world.resolve()
     world.deliver(event)
     world.deliver(usage("e2", "300", run="run-2"))

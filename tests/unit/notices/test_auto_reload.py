@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.aws.items import account_from_item, account_item
 from agent_credits.aws.topic import NoticesTopic
@@ -18,21 +19,11 @@ from agent_credits.notices.announcements import (
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.reload_declines import reload_fix
 from tests.golden import assert_golden, data_and_email_of
+from tests.unit.builders import ANA, ON, RELOADING_ACME, finished, pause, plan_change, usage
 from tests.unit.payments.payment_fakes import FakePayments
-from tests.unit.reload_builders import (
-    ACME,
-    ANA,
-    ON,
-    ReloadWorld,
-    finished,
-    open_account,
-    pause,
-    plan_change,
-    short_world,
-    usage,
-)
+from tests.unit.reload_world import ReloadWorld, short_world
 
-OFF = ACME.model_copy(update={"auto_reload": None})
+OFF = RELOADING_ACME.model_copy(update={"auto_reload": None})
 
 
 def only(world: ReloadWorld, notice_type: str) -> Notice:
@@ -42,7 +33,7 @@ def only(world: ReloadWorld, notice_type: str) -> Notice:
 
 def exhausted_world() -> ReloadWorld:
     world = ReloadWorld(team=OFF)
-    open_account(world.rows, "150")
+    world.open_account("150")
     assert world.outcome(usage("e1", "200")) == "insufficient"
     return world
 
@@ -94,7 +85,7 @@ def test_a_reload_that_was_not_resolved_in_time() -> None:
 
 def test_an_account_that_is_frozen() -> None:
     once = ON.model_copy(update={"reloads_max": 1})
-    world, event = short_world(team=ACME.model_copy(update={"auto_reload": once}))
+    world, event = short_world(team=RELOADING_ACME.model_copy(update={"auto_reload": once}))
     world.resolve()
     world.deliver(event)
     world.deliver(usage("e2", "300", run="run-2"))
@@ -220,11 +211,11 @@ def test_credits_restored_names_the_team_also_where_a_new_page_has_begun_since()
 
 def test_every_notice_can_be_published_also_where_no_entry_on_the_row_names_a_team() -> None:
     world = ReloadWorld(team=OFF)
-    open_account(world.rows, "150")
+    world.open_account("150")
     filled_pages(world, 7)
     world.deliver(usage("e-short", "500", run="run-short"))
     assert world.account().page_is_full
-    change = plan_change("plan:0")
+    change = replace(plan_change(), microcredits=0)
     commit(world.rows, ANA, [change], now=world.now, pause=pause)
     world.grant("by-hand", "10")
     topic = Published()

@@ -9,17 +9,10 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.notices.notice import Notice
 from agent_credits.values.principals import Principal
 from tests.golden import assert_golden, data_and_email_of
+from tests.unit.builders import FAR_PAST, POLICY, RELOADING_ACME, grant_change, pause, usage
 from tests.unit.commit.test_low_credits import OFF, fall_to, low_world, with_thresholds
 from tests.unit.payments.payment_fakes import FakePayments
-from tests.unit.reload_builders import (
-    ACME,
-    FAR_PAST,
-    POLICY,
-    ReloadWorld,
-    grant_change,
-    pause,
-    usage,
-)
+from tests.unit.reload_world import ReloadWorld
 
 
 def only(world: ReloadWorld, notice_type: str) -> Notice:
@@ -53,7 +46,7 @@ def test_an_enterprise_that_is_low() -> None:
     bigcorp = Principal("team", "acme")
     tenure = Tenure(since=FAR_PAST, kind="enterprise", owner="o", policy_version=POLICY.version)
     world = ReloadWorld(team=OFF.model_copy(update={"tenures": (tenure,)}))
-    contract = grant_change("contract", "1000", pool="contract", principal=bigcorp)
+    contract = grant_change("contract", "contract", "1000", principal=bigcorp)
     commit(world.rows, bigcorp, [contract], now=world.now, pause=pause, opens_account=True)
     world.deliver(usage("e1", "950"))
 
@@ -61,7 +54,7 @@ def test_an_enterprise_that_is_low() -> None:
 
 
 def test_an_account_that_is_low_and_whose_reload_was_declined() -> None:
-    world = low_world(ACME, payments=FakePayments(["decline"]))
+    world = low_world(RELOADING_ACME, payments=FakePayments(["decline"]))
     fall_to(world, 99)
     world.resolve()
 

@@ -10,14 +10,15 @@ from agent_credits.billing.teams import Team
 from agent_credits.ledger.reloads import DECLINE_HOLD
 from agent_credits.notices.announcements import NoticeSettings, TeamRecord, notices_of
 from tests.golden import assert_golden, data_and_email_of
-from tests.unit.reload_builders import ACME, CARD, PACK_CENTS, ReloadWorld, open_account, usage
+from tests.unit.builders import CARD, PACK_CENTS, RELOADING_ACME, usage
+from tests.unit.reload_world import ReloadWorld
 
-TEN_PACKS = ACME.model_copy(update={"spend_cap_cents": 10 * PACK_CENTS})
+TEN_PACKS = RELOADING_ACME.model_copy(update={"spend_cap_cents": 10 * PACK_CENTS})
 
 
 def world_that_spends(team: Team = TEN_PACKS) -> ReloadWorld:
     world = ReloadWorld(team=team)
-    open_account(world.rows, "150")
+    world.open_account("150")
     return world
 
 
@@ -161,7 +162,7 @@ def test_the_notices_of_a_team_are_derived_from_its_images_alone() -> None:
     ids=["warned", "suspended"],
 )
 def test_a_row_that_tells_of_a_purchase_and_holds_none_is_an_error(spending: Spending) -> None:
-    told = ACME.model_copy(update={"spending": spending})
+    told = RELOADING_ACME.model_copy(update={"spending": spending})
 
     with pytest.raises(ValueError, match="by a purchase"):
-        notices_of(TeamRecord(ACME, told), NoticeSettings(""))
+        notices_of(TeamRecord(RELOADING_ACME, told), NoticeSettings(""))

@@ -1,4 +1,4 @@
-"""A payment provider with state: it remembers payments, and answers as badly as real ones do.
+"""A payment provider with state: it remembers payments, and fails in the ways real ones do.
 
 It keeps no idempotency keys, as a provider does once it has forgotten them: the same `create` twice
 makes two payments, so whoever relies on the key alone charges twice.
@@ -21,7 +21,7 @@ from agent_credits.payments.port import (
 
 Answer = TypeVar("Answer")
 
-# What becomes of a call: it is applied and answered, never applied, or applied and not answered.
+# The outcome of a call: applied and answered, not applied, or applied and not answered.
 OfCreate = Literal["made", "500", "response lost"]
 OfConfirm = Literal[
     "success",
@@ -49,17 +49,17 @@ class FakePayments:
         self.payments: dict[str, Payment] = {}
         self.creates: deque[OfCreate] = deque(creates)
         self.confirms: deque[OfConfirm] = deque(confirms)
-        # Cards that decline, whatever the script says.
+        # Cards that decline, whatever was scripted.
         self.declining: set[str] = set()
 
     @property
     def charges(self) -> list[Charge]:
-        """What money was taken for."""
+        """The charges that were paid."""
         return [p.charge for p in self.payments.values() if p.status == "paid"]
 
     @property
     def attempts(self) -> list[Charge]:
-        """What a card was asked for, whether it paid or not."""
+        """The charges that a card was asked for, whether it paid or not."""
         return [
             p.charge for p in self.payments.values() if p.status not in ("unconfirmed", "canceled")
         ]
@@ -92,7 +92,7 @@ class FakePayments:
         return _state(payment)
 
     def finish(self, *, succeeds: bool) -> None:
-        """Let the provider end what it is processing, without anyone asking."""
+        """Let the payment provider end what it is processing, without being asked."""
         for payment in self.payments.values():
             if payment.status == "processing":
                 payment.status = "paid" if succeeds else "declined"

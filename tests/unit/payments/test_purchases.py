@@ -1,22 +1,18 @@
 """A manual purchase counts towards the cap once, whatever crashes or races on the way."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from agent_credits.billing.spend_cap import Spending
-from agent_credits.billing.teams import Team, Tenure
-from agent_credits.commit.changes import GrantChange
+from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.payments.purchases import Bought, ManualPurchase, NotBought, buy
-from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
+from tests.unit.builders import ACME, ANA, NOW, grant_change, pause
 
-NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
-ANA = Principal("user", "ana")
-CREDIT = 1_000_000
 CALLS_MAX = 60
 
 
@@ -64,29 +60,16 @@ class SharedRows:
         return call
 
 
-def pause(_: int) -> None:
-    """Wait for nothing: the tests are alone with their rows."""
-
-
 def rows_with(cap_cents: int, spending: Spending | None = None) -> CrashingRows:
     rows = CrashingRows()
     rows.accounts[ANA] = Account(ANA, version=1)
-    rows.teams["acme"] = Team(
-        team_id="acme",
-        version=1,
-        plan="max",
-        time_zone="Europe/Berlin",
-        members=frozenset({"ana"}),
-        spend_cap_cents=cap_cents,
-        spending=spending or Spending(),
-        tenures=(Tenure(since=NOW, kind="self_serve", owner="ana", policy_version="v1"),),
-    )
+    settings = {"spend_cap_cents": cap_cents, "spending": spending or Spending()}
+    rows.teams["acme"] = ACME.model_copy(update=settings)
     return rows
 
 
-def purchase_of(grant_id: str = "order-1", price_cents: int = 2_000) -> ManualPurchase:
-    grant = GrantChange(ANA, grant_id, "add_on", 100 * CREDIT, None, "purchase")
-    return ManualPurchase("acme", grant, price_cents, "usd")
+def purchase_of(grant_id: str = "order-1") -> ManualPurchase:
+    return ManualPurchase("acme", grant_change(grant_id, credits="100"), 2_000, "usd")
 
 
 def test_a_purchase_is_granted_and_counts_towards_the_cap() -> None:
@@ -96,11 +79,11 @@ def test_a_purchase_is_granted_and_counts_towards_the_cap() -> None:
 
     spending = rows.teams["acme"].spending
     assert bought == Bought(is_new=True)
-    assert (spending.spent_in("2026-11"), spending.reservations) == (2_000, ())
+    assert (spending.spent_in("2025-11"), spending.reservations) == (2_000, ())
     assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"]
 
 
-def test_the_same_purchase_again_buys_nothing() -> None:
+def test_making_the_same_purchase_again_buys_nothing() -> None:
     rows = rows_with(5_000)
     buy(rows, purchase_of(), NOW, pause)
     team, account = rows.teams["acme"], rows.accounts[ANA]
@@ -121,14 +104,14 @@ def test_a_purchase_that_another_operator_makes_at_any_call_counts_once(cap_cent
 
         spending = rows.teams["acme"].spending
         assert isinstance(bought, Bought), f"call {at}"
-        assert (spending.spent_in("2026-11"), spending.reservations) == (2_000, ()), f"call {at}"
+        assert (spending.spent_in("2025-11"), spending.reservations) == (2_000, ()), f"call {at}"
         assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"], f"call {at}"
         if shared.calls < at:
             return
     pytest.fail("the purchase never ended")
 
 
-def test_what_the_cap_leaves_no_room_for_is_not_bought() -> None:
+def test_a_purchase_that_the_cap_leaves_no_room_for_is_not_made() -> None:
     rows = rows_with(3_000)
     buy(rows, purchase_of(), NOW, pause)
 
@@ -136,12 +119,12 @@ def test_what_the_cap_leaves_no_room_for_is_not_bought() -> None:
 
     assert declined == NotBought(head_room_cents=1_000)
     assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"]
-    assert rows.teams["acme"].spending.spent_in("2026-11") == 2_000
+    assert rows.teams["acme"].spending.spent_in("2025-11") == 2_000
 
 
-def test_an_id_that_was_granted_on_other_terms_costs_nothing() -> None:
+def test_a_purchase_whose_id_was_granted_on_other_terms_costs_nothing() -> None:
     rows = rows_with(9_000)
-    other = replace(purchase_of().grant, microcredits=CREDIT)
+    other = replace(purchase_of().grant, microcredits=1)
     buy(rows, replace(purchase_of(), grant=other, price_cents=1), NOW, pause)
     team = rows.teams["acme"]
     # Its reservation was written before the other grant was.
@@ -158,7 +141,7 @@ def test_an_id_that_was_granted_on_other_terms_costs_nothing() -> None:
     assert isinstance(declined, NotBought)
     assert declined.has_other_terms
     assert rows.teams["acme"].spending.reservations == ()
-    assert rows.teams["acme"].spending.spent_in("2026-11") == 1
+    assert rows.teams["acme"].spending.spent_in("2025-11") == 1
 
 
 def test_a_manual_purchase_does_not_lift_the_suspension_of_a_card() -> None:
@@ -180,12 +163,12 @@ def test_a_purchase_that_crashed_is_completed_when_it_is_made_again(write: int, 
     rows.crash_at = (write, when)
     with pytest.raises(Crash):
         buy(rows, purchase_of(), NOW, pause)
-    assert rows.teams["acme"].spending.head_room(2_000, "2026-11") in (0, 2_000)
+    assert rows.teams["acme"].spending.head_room(2_000, "2025-11") in (0, 2_000)
 
     rows.crash_at = None
     bought = buy(rows, purchase_of(), NOW, pause)
 
     spending = rows.teams["acme"].spending
     assert isinstance(bought, Bought)
-    assert (spending.spent_in("2026-11"), spending.reservations) == (2_000, ())
+    assert (spending.spent_in("2025-11"), spending.reservations) == (2_000, ())
     assert len(rows.accounts[ANA].grants) == 1

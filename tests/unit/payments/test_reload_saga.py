@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from agent_credits.billing.policy import Pack
 from agent_credits.billing.spend_cap import RESERVATIONS_MAX
@@ -22,9 +21,7 @@ from agent_credits.payments.reload_saga import (
 )
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
-from tests.unit.payments.payment_fakes import FakePayments, OfConfirm
-from tests.unit.reload_builders import (
-    ACME,
+from tests.unit.builders import (
     ANA,
     BEN,
     CARD,
@@ -33,22 +30,22 @@ from tests.unit.reload_builders import (
     OTHER_CARD,
     PACK_CENTS,
     POLICY,
+    RELOADING_ACME,
     SECOND,
-    ReloadWorld,
-    open_account,
     pause,
     reservation,
     run_change,
-    short_world,
     usage,
 )
+from tests.unit.payments.payment_fakes import FakePayments, OfConfirm
+from tests.unit.reload_world import ReloadWorld, short_world
 
 CALLS_MAX = 60
 DELIVERIES = 10
 
 
 class Crash(BaseException):
-    """The worker is gone: nothing of ours may catch this."""
+    """The worker is gone; none of our code may catch this."""
 
 
 class Steps:
@@ -117,7 +114,7 @@ def assert_paid_once(world: ReloadWorld, request: ReloadRequest) -> None:
 
 
 def assert_not_charged(world: ReloadWorld) -> None:
-    """Check that no money was taken, and that none is held back for it."""
+    """Check that nothing was charged, and that no head-room is reserved."""
     assert world.payments.charges == []
     assert world.spending.reservations == ()
     assert world.spending.spent_cents == 0
@@ -153,7 +150,7 @@ def test_head_room_is_reserved_and_the_payment_stored_before_a_card_is_touched()
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the call", "after the call"])
 @pytest.mark.parametrize("confirm", ["success", "decline"])
-def test_a_crash_at_every_single_call_then_ten_deliveries_charge_grant_and_settle_once(
+def test_a_crash_at_any_call_and_ten_more_deliveries_charge_grant_and_settle_once(
     confirm: OfConfirm, *, before: bool
 ) -> None:
     for at in range(1, CALLS_MAX):
@@ -177,7 +174,7 @@ def test_a_crash_at_every_single_call_then_ten_deliveries_charge_grant_and_settl
 
 
 @pytest.mark.parametrize("confirm", ["success", "decline"])
-def test_a_second_worker_that_runs_whole_at_every_single_call_of_the_first_changes_nothing(
+def test_a_second_worker_that_runs_at_any_call_of_the_first_changes_nothing(
     confirm: OfConfirm,
 ) -> None:
     for at in range(1, CALLS_MAX):
@@ -200,8 +197,8 @@ def test_a_second_worker_that_runs_whole_at_every_single_call_of_the_first_chang
     pytest.fail("the saga never ended")
 
 
-def test_two_workers_at_the_edge_of_the_cap_do_not_decline_the_reload_they_reserved() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
+def test_two_workers_at_the_cap_do_not_decline_the_reload_that_one_of_them_reserved() -> None:
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
     for at in range(1, CALLS_MAX):
         world, _ = short_world(team=team)
         steps = Steps(at, lambda world=world: world.resolve(), before=True)  # type: ignore[misc]
@@ -218,9 +215,9 @@ def test_two_workers_at_the_edge_of_the_cap_do_not_decline_the_reload_they_reser
     pytest.fail("the saga never ended")
 
 
-def test_a_reservation_whose_write_was_answered_as_lost_is_kept_and_paid() -> None:
+def test_a_reservation_is_kept_and_paid_if_the_answer_to_its_write_was_lost() -> None:
     """The client repeats a write whose response was lost; the repeat then loses to the first."""
-    team = ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": PACK_CENTS})
     world, _ = short_world(team=team)
     write = world.rows.compare_and_set_team
     world.rows.compare_and_set_team = lambda team: write(team) or write(team)  # type: ignore[method-assign]
@@ -246,8 +243,8 @@ def test_a_message_delivered_ten_times_is_carried_out_once() -> None:
     [
         pytest.param(["500", "success"], True, id="500 before it was applied"),
         pytest.param(["500", "500", "500", "success"], True, id="500 again and again"),
-        pytest.param(["timeout after success"], True, id="timed out after having succeeded"),
-        pytest.param(["timeout after decline"], False, id="timed out after having failed"),
+        pytest.param(["timeout after success"], True, id="timed out after it succeeded"),
+        pytest.param(["timeout after decline"], False, id="timed out after it failed"),
         pytest.param(["500", "timeout after decline"], False, id="500, then timed out and failed"),
     ],
 )
@@ -257,7 +254,7 @@ def test_an_unknown_outcome_is_resolved_by_asking_about_the_same_payment(
     world, _ = short_world(payments=FakePayments(confirms))
 
     first = world.resolve()
-    reserved = world.spending.reserved_in("2026-11")
+    reserved = world.spending.reserved_in("2025-11")
     deliver_until_done(world)
 
     assert isinstance(first, Open)
@@ -270,7 +267,7 @@ def test_an_unknown_outcome_is_resolved_by_asking_about_the_same_payment(
 
 
 @pytest.mark.parametrize("create", ["500", "response lost"])
-def test_a_payment_that_could_not_be_made_or_whose_answer_was_lost_is_made_anew_uncharged(
+def test_a_payment_whose_creation_failed_or_got_no_answer_is_created_again_uncharged(
     create: Any,
 ) -> None:
     world, _ = short_world(payments=FakePayments(creates=[create, "made"]))
@@ -282,9 +279,7 @@ def test_a_payment_that_could_not_be_made_or_whose_answer_was_lost_is_made_anew_
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_a_payment_that_is_processed_for_a_while_keeps_its_reservation_until_it_ends(
-    *, succeeds: bool
-) -> None:
+def test_a_payment_in_processing_keeps_its_reservation_until_it_ends(*, succeeds: bool) -> None:
     world, event = short_world(payments=FakePayments(["processing"]))
     for _ in range(5):
         assert isinstance(world.resolve(), Open)
@@ -302,14 +297,14 @@ def test_a_payment_that_is_processed_for_a_while_keeps_its_reservation_until_it_
         assert world.entry(event).decline == "payment_declined"
 
 
-def test_a_late_success_after_the_deadline_still_becomes_credits() -> None:
+def test_a_payment_that_succeeds_after_the_deadline_still_becomes_credits() -> None:
     world, event = short_world(payments=FakePayments(["processing"]))
     world.resolve()
     world.later(RELOAD_DEADLINE)
     assert isinstance(world.resolve(), Open)
     assert world.reload().cause == "payment_unavailable"
     assert world.outcome(event) == "insufficient"
-    assert world.spending.reserved_in("2026-11") == PACK_CENTS
+    assert world.spending.reserved_in("2025-11") == PACK_CENTS
 
     world.payments.finish(succeeds=True)
     world.later(timedelta(days=1))
@@ -325,7 +320,7 @@ def test_a_late_success_after_the_deadline_still_becomes_credits() -> None:
     ]
 
 
-def test_a_late_decline_after_the_deadline_releases_the_reservation() -> None:
+def test_a_payment_that_is_declined_after_the_deadline_releases_the_reservation() -> None:
     world, _ = short_world(payments=FakePayments(["processing"]))
     world.resolve()
     world.later(RELOAD_DEADLINE)
@@ -423,8 +418,8 @@ def test_a_decline_that_settings_did_not_cause_does_not_hold_for_ever() -> None:
 
 
 @pytest.mark.parametrize("later", [RELOAD_DEADLINE, timedelta(days=31)])
-def test_after_the_deadline_no_payment_is_made_that_was_not_made_before(later: timedelta) -> None:
-    """Nothing was charged and nothing can be: the reservation is released, the reload declined."""
+def test_after_the_deadline_no_payment_is_created(later: timedelta) -> None:
+    """Nothing can be charged any more: the reservation is released, the reload declined."""
     world, _ = short_world(payments=FakePayments(creates=["500", "made"]))
     assert isinstance(world.resolve(), Open)
     world.later(later)
@@ -436,10 +431,10 @@ def test_after_the_deadline_no_payment_is_made_that_was_not_made_before(later: t
 
 
 @pytest.mark.parametrize("later", [RELOAD_DEADLINE, timedelta(days=31)])
-def test_after_the_deadline_a_payment_that_was_made_but_never_charged_is_not_charged(
+def test_after_the_deadline_a_payment_that_was_created_is_not_charged(
     later: timedelta,
 ) -> None:
-    """Whoever waited has been told no; nobody expects their card to be charged now."""
+    """The events that waited have failed by now; nobody expects a charge any more."""
     world, _ = short_world(payments=FakePayments(["500", "success"]))
     assert isinstance(world.resolve(), Open)
     world.later(later)
@@ -461,7 +456,7 @@ def test_a_message_for_a_reload_that_the_account_no_longer_asks_for_is_stale() -
     assert world.payments.payments == {}
 
 
-def test_a_message_for_an_account_that_is_not_there_is_stale() -> None:
+def test_a_message_for_a_missing_account_is_stale() -> None:
     world = ReloadWorld()
     request = ReloadRequest("reload:user:nobody:1", "acme", Principal("user", "nobody"))
 
@@ -482,7 +477,7 @@ def test_a_message_for_an_account_that_is_not_there_is_stale() -> None:
         ({"spend_cap_cents": 0}, "spend_cap_reached"),
     ],
 )
-def test_each_obstacle_is_rejected_by_its_own_code_before_a_card_is_touched(
+def test_each_obstacle_declines_with_its_own_cause_before_a_payment_is_created(
     settings: dict[str, Any], cause: Any
 ) -> None:
     world, _ = short_world()
@@ -496,8 +491,8 @@ def test_each_obstacle_is_rejected_by_its_own_code_before_a_card_is_touched(
     assert notice.data["cause"] == cause
 
 
-def test_a_purchase_by_invoice_is_recorded_and_needs_no_card() -> None:
-    world, _ = short_world(team=ACME.model_copy(update={"payment": INVOICE}))
+def test_a_reload_by_invoice_is_settled_without_a_card() -> None:
+    world, _ = short_world(team=RELOADING_ACME.model_copy(update={"payment": INVOICE}))
 
     assert isinstance(world.resolve(), Granted)
 
@@ -518,8 +513,8 @@ def test_the_whole_shortfall_is_closed_in_one_charge_of_whole_packs() -> None:
     assert len(world.requests) == 1
 
 
-def test_a_purchase_larger_than_the_cap_buys_the_largest_number_of_packs_that_fits() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS + 1})
+def test_a_reload_larger_than_the_cap_buys_as_many_packs_as_fit() -> None:
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS + 1})
     world, _ = short_world(available="150", wanted="2000", team=team)
 
     world.resolve()
@@ -528,8 +523,8 @@ def test_a_purchase_larger_than_the_cap_buys_the_largest_number_of_packs_that_fi
     assert charge.price_cents == 3 * PACK_CENTS
 
 
-def test_an_event_that_a_capped_reload_does_not_cover_ends_with_the_cap_as_its_cause() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS})
+def test_an_event_that_a_capped_reload_does_not_cover_fails_with_the_cap_as_its_cause() -> None:
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": 3 * PACK_CENTS})
     world, event = short_world(available="150", wanted="2000", team=team)
     world.resolve()
     assert world.outcome(event) == "waiting"
@@ -542,8 +537,8 @@ def test_an_event_that_a_capped_reload_does_not_cover_ends_with_the_cap_as_its_c
     assert len(world.payments.charges) == 1
 
 
-def test_a_raised_cap_revives_a_declined_account_at_once() -> None:
-    world, _ = short_world(team=ACME.model_copy(update={"spend_cap_cents": 0}))
+def test_a_raised_cap_lifts_a_decline_at_once() -> None:
+    world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spend_cap_cents": 0}))
     world.resolve()
     assert world.outcome(usage("e2", "200", run="run-2")) == "insufficient"
 
@@ -555,9 +550,9 @@ def test_a_raised_cap_revives_a_declined_account_at_once() -> None:
     assert world.outcome(event) == "debited"
 
 
-def test_a_cap_raised_while_a_decline_is_being_written_revives_too() -> None:
+def test_a_cap_raised_while_a_decline_is_written_lifts_it_too() -> None:
     for at in range(1, CALLS_MAX):
-        world, _ = short_world(team=ACME.model_copy(update={"spend_cap_cents": 0}))
+        world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spend_cap_cents": 0}))
         raised = lambda world=world: world.apply(spend_cap_cents=PACK_CENTS)  # noqa: E731
         steps = Steps(at, raised, before=True)
         world.directory.forget(["acme"])
@@ -574,7 +569,7 @@ def test_a_cap_raised_while_a_decline_is_being_written_revives_too() -> None:
     pytest.fail("the saga never ended")
 
 
-def test_a_lowered_cap_declines_further_purchases_and_breaks_nothing() -> None:
+def test_a_cap_lowered_below_what_was_spent_declines_the_next_reload() -> None:
     world, event = short_world()
     world.resolve()
     world.deliver(event)
@@ -588,7 +583,7 @@ def test_a_lowered_cap_declines_further_purchases_and_breaks_nothing() -> None:
     assert world.spending.spent_cents == PACK_CENTS
 
 
-def test_a_cap_lowered_between_reservation_and_charge_lets_the_reserved_purchase_end() -> None:
+def test_a_reload_reserved_before_the_cap_was_lowered_is_completed() -> None:
     world, _ = short_world(payments=FakePayments(["500", "success"]))
     world.resolve()
 
@@ -598,7 +593,7 @@ def test_a_cap_lowered_between_reservation_and_charge_lets_the_reserved_purchase
     assert_paid_once(world, world.requests[0])
 
 
-def test_three_declines_in_a_row_suspend_and_there_is_no_fourth_attempt() -> None:
+def test_three_declines_in_a_row_suspend_the_card_and_there_is_no_fourth_attempt() -> None:
     world = world_declined(3)
 
     assert [n.data["cause"] for n in world.notices_of_type("auto_reload.suspended")] == [
@@ -615,7 +610,7 @@ def test_three_declines_in_a_row_suspend_and_there_is_no_fourth_attempt() -> Non
     assert len(world.notices_of_type("auto_reload.suspended")) == 1
 
 
-def test_after_the_payment_method_changed_the_next_shortfall_reloads() -> None:
+def test_a_new_payment_method_lifts_a_suspension() -> None:
     world = world_declined(3)
     world.later(DECLINE_HOLD)
     world.deliver(usage("e-4", "200", run="run-4"))
@@ -640,7 +635,7 @@ def test_another_change_of_the_settings_does_not_lift_a_suspension() -> None:
     assert len(world.payments.attempts) == 3
 
 
-def test_a_success_between_declines_starts_the_count_anew() -> None:
+def test_a_success_between_declines_resets_their_count() -> None:
     world = world_declined(2)
     world.payments.declining.clear()
     decline_next(world, 3)
@@ -666,9 +661,9 @@ def test_a_new_card_has_three_attempts_of_its_own() -> None:
 
 
 def world_declined(times: int) -> ReloadWorld:
-    """Return a world in which ana's card was declined so often, each time for another run."""
+    """Return a world in which ana's card was declined this often, each time for another run."""
     world = ReloadWorld()
-    open_account(world.rows, "150")
+    world.open_account("150")
     world.payments.declining.add(CARD.name)
     for number in range(times):
         decline_next(world, number)
@@ -683,9 +678,9 @@ def decline_next(world: ReloadWorld, number: int, wanted: str = "200") -> None:
     world.deliver(event)
 
 
-def test_an_unknown_payment_of_one_account_blocks_no_other_account() -> None:
+def test_an_open_payment_of_one_account_blocks_no_other_account() -> None:
     world, _ = short_world(payments=FakePayments(["500", "500", "success"]))
-    open_account(world.rows, "150", principal=BEN)
+    world.open_account("150", BEN)
     world.resolve()
 
     world.deliver(usage("e-ben", "200", run="run-ben", user="ben"))
@@ -708,10 +703,10 @@ def test_one_account_has_one_live_reload() -> None:
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_a_reload_whose_message_was_lost_does_not_block_its_account_for_ever(
+def test_a_reload_whose_message_was_lost_does_not_block_its_account_forever(
     *, succeeds: bool
 ) -> None:
-    """Its message ended in the dead-letter queue while the provider was down."""
+    """Its message went to the dead-letter queue while the payment provider was down."""
     world, event = short_world(payments=FakePayments(["processing"]))
     lost = world.requests[0]
     world.resolve()
@@ -731,16 +726,16 @@ def test_a_reload_whose_message_was_lost_does_not_block_its_account_for_ever(
     assert world.outcome(usage("e-last", "1", run="run-last")) == "debited"
 
 
-def test_more_reservations_than_a_row_holds_are_declined_and_do_not_crash() -> None:
+def test_a_reload_is_declined_if_the_teams_row_holds_no_more_reservations() -> None:
     held = tuple(reservation(f"reload:user:u{n}:1", principal=f"user:u{n}", price_cents=0)
                  for n in range(RESERVATIONS_MAX))  # fmt: skip
-    spending = ACME.spending.model_copy(update={"reservations": held})
-    world, _ = short_world(team=ACME.model_copy(update={"spending": spending}))
+    spending = RELOADING_ACME.spending.model_copy(update={"reservations": held})
+    world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spending": spending}))
 
     assert world.resolve() == NotGranted("payment_unavailable")
 
 
-def test_a_reload_of_a_month_that_is_over_is_settled_in_the_month_it_was_reserved_in() -> None:
+def test_a_reload_is_settled_in_the_month_it_was_reserved_in() -> None:
     world, _ = short_world(payments=FakePayments(["processing"]))
     world.resolve()
 
@@ -748,16 +743,16 @@ def test_a_reload_of_a_month_that_is_over_is_settled_in_the_month_it_was_reserve
     world.later(timedelta(days=20))
     world.resolve()
 
-    assert world.spending.spent_in("2026-11") == PACK_CENTS
-    assert world.spending.head_room(PACK_CENTS, "2026-12") == PACK_CENTS
+    assert world.spending.spent_in("2025-11") == PACK_CENTS
+    assert world.spending.head_room(PACK_CENTS, "2025-12") == PACK_CENTS
 
 
 def test_a_worker_whose_clock_is_behind_at_the_turn_of_the_month_cannot_pass_the_cap() -> None:
-    team = ACME.model_copy(update={"spend_cap_cents": PACK_CENTS, "time_zone": "UTC"})
+    team = RELOADING_ACME.model_copy(update={"spend_cap_cents": PACK_CENTS, "time_zone": "UTC"})
     world = ReloadWorld(team=team)
     new_month = world.now.replace(month=12, day=1, hour=0)
     for user in ("ana", "ben", "cleo"):
-        open_account(world.rows, "150", principal=Principal("user", user))
+        world.open_account("150", Principal("user", user))
     world.now = new_month - SECOND
     for user in ("ana", "ben", "cleo"):
         world.deliver(usage(f"e-{user}", "200", run=f"run-{user}", user=user))
@@ -769,19 +764,19 @@ def test_a_worker_whose_clock_is_behind_at_the_turn_of_the_month_cannot_pass_the
     world.now = new_month - SECOND
     world.resolve(of_cleo)
 
-    # One pack in November, one in December; the third is in neither.
+    # One pack in November and one in December; the third fits in neither.
     assert len(world.payments.charges) == 2
 
 
-def test_a_time_zone_that_moves_west_opens_no_second_cap_for_a_month_that_was_left() -> None:
-    team = ACME.model_copy(
+def test_a_time_zone_that_moves_west_opens_no_second_cap_for_a_month_that_is_over() -> None:
+    team = RELOADING_ACME.model_copy(
         update={"spend_cap_cents": PACK_CENTS, "time_zone": "Pacific/Kiritimati"}
     )
     world = ReloadWorld(team=team)
     world.now = world.now.replace(month=11, day=29, hour=12)
     for number in range(3):
         user = f"u{number}"
-        open_account(world.rows, "150", principal=Principal("user", user))
+        world.open_account("150", Principal("user", user))
         if number == 1:
             world.now = world.now.replace(month=11, day=30, hour=12)
         if number == 2:
@@ -789,11 +784,11 @@ def test_a_time_zone_that_moves_west_opens_no_second_cap_for_a_month_that_was_le
         world.deliver(usage(f"e-{user}", "200", run=f"run-{user}", user=user))
         world.resolve()
 
-    # Kiritimati's November, and its December; in New York it is November still.
+    # One in Kiritimati's November, one in its December; in New York it is still November.
     assert len(world.payments.charges) == 2
 
 
-def test_what_the_saga_buys_does_not_depend_on_a_balance_that_has_changed_meanwhile() -> None:
+def test_a_reload_buys_only_what_is_still_lacking_when_it_is_reserved() -> None:
     world, event = short_world(available="150", wanted="2000")
     world.grant("by-hand", "1900")
 
@@ -804,12 +799,13 @@ def test_what_the_saga_buys_does_not_depend_on_a_balance_that_has_changed_meanwh
     assert world.outcome(event) == "debited"
 
 
-def test_the_pool_of_the_reload_is_what_runs_draw_from() -> None:
+def test_a_reload_grants_into_the_pool_that_runs_draw_from() -> None:
     world, _ = short_world()
     world.resolve()
 
     (grant,) = [g for g in world.account().grants if g.cause == "reload"]
     assert grant.pool == ON.pool
     assert grant.id == world.requests[0].reload_id
-    assert run_change(usage("e")).billing.reload is not None
-    assert replace(grant, pool="x").pool not in run_change(usage("e")).billing.pools
+    billing = run_change(usage("e"), RELOADING_ACME).billing
+    assert billing.reload is not None
+    assert grant.pool in billing.pools
