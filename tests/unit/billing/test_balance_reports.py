@@ -92,7 +92,7 @@ def test_a_team_of_thousands_is_told_as_its_busiest_accounts_and_a_sum_of_all() 
     assert (len(report.accounts), report.accounts_count) == (ACCOUNTS_TOLD_MAX, 2_000)
     assert report.available_microcredits == parse_credits("2000")
     assert report.burned_microcredits == (parse_credits(str(2_000 * 2_001 // 2)),) * 3
-    assert "And 1950 more accounts" in report_text(report)
+    assert "And 1,950 more accounts, with less burn." in report_text(report)
     assert len(json.dumps(report_data(report))) < 100_000, "far from the 256 KB of a message"
 
 
