@@ -1,4 +1,4 @@
-"""What a team's next reload would buy, or what on the team's own row stands in its way."""
+"""What a team's next reload would buy, or why the team's own row declines it."""
 
 from datetime import datetime
 
@@ -11,7 +11,7 @@ from agent_credits.ledger.reloads import DeclineCause
 
 
 class ReloadOffer(Struct, frozen=True):
-    """`affordable_packs` is how many of the pack the cap leaves room for in `month`; maybe none."""
+    """`affordable_packs`: how many packs the cap leaves room for in `month`; it may be none."""
 
     settings: AutoReload
     method: PaymentMethod
@@ -37,7 +37,7 @@ def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffe
 
 
 def decline_foreseen(team: Team, policy: BillingPolicy, now: datetime) -> DeclineCause | None:
-    """Return why a reload would be declined before a card is even asked, for all the row tells."""
+    """Return why a reload would be declined without charging a card, as far as the row shows."""
     offer = reload_offer(team, policy, now)
     if not isinstance(offer, ReloadOffer):
         return offer

@@ -1,6 +1,6 @@
 """The notice that an account is low: one for each time it falls below a threshold."""
 
-from agent_credits.ledger.accounts import Account, pool_balances, together
+from agent_credits.ledger.accounts import Account, pool_balances, total_microcredits
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.notices.facts import account_text, fact_lines, facts, step_lines
@@ -18,7 +18,7 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     time = account.entries[-1].recorded_at
     threshold, base = low.deepest_notified, low.base_microcredits
     pools = pool_balances(account, low.pools, time)
-    available = together(pools)
+    available = total_microcredits(pools)
     refill = resets_at(account, time)
     fix = fixes(account, low.payer, low.team_id, refill, low.decline)
     data = {

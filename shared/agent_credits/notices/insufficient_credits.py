@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, assert_never
 
-from agent_credits.ledger.accounts import Account, together
+from agent_credits.ledger.accounts import Account, total_microcredits
 from agent_credits.ledger.entries import Entry, PoolBalance
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.reloads import DeclineCause
@@ -43,7 +43,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         data["project_id"] = run.project_id
     if run.traceparent is not None:
         data["traceparent"] = run.traceparent
-    lacks = "has too few credits" if together(pools) else "is out of credits"
+    lacks = "has too few credits" if total_microcredits(pools) else "is out of credits"
     return Notice(
         type="insufficient_credits",
         severity="critical",
