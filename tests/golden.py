@@ -1,7 +1,7 @@
-"""Texts that were read and agreed on: notices as e-mails, as messages for Slack, and as data.
+"""Golden files: notices as e-mails, as messages for Slack, and as data.
 
-`GOLDEN=write make test-quick` writes what the code says now, and fails wherever that is new: read
-the difference before you commit it.
+`GOLDEN=write make test-quick` writes the texts that the code makes now and fails wherever one is
+new: read the difference before you commit it.
 """
 
 import json
@@ -18,12 +18,12 @@ GOLDEN = Path(__file__).parent / "unit" / "notices" / "golden"
 def assert_golden(name: str, text: str) -> None:
     """Compare with the file of this name, such as `reload/succeeded.txt`."""
     path = GOLDEN / name
-    agreed_on = path.read_text() if path.exists() else ""
-    if text != agreed_on and os.environ.get("GOLDEN") == "write":
+    golden = path.read_text() if path.exists() else ""
+    if text != golden and os.environ.get("GOLDEN") == "write":
         path.write_text(text)
         pytest.fail(f"{path} was written; read it")
 
-    assert text == agreed_on
+    assert text == golden
 
 
 def email_of(notice: Notice) -> str:

@@ -10,9 +10,10 @@ import typer
 
 from agent_credits.billing.teams import Team
 from agent_credits.notices.insufficient_credits import insufficient_credits
-from agent_credits.notices.notice import Notice, format_money
+from agent_credits.notices.notice import Notice
 from agent_credits.notices.slack_messages import LOOKS
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import money_text
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import holdings_to_json
 from agent_credits_cli.checkout import this_checkout
@@ -125,10 +126,10 @@ def _show_payments(run: SampleRun) -> None:
         team, currency = paid.team, _currency(run)
         payments.add_row(
             team.team_id,
-            format_money(team.spending.spent_cents, currency),
-            format_money(team.spend_cap_cents, currency),
+            money_text(team.spending.spent_cents, currency),
+            money_text(team.spend_cap_cents, currency),
             str(len(paid.charged_cents)),
-            format_money(sum(paid.charged_cents), currency),
+            money_text(sum(paid.charged_cents), currency),
             _reload_state(run, team),
         )
     out().print(payments)

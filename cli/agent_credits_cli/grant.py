@@ -11,9 +11,10 @@ from agent_credits.aws.backoff import back_off
 from agent_credits.billing.directory import SettingsRows
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
-from agent_credits.notices.notice import format_money, iso
+from agent_credits.notices.notice import iso
 from agent_credits.payments.purchases import Bought, ManualPurchase, NotBought, buy
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import money_text
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable, TeamMissing
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import principal_from, rows_of
@@ -144,7 +145,7 @@ def sell(
         case NotBought(has_other_terms=True):
             raise CommandError(f"{declared.id} was granted on other terms; choose another --id")
         case NotBought():
-            left = format_money(bought.head_room_cents, price.currency)
+            left = money_text(bought.head_room_cents, price.currency)
             raise CommandError(
                 f"spend_cap_reached: the cap of team {price.team_id} leaves {left} this month; "
                 "raise it with `agent-credits apply`, or buy less"

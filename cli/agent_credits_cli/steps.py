@@ -25,8 +25,9 @@ from agent_credits.commit.changes import GrantChange, PlanChange
 from agent_credits.ledger.accounts import Account, PlanSubscription
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.ledger.grants import GRANTS_MAX, PLAN_CHANGE_PREFIX, Grant
-from agent_credits.notices.notice import format_money, iso
+from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import money_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
@@ -67,7 +68,7 @@ class PutPolicy:
         if not policy.packs:
             return [rules]
         packs = ", ".join(
-            f"{format_credits(p.microcredits)} for {format_money(p.price_cents, p.currency)}"
+            f"{format_credits(p.microcredits)} for {money_text(p.price_cents, p.currency)}"
             for p in policy.packs
         )
         return [rules, Difference("policy", policy.version, "packs", None, packs)]

@@ -12,8 +12,9 @@ from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
 from agent_credits.billing.teams import Team, Tenure
 from agent_credits.ledger.reloads import Reload
-from agent_credits.notices.notice import format_money, iso
+from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import money_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.account import holdings_at, rows_of
 from agent_credits_cli.errors import CommandError
@@ -147,7 +148,7 @@ def _show_spending(team: Team, reloads: list[Asking], now: datetime) -> None:
         states.add_row(str(principal), reload.id, reload.cause or reload.state, until)
     purchases = table("ended", "purchase", "outcome", ">price", title="last purchases")
     for purchase in spending.recent:
-        price = format_money(purchase.price_cents, purchase.currency)
+        price = money_text(purchase.price_cents, purchase.currency)
         purchases.add_row(moment(purchase.ended_at), purchase.purchase_id, purchase.outcome, price)
     for rows_of_it in (states, purchases):
         if rows_of_it.row_count:

@@ -40,16 +40,16 @@ topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
 
 @cache
 def reloads() -> ReloadQueue:
-    """Few commits request a reload, so a cold start does without this client."""
+    """Created on first use, because few commits request a reload and a client costs start-up."""
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Announce each record in order; answer with the first that could not be.
+    """Announce each record in order; return the first one that could not be announced.
 
-    The stream comes again from that record on, so that order is kept and no notice is lost.
+    The stream is delivered again from that record on, so order is kept and no notice is lost.
     """
     published = 0
     for record in event["Records"]:

@@ -1,4 +1,4 @@
-"""Post notices to Slack: each once, in Slack's own time, and never lost for want of an answer."""
+"""Post notices to Slack: each once, as fast as Slack accepts them, and without losing one."""
 
 import os
 from datetime import UTC, datetime
@@ -27,13 +27,13 @@ from agent_credits.notices.slack_messages import slack_message
 from agent_credits.notices.slack_posts import (
     NotPosted,
     SlackPosts,
-    again_in_seconds,
     parse_webhooks,
+    retry_in_seconds,
 )
 from agent_credits.values.errors import SecretUnavailable
 
-# Longer than a notice can come again: it waits at most 4 days in the queue and then 14 in the
-# dead-letter queue, from which it may be sent back.
+# Longer than a notice can be delivered again: it stays at most 4 days in the queue and then 14 in
+# the dead-letter queue, from which it may be redriven.
 REMEMBERED_SECONDS = 20 * 24 * 60 * 60
 
 
@@ -67,7 +67,7 @@ posted = DynamoDBPersistenceLayer(settings.SLACK_POSTS_TABLE, boto3_client=dynam
 
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer with the message if it was not posted, once it is known when it comes again."""
+    """Post the one message; if that fails, set when it is delivered again, and return it."""
     (record,) = event["Records"]
     once.register_lambda_context(context)
     fields: dict[str, str] = {"message_id": record["messageId"]}
@@ -77,14 +77,15 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         fields |= {"team_id": published.team_id}
         url = webhooks().url_for(published.team_id)
         if url is None:
-            # Known, not lost: the secret names no webhook for this team, and none for all others.
-            logger.info("not wanted", extra=fields)
+            # Left out on purpose: the secret names no webhook for this team and no default.
+            logger.info("no webhook", extra=fields)
         else:
             post(notice_id=published.id, url=url, published=published)
             logger.info("posted", extra=fields)
     except (NotPosted, NotAnEnvelope, SecretUnavailable, IdempotencyAlreadyInProgressError) as why:
-        seconds = again_in_seconds(why, int(record["attributes"]["ApproximateReceiveCount"]))
-        logger.warning("not posted", extra={**fields, "reason": str(why), "again_in": seconds})
+        seconds = retry_in_seconds(why, int(record["attributes"]["ApproximateReceiveCount"]))
+        extra = {**fields, "reason": str(why), "retry_in_seconds": seconds}
+        logger.warning("not posted", extra=extra)
         sqs.change_message_visibility(
             QueueUrl=settings.SLACK_QUEUE_URL,
             ReceiptHandle=record["receiptHandle"],
@@ -94,8 +95,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     return {"batchItemFailures": []}
 
 
-# A delivery that fails leaves no trace, one that succeeds is not posted again. One that is cut off
-# after Slack took the message posts it a second time: Slack itself knows no identity of a message.
+# A delivery that fails leaves no record, and one that succeeds is not posted again. A delivery that
+# is cut off after Slack accepted the message is posted twice: Slack has no idempotency key.
 @idempotent_function(  # type: ignore[untyped-decorator]  # Powertools declares no types for it.
     data_keyword_argument="notice_id", config=once, persistence_store=posted
 )

@@ -1,4 +1,4 @@
-"""Sweep over all accounts, one bounded step or visit per message."""
+"""Sweep over all rows of a kind: one bounded step or visit per message."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from agent_credits.sweeps.sweep import (
     take_visit,
 )
 
-# No visit is begun with less time left: the slowest takes about half of it.
+# No visit starts with less time left than this. The slowest takes about half of it.
 VISIT_TIME_MS = 20_000
 
 
@@ -53,7 +53,7 @@ sweeps: dict[SweepName, Sweep[Any]] = {
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Take the one message; whatever goes wrong is raised, and the message comes again."""
+    """Take the one message. A fault is raised, and the message is delivered again."""
     metrics.add_metric("SweepMessages", MetricUnit.Count, 1)
     (record,) = event["Records"]
     attributes = record["attributes"]

@@ -575,7 +575,7 @@ class TestCommands:
             (["team:globex"], "no run of team globex draws from pool add_on when team:globex pays"),
             (["user:ana", "--id=order-1001"], "grant order-1001 of user:ana is recorded already"),
             (["user:ana", "--id=refill:x"], "--id: ids that begin with 'refill:' are reserved"),
-            (["user:ana", "--credits=1.0000001"], "--credits: credits must be a positive decimal"),
+            (["user:ana", "--credits=1.0000001"], "--credits: credits must be a decimal decimal"),
             (["user:ana", "--pool=Add-On"], "--pool: String should match pattern"),
             (["user:ana", "--cause=refill"], "--cause: Input should be 'purchase'"),
             (["user:ana", "--expires-at=2027-01-01T00:00:00"], "--expires-at: Input should have"),

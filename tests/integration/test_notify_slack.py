@@ -257,7 +257,7 @@ def test_slack_that_asks_to_wait_gets_the_notice_once_and_after_the_wait(flow: S
     assert len(flow.posted) == 1
     assert flow.reasons == ["rate limited for 2 s"]
     (line,) = flow.function.lines("not posted")
-    assert line["again_in"] == 2
+    assert line["retry_in_seconds"] == 2
     assert flow.left(flow.dead_letters_url) == 0
 
 
@@ -268,7 +268,7 @@ def test_while_slack_asks_to_wait_no_other_notice_is_tried_either(flow: SlackFlo
     flow.deliver_visible()
 
     assert flow.posted == []
-    assert [line["again_in"] for line in flow.function.lines("not posted")] == [2, 2, 2]
+    assert [line["retry_in_seconds"] for line in flow.function.lines("not posted")] == [2, 2, 2]
     assert flow.slack.memory.answers[0]["times"] == 0
     flow.deliver_all()
     assert len(flow.posted) == 3
@@ -326,7 +326,10 @@ def test_slack_that_is_down_gets_the_notice_when_it_is_back(flow: SlackFlow) -> 
 
     assert len(flow.posted) == 1
     (line,) = flow.function.lines("not posted")
-    assert (line["reason"], line["again_in"]) == ("Slack answered 503 (service_unavailable)", 2)
+    assert (line["reason"], line["retry_in_seconds"]) == (
+        "Slack answered 503 (service_unavailable)",
+        2,
+    )
     assert flow.left(flow.dead_letters_url) == 0
 
 
@@ -371,7 +374,7 @@ def test_two_deliveries_at_once_post_once_and_lose_nothing(
     assert outcomes == [False, True]
     assert len(flow.posted) == 1
     (line,) = flow.function.lines("not posted")
-    assert line["again_in"] == 5
+    assert line["retry_in_seconds"] == 5
     flow.deliver_all()
     assert len(flow.posted) == 1
     assert flow.left(flow.dead_letters_url) == 0
@@ -406,7 +409,7 @@ def test_a_team_that_nobody_wants_notices_of_is_left_out_knowingly(
 
     flow.deliver_all()
     assert flow.posted == []
-    (line,) = flow.function.lines("not wanted")
+    (line,) = flow.function.lines("no webhook")
     assert (line["level"], line["team_id"]) == ("INFO", "acme")
     assert flow.left(flow.dead_letters_url) == 0
 
@@ -433,7 +436,7 @@ def test_until_the_secret_holds_a_webhook_notices_wait_and_go_nowhere(
     assert flow.posted == []
     assert flow.left(flow.queue_url) == 1
     (line,) = flow.function.lines("not posted")
-    assert line["again_in"] == 2
+    assert line["retry_in_seconds"] == 2
     assert line["reason"].startswith("the secret ")
     assert secret not in flow.function.log.getvalue()
     assert "T000" not in flow.function.log.getvalue()

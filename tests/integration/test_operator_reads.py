@@ -392,7 +392,7 @@ class TestVerify:
         assert result.exit_code == 1
         found = json.loads(result.stdout)["findings"]
         assert {finding["principal"] for finding in found} == {"user:ana"}
-        assert found[0]["text"] == "page 1 should stand here, so the ledger has a gap"
+        assert found[0]["text"] == "page 1 is expected here, so the ledger has a gap"
 
 
 @pytest.fixture
@@ -407,8 +407,8 @@ class TestDeadLetters:
         ("message", "code", "reason"),
         [
             ("{", "malformed", "the body is not JSON"),
-            (body(usage("e", "-1")), "malformed", "credits must be a positive decimal"),
-            (body(usage("e", team="nowhere")), "unknown_team", "names no team"),
+            (body(usage("e", "-1")), "malformed", "credits must be a"),
+            (body(usage("e", team="nowhere")), "unknown_team", "a team that does not exist"),
             (body(usage("e", user="zoe")), "unknown_user", "is not a member"),
             (body(usage("e", user="ben")), "unknown_user", "user:ben has no account"),
             (body(usage("on-page", "9")), "conflicting", "recorded with another payload"),
@@ -416,13 +416,17 @@ class TestDeadLetters:
             (
                 body(usage("e", time=datetime.now(UTC) + timedelta(days=2))),
                 "from_the_future",
-                "more than five minutes ahead",
+                "more than five minutes in the future",
             ),
             (body(usage("on-page", "1")), None, ""),
             (body(usage("new", "1")), None, ""),
             (body(provider_error("e")), None, ""),
             (body(provider_error("e", user="ben")), None, ""),
-            (body(provider_error("e", team="nowhere")), "unknown_team", "names no team"),
+            (
+                body(provider_error("e", team="nowhere")),
+                "unknown_team",
+                "a team that does not exist",
+            ),
         ],
     )
     def test_tells_why_it_would_be_rejected_now(

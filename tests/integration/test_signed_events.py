@@ -225,7 +225,7 @@ def test_messages_wait_while_the_secret_holds_no_keys(
 
     assert debit_runs.lines("rejected") == []
     (line,) = debit_runs.lines("postponed")
-    assert "key k1 is not a string of 32 printable characters" in line["reason"]
+    assert "key k1 must be a string of 32 or more printable characters" in line["reason"]
     assert "sesame" not in debit_runs.log.getvalue()
 
 
@@ -275,8 +275,8 @@ class TestCommandLine:
         [
             ("k1", "takes the id of a key and its file"),
             ("k1:missing.txt", "missing.txt cannot be read"),
-            ("k 1:{file}", "a key id has 1 to 64"),
-            ("k1:{short}", "key k1 is not a string of 32"),
+            ("k 1:{file}", "a key id must have 1 to 64"),
+            ("k1:{short}", "key k1 must be a string of 32"),
         ],
     )
     def test_a_key_that_is_none_is_rejected_in_one_line(

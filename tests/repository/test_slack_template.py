@@ -9,7 +9,7 @@ from agent_credits.notices.slack_posts import (
     POSTED_ELSEWHERE_SECONDS,
     RETRY_AFTER_SECONDS_MAX,
     SlackUnavailable,
-    again_in_seconds,
+    retry_in_seconds,
 )
 from tests.template import Template, load_template
 
@@ -33,7 +33,7 @@ def test_a_notice_outlasts_an_outage_and_a_rejected_one_is_soon_set_aside(
 ) -> None:
     receives = properties(template, "SlackQueue")["RedrivePolicy"]["maxReceiveCount"]
 
-    waits = [again_in_seconds(SlackUnavailable("down"), n) for n in range(1, receives)]
+    waits = [retry_in_seconds(SlackUnavailable("down"), n) for n in range(1, receives)]
 
     assert sum(waits) >= OUTAGE_SECONDS_MIN
     assert receives <= REJECTED_RECEIVES_MAX

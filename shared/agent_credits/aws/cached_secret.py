@@ -1,4 +1,4 @@
-"""A secret in Secrets Manager: read when it is needed, kept for a minute, never told."""
+"""A secret in Secrets Manager: read on first use, cached for a minute, never logged."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -18,7 +18,10 @@ Value = TypeVar("Value")
 
 
 class CachedSecret(Generic[Value]):
-    """`parse` makes of the text what is kept; it raises `SecretUnavailable` without quoting it."""
+    """`parse` turns the text into the cached value; it may raise `SecretUnavailable`.
+
+    Its errors never quote the text.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class CachedSecret(Generic[Value]):
         self._kept: tuple[datetime, Value] | None = None
 
     def __call__(self, age_max: timedelta = SECRET_TTL) -> Value:
-        """Return what the secret held at most so long ago. Raises `SecretUnavailable`."""
+        """Return a value that is at most this old. Raises `SecretUnavailable`."""
         now = self._clock()
         if self._kept is None or now >= self._kept[0] + age_max:
             self._kept = now, self._read()
@@ -45,5 +48,5 @@ class CachedSecret(Generic[Value]):
             secret = self._client.get_secret_value(SecretId=self._secret_id)
         except (BotoCoreError, ClientError) as fault:
             raise SecretUnavailable("the secret cannot be read") from fault
-        # What was put there from a file has a line end.
+        # A secret that was stored from a file may end with a line break.
         return self._parse(secret.get("SecretString", "").strip())

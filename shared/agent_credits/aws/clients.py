@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
-# A call ends within the time of its function, whatever the service does. Parameters are checked by
-# the types here and by the service; a third check, value by value in botocore, would be a tenth of
-# what recording a batch of a hundred computes.
+# A call ends within its function's timeout, whatever the service does. The types check parameters,
+# and so does the service. A third check in botocore would cost a tenth of the processor time of
+# recording a batch of a hundred.
 CALLS = Config(
     connect_timeout=1,
     read_timeout=3,

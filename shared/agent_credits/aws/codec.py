@@ -1,10 +1,10 @@
-"""How accounts, entries and settings lie in a row: compact JSON text, readable in the console.
+"""How accounts, entries and settings are stored in a row: compact JSON, readable in the console.
 
-An item is paid for by the kilobyte, and a page is written twice: on the row, and when it is full.
-So what is at its default or follows from the rest is left out, a grant is an array, and a page that
-has grown large is compressed by columns, where alike values stand side by side. LZMA, because a
-page is mostly hexadecimal identifiers: it leaves 6 % less than deflate does with a Huffman table
-per column and 13 % less than deflate does as it comes, for about 10 microseconds per entry.
+DynamoDB bills items by the kilobyte, and a page is written twice: on the row, and when it is full.
+So defaults and values that follow from others are left out, a grant is an array, and a large page
+is compressed by columns, which puts similar values next to each other. The compression is LZMA,
+because a page is mostly hexadecimal identifiers: it leaves 6 % less than deflate with a Huffman
+table per column and 13 % less than plain deflate, for about 10 microseconds per entry.
 """
 
 import json
@@ -23,30 +23,30 @@ from agent_credits.ledger.thresholds import LowCredits, parse_threshold
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _MILLISECOND = timedelta(milliseconds=1)
-# Made once, because `json.dumps` makes an encoder anew for each text.
+# Made once, because `json.dumps` would make a new encoder for each text.
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
-# Below this a page stays readable text; above, compression keeps a quiet row under 1 KB.
+# A page up to this size stays readable text. Compressing a larger one keeps a quiet row below 1 KB.
 READABLE_BYTES_MAX = 600
-# No entry's text is shorter than the names that every entry has. A page of more entries than so
-# many fit is long; its text need not be written to find that out.
+# No entry's text is shorter than the names that every entry has. So the number of entries alone may
+# show that a page is too long, without writing its text.
 _ENTRY_BYTES_MIN = len(
     '{"type":"","outcome":"","realm":"","subject":"","source":"","id":"","at":0}'
 )
-# Part of the format of every page ever written. The dictionary holds any page whole; the position
-# in a word (pb) means nothing in text.
+# Part of the format of every page ever written. The dictionary is large enough for a whole page.
+# The position within a word (pb) has no meaning in text.
 _LZMA = [{"id": lzma.FILTER_LZMA1, "preset": 6, "dict_size": 1 << 18, "lc": 2, "lp": 0, "pb": 0}]
-# So many accounts may take turns before a worker packs a page twice.
+# A worker may serve this many accounts in turn before it packs a page twice.
 PAGES_REMEMBERED_MAX = 256
-# A bound on what a page may unpack to, far above what a row of 64 KB can hold.
+# The bound on an unpacked page, far above what a row of 64 KB can hold.
 _UNPACKED_BYTES_MAX = 4 * 1024 * 1024
 
 
 @lru_cache(PAGES_REMEMBERED_MAX)
 def pack_entries(entries: tuple[Entry, ...]) -> str | bytes:
-    """Return a page's entries as text, or as compressed columns where the text is long.
+    """Return a page's entries as text, or as compressed columns if the text is long.
 
-    What it returned last is remembered: a page is written on the row, and again when it is full.
+    Results are cached, because a page is written on the row, and again when it is full.
     """
     rows = [entry_to_json(entry) for entry in entries]
     if len(rows) * _ENTRY_BYTES_MIN <= READABLE_BYTES_MAX:
@@ -59,14 +59,14 @@ def pack_entries(entries: tuple[Entry, ...]) -> str | bytes:
 
 
 def unpack_entries(packed: str | bytes) -> tuple[Entry, ...]:
-    """Read what `pack_entries` returned; raises ValueError, KeyError or TypeError for another."""
+    """Read what `pack_entries` returned; raises ValueError, KeyError or TypeError for the rest."""
     if isinstance(packed, str):
         return tuple(entry_from_json(row) for row in _loads(packed))
     decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
     try:
         unpacked = decompressor.decompress(packed, _UNPACKED_BYTES_MAX)
     except lzma.LZMAError as error:
-        raise ValueError("a page is not compressed as its format says") from error
+        raise ValueError("a page is not compressed in its format") from error
     columns: dict[str, list[Any]] = _object(unpacked)
     rows = zip(*columns.values(), strict=True)
     return tuple(
@@ -84,10 +84,10 @@ def unpack_entry(text: str) -> Entry:
 
 
 def entry_to_json(entry: Entry) -> dict[str, Any]:
-    """Return the entry with the names it has at rest.
+    """Return the entry with the names that it is stored under.
 
-    `at` is epoch seconds, `lag_ms` how much earlier the event's own time was. The last draw leaves
-    out its amount: it is what the others leave of the amount less the shortfall.
+    `at` is in epoch seconds, `lag_ms` is how much earlier the event's own time is. The last draw
+    has no amount: it is the entry's amount less its shortfall and the other draws.
     """
     run = entry.run
     named: dict[str, Any] = {
@@ -330,8 +330,8 @@ def _seconds(instant: datetime) -> int:
 
 
 def _milliseconds(instant: datetime) -> int:
-    # Integer arithmetic: through a float, an instant read back could be written a millisecond off,
-    # and a page written twice would not be the same bytes.
+    # Integer arithmetic: a float could change an instant by a millisecond when it is read back, and
+    # a page that is written twice would not have the same bytes.
     return (instant - _EPOCH) // _MILLISECOND
 
 
@@ -339,18 +339,18 @@ def _instant(seconds: int, lag_ms: int = 0) -> datetime:
     try:
         return _EPOCH + timedelta(seconds=seconds, milliseconds=-lag_ms)
     except OverflowError as error:
-        raise ValueError("an instant lies outside of the calendar") from error
+        raise ValueError("an instant is outside the calendar") from error
 
 
 def _loads(text: str | bytes) -> Any:
     try:
         return json.loads(text)
     except RecursionError as error:
-        raise ValueError("a row is nested deeper than any that was written") from error
+        raise ValueError("a row is nested too deeply") from error
 
 
 def _object(text: str | bytes) -> dict[str, Any]:
     value = _loads(text)
     if not isinstance(value, dict):
-        raise TypeError(f"an object is expected, not a {type(value).__name__}")
+        raise TypeError(f"expected an object, not a {type(value).__name__}")
     return value

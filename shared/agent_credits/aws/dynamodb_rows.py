@@ -1,11 +1,11 @@
 """The rows in DynamoDB: the calls behind the port of `rows.py`, and the operator's reads.
 
-The ledger is written by PartiQL's INSERT alone. It is the one write of DynamoDB with a permission
-of its own that leaves an item which is there as it is: BatchWriteItem may delete as well, PutItem
-may overwrite. So no function needs, or has, the right to change what is recorded.
+The ledger is written only by PartiQL's INSERT. It is the only write of DynamoDB that has its own
+permission and cannot change an existing item: BatchWriteItem can also delete, and PutItem can
+overwrite. So no function has the right to change a record.
 
-Every loop over what a batched call left undone is bounded; what is then still undone is a fault,
-and the messages go back to the queue.
+Every loop over the unprocessed part of a batched call is bounded. What is still unprocessed after
+that is a fault, and the messages go back to the queue.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -70,20 +70,21 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# A call of the client with its repetitions; it answers with the items that it read.
+# A call of the client with its repetitions; it returns the items that it read.
 Call = Callable[[], list[Item]]
 
 BATCH_GET_KEYS_MAX = 100
 BATCH_STATEMENTS_MAX = 25
 BATCH_ROUNDS_MAX = 8
 RESULT_PAGES_MAX = 10_000
-# A batch of a hundred events takes six: its receipts, and the page before with a hundred of them.
+# A batch of a hundred events makes six calls: for its receipts, and for the previous page with a
+# hundred receipts.
 PARALLEL_CALLS = 8
 
-# What DynamoDB calls it that an item with this key was there before: put by an earlier attempt, or
-# by another worker that flushed the same page.
+# DynamoDB's code for an item that exists already: an earlier attempt put it, or another worker that
+# flushed the same page.
 ALREADY_THERE = "DuplicateItem"
-# Answers to one statement of a batch after which it may succeed another time.
+# Error codes of one statement of a batch that may succeed when it is repeated.
 WORTH_REPEATING = frozenset(
     {
         "InternalServerError",
@@ -102,11 +103,10 @@ class DynamoDBRows:
         self._client = client
         self._accounts_table = accounts_table
         self._ledger_table = ledger_table
-        # Kept, because botocore makes its exception classes when they are first asked for: two
-        # threads that ask at once get two classes, and neither catches what the other one's call
-        # raises.
+        # Read once, because botocore creates its exception classes on first use: two threads that
+        # use it at the same time get two classes, and neither catches what the other's call raises.
         self._condition_failed = client.exceptions.ConditionalCheckFailedException
-        # Its threads start with the first calls that go side by side, and stay for the next.
+        # Its threads start with the first parallel calls, and stay for the next ones.
         self._pool = ThreadPoolExecutor(PARALLEL_CALLS)
 
     def read_account(self, principal: Principal) -> Account | None:
@@ -137,7 +137,7 @@ class DynamoDBRows:
             yield _understood(page_from_item, item)
 
     def read_newest_pages(self, principal: Principal) -> Iterator[Page]:
-        """Yield an account's full pages, newest first, reading on only as they are asked for."""
+        """Yield an account's full pages, newest first, and read only as many as are used."""
         items = self._all_pages(
             self._client.query,
             TableName=self._ledger_table,
@@ -183,7 +183,7 @@ class DynamoDBRows:
         keys = [burn_count_key(principal) for principal in principals]
         items = self._batch_get_all(self._accounts_table, keys)
         read = [_readable(burn_count_from_item, item) for item in items]
-        # What another version put only spares work, so the work is done.
+        # A count of another version is not needed: it only saves work, so the work is repeated.
         return {c.principal: c for c in read if not isinstance(c, Unreadable)}
 
     def put_burn_count(self, count: BurnCount) -> None:
@@ -205,12 +205,12 @@ class DynamoDBRows:
         return _understood(account_from_item, current) if current else None
 
     def compare_and_set_team(self, team: Team) -> Team | None:
-        """Write a team's settings if those there are one version older; else return those."""
+        """Write a team's row if the stored one is one version older; else return the stored one."""
         current = self._compare_and_set_row(team_item(team), team.version)
         return _understood(team_from_item, current) if current else None
 
     def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
-        """Put a policy version unless it is there; return what is there. It never changes."""
+        """Put a policy version unless it exists, and return the stored one, which never changes."""
         with _faults_as_rows_unavailable():
             try:
                 self._client.put_item(
@@ -260,9 +260,9 @@ class DynamoDBRows:
         return response.get("Item")
 
     def _compare_and_set_row(self, item: Item, version: int) -> Item | None:
-        # The row is new: nobody has opened it since it was read as missing.
+        # For a new row: nobody has opened the account since its row was read as missing.
         nobody_opened_the_row = "attribute_not_exists(pk)"
-        # The row is there: nobody has committed to it since it was read.
+        # For an existing row: nobody has committed since the row was read.
         nobody_has_committed = "version = :read_version"
         condition: dict[str, Any] = {"ConditionExpression": nobody_opened_the_row}
         if version > 1:
@@ -286,10 +286,10 @@ class DynamoDBRows:
         return [item for items in self._at_once(self._gets(table, keys)) for item in items]
 
     def _at_once(self, calls: Sequence[Call]) -> list[list[Item]]:
-        """Return the items that each call reads, in the order of the calls; one costs no thread.
+        """Return the items that each call reads, in the order of the calls.
 
-        Where one fails, it is raised once the others have ended, so that none goes on into the
-        next batch, or is frozen in the middle of it.
+        A single call uses no thread. If one fails, its error is raised after the others have ended,
+        so that no call runs on into the next batch or is frozen with the function.
         """
         if len(calls) <= 1:
             return [call() for call in calls]
@@ -314,7 +314,7 @@ class DynamoDBRows:
         raise RowsUnavailable(f"items not read in {BATCH_ROUNDS_MAX} rounds")
 
     def _insert(self, items: Sequence[Item]) -> list[Item]:
-        """Insert what is not there yet, and read nothing; no two may have the same key."""
+        """Insert the items that do not exist yet. No two of them may have the same key."""
         pending = [_insertion(self._ledger_table, item) for item in items]
         for attempt in range(BATCH_ROUNDS_MAX):
             with _faults_as_rows_unavailable():
@@ -399,7 +399,7 @@ def _to_repeat(
     statements: Sequence["BatchStatementRequestTypeDef"],
     answers: Sequence["BatchStatementResponseTypeDef"],
 ) -> list["BatchStatementRequestTypeDef"]:
-    """Return the statements that may yet succeed; raises where one never can."""
+    """Return the statements that may succeed when repeated; raises if one never can."""
     again = []
     for statement, answer in zip(statements, answers, strict=True):
         code = answer.get("Error", {}).get("Code")
@@ -416,10 +416,10 @@ def _receipts(answers: Sequence[Sequence[Item]]) -> Mapping[Identity, Receipt]:
 
 
 def _item_that_is_there(lost: ClientError) -> Item:
-    # The failed write answers with the item that made it fail; the SDK's types leave it out.
+    # The answer to the failed write holds the stored item. The SDK's types leave it out.
     response: Mapping[str, Any] = lost.response
     if "Item" not in response:
-        raise RowsUnavailable("the row that was read is gone; rows are never deleted") from lost
+        raise RowsUnavailable("a row is missing, although rows are never deleted") from lost
     return dict(response["Item"])
 
 
@@ -428,7 +428,8 @@ def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 def _understood(read: Callable[[Item], Result], item: Item) -> Result:
-    """Read an item; one that a younger version wrote, say, costs its own account alone."""
+    """Read an item. One that cannot be read, such as one of a newer version, affects only its
+    own account."""
     try:
         return read(item)
     except (KeyError, ValueError, TypeError) as error:

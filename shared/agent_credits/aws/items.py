@@ -1,4 +1,4 @@
-"""Keys and item shapes: the one place that knows how a noun of the domain lies in DynamoDB.
+"""Keys and item shapes: the one place that knows how the domain is stored in DynamoDB.
 
 AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
                CHECKPOINT#<principal>, BURN#<principal>
@@ -34,8 +34,8 @@ TEAM_PREFIX = "TEAM#"
 PAGE_PREFIX = "PAGE#"
 OBSERVED_PREFIX = "OBSERVED#"
 
-# DynamoDB removes an item when the time in this attribute has passed, so that no row of money may
-# ever have an attribute of this name.
+# DynamoDB deletes an item when the time in this attribute has passed. So no row of money may ever
+# have an attribute of this name.
 EXPIRY_ATTRIBUTE = "expires_at"
 
 ROW_BYTES_MAX = 64 * 1024
@@ -46,9 +46,9 @@ def account_key(principal: Principal) -> Item:
 
 
 def principal_of_key(key: str) -> Principal:
-    """Return whose row a key is of: a team's, or that of an account and what is kept about it.
+    """Return the principal of a row's key: a team, or the owner of an account.
 
-    Raises ValueError for a key that names neither.
+    Raises ValueError for a key of neither.
     """
     if key.startswith(TEAM_PREFIX):
         return Principal("team", key.removeprefix(TEAM_PREFIX))
@@ -89,7 +89,7 @@ def receipt_key(identity: Identity) -> Item:
 
 
 def account_item(account: Account) -> Item:
-    """Return the account's row. Raises `AccountTooLarge` where it would pass its ceiling."""
+    """Return the account's row. Raises `AccountTooLarge` if it would be too large."""
     packed = codec.pack_entries(account.entries)
     item: Item = {
         **account_key(account.principal),
@@ -114,7 +114,9 @@ def account_item(account: Account) -> Item:
         item["page_is_full"] = {"BOOL": True}
     size = item_bytes(item)
     if size > ROW_BYTES_MAX:
-        raise AccountTooLarge(f"{account.principal}: a row of {size} bytes passes {ROW_BYTES_MAX}")
+        raise AccountTooLarge(
+            f"{account.principal}: a row of {size:,} bytes exceeds {ROW_BYTES_MAX:,}"
+        )
     return item
 
 
@@ -179,8 +181,8 @@ def receipt_from_item(item: Mapping[str, Any]) -> Receipt:
 
 
 def team_item(team: Team) -> Item:
-    # Settings that an older version of the code does not know are left out at their default, so
-    # that it goes on reading the row while a deployment is under way, and after one is undone.
+    # Settings that an older version does not know are left out at their default. It can then still
+    # read the row during a deployment, and after a rollback.
     unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
     unknown_to_older |= set() if team.former_members else {"former_members"}
     unknown_to_older |= {"currency"} if team.currency == "usd" else set()
@@ -201,12 +203,12 @@ def is_account_item(item: Mapping[str, Any]) -> bool:
 
 
 def observation_key(observation: "Observation") -> Item:
-    # A kind holds no separator, so whatever the key holds, no two observations share a row.
+    # A kind never holds the separator, so no two observations share a row, whatever their keys.
     return {"pk": {"S": f"{OBSERVED_PREFIX}{observation.kind}#{observation.key}"}}
 
 
 def observation_item(observation: "Observation", now: datetime) -> Item:
-    # Here and not above, because observations are rare, and a cold start that debits does without
+    # Imported here, because observations are rare: a cold start of the debit path does not load
     # their models.
     from agent_credits.notices.observations import expires_at, observation_to_json
 
@@ -218,7 +220,7 @@ def observation_item(observation: "Observation", now: datetime) -> Item:
 
 
 def observation_from_item(item: Mapping[str, Any]) -> "Observation":
-    """Read an observation; one that a younger version put raises ValueError."""
+    """Read an observation; one of a newer version raises ValueError."""
     from agent_credits.notices.observations import observation_from_json
 
     return observation_from_json(item["observation"]["S"])
@@ -278,7 +280,7 @@ def burn_count_from_item(item: Mapping[str, Any]) -> BurnCount:
 
 
 def item_bytes(item: Item) -> int:
-    """Return the size DynamoDB bills: names and values; a number takes about half its digits."""
+    """Return the size that DynamoDB bills. A number takes about half a byte per digit."""
     size = 0
     for name, typed in item.items():
         ((kind, value),) = typed.items()
@@ -293,8 +295,8 @@ def item_bytes(item: Item) -> int:
 
 
 def _entries_from_item(item: Mapping[str, Any]) -> tuple[Entry, ...]:
-    # Every commit records an entry, and only full pages are flushed. What announces a commit takes
-    # its time from the newest entry, so a row without one is refused before it is believed.
+    # Every commit records an entry, and only full pages are flushed. A notice takes its time from
+    # the newest entry, so a row without entries is rejected here.
     entries = codec.unpack_entries(_text_or_bytes(item["entries"]))
     if not entries:
         raise ValueError("a page holds at least one entry")
@@ -312,5 +314,5 @@ def _bytes(typed: Mapping[str, Any]) -> bytes:
 
 
 def _escaped(part: str) -> str:
-    # Both parts may hold the separator; unescaped, two identities could share one key.
+    # Both parts may hold the separator. Unescaped, two identities could share a key.
     return part.replace("%", "%25").replace("#", "%23")

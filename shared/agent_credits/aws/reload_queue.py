@@ -26,7 +26,7 @@ class ReloadQueue:
         self._queue_url = queue_url
 
     def send(self, request: ReloadRequest) -> None:
-        """Send a request; the queue drops a repeat within five minutes, the saga a later one."""
+        """Send a request. The queue drops a repeat within five minutes, the saga a later one."""
         body = _Body(
             reload_id=request.reload_id,
             team_id=request.team_id,
@@ -41,13 +41,13 @@ class ReloadQueue:
         )
 
     def return_in(self, receipt_handle: str, seconds: int) -> None:
-        """Let a message come again after so many seconds instead of the queue's own timeout."""
+        """Deliver a message again after this many seconds, instead of the queue's own timeout."""
         self._client.change_message_visibility(
             QueueUrl=self._queue_url, ReceiptHandle=receipt_handle, VisibilityTimeout=seconds
         )
 
 
 def read_request(body: str) -> ReloadRequest:
-    """Read a message's body; raises ValidationError for one that `send` did not write."""
+    """Read a message's body; raises ValidationError if `send` did not write it."""
     request = _Body.model_validate_json(body)
     return ReloadRequest(request.reload_id, request.team_id, parse_principal(request.principal))

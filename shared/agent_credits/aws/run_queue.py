@@ -1,4 +1,4 @@
-"""The queue of agent-run events, as its consumer sees it."""
+"""The queue of agent-run events: how its consumer gives messages back."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
@@ -20,13 +20,13 @@ from agent_credits.values.errors import QueueUnavailable
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-# A message that need not wait for its visibility timeout is seen again after 2, 4, 8, 16 and from
-# then on 30 seconds.
+# A message that need not wait for its visibility timeout is delivered again after 2, 4, 8 and 16
+# seconds, and then every 30 seconds.
 WAIT_SECONDS_LONGEST = 30
 
 
 def wait_seconds(receives: int) -> int:
-    """Return for how long a message waits that has been received so many times."""
+    """Return how long a message waits after it was received this many times."""
     return min(1 << min(receives, 10), WAIT_SECONDS_LONGEST)
 
 
@@ -72,8 +72,8 @@ class RunQueue:
     def return_in(self, seconds_by_handle: Mapping[str, int]) -> None:
         """Make messages visible again after so many seconds; after none to have them dead-lettered.
 
-        A message that can never be recorded then reaches the dead-letter queue within seconds, not
-        after several visibility timeouts. Raises `QueueUnavailable` when the queue does not answer.
+        A message that can never be recorded then reaches the dead-letter queue in seconds instead
+        of after several visibility timeouts. Raises `QueueUnavailable` if the queue is down.
         """
         for batch in in_batches(list(seconds_by_handle.items())):
             try:

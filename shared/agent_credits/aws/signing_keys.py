@@ -1,4 +1,4 @@
-"""The keys that producers sign with, in Secrets Manager: a JSON object of keys by id."""
+"""The keys that producers sign with: a JSON object of keys by id in Secrets Manager."""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -11,13 +11,13 @@ from agent_credits.values.errors import SecretUnavailable
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# A key that is not known may have been added just now. The secret is read again for it, but not
-# for each message of a producer whose key never was there.
+# An unknown key may have just been added, so the secret is read again for it, but not for each
+# message of a producer whose key does not exist.
 READ_AGAIN_AFTER = timedelta(seconds=5)
 
 
 class SigningKeys:
-    """Answers with the key of an id, or None. Raises `SecretUnavailable`."""
+    """Returns the key of an id, or None. Raises `SecretUnavailable`."""
 
     def __init__(
         self, client: "SecretsManagerClient", secret_id: str, clock: Callable[[], datetime]
@@ -32,4 +32,4 @@ def _keys_in(secret: str) -> Mapping[str, bytes]:
     try:
         return parse_keys(secret)
     except KeysNotUnderstood as wrong:
-        raise SecretUnavailable(f"the secret of the signing keys: {wrong}") from None
+        raise SecretUnavailable(f"the secret with the signing keys is invalid: {wrong}") from None

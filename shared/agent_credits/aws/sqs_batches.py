@@ -1,4 +1,4 @@
-"""Batches as SQS takes them in one call, whether messages are sent or given back."""
+"""Batches of the size that SQS accepts in one call."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar

@@ -1,4 +1,4 @@
-"""What one record of AccountsTable's change stream says, by the kind of row that it is about."""
+"""Reads one record of AccountsTable's change stream, by the kind of its row."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,11 @@ from agent_credits.notices.announcements import AccountRecord, Observed, StreamR
 
 
 def change_of(images: Mapping[str, Any]) -> StreamRecord:
-    """Read a record's images; raises where this version does not understand them.
+    """Read a record's images; raises if this version does not understand them.
 
     The function then fails on the whole batch, and Lambda halves the batch until the record is
-    alone: reported as one failed item, it would take those behind it along when it is set aside.
+    alone. If the record were returned as a failed item, Lambda would discard the records behind it
+    together with it.
     """
     old, new = images.get("OldImage"), images["NewImage"]
     if is_account_item(new):

@@ -1,5 +1,4 @@
-"""Stripe's secret key: a rotated one is picked up well before a reload whose worker still knows the
-revoked one has passed its deadline."""
+"""Stripe's secret key. A rotated key is used long before a reload that needs it is overdue."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -12,7 +11,7 @@ from agent_credits.values.errors import SecretUnavailable
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-# Secret keys, and restricted ones. What the stack puts there when it is created begins otherwise.
+# Secret keys and restricted keys. The placeholder that the stack creates starts differently.
 KEY_PREFIXES = ("sk_", "rk_")
 
 
@@ -23,7 +22,7 @@ class StripeSecret:
         self._secret = CachedSecret(client, secret_id, clock, _key_in)
 
     def __call__(self) -> str:
-        """Return the key. Raises `PaymentUnavailable`: nothing was charged, ask again later."""
+        """Return the key. Raises `PaymentUnavailable`: nothing was charged, try again later."""
         try:
             return self._secret()
         except SecretUnavailable as fault:
@@ -32,5 +31,5 @@ class StripeSecret:
 
 def _key_in(secret: str) -> str:
     if not secret.startswith(KEY_PREFIXES):
-        raise SecretUnavailable("the secret holds no key of Stripe; put the plain key there")
+        raise SecretUnavailable("the secret is not a Stripe key; store the plain key in it")
     return secret

@@ -1,4 +1,4 @@
-"""The queue of sweeps: FIFO, so that the steps of a sweep come in order and repeats are dropped."""
+"""The queue of sweeps: FIFO, so that a sweep's steps stay in order and repeats are dropped."""
 
 import hashlib
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class SqsSweepQueue:
         self._queue_url = queue_url
 
     def send(self, messages: Sequence[Step | Visit]) -> None:
-        """Send them in order. Raises `QueueUnavailable` where one was not taken."""
+        """Send them in order. Raises `QueueUnavailable` if SQS did not accept one."""
         for batch in in_batches(messages):
             response = self._client.send_message_batch(
                 QueueUrl=self._queue_url,

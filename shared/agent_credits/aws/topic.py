@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 from agent_credits.notices.notice import SUBJECT_LENGTH_MAX, Notice
+from agent_credits.values.display import shortened
 
 if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
@@ -15,12 +16,12 @@ class NoticesTopic:
         self._topic_arn = topic_arn
 
     def publish(self, notice: Notice) -> None:
-        """Publish one notice. A fault is raised: the stream record then comes again, and the notice
-        with it under the same id."""
+        """Publish one notice. A fault is raised: the stream record is then delivered again, and
+        the notice is published again under the same id."""
         cloudevent = json.dumps(notice.to_cloudevent())
         self._client.publish(
             TopicArn=self._topic_arn,
-            Subject=notice.email_subject[:SUBJECT_LENGTH_MAX],
+            Subject=shortened(notice.email_subject, SUBJECT_LENGTH_MAX),
             MessageStructure="json",
             Message=json.dumps({"default": cloudevent, "email": notice.email_text}),
             MessageAttributes={

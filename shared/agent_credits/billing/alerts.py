@@ -1,4 +1,4 @@
-"""The alerts that a team sets: below which balances it is warned."""
+"""A team's alerts: the balances below which it is notified."""
 
 from typing import Annotated
 
@@ -7,13 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from agent_credits.ledger.thresholds import Threshold, parse_threshold
 
 THRESHOLDS_MAX = 8
-
-
 LOW_DEFAULT = (Threshold("percent", 30), Threshold("percent", 10))
 
 
 class Alerts(BaseModel):
-    """What a team is told of before it happens. `low`: thresholds in any order; none is silence."""
+    """`low`: the thresholds of `credits_low`, in any order; without any, no notice is sent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,7 +24,5 @@ class Alerts(BaseModel):
     def _each_once(cls, low: tuple[Threshold, ...]) -> tuple[Threshold, ...]:
         for number, threshold in enumerate(low):
             if threshold in low[:number]:
-                raise ValueError(
-                    f"the threshold {threshold} stands there twice; remove one of the two"
-                )
+                raise ValueError(f"the threshold {threshold} is listed twice; remove one of them")
         return low

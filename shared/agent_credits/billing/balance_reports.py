@@ -1,4 +1,4 @@
-"""A team's balance report: what its accounts hold and burn, until when, and what it spent."""
+"""A team's balance report: what its accounts hold and burn, how long that lasts, what it spent."""
 
 from collections.abc import Iterable, Sequence
 from datetime import date, datetime
@@ -11,19 +11,19 @@ from agent_credits.billing.payers import pools_of
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
 from agent_credits.billing.teams import Team
-from agent_credits.ledger.accounts import Account, pool_balances, together
+from agent_credits.ledger.accounts import Account, pool_balances, total_microcredits
 from agent_credits.ledger.burn import WINDOWS_DAYS, BurnByDay, burned_over, exhausted_on
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
 from agent_credits.values.strict import Strict
 
-# A report names so many accounts, those that burned most, and adds up all of them: it has to be
-# read by people, and to fit a message.
-ACCOUNTS_TOLD_MAX = 50
+# A report lists this many accounts, those that burned most, and its sums cover all of them. People
+# have to be able to read it, and it has to fit into a message.
+ACCOUNTS_LISTED_MAX = 50
 
 
 class Burning(Struct, frozen=True):
-    """An account as it was read, and what it burned."""
+    """An account and what it burned."""
 
     account: Account
     burned: BurnByDay
@@ -35,7 +35,7 @@ class ReportedPool(Strict):
 
 
 class ReportedAccount(Strict):
-    """`burned_microcredits` are over `WINDOWS_DAYS`; `exhausted_on` as in `burn.exhausted_on`."""
+    """`burned_microcredits`: one sum for each of `WINDOWS_DAYS`. `exhausted_on`: see `burn`."""
 
     principal: PrincipalText
     pools: tuple[ReportedPool, ...]
@@ -59,9 +59,9 @@ class ReportedSpending(Strict):
 
 
 class BalanceReport(Strict):
-    """`accounts` are the first of `accounts_count`; the sums are of all of them.
+    """`accounts` are the first of `accounts_count`; the sums cover all of them.
 
-    `day`: burn is of the complete days before it, in UTC.
+    `day`: burn is counted over the complete UTC days before it.
     """
 
     kind: Literal["balance_report"] = "balance_report"
@@ -83,7 +83,7 @@ class BalanceReport(Strict):
 def balance_report(
     team: Team, policy: BillingPolicy, burning: Iterable[Burning], day: date, now: datetime
 ) -> BalanceReport:
-    """Return the team's report of `day`; `burning` are its payers that have an account."""
+    """Return the team's report of `day`; `burning` are the accounts of its payers."""
     accounts = [_reported(one, policy, day, now) for one in burning]
     accounts.sort(
         key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
@@ -93,7 +93,7 @@ def balance_report(
         team_id=team.team_id,
         day=day,
         time=now,
-        accounts=tuple(accounts[:ACCOUNTS_TOLD_MAX]),
+        accounts=tuple(accounts[:ACCOUNTS_LISTED_MAX]),
         accounts_count=len(accounts),
         available_microcredits=sum(account.available_microcredits for account in accounts),
         burned_microcredits=_summed([account.burned_microcredits for account in accounts]),
@@ -117,7 +117,7 @@ def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime)
             for b in balances
         ),
         burned_microcredits=tuple(burned_over(burning.burned, days, day) for days in WINDOWS_DAYS),
-        exhausted_on=exhausted_on(together(balances), burning.burned, day),
+        exhausted_on=exhausted_on(total_microcredits(balances), burning.burned, day),
         resets_at=resets_at(current, now),
     )
 

@@ -30,7 +30,7 @@ class _Cached(Struct, frozen=True):
 
 
 class Directory:
-    """Answers who is billed for an event. Policies never change, so they are cached for good."""
+    """Returns who is billed for an event. Policies never change, so they are cached forever."""
 
     def __init__(self, rows: SettingsRows) -> None:
         self._rows = rows
@@ -38,13 +38,13 @@ class Directory:
         self._policies: dict[str, BillingPolicy] = {}
 
     def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
-        """Return the event's billing, or why there is none."""
+        """Return the event's billing, or why the event is rejected."""
         if event.time > now + CLOCK_SKEW_MAX:
-            # Who pays is decided by the event's time, and the settings of then are not known yet.
-            return Rejection("from_the_future", "time is more than five minutes ahead")
+            # The event's own time decides who pays. The settings of that time are not known yet.
+            return Rejection("from_the_future", "time is more than five minutes in the future")
         team = self._team(event.data.team_id, now)
         if team is None:
-            return Rejection("unknown_team", "data.team_id names no team")
+            return Rejection("unknown_team", "data.team_id names a team that does not exist")
         trigger = event.data.trigger
         moment = billed_at(event)
         if isinstance(trigger, UserTrigger) and not team.has_member_at(trigger.user_id, moment):
@@ -59,7 +59,7 @@ class Directory:
         return replace(billing, decline_foreseen=decline) if decline else billing
 
     def forget(self, team_ids: Iterable[str]) -> None:
-        """Read these teams again when they are next asked for."""
+        """Drop these teams from the cache, so that they are read again on their next use."""
         for team_id in team_ids:
             self._teams.pop(team_id, None)
 

@@ -1,4 +1,4 @@
-"""Who may pay for a team's runs, and from which pools: the policy's rules, read backwards."""
+"""Who may pay for a team's runs, and from which pools, according to the policy's rules."""
 
 from datetime import datetime
 

@@ -1,7 +1,7 @@
 """A billing policy says who pays for a run and which pools are drawn, in which order.
 
-It is data with a version, not branches in code: products change the order several times a year,
-and every entry names the version it was decided under. A version never changes once applied.
+It is data with a version and not code: products change the order several times a year, and every
+entry names the version that decided it. Once applied, a version never changes.
 """
 
 from itertools import product
@@ -20,9 +20,9 @@ GRACE_DAYS_DEFAULT = 30
 
 
 class BillingRule(BaseModel):
-    """For these triggers in such a team: the payer, and the payer's pools in drawing order."""
+    """The payer of a kind of team and these triggers, and the payer's pools in drawing order."""
 
-    # A part of other models, as those of `Strict` are.
+    # A part of other models; see `Strict`.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     team: TeamKind
@@ -35,16 +35,16 @@ class BillingRule(BaseModel):
         if self.payer == "user" and self.triggers != ("user",):
             raise ValueError("only a run with trigger `user` has a user who can pay for it")
         if self.payer == "owner" and self.team == "enterprise":
-            raise ValueError("an enterprise team has no owner who pays; its payer is `team`")
+            raise ValueError("the owner of an enterprise team does not pay; use payer `team`")
         if len(set(self.pools)) != len(self.pools):
-            raise ValueError("a pool stands in the order twice")
+            raise ValueError("a pool is listed twice; remove one of them")
         return self
 
 
 class Pack(BaseModel):
-    """A pack of add-on credits on sale: so many credits for so much money."""
+    """A pack of add-on credits for sale: its credits and its price."""
 
-    # A part of other models, as those of `Strict` are.
+    # A part of other models; see `Strict`.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     microcredits: int = Field(gt=0)
@@ -53,12 +53,12 @@ class Pack(BaseModel):
 
 
 class BillingPolicy(BaseModel):
-    """The rules of one version; exactly one rule answers for each kind of team and trigger."""
+    """The rules of one version. Exactly one rule applies to each kind of team and trigger."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Identifier
-    # Credits given back to a grant that has expired meanwhile live on for this many days.
+    # Credits that are returned to a grant that has expired since can be drawn for this many days.
     grace_days: int = Field(default=GRACE_DAYS_DEFAULT, ge=1, le=366)
     rules: tuple[BillingRule, ...]
     packs: tuple[Pack, ...] = ()
@@ -82,5 +82,5 @@ class BillingPolicy(BaseModel):
         return next((p for p in self.packs if (p.microcredits, p.currency) == wanted), None)
 
     def pools_of(self, payer_kinds: frozenset[Payer]) -> frozenset[str]:
-        """Return every pool that some rule draws from when one of these pays."""
+        """Return every pool that a rule with one of these payers draws from."""
         return frozenset(p for r in self.rules if r.payer in payer_kinds for p in r.pools)

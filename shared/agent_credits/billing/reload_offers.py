@@ -1,7 +1,7 @@
-"""What a team's next reload would buy, or what on the team's own row stands in its way.
+"""What a team's next reload would buy, or why the team's own row declines it.
 
-Packs are looked up in the policy that the team's settings were declared with, the newest one: it is
-in force for settings at once, while runs are billed by it only from its tenure on.
+Packs are looked up in the newest policy, the one that the team's settings were declared with. It
+applies to settings at once, while runs are billed by it only from its tenure on.
 """
 
 from datetime import datetime
@@ -15,7 +15,7 @@ from agent_credits.ledger.reloads import DeclineCause
 
 
 class ReloadOffer(Struct, frozen=True):
-    """`affordable_packs` is how many of the pack the cap leaves room for in `month`; maybe none."""
+    """`affordable_packs`: how many packs the cap leaves room for in `month`; it may be none."""
 
     settings: AutoReload
     method: PaymentMethod
@@ -42,7 +42,7 @@ def reload_offer(team: Team, policy: BillingPolicy, now: datetime) -> ReloadOffe
 
 
 def decline_foreseen(team: Team, policy: BillingPolicy, now: datetime) -> DeclineCause | None:
-    """Return why a reload would be declined before a card is even asked, for all the row tells."""
+    """Return why a reload would be declined without charging a card, as far as the row shows."""
     offer = reload_offer(team, policy, now)
     if not isinstance(offer, ReloadOffer):
         return offer

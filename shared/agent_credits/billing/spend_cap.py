@@ -1,9 +1,9 @@
-"""A team's spending on reloads and purchases, and the cap it never passes.
+"""A team's spending on reloads and purchases, which never passes the team's cap.
 
-The cap is an invariant, not a best effort: head-room is reserved, by compare-and-set on the team's
-row, before a card is touched. It is released on a definite decline, settled on success, and kept
-while the outcome is unknown. Money counts in the calendar month, in the team's zone, in which it
-was reserved, whenever it is settled.
+The cap is an invariant: before a card is charged, head-room is reserved by compare-and-set on the
+team's row. It is released on a definite decline, settled on success, and kept while the outcome is
+unknown. Money counts in the calendar month, in the team's time zone, in which it was reserved, even
+if it is settled later.
 """
 
 from datetime import UTC, datetime
@@ -23,12 +23,12 @@ RECENT_MAX = 20
 
 
 class _Frozen(BaseModel):
-    # A part of other models, as those of `Strict` are.
+    # A part of other models; see `Strict`.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class PaymentMethod(_Frozen):
-    """How the team pays: `stripe` with its customer and card, or `invoice` with neither."""
+    """How the team pays: `stripe` with a customer and a card, or `invoice` with neither."""
 
     provider: Literal["stripe", "invoice"]
     customer: Identifier | None = None
@@ -46,10 +46,10 @@ class PaymentMethod(_Frozen):
 
 
 class CapReservation(_Frozen):
-    """Head-room held for one purchase, by its id, until its payment's outcome is known.
+    """Head-room held for one purchase until the outcome of its payment is known.
 
-    `payment_id` is the provider's, stored before the payment is confirmed: a retry confirms that
-    payment and never makes a second one.
+    `payment_id` is the payment provider's. It is stored before the payment is confirmed, so that a
+    retry confirms this payment and never makes a second one.
     """
 
     purchase_id: str
@@ -62,7 +62,7 @@ class CapReservation(_Frozen):
     currency: str
     method: PaymentMethod
     reserved_at: AwareDatetime
-    # After this the purchase counts as declined for whoever waits for it.
+    # After this the purchase counts as declined for the events that wait for it.
     deadline: AwareDatetime
     payment_id: str | None = None
 
@@ -72,7 +72,7 @@ class CapReservation(_Frozen):
 
 
 class EndedPurchase(_Frozen):
-    """How a purchase ended; the last few are kept for the operator and against late repeats."""
+    """How a purchase ended. The last few are kept for the operator and to detect late repeats."""
 
     purchase_id: str
     principal: str
@@ -85,10 +85,10 @@ class EndedPurchase(_Frozen):
 
 
 class Spending(_Frozen):
-    """What of a team's money is spent and reserved.
+    """The money that a team has spent and reserved.
 
-    `spent_cents` is of `month` alone; a new month starts at nothing. `suspended_payment_method` is
-    the payment method that was declined three times in a row: no attempt is made with it again.
+    `spent_cents` counts `month` only; a new month starts at zero. `suspended_payment_method` was
+    declined three times in a row and is not charged again.
     """
 
     month: str = ""
@@ -99,7 +99,7 @@ class Spending(_Frozen):
     declines_in_a_row: int = Field(default=0, ge=0)
     declined_payment_method: str | None = None
     suspended_payment_method: str | None = None
-    # Grows when a reload ends without a reservation; see `fence`.
+    # Incremented when a reload ends without a reservation; see `fence`.
     fences: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -118,33 +118,33 @@ class Spending(_Frozen):
         return sum(r.price_cents for r in self.reservations if r.month == month)
 
     def head_room(self, cap_cents: int, month: str) -> int:
-        """Return what may still be reserved; never negative, also where the cap was lowered."""
+        """Return what may still be reserved; never negative, even after the cap was lowered."""
         return max(cap_cents - self.spent_in(month) - self.reserved_in(month), 0)
 
 
 def month_of(now: datetime, time_zone: str) -> str:
-    """Return the calendar month, in the team's zone, that an instant falls into: "2026-11"."""
+    """Return the calendar month of an instant in the team's time zone: "2026-11"."""
     return now.astimezone(ZoneInfo(time_zone)).strftime("%Y-%m")
 
 
 def month_to_reserve_in(spending: Spending, now: datetime, time_zone: str) -> str:
-    """Return the present month, or the one that was spent in last, should that be later.
+    """Return the current month, or the last month with spending if that is later.
 
-    Clocks differ and a team may move its time zone west; a month that is over stays over, because
-    what was spent in it is no longer known.
+    Clocks differ, and a team may move its time zone west. A month that is over stays over, because
+    its spending is no longer stored.
     """
     return max(month_of(now, time_zone), spending.month)
 
 
 def month_end(now: datetime, time_zone: str) -> datetime:
-    """Return the instant at which that month ends; daylight saving may have changed by then."""
+    """Return when the month ends in this time zone, whose UTC offset may change before that."""
     local = now.astimezone(ZoneInfo(time_zone))
     year, month = (local.year + 1, 1) if local.month == 12 else (local.year, local.month + 1)
     return datetime(year, month, 1, tzinfo=ZoneInfo(time_zone)).astimezone(UTC)
 
 
 def reserve(spending: Spending, reservation: CapReservation, cap_cents: int) -> Spending | None:
-    """Hold head-room for a purchase, or return None where the cap leaves too little."""
+    """Hold head-room for a purchase, or return None if the cap leaves too little."""
     require(reservation.month >= spending.month, "no purchase is reserved in a month that is over")
     if reservation.price_cents > spending.head_room(cap_cents, reservation.month):
         return None
@@ -155,12 +155,12 @@ def reserve(spending: Spending, reservation: CapReservation, cap_cents: int) -> 
 
 
 def fence(spending: Spending) -> Spending:
-    """Change the row and nothing of what is spent: a reservation decided before then loses."""
+    """Change the row but not the spending, so that a reservation decided earlier loses its race."""
     return _update(spending, fences=spending.fences + 1)
 
 
 def with_payment(spending: Spending, purchase_id: str, payment_id: str) -> Spending:
-    """Store the provider's payment on the reservation, unless one is stored already."""
+    """Store the payment's id on the reservation, unless it already has one."""
     return _update(
         spending,
         reservations=tuple(
@@ -173,7 +173,7 @@ def with_payment(spending: Spending, purchase_id: str, payment_id: str) -> Spend
 
 
 def settle(spending: Spending, purchase_id: str, cap_cents: int, now: datetime) -> Spending:
-    """Turn a reservation into spent money; without one, the purchase was settled before."""
+    """Turn a reservation into spending. Without one, the purchase was settled before."""
     held = spending.reservation(purchase_id)
     if held is None:
         return spending
@@ -181,7 +181,7 @@ def settle(spending: Spending, purchase_id: str, cap_cents: int, now: datetime) 
     if held.month > month:
         month, spent, warned = held.month, 0, ()
     crossed: tuple[int, ...] = ()
-    # What was reserved in a month that is over no longer bears on the present month's cap.
+    # A reservation of a month that is over does not count towards the current month's cap.
     if held.month == month:
         spent += held.price_cents
         crossed = tuple(
@@ -196,7 +196,7 @@ def settle(spending: Spending, purchase_id: str, cap_cents: int, now: datetime) 
         warned_percents=(*warned, *crossed),
         reservations=_without(spending, purchase_id),
         recent=_remembered(spending, held, "settled", now, crossed),
-        # A manual purchase says nothing about the card that reloads are charged to.
+        # A manual purchase says nothing about the card that reloads charge.
         **(_after_success(spending, held.method) if held.is_reload else {}),
     )
 
@@ -204,9 +204,9 @@ def settle(spending: Spending, purchase_id: str, cap_cents: int, now: datetime) 
 def release(
     spending: Spending, purchase_id: str, payment_id: str | None, now: datetime
 ) -> Spending:
-    """Give a declined purchase's head-room back and count the decline; the third suspends.
+    """Release a declined purchase's head-room and count the decline; the third one suspends.
 
-    Not where another worker has stored a payment meanwhile: that one may be charged.
+    Does nothing if another worker has stored a payment since: that one may be charged.
     """
     held = spending.reservation(purchase_id)
     if held is None or held.payment_id != payment_id:
@@ -220,9 +220,9 @@ def release(
 
 
 def give_up(spending: Spending, purchase_id: str, payment_id: str | None) -> Spending:
-    """Give back the head-room of a purchase that was never charged; that is no decline.
+    """Release the head-room of a purchase that was never charged, without counting a decline.
 
-    Not where another worker has stored a payment meanwhile: that one may be charged.
+    Does nothing if another worker has stored a payment since: that one may be charged.
     """
     held = spending.reservation(purchase_id)
     if held is None or held.payment_id != payment_id:
@@ -231,7 +231,7 @@ def give_up(spending: Spending, purchase_id: str, payment_id: str | None) -> Spe
 
 
 def _after_success(spending: Spending, method: PaymentMethod) -> dict[str, object]:
-    # Only another payment method lifts a suspension, not a late success of the suspended one.
+    # Only another payment method lifts a suspension. A late success of the suspended one does not.
     suspended = spending.suspended_payment_method
     return {
         "declines_in_a_row": 0,
@@ -253,7 +253,7 @@ def _after_decline(spending: Spending, method: PaymentMethod) -> dict[str, objec
 
 
 def with_cap(spending: Spending, cap_cents: int) -> Spending:
-    """Return the spending under another cap: warnings it is below again may be given again."""
+    """Return the spending under another cap; warnings that it is below again may be sent again."""
     return _update(
         spending,
         warned_percents=tuple(
@@ -287,5 +287,5 @@ def _remembered(
 
 
 def _update(spending: Spending, **fields: object) -> Spending:
-    # Not model_copy: what is built here is validated like what is read.
+    # Not model_copy, which does not validate.
     return Spending.model_validate({**dict(spending), **fields})

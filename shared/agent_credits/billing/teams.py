@@ -1,9 +1,9 @@
 """Teams, and the rule that says who is billed for a run.
 
-Who pays is decided by the event's own time against the team's tenures, an append-only history of
-owner, kind and policy. A redelivery of the same event is therefore billed to the same account for
-ever, also when the owner changed in between; decided by today's owner, it would be looked up in
-another account, found there to be new, and be charged twice.
+The event's own time decides who pays, by the team's tenures: an append-only history of owner, kind
+and policy. A redelivered event is therefore always billed to the same account, even if the owner
+changed in between. If today's owner decided, the event would be new to the new owner's account and
+would be charged twice.
 """
 
 from datetime import datetime, timedelta
@@ -31,18 +31,18 @@ MEMBERS_MAX = 2_000
 FORMER_MEMBERS_MAX = 2_000
 TENURES_MAX = 100
 
-# An event may be this far ahead of our clock before it is declined.
+# An event that is further ahead of our clock is rejected.
 CLOCK_SKEW_MAX = timedelta(minutes=5)
 # A worker may bill by settings this old.
 SETTINGS_TTL = timedelta(minutes=1)
-# A new tenure starts late enough that no event of its time was billed without knowing of it.
+# A new tenure starts late enough that every worker knows it before it bills an event of that time.
 TENURE_NOTICE = 2 * (CLOCK_SKEW_MAX + SETTINGS_TTL)
 
 
 class Tenure(BaseModel):
-    """From `since` on: what kind of team it is, who owns it, and which policy bills its runs."""
+    """The team's kind, owner and billing policy from `since` on."""
 
-    # A part of other models, as those of `Strict` are.
+    # A part of other models; see `Strict`.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     since: AwareDatetime
@@ -52,9 +52,9 @@ class Tenure(BaseModel):
 
 
 class AutoReload(BaseModel):
-    """When to buy which pack, and how many purchases in a while are too many to be right."""
+    """When to buy which pack, and how many reloads within a window are too many."""
 
-    # A part of other models, as those of `Strict` are.
+    # A part of other models; see `Strict`.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     enabled: bool = False
@@ -66,7 +66,7 @@ class AutoReload(BaseModel):
 
 
 class Team(BaseModel):
-    """The settings row of a team. `members` "*" (enterprise) takes every user of the platform."""
+    """A team's settings row. `members` "*" (enterprise) accepts every user of the platform."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,7 +80,7 @@ class Team(BaseModel):
         default=(), max_length=FORMER_MEMBERS_MAX
     )
     alerts: Alerts = Alerts()
-    # Grows with every change of what follows, but not with the spending itself.
+    # Incremented with each change of the settings below, but not of the spending.
     settings_version: int = Field(default=0, ge=0)
     auto_reload: AutoReload | None = None
     payment: PaymentMethod | None = None
@@ -96,20 +96,20 @@ class Team(BaseModel):
         try:
             ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError):
-            raise ValueError(f"{name!r} is no IANA time zone") from None
+            raise ValueError(f"{name!r} is not an IANA time zone") from None
         return name
 
     @model_validator(mode="after")
     def _tenures_follow_each_other(self) -> Self:
         starts = [tenure.since for tenure in self.tenures]
         if starts != sorted(starts):
-            raise ValueError("tenures must be in the order of their start")
+            raise ValueError("tenures must be sorted by their start")
         if self.members != "*" and len(self.members) > MEMBERS_MAX:
-            raise ValueError(f"a team has at most {MEMBERS_MAX} listed members")
+            raise ValueError(f"a team may list at most {MEMBERS_MAX:,} members")
         return self
 
     def tenure_at(self, time: datetime) -> Tenure:
-        """Return the tenure that bills an event of this time; the first reaches back for ever."""
+        """Return the tenure that bills an event of this time. The first one has no start."""
         started = [tenure for tenure in self.tenures if tenure.since <= time]
         return started[-1] if started else self.tenures[0]
 
@@ -137,16 +137,16 @@ class Billing(Struct, frozen=True):
     pools: tuple[str, ...]
     policy_version: str
     grace: timedelta
-    # None where the team does not reload, or not into a pool that this run may draw.
+    # None if the team does not reload, or not into a pool that this run may draw.
     reload: ReloadTerms | None = None
-    # Why the team's own row, as last read, leaves no reload to hope for; the account's row may know
-    # a decline of its own.
+    # Why the team's row, as last read, rules a reload out. The account's row may hold a decline of
+    # its own.
     decline_foreseen: DeclineCause | None = None
     low_thresholds: tuple[Threshold, ...] = ()
 
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
-    """Return the billing of an event under the policy version of the tenure it falls into."""
+    """Return the billing of an event under the policy of the tenure that pays for it."""
     tenure = team.tenure_at(billed_at(event))
     rule = policy.rule_for(tenure.kind, event.data.trigger.kind)
     return Billing(

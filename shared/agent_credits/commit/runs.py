@@ -23,7 +23,7 @@ from agent_credits.ledger.accounts import (
     ErroredRun,
     pool_balances,
     run_hash,
-    together,
+    total_microcredits,
 )
 from agent_credits.ledger.entries import Draw, Entry, RunContext, RunFacts
 from agent_credits.ledger.reloads import DeclineCause
@@ -52,7 +52,7 @@ def _apply_request(
     pools = pool_balances(account, change.billing.pools, context.now)
     # Without an estimate the run needs any credits at all: one microcredit.
     needed = max(estimate, 1)
-    if together(pools) >= needed:
+    if total_microcredits(pools) >= needed:
         return account, Entry.accepted(facts, estimate)
     standing = reload_standing(account, change.billing, context.now)
     if standing == "able" or standing == "waiting":

@@ -1,7 +1,7 @@
-"""Agent-run events: CloudEvents 1.0, JSON, structured mode, one or an array of them a message.
+"""Agent-run events: CloudEvents 1.0 in structured JSON mode, one or an array of them per message.
 
-Reading is strict, because an event spends money: what is not understood is rejected, with a reason
-that names the field and never repeats the value.
+Reading is strict, because an event spends money. Whatever is not understood is rejected, with a
+reason that names the field and never repeats its value.
 """
 
 import base64
@@ -20,20 +20,22 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from agent_credits.events.model_provider_errors import ModelProviderAnswer, ModelProviderName
 from agent_credits.ledger.entries import Identity, run_identity
 from agent_credits.values.credits import parse_usage
-from agent_credits.values.identifiers import Identifier, SourceUri
+from agent_credits.values.display import count_text
+from agent_credits.values.identifiers import VISIBLE_ASCII, Identifier, SourceUri
 from agent_credits.values.strict import Strict
 
 EVENTS_PER_MESSAGE_MAX = 1_000
-# 96 bits: the hash tells a repeat from a conflict, it does not authenticate anybody.
+# 96 bits are enough to tell a repeat from a conflict. The hash authenticates nobody.
 PAYLOAD_HASH_BYTES = 12
-# Outside of these years a time is a mistake, and arithmetic on it may overflow.
+# A time outside these years is a mistake, and arithmetic on it may overflow.
 YEARS = range(2000, 2201)
 
-# Python's own parser also takes what RFC 3339 does not: week dates, times without separators.
+# Python's parser also accepts forms that RFC 3339 does not, such as week dates.
 _RFC3339 = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?"
     r"(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
@@ -47,7 +49,7 @@ UsedCredits = Annotated[int, BeforeValidator(parse_usage)]
 
 def _rfc3339(value: object) -> datetime:
     if not isinstance(value, str) or not _RFC3339.fullmatch(value):
-        raise ValueError("must be an RFC 3339 string with an offset")
+        raise ValueError("must be an RFC 3339 string with an offset, such as 2026-11-30T00:00:00Z")
     try:
         time = datetime.fromisoformat(value.upper())
     except ValueError:
@@ -89,7 +91,7 @@ class _RunData(Strict):
 
 
 class RequestedData(_RunData):
-    """`credits` is an estimate; without one, or with none, the run needs any credits at all."""
+    """`credits` is an estimate. Without one, or with 0, the run needs any credits at all."""
 
     credits: UsedCredits | None = None
 
@@ -99,13 +101,13 @@ class UsageData(_RunData):
 
 
 class FinishedData(_RunData):
-    """`error` is the platform's fault and gives the run's draws back; the other two do not."""
+    """`error` is a platform error and returns the run's draws; the other two do not."""
 
     status: RunStatus
 
 
 class ModelProviderErrorData(_RunData):
-    """What a model provider answered to a call of the run; it costs no credits."""
+    """A model provider's answer to a call that it rejected. It costs no credits."""
 
     provider: ModelProviderName
     model: Identifier | None = None
@@ -124,8 +126,8 @@ class _CloudEvent(Strict):
     tracestate: Annotated[str, Field(max_length=512)] | None = None
     payload_hash: str
 
-    # Asked for at each step to the ledger. An event is never copied with another value, which
-    # would take the cached identity along.
+    # Cached, because each step to the ledger asks for it. An event is never copied with a changed
+    # value: the copy would keep this one's identity.
     @cached_property
     def identity(self) -> Identity:
         return run_identity(self.source, self.subject, self.id)
@@ -151,7 +153,7 @@ class ModelProviderErrorReported(_CloudEvent):
     data: ModelProviderErrorData
 
 
-# What becomes an entry of an account's ledger; what a provider answered does not.
+# These become entries of an account's ledger; a model provider's error does not.
 LedgerEvent = RunRequested | RunUsage | RunFinished
 AgentRunEvent = LedgerEvent | ModelProviderErrorReported
 
@@ -170,8 +172,12 @@ _EVENT: TypeAdapter[AgentRunEvent] = TypeAdapter(
 )
 
 
+_PATH_LENGTH_MAX = 200
+_UNKNOWN_FIELD = "is not a known field"
+
+
 class Rejection(Struct, frozen=True):
-    """Why a message, or one event of it, is not recorded: `code` for counting, `reason` to read."""
+    """Why a message or one of its events is not recorded: `code` to count by, `reason` to read."""
 
     code: Literal[
         "unsigned",
@@ -186,42 +192,49 @@ class Rejection(Struct, frozen=True):
 
 
 class Message(Struct, frozen=True):
-    """What a message body holds: its valid events, and why the others are rejected."""
+    """A message's valid events, and why its other events are rejected."""
 
     events: tuple[AgentRunEvent, ...]
     rejections: tuple[Rejection, ...]
 
 
+class _NotJson(ValueError):
+    """Text that Python's parser accepts, but that is not unambiguous JSON."""
+
+
 def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # The JSON standard leaves open which of two equal keys counts; two readers could differ.
+    # JSON does not define which of two equal keys counts, so two readers could differ.
     keys = dict(pairs)
     if len(keys) != len(pairs):
-        raise ValueError("an object has the same key twice")
+        raise _NotJson("an object has the same key twice")
     return keys
 
 
 def _no_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    raise _NotJson(f"{constant} is not a number of JSON")
 
 
-# Made once, because `json.loads` and `json.dumps` make one anew for each text.
+# Made once, because `json.loads` and `json.dumps` would make a new one for each text.
 _JSON = json.JSONDecoder(object_pairs_hook=_no_repeated_keys, parse_constant=_no_constant)
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def parse_message(body: str) -> Message:
-    """Read a message body; never raises, whatever the body is."""
+    """Read a message body. Never raises, whatever the body is."""
     try:
         document = _JSON.decode(body)
     except RecursionError:
         return _malformed("the body is nested too deeply")
-    except ValueError as error:
+    except (json.JSONDecodeError, _NotJson) as error:
         return _malformed(f"the body is not JSON: {error}")
+    except ValueError:
+        # Python limits the digits of an integer.
+        return _malformed("the body holds a number with too many digits")
     documents = document if isinstance(document, list) else [document]
     if not documents:
-        return _malformed("the array holds no event")
+        return _malformed("the array holds no events")
     if len(documents) > EVENTS_PER_MESSAGE_MAX:
-        return _malformed(f"the array holds more than {EVENTS_PER_MESSAGE_MAX} events")
+        return _malformed(f"the array holds more than {EVENTS_PER_MESSAGE_MAX:,} events")
     parsed = [_parse_event(document, number) for number, document in enumerate(documents)]
     return Message(
         events=tuple(p for p in parsed if not isinstance(p, Rejection)),
@@ -230,7 +243,7 @@ def parse_message(body: str) -> Message:
 
 
 def payload_hash(payload: object) -> str:
-    """Return a hash of the payload that is blind to white space and to the order of keys."""
+    """Return a hash of the payload that ignores white space and the order of keys."""
     digest = hashlib.sha256(_canonical(payload).encode()).digest()[:PAYLOAD_HASH_BYTES]
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
@@ -239,7 +252,7 @@ def _parse_event(document: object, number: int) -> AgentRunEvent | Rejection:
     if not isinstance(document, dict):
         return Rejection("malformed", f"event {number} is not a JSON object")
     if "payload_hash" in document:
-        return Rejection("malformed", f"event {number}: payload_hash: unknown field")
+        return Rejection("malformed", f"event {number}: payload_hash {_UNKNOWN_FIELD}")
     try:
         event = _EVENT.validate_python({**document, "payload_hash": payload_hash(document)})
     except RecursionError:
@@ -247,24 +260,73 @@ def _parse_event(document: object, number: int) -> AgentRunEvent | Rejection:
     except ValidationError as error:
         return Rejection("malformed", f"event {number}: {_reason(error)}")
     if billed_at(event) > event.time:
-        return Rejection("malformed", f"event {number}: data.started_at: is after the event's time")
+        return Rejection("malformed", f"event {number}: data.started_at must not be after time")
     return event
 
 
 def _reason(error: ValidationError) -> str:
-    """Return field and complaint, without the value, which may be anything and of any length."""
+    """Return a sentence about the first field that is wrong.
+
+    It never holds the field's value, which may be anything and of any length.
+    """
     first = error.errors(include_input=False, include_url=False)[0]
-    where = [str(part) for part in first["loc"]]
-    if first["type"] == "union_tag_invalid":
-        # Pydantic's own sentence repeats the value, and leaves the field to the context.
-        where.append(first["ctx"]["discriminator"].strip("'"))
-        complaint = "names a kind that is not known"
-    else:
-        # Pydantic puts this before the sentences that the validators of this project raise.
-        complaint = first["msg"].removeprefix("Value error, ")
-    field = ".".join(where)[:200]
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{field}: {complaint}{more}"
+    path = _path(first["loc"])
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        path.append(first["ctx"]["discriminator"].strip("'"))
+    field = ".".join(path)[:_PATH_LENGTH_MAX] or "the event"
+    # The sentences about credits start with "credits", because they are also used without a field.
+    complaint = _complaint(first).removeprefix("credits ")
+    more = error.error_count() - 1
+    others = f" (and {count_text(more, 'more error')})" if more else ""
+    return f"{field} {complaint}{others}"
+
+
+def _path(loc: tuple[int | str, ...]) -> list[str]:
+    """Return where a field is in the event.
+
+    Pydantic's path also has the type of the event, and the kind of the trigger behind the trigger.
+    """
+    path = [str(part) for part in loc[1:]]
+    if path[:2] == ["data", "trigger"]:
+        del path[2:3]
+    return path
+
+
+def _complaint(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "missing" | "union_tag_not_found":
+            return "is missing"
+        case "extra_forbidden":
+            return _UNKNOWN_FIELD
+        case "union_tag_invalid":
+            return f"must be one of {context['expected_tags']}"
+        case "literal_error":
+            return f"must be {context['expected']}"
+        case "string_type":
+            return "must be a string"
+        case "string_too_short":
+            return "must not be empty"
+        case "string_too_long":
+            return f"must have at most {context['max_length']} characters"
+        case "string_pattern_mismatch" if context["pattern"] == VISIBLE_ASCII:
+            return "must consist of visible ASCII characters, without spaces"
+        case "string_pattern_mismatch":
+            return "has a character that is not allowed"
+        case "string_unicode":
+            return "must be valid Unicode"
+        case "int_type":
+            return "must be an integer"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']:,}"
+        case "less_than_equal":
+            return f"must be at most {context['le']:,}"
+        case "model_type" | "model_attributes_type":
+            return "must be a JSON object"
+        case "value_error":
+            return str(context["error"])
+        case _:
+            return error["msg"]
 
 
 def _malformed(reason: str) -> Message:

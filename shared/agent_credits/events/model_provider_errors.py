@@ -1,4 +1,4 @@
-"""What a model provider answered instead of a completion; `provider_table` tells what it means."""
+"""What a model provider answered when it rejected a call; `model_provider_table` classifies it."""
 
 from typing import Annotated, Literal, Self
 
@@ -9,12 +9,12 @@ from agent_credits.values.strict import Strict
 Meaning = Literal["quota_exhausted", "rate_limited", "overloaded"]
 Classification = Literal[Meaning, "unclassified"]
 
-# A provider as OpenTelemetry names it in `gen_ai.provider.name`: openai, aws.bedrock, x_ai.
+# A model provider as OpenTelemetry names it in `gen_ai.provider.name`: openai, aws.bedrock, x_ai.
 ModelProviderName = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[a-z0-9][a-z0-9._-]*$")
 ]
-# A name of the provider's own vocabulary. It has no room for a sentence: what a provider says in
-# its message may repeat a prompt or a key, and notices travel far.
+# A name from the model provider's own vocabulary. It cannot hold a sentence: a provider's message
+# may repeat a prompt or a key, and notices are sent to many people.
 ErrorName = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._:-]+$")
 ]
@@ -25,10 +25,11 @@ RETRY_AFTER_SECONDS_MAX = 31 * 24 * 60 * 60
 
 
 class ModelProviderAnswer(Strict):
-    """The names in a provider's error: all there is to tell an empty account from a busy hour.
+    """The names in a model provider's error, which tell an empty account from a busy provider.
 
-    `type`, `code`: as the body has them (Google's `status` and Bedrock's exception are the type).
-    `reason`: a finer name, Google's ErrorInfo for one. `quota_id`: of Google's QuotaFailure.
+    `type`, `code`: as in the body (Google's `status` and Bedrock's exception are the type).
+    `reason`: a more specific name, such as Google's ErrorInfo. `quota_id`: from Google's
+    QuotaFailure.
     """
 
     status_code: Annotated[int, Field(ge=100, le=599)] | None = None

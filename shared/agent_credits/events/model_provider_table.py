@@ -1,7 +1,7 @@
-"""What a provider's answer means, and where its account is looked after: a table in data.
+"""What a model provider's answer means, and where its account is managed: a table in data.
 
-Import this where it is needed and not before: reading `provider_table.toml`, and the parser for it,
-take milliseconds of a cold start, and most functions never meet a provider's error.
+Import this module where it is used and not at the top of a file: reading the table and loading its
+parser take milliseconds of a cold start, and most functions never meet such an error.
 """
 
 import functools
@@ -19,7 +19,7 @@ from agent_credits.events.model_provider_errors import (
 )
 
 TABLE = Path(__file__).with_name("model_provider_table.toml")
-# The entry of the table whose rules come before those of every provider.
+# The entry of the table whose rules are tried before those of every model provider.
 ANY_PROVIDER = "*"
 
 
@@ -28,7 +28,7 @@ class _TableModel(BaseModel):
 
 
 class Rule(_TableModel):
-    """Fits an answer that has all that the rule names: any of its names, any of its statuses."""
+    """Fits an answer that meets every condition of the rule: one of its names, its statuses."""
 
     means: Meaning
     names: tuple[ErrorName, ...] = ()
@@ -51,7 +51,7 @@ class Rule(_TableModel):
 
 
 class Provider(_TableModel):
-    """`title`: as people call it. `pages`: where its account is looked after.
+    """`title`: the name for people. `pages`: where its account is managed.
 
     `source`: where it documents its errors.
     """
@@ -69,25 +69,25 @@ class _Table(_TableModel):
 
 @functools.cache
 def providers() -> dict[str, Provider]:
-    """Return the table by the provider's name."""
+    """Return the table by the model provider's name."""
     table = _Table.model_validate(tomllib.loads(TABLE.read_text(encoding="utf-8")))
     return {name: provider for provider in table.providers for name in provider.names}
 
 
 def title_of(provider: str) -> str:
-    """Return what people call the provider; one that is not in the table keeps its name."""
+    """Return the model provider's name for people, or its own if the table does not know it."""
     known = providers().get(provider)
     return known.title if known else provider
 
 
 def pages_of(provider: str) -> str | None:
-    """Return where its account is looked after, if the table knows the provider."""
+    """Return where the provider's account is managed, if the table knows the provider."""
     known = providers().get(provider)
     return known.pages if known else None
 
 
 def rule_for(provider: str, answer: ModelProviderAnswer) -> Rule | None:
-    """Return the first rule that fits, or None where nobody knows what the answer means."""
+    """Return the first rule that fits, or None if the answer's meaning is unknown."""
     known = providers()
     entries = [known[name] for name in (ANY_PROVIDER, provider) if name in known]
     rules = (rule for entry in entries for rule in entry.rules)

@@ -1,13 +1,13 @@
-"""Signatures of messages: which producer sent one, told by a key that only it and this stack hold.
+"""Signatures of messages, made with a key that only the producer and this stack hold.
 
-The right to send to the queue is IAM's to give; a signature also holds where that right is shared,
-borrowed or stolen. It is HMAC-SHA256 over the body, byte for byte, and travels beside it as a
-message attribute, which SQS keeps through a dead-letter queue and back:
+IAM decides who may send to the queue. A signature also protects where that right is shared or
+stolen. It is HMAC-SHA256 over the exact bytes of the body. A message attribute carries it, and SQS
+keeps the attribute through a dead-letter queue and back:
 
     signature = <key id>:<64 hexadecimal digits>
 
-No time is signed. A message that comes late, or out of the dead-letter queue after weeks, is as
-good as on its first day, and one that is sent again changes nothing: its events are recorded.
+No time is signed. A message that arrives late, or from the dead-letter queue after weeks, stays
+valid, and one that is sent again changes nothing: its events are already recorded.
 """
 
 import hashlib
@@ -20,38 +20,40 @@ from agent_credits.events.agent_runs import Rejection
 
 ATTRIBUTE = "signature"
 KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# Hexadecimal digits of 128 bits: fewer characters could be guessed.
+# As many hexadecimal digits hold 128 bits. Shorter keys could be guessed.
 KEY_CHARACTERS_MIN = 32
-# Two are live during a rotation; many more are a mistake.
+# Two keys are live during a rotation. Many more are a mistake.
 KEYS_MAX = 20
 
 _SIGNATURE = re.compile(rf"({KEY_ID.pattern}):([0-9a-f]{{64}})")
 
-# Answers with the key of this id, or None if there is none.
+# Returns the key of this id, or None if there is none.
 Keys = Callable[[str], bytes | None]
 
 
 class KeysNotUnderstood(ValueError):
-    """The text holds no signing keys; the message says what is wrong, and quotes nothing of it."""
+    """The text holds no valid signing keys. The message says why and quotes none of the text."""
 
 
 def sign(body: str, key_id: str, key: bytes) -> str:
-    """Return the attribute that goes with the body."""
+    """Return the value of the attribute for this body."""
     return f"{key_id}:{_digest(body, key)}"
 
 
 def why_not_authentic(body: str, signature: str | None, keys: Keys) -> Rejection | None:
-    """Return why nobody knows who sent this, or None where one of the keys signed it."""
+    """Return why the message is not authentic, or None if one of the keys signed it."""
     if signature is None:
         return Rejection("unsigned", f"the message has no attribute {ATTRIBUTE!r} of type String")
     parts = _SIGNATURE.fullmatch(signature)
     if parts is None:
-        return Rejection("bad_signature", f"{ATTRIBUTE} is not <key id>:<64 hexadecimal digits>")
+        return Rejection(
+            "bad_signature", f"{ATTRIBUTE} must be <key id>:<64 lower-case hexadecimal digits>"
+        )
     key = keys(parts[1])
     if key is None:
-        return Rejection("bad_signature", "the key that signed it is unknown, or was taken away")
+        return Rejection("bad_signature", "the key that signed the message is unknown or removed")
     if not hmac.compare_digest(_digest(body, key), parts[2]):
-        return Rejection("bad_signature", "the body is not the one that was signed with this key")
+        return Rejection("bad_signature", "the signature does not match the body")
     return None
 
 
@@ -61,19 +63,19 @@ def parse_keys(text: str) -> Mapping[str, bytes]:
         document = json.loads(text)
     except (ValueError, RecursionError):
         # Not `from` it: the error holds the text.
-        raise KeysNotUnderstood("it is not JSON") from None
+        raise KeysNotUnderstood("not JSON") from None
     if not isinstance(document, dict) or not 0 < len(document) <= KEYS_MAX:
-        raise KeysNotUnderstood(f'it is not {{"<key id>": "<key>"}} with 1 to {KEYS_MAX} keys')
+        raise KeysNotUnderstood(f'must be {{"<key id>": "<key>"}} with 1 to {KEYS_MAX} keys')
     return {key_id: parse_key(key_id, key) for key_id, key in document.items()}
 
 
 def parse_key(key_id: str, key: object) -> bytes:
     """Check one key and its id. Raises `KeysNotUnderstood`."""
     if not KEY_ID.fullmatch(key_id):
-        raise KeysNotUnderstood("a key id has 1 to 64 letters, digits, - and _")
+        raise KeysNotUnderstood("a key id must have 1 to 64 letters, digits, - or _")
     if not isinstance(key, str) or len(key) < KEY_CHARACTERS_MIN or not key.isprintable():
         raise KeysNotUnderstood(
-            f"key {key_id} is not a string of {KEY_CHARACTERS_MIN} printable characters or more"
+            f"key {key_id} must be a string of {KEY_CHARACTERS_MIN} or more printable characters"
         )
     return key.encode()
 

@@ -1,6 +1,6 @@
-"""An account: a principal's grants, plan and newest ledger page, one row, one compare-and-set.
+"""An account: a principal's grants, plan and newest ledger page, on one row.
 
-Balances are computed here and nowhere else.
+Balances are computed only here.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.errors import require
 from agent_credits.values.principals import Principal
 
-# A page is full at so many entries, or at so much identifier text, the part of an entry that does
-# not compress: a quiet account's row then stays below 1 KB, one write unit. A full page costs one
-# write more than its receipts, so a page of five costs 2.2 units per event and one of eight 2.125.
-# The commit that fills a page says so on the row, for workers whose bounds differ: if each judged
-# by its own, one could flush a page as full that another still adds to.
+# A page is full at this many entries, or at this much identifier text, the part of an entry that
+# does not compress. A quiet account's row then stays below 1 KB, one write unit. A full page costs
+# one write more than its receipts, so a page of five entries costs 2.2 units per event and a page
+# of eight 2.125. The commit that fills a page records so on the row, because workers of different
+# versions may have different bounds: one could flush a page that another still adds to.
 PAGE_ENTRIES_FULL = 8
 PAGE_IDENTIFIER_BYTES_FULL = 360
 
@@ -31,12 +31,12 @@ ERRORED_RUNS_MAX = 1_000
 # 96 bits: no two of a thousand runs are taken for one another.
 RUN_HASH_BYTES = 12
 
-# More than any team's breaker counts; what is older than its window never matters.
+# More than any team's limit of reloads counts. A reload before its window never matters.
 RELOADS_REMEMBERED_MAX = 20
 
 
 class PlanSubscription(Struct, frozen=True):
-    """What refills the account; `refilled_from` is the start of the last period it refilled."""
+    """The plan that refills the account; `refilled_from` is the start of the last such period."""
 
     name: str
     pool: str
@@ -60,23 +60,23 @@ def run_hash(run_id: str) -> bytes:
 
 
 class Account(Struct, frozen=True):
-    """The account row. `version` counts its commits; a new account stands at zero."""
+    """The account row. `version` counts its commits and is zero for a new account."""
 
     principal: Principal
     version: int = 0
     grants: tuple[Grant, ...] = ()
     plan: PlanSubscription | None = None
     errored_runs: tuple[ErroredRun, ...] = ()
-    # The newest reload, while it is under way or its decline holds; when the last few succeeded.
+    # The newest reload while it is under way or its decline holds; when the last ones succeeded.
     reload: Reload | None = None
     reloaded_at: tuple[datetime, ...] = ()
-    # A run has failed here, and no credits have come since.
+    # A run has failed, and no credits have come since.
     is_exhausted: bool = False
-    # While it is below one of its team's thresholds; see `low_credits`.
+    # Set while it is below one of its team's thresholds; see `low_credits`.
     low: LowCredits | None = None
     page_number: int = 1
     entries: tuple[Entry, ...] = ()
-    # Once it is, it never grows again.
+    # A full page never grows again.
     page_is_full: bool = False
 
     @property
@@ -85,14 +85,14 @@ class Account(Struct, frozen=True):
 
 
 def fills_page(entries: Sequence[Entry]) -> bool:
-    """Tell whether a page of these entries takes no more commits."""
+    """Return whether a page of these entries is full."""
     identities = [entry.identity for entry in entries]
     identifier_bytes = sum(len(i.subject) + len(i.id) for i in identities)
     return len(identities) >= PAGE_ENTRIES_FULL or identifier_bytes >= PAGE_IDENTIFIER_BYTES_FULL
 
 
 def pool_balances(account: Account, pools: Iterable[str], now: datetime) -> tuple[PoolBalance, ...]:
-    """Return what each pool holds that can be drawn at `now`, in the order asked for."""
+    """Return what can be drawn from each pool at `now`, in the order of `pools`."""
     return tuple(
         PoolBalance(
             pool,
@@ -107,17 +107,17 @@ def pool_balances(account: Account, pools: Iterable[str], now: datetime) -> tupl
 
 
 def available_microcredits(account: Account, pools: Iterable[str], now: datetime) -> int:
-    """Return what the pools hold together at `now`: the balance, wherever one is asked for."""
-    return together(pool_balances(account, pools, now))
+    """Return what can be drawn from the pools together at `now`."""
+    return total_microcredits(pool_balances(account, pools, now))
 
 
-def together(balances: Iterable[PoolBalance]) -> int:
-    """Return what these pools hold in all, in microcredits."""
+def total_microcredits(balances: Iterable[PoolBalance]) -> int:
+    """Return the sum of these balances."""
     return sum(balance.available_microcredits for balance in balances)
 
 
 def check_account(account: Account) -> None:
-    """Raise `InvariantViolated` if the row could never be right, whatever was committed."""
+    """Raise `InvariantViolated` if no sequence of commits could have made this row."""
     ids = [grant.id for grant in account.grants]
     require(len(set(ids)) == len(ids), "a grant stands on the row once")
     for grant in account.grants:

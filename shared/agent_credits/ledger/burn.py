@@ -1,7 +1,7 @@
-"""What an account burns: the credits that usage drew, less those that were given back.
+"""What an account burns: the credits that usage drew, less those that were returned.
 
-By UTC days, like plan periods, and over days that are complete: whoever asks on the same day gets
-the same answer. A return counts on the day on which the credits came back.
+Burn is counted by UTC day, like plan periods, and only over complete days, so that two reports of
+one day agree. A return counts on the day on which the credits came back.
 """
 
 from collections import Counter
@@ -11,38 +11,38 @@ from datetime import UTC, date, timedelta
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Page
 
-# A day, a week and a month are what a rate is judged by.
+# Reports show burn over a day, a week and a month.
 WINDOWS_DAYS = (1, 7, 30)
-# The rate that a projection goes on with.
+# A projection assumes that the rate of this many days continues.
 RATE_DAYS = 7
-# What is further away is no projection any more.
+# Beyond this a projection means nothing.
 PROJECTION_DAYS_MAX = 3_650
 
 BurnByDay = Counter[date]
 
 
 def first_day(today: date) -> date:
-    """Return the first day that any of the windows looks at."""
+    """Return the first day of the longest window."""
     return today - timedelta(days=max(WINDOWS_DAYS))
 
 
 def entries_since(row: Account, newest_pages: Iterable[Page], since: date) -> Iterator[Entry]:
-    """Yield the account's entries from that day on, and perhaps some before, newest page first.
+    """Yield the account's entries since that day, and perhaps some earlier ones, newest page first.
 
-    `newest_pages` are its full pages, newest first, and are asked for no further than needed: time
-    never runs backwards on an account.
+    `newest_pages` are its full pages, newest first. They are read only as far as needed, because
+    time never runs backwards on an account.
     """
     yield from row.entries
     for page in newest_pages:
         if page.number >= row.page_number:
-            continue  # Flushed by now, but still the row's own as it was read.
+            continue  # The row as read still held this page, which has been flushed since.
         if page.entries[-1].recorded_at.astimezone(UTC).date() < since:
             return
         yield from page.entries
 
 
 def burn_of(entries: Iterable[Entry], since: date) -> BurnByDay:
-    """Return the net microcredits by day, negative where more came back than was drawn."""
+    """Return the net microcredits by day; negative where more was returned than drawn."""
     burned: BurnByDay = Counter()
     for entry in entries:
         day = entry.recorded_at.astimezone(UTC).date()
@@ -59,7 +59,7 @@ def burn_of(entries: Iterable[Entry], since: date) -> BurnByDay:
 
 
 def burned_over(burned: BurnByDay, days: int, today: date) -> int:
-    """Return what was burned on the `days` complete days before today, and never less than none."""
+    """Return what was burned on the `days` complete days before today; never negative."""
     window = (today - timedelta(days=back) for back in range(1, days + 1))
     return max(sum(burned[day] for day in window), 0)
 
@@ -67,7 +67,7 @@ def burned_over(burned: BurnByDay, days: int, today: date) -> int:
 def exhausted_on(available_microcredits: int, burned: BurnByDay, today: date) -> date | None:
     """Return the day on which the credits end at the current rate, without refills and reloads.
 
-    None where nothing was burned lately, or where they last for years.
+    None if nothing was burned lately, or if the credits last for years.
     """
     rate = burned_over(burned, RATE_DAYS, today)
     if rate == 0:

@@ -1,6 +1,6 @@
-"""How far an account's burn has been counted: the days so far, and the page that they go up to.
+"""How far an account's burn has been counted: its burn by day, up to a page of the ledger.
 
-So each page of a ledger is read once for all reports to come, and a busy account's ledger in parts.
+Each page is then read once for all later reports, and a busy account's ledger is read in parts.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from agent_credits.values.principals import Principal
 
 
 class BurnCount(Struct, frozen=True):
-    """The burn of the full pages up to `page_number`; true for ever, of the days that it names."""
+    """The burn of the full pages up to `page_number`. It stays true forever for its days."""
 
     principal: Principal
     page_number: int = 0
@@ -24,9 +24,9 @@ class BurnCount(Struct, frozen=True):
 def count_pages(
     count: BurnCount, pages: Iterable[Page], since: date, entries_max: int
 ) -> tuple[BurnCount, int]:
-    """Count pages, oldest first, until `entries_max` is reached; forget what was before `since`.
+    """Count pages, oldest first, until `entries_max` is reached, and drop the days before `since`.
 
-    Returns with the count how many entries it took.
+    Returns the count and the number of entries that were counted.
     """
     by_day = BurnByDay({day: net for day, net in count.by_day.items() if day >= since})
     page_number, entries = count.page_number, 0

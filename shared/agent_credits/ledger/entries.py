@@ -1,7 +1,7 @@
-"""The ledger's nouns: an entry is the immutable record of what one event did to an account.
+"""The ledger's nouns. An entry is the immutable record of what one event did to an account.
 
-Entries stand on the account row's open page until the page is full; a full page is copied to the
-ledger, together with one receipt per entry, and never changes again.
+Entries are on the account row's open page until the page is full. A full page is copied to the
+ledger together with a receipt for each entry, and never changes again.
 
 Each kind of entry has one constructor, which takes what that kind records, adds what follows from
 it, and raises `InvariantViolated` for an entry that could never be right.
@@ -20,7 +20,7 @@ from agent_credits.values.principals import Payer, Principal
 
 Realm = Literal["RUN", "GRANT", "RELOAD"]
 
-# The source of entries that the system makes itself.
+# The source of entries that this system makes itself.
 OWN_SOURCE = "/agent-credits"
 # The hash of what has no payload, so that no repeat of it is ever a conflict.
 NO_PAYLOAD = ""
@@ -41,9 +41,9 @@ Outcome = Literal[
     "accepted",  # a request that the pools can cover; it takes nothing
     "debited",  # usage drawn in full
     "insufficient",  # too little: usage took what there was, the rest is the shortfall
-    "waived",  # usage of a run that had already ended by the platform's fault
+    "waived",  # usage of a run that had already ended with a platform error
     "finished",  # the end of a run
-    "returned",  # the end of a run by the platform's fault; its draws went back
+    "returned",  # the end of a run with a platform error; its draws were returned
     "granted",
     "refilled",
     "expired",
@@ -54,9 +54,9 @@ Outcome = Literal[
 
 
 class Identity(Struct, frozen=True):
-    """What makes an event count once, for ever: source, subject and id.
+    """What makes an event count once, forever: source, subject and id.
 
-    For a run's event the subject is the run; for what is not a run it is the principal.
+    The subject of a run's event is the run, that of any other event the principal.
     """
 
     realm: Realm
@@ -85,7 +85,7 @@ def origin_identity(principal: Principal, grant_id: str) -> Identity:
 
 
 class ReloadFacts(Struct, frozen=True):
-    """What a reload's entry records: whose settings, how much for how much, or why not."""
+    """What a reload's entry records: whose settings requested it, and what was bought."""
 
     reload_id: str
     team_id: str
@@ -95,7 +95,7 @@ class ReloadFacts(Struct, frozen=True):
 
 
 class Draw(Struct, frozen=True):
-    """What one event took from one grant; of a `returned` entry, what it gave back to it."""
+    """What one event took from one grant, or what a `returned` entry gave back to it."""
 
     pool: str
     grant_id: str
@@ -108,7 +108,7 @@ class PoolBalance(Struct, frozen=True):
 
 
 class RunContext(Struct, frozen=True):
-    """Why a run's entry is on this account: the event's own data and the policy's answer."""
+    """Why a run's entry is on this account: the event's data, and who pays by the policy."""
 
     team_id: str
     trigger_kind: Literal["user", "team_api_key", "schedule"]
@@ -132,10 +132,10 @@ class RunFacts(Struct, frozen=True):
 class Entry(Struct, frozen=True):
     """The record of one event. `draws` plus `shortfall` equal `amount` for usage.
 
-    `amount_microcredits`: what usage asked for, a request estimated, a grant added, a grant lost.
+    `amount_microcredits`: what usage asked for, a request estimated, a grant added or lost.
     `pools_before`: of insufficient entries, what each pool of the order held before the event.
-    `fails_run`: this is the entry at which the run failed; it is set once per run.
-    `decline`: the decline of a reload that stood in the way, or that this entry records.
+    `fails_run`: whether the run failed at this entry; true once per run.
+    `decline`: why no reload helped, or the decline that this entry records.
     `grant`: of granted and refilled entries, the grant as it was made.
     """
 
@@ -389,7 +389,7 @@ class Entry(Struct, frozen=True):
 
     @property
     def brings_credits(self) -> bool:
-        """Tell whether there is more to draw after it: credits came, or came back."""
+        """Return whether credits were added or returned."""
         return self.outcome in ("granted", "refilled") or (
             self.outcome == "returned" and bool(self.draws)
         )
@@ -409,19 +409,19 @@ def _require_undrawn(grant: Grant) -> None:
 
 
 class Page(Struct, frozen=True):
-    """A full run of entries of one account, in the order they were committed."""
+    """Consecutive entries of one account, in the order in which they were committed."""
 
     principal: Principal
     number: int
     entries: tuple[Entry, ...]
 
 
-# Ten digits of a key hold more pages than an account can fill.
+# The key has ten digits for the page number, more than an account can fill.
 PAGES_MAX = 9_999_999_999
 
 
 class Receipt(Struct, frozen=True):
-    """Where an event's entry is, and the entry itself, so that one query answers for a run."""
+    """Where an event's entry is, and the entry itself, so that one query returns a whole run."""
 
     principal: Principal
     page_number: int
@@ -429,7 +429,7 @@ class Receipt(Struct, frozen=True):
 
 
 def newest_team(entries: Sequence[Entry]) -> str | None:
-    """Return the team that the newest of the entries was made for, if any names one."""
+    """Return the team of the newest entry that names one."""
     for entry in reversed(entries):
         if entry.run is not None:
             return entry.run.team_id

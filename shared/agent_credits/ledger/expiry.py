@@ -1,8 +1,8 @@
-"""What time alone does to an account: plan credits refill, expired credits expire.
+"""What time alone does to an account: plan credits refill, and grants expire.
 
-Both are applied lazily, by a pure function of account and time, whenever the account is next
-committed. No midnight job can be late, and no drawing can see credits that are no longer there:
-an expired grant is never live, whether or not its expiry has been recorded yet.
+Both are applied lazily, by a pure function of account and time, with the account's next commit. So
+no midnight job can be late, and no draw can use expired credits: an expired grant is never live,
+whether or not its expiry has been recorded yet.
 """
 
 from datetime import datetime
@@ -21,7 +21,7 @@ def bring_up_to(account: Account, now: datetime) -> Account:
 
 
 def resets_at(account: Account, now: datetime) -> datetime | None:
-    """Return when the plan refills next, or None where no plan does."""
+    """Return when the plan refills next, or None if no plan refills this account."""
     if account.plan is None or account.plan.microcredits == 0:
         return None
     return next_period_starts_at(account.plan.anchor, now)

@@ -6,8 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-# What the system's own entries are named; an operator's grant id that began like one of them could
-# take its identity.
+# The ids of the system's own entries start with these. An operator's grant id may not, or it could
+# take the identity of such an entry.
 REFILL_PREFIX = "refill:"
 RELOAD_PREFIX = "reload:"
 EXPIRY_PREFIX = "expiry:"
@@ -31,15 +31,15 @@ class Grant(Struct, frozen=True):
     cause: GrantCause
 
     def is_live(self, now: datetime) -> bool:
-        """Tell whether it can still be drawn; at its very expiry it no longer can."""
+        """Return whether it can be drawn. At the instant of its expiry it no longer can."""
         return self.expires_at is None or self.expires_at > now
 
 
 def drawing_order(grants: Iterable[Grant], pools: Iterable[str]) -> list[Grant]:
-    """Sort grants into the one order in which every worker draws them.
+    """Return the grants of these pools in the one order in which every worker draws them.
 
-    1. the pool's place in the policy's order (grants of other pools are left out)
-    2. earliest expiry first, so that as little as possible expires; never-expiring last
+    1. the pool's place in the policy's order
+    2. earliest expiry first, so that as little as possible expires; grants without expiry last
     3. oldest grant first
     4. grant id, so that no two grants ever tie
     """

@@ -1,8 +1,8 @@
-"""A reload: an automatic purchase of add-on credits, as it stands on the account's row.
+"""A reload, an automatic purchase of add-on credits, as the account's row holds it.
 
-The commit that finds too little, or that falls below the team's threshold, requests a reload on the
-row itself; events that it would cover wait in the queue until it has been granted or declined. A
-reload is resolved within a bounded time: after its deadline it counts as declined.
+A commit that finds too few credits, or falls below the team's threshold, requests a reload on the
+row. The events that it would cover wait in the queue until it is granted or declined. After its
+deadline a reload counts as declined.
 """
 
 from datetime import datetime, timedelta
@@ -23,21 +23,21 @@ DeclineCause = Literal[
     "payment_unavailable",
 ]
 
-# How long a reload may be under way before the events that wait for it fail.
+# The events that wait for a reload fail when it takes longer than this.
 RELOAD_DEADLINE = timedelta(minutes=5)
-# After a decline that settings cannot lift, waiting events fail and new ones do not ask again.
+# For this long after a decline, waiting events fail and new events do not request a reload.
 DECLINE_HOLD = timedelta(minutes=10)
 
-# Rejections that hold until the team's settings change, however long that takes.
+# Declines that hold until the team's settings change, however long that takes.
 LIFTED_BY_SETTINGS: frozenset[DeclineCause] = frozenset(
     {"auto_reload_off", "payment_method_missing", "suspended"}
 )
 
 
 class ReloadTerms(Struct, frozen=True):
-    """What a team's settings say about reloading this account, as known when it was billed.
+    """The team's settings for reloads of this account, as they were when the event was billed.
 
-    `pools` are those that the run draws, in order; a reload buys into one of them or not at all.
+    `pools` are those that the run draws, in order. A reload buys into one of them or not at all.
     """
 
     team_id: str
@@ -49,11 +49,11 @@ class ReloadTerms(Struct, frozen=True):
 
 
 class Reload(Struct, frozen=True):
-    """The account's newest reload, while it is under way and while its decline holds.
+    """The account's newest reload, while it is under way or its decline holds.
 
-    `pools` are those that the run which asked for it draws. `wanted_microcredits` is what the
-    events that wait for it ask for together. `until` is the deadline of a requested reload and the
-    end of a declined one's hold; None, if only the settings end it.
+    `pools`: what the run that asked for it draws. `wanted_microcredits`: what the events that wait
+    for it need together. `until`: the deadline of a requested reload, or when a decline stops
+    holding; None if only the settings end it.
     """
 
     id: str
@@ -76,7 +76,7 @@ class ReloadRequest(Struct, frozen=True):
 
 
 def hold_after(cause: DeclineCause, now: datetime, month_ends_at: datetime) -> datetime | None:
-    """Return until when a decline stands, unless the settings change first."""
+    """Return until when a decline holds, unless the settings change first."""
     if cause in LIFTED_BY_SETTINGS:
         return None
     return month_ends_at if cause == "spend_cap_reached" else now + DECLINE_HOLD
@@ -91,13 +91,13 @@ def standing(
     terms: ReloadTerms | None,
     now: datetime,
 ) -> Standing:
-    """Tell whether a reload can be requested, is under way, or which decline stands in the way."""
+    """Return whether a reload can be requested, is under way, or why there is none."""
     if terms is None:
         return "auto_reload_off"
     if reload is not None and reload.state == "requested" and reload.until is not None:
         if now < reload.until:
             return "waiting"
-        # Its outcome is still open, but nobody waits for ever: a later event may ask again.
+        # Its outcome is still unknown. After the hold, a later event may request another reload.
         if now < reload.until + DECLINE_HOLD:
             return "payment_unavailable"
     if reload is not None and reload.cause is not None and _holds(reload, terms, now):
@@ -109,7 +109,7 @@ def standing(
 
 def _holds(reload: Reload, terms: ReloadTerms, now: datetime) -> bool:
     if terms.team_id != reload.team_id:
-        # Another team's cap, card and settings.
+        # This team has another cap, card and settings.
         return False
     if terms.settings_version > reload.settings_version:
         return False
@@ -119,9 +119,9 @@ def _holds(reload: Reload, terms: ReloadTerms, now: datetime) -> bool:
 def packs_to_close(
     *, available: int, wanted: int, threshold: int, pack: int, affordable_packs: int
 ) -> int:
-    """Return how many packs close the whole shortfall and land above the threshold.
+    """Return how many packs close the whole shortfall and end above the threshold.
 
-    All amounts in microcredits. Where the cap does not afford as many, as many as it affords.
+    All amounts are microcredits. Returns fewer packs if the cap does not afford as many.
     """
     lacking = wanted + threshold - available
     needed = max(lacking // pack + 1, 1)

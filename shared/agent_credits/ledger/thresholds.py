@@ -1,4 +1,4 @@
-"""The nouns of low credits: a threshold, and what an account below some of them remembers."""
+"""Low credits: a threshold, and what the row of an account below one remembers."""
 
 import re
 from typing import Literal
@@ -13,17 +13,17 @@ _PERCENT = re.compile(r"([1-9][0-9]?|100) ?%", re.ASCII)
 
 
 class Threshold(Struct, frozen=True):
-    """An account with fewer credits is low: so many, or so many per cent of its base.
+    """An account with fewer credits is low. The threshold is in credits or in percent of a base.
 
-    The base is what the period's plan refilled; see `low_credits` for accounts without a plan.
+    The base is what the plan refilled for the period; `low_credits` covers accounts without a plan.
     """
 
     unit: Literal["percent", "microcredits"]
     amount: int
 
     def microcredits(self, base_microcredits: int) -> int:
-        # Rounded up: a balance is whole microcredits, so it is below a fraction of one exactly if
-        # it is below the next whole one.
+        # Rounded up: a balance is a whole number of microcredits, so it is below a fraction exactly
+        # if it is below the next whole number.
         if self.unit == "percent":
             return -(-base_microcredits * self.amount // 100)
         return self.amount
@@ -33,7 +33,7 @@ class Threshold(Struct, frozen=True):
 
 
 def parse_threshold(value: object) -> Threshold:
-    """Read "30%", or credits such as "50"; raises ValueError with a sentence for anything else."""
+    """Read "30%" or credits such as "50"; raises ValueError with a sentence for anything else."""
     if isinstance(value, Threshold):
         return value
     percent = _PERCENT.fullmatch(value) if isinstance(value, str) else None
@@ -49,12 +49,12 @@ def parse_threshold(value: object) -> Threshold:
 
 
 class LowCredits(Struct, frozen=True):
-    """The thresholds that an account has fallen through and not recovered from.
+    """The thresholds that an account fell below and has not recovered from.
 
-    `notified`: they were announced, at the latest by the commit that made `notified_at_version`.
-    `deferred`: they were not, because a reload was about to help; its decline announces them.
-    `base_microcredits`: what per cent are of, as it was when the account fell through the first.
-    The rest is what the notice needs to know of the run, and of the reload, that stood behind it.
+    `notified`: announced, at the latest by the commit that made `notified_at_version`.
+    `deferred`: not announced yet, because a reload may help; its decline announces them.
+    `base_microcredits`: what percentages are of, as of the first threshold.
+    The other fields are what the notice shows of the run and of the reload.
     """
 
     team_id: str
@@ -64,7 +64,7 @@ class LowCredits(Struct, frozen=True):
     notified: tuple[Threshold, ...] = ()
     deferred: tuple[Threshold, ...] = ()
     notified_at_version: int = 0
-    # Why no reload helps, as of then.
+    # Why no reload helped.
     decline: DeclineCause | None = None
 
     @property

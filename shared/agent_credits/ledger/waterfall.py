@@ -1,4 +1,4 @@
-"""The waterfall: grants are drawn in one total order until they cover the amount or are dry."""
+"""The waterfall: grants are drawn in one total order until they cover the amount or are empty."""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -12,7 +12,7 @@ from agent_credits.values.errors import require
 
 
 class Drawn(Struct, frozen=True):
-    """The grants after drawing, what was taken from which, and what was left uncovered."""
+    """The grants after drawing, what was taken from each, and what they could not cover."""
 
     grants: tuple[Grant, ...]
     draws: tuple[Draw, ...]
@@ -22,7 +22,7 @@ class Drawn(Struct, frozen=True):
 def draw(
     grants: tuple[Grant, ...], pools: Iterable[str], amount_microcredits: int, now: datetime
 ) -> Drawn:
-    """Take the amount from the live grants of these pools; what they lack is the shortfall."""
+    """Take the amount from the live grants of these pools. What they lack is the shortfall."""
     taken: dict[str, Draw] = {}
     uncovered = amount_microcredits
     for grant in drawing_order(grants, pools):

@@ -1,8 +1,8 @@
-"""What a commit gives rise to: notices, and a reload to carry out.
+"""What is announced of a commit: its notices, and the reload that it requested.
 
-Derived from the row's old and new image alone: what was committed is what is announced, because
-announcing does not depend on the code path that committed. A further type of notice is a further
-function in the tuple of its kind of row; what no commit tells is an observation, a row of its own.
+Both are derived only from the row's old and new image, never from the code path that wrote it, so
+what was committed is what is announced. To add a type of notice, add a function to the tuple of its
+kind of row. What is announced although no account changed is an observation, on a row of its own.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,14 +38,14 @@ from agent_credits.notices.spend_cap import reload_suspended, spend_cap_warning
 
 
 class AccountRecord(Struct, frozen=True):
-    """One record of an account's change stream: the row before, none for a new one, and after."""
+    """One record of an account's change stream; a new row has no `old`."""
 
     old: Account | None
     new: Account
 
     @property
     def new_entries(self) -> tuple[Entry, ...]:
-        """Return what the commit recorded: a page only grows, and page n+1 begins empty."""
+        """Return what the commit recorded: a page only grows, and page n+1 starts empty."""
         if self.old is None or self.old.page_number != self.new.page_number:
             return self.new.entries
         return self.new.entries[len(self.old.entries) :]
@@ -59,7 +59,7 @@ class TeamRecord(Struct, frozen=True):
 
 
 class Observed(Struct, frozen=True):
-    """One record of the change stream that is a new observation; it never changes."""
+    """One record of the change stream: a new observation, which never changes."""
 
     observation: Observation
 
@@ -68,7 +68,7 @@ StreamRecord = AccountRecord | TeamRecord | Observed
 
 
 class NoticeSettings(Struct, frozen=True):
-    """What the deployment says about notices; `problem_type_base_url` may be empty."""
+    """The deployment's settings of notices; `problem_type_base_url` may be empty."""
 
     problem_type_base_url: str
 
@@ -102,8 +102,8 @@ def _restored(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
     old, new = commit.old, commit.new
     if old is None:
         return
-    # Credits must have come, too: without, somebody changed the thresholds, or a worker of an older
-    # version wrote the row, which knows nothing of them.
+    # Credits must have come as well. Without them, either the thresholds were changed, or a worker
+    # of an older version, which does not know the field, wrote the row.
     credits_came = any(entry.brings_credits for entry in commit.new_entries)
     was_low = old.low is not None and bool(old.low.notified)
     if (old.is_exhausted and not new.is_exhausted) or (
@@ -113,11 +113,12 @@ def _restored(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
 
 
 def _cap_warnings(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
-    before = change.old.spending if change.old else None
-    for percent in change.new.spending.warned_percents:
-        same_month = before is not None and before.month == change.new.spending.month
-        if not (same_month and before is not None and percent in before.warned_percents):
-            yield spend_cap_warning(change.new, percent)
+    before, now = change.old.spending if change.old else None, change.new.spending
+    warned_before = before.warned_percents if before and before.month == now.month else ()
+    crossed = [percent for percent in now.warned_percents if percent not in warned_before]
+    # One purchase may cross several levels. The highest says it all.
+    if crossed:
+        yield spend_cap_warning(change.new, max(crossed))
 
 
 def _suspensions(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
@@ -139,7 +140,7 @@ OF_TEAMS: tuple[Callable[[TeamRecord, NoticeSettings], Iterator[Notice]], ...] =
 
 
 def notices_of(change: StreamRecord, settings: NoticeSettings) -> list[Notice]:
-    """Return the notices that one record of the change stream gives rise to."""
+    """Return the notices of one record of the change stream."""
     match change:
         case AccountRecord():
             return [notice for derive in OF_ACCOUNTS for notice in derive(change, settings)]
@@ -152,7 +153,7 @@ def notices_of(change: StreamRecord, settings: NoticeSettings) -> list[Notice]:
 
 
 def notice_of(observation: Observation) -> Notice:
-    """Return the one notice that an observation is put for."""
+    """Return the notice of an observation."""
     match observation:
         case ModelProviderError():
             return model_provider_error(observation)
@@ -167,7 +168,7 @@ def notice_of(observation: Observation) -> Notice:
 
 
 def reload_requested(commit: AccountRecord) -> ReloadRequest | None:
-    """Return the reload that this commit requested, to be sent to its queue."""
+    """Return the reload that this commit requested, if any, to be sent to its queue."""
     reload = commit.new.reload
     if reload is None or reload.state != "requested":
         return None

@@ -1,36 +1,46 @@
-"""The notices of reloads: succeeded, declined, frozen; and that an account can run again."""
+"""The notices of reloads (succeeded, declined, frozen), and of an account that can run again."""
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, ReloadFacts, newest_team
 from agent_credits.ledger.reloads import DeclineCause
-from agent_credits.notices.notice import Notice, NoticeType, Severity, format_money, iso
+from agent_credits.notices.facts import account_text, step_lines
+from agent_credits.notices.notice import Notice, NoticeType, Severity, iso
 from agent_credits.notices.reload_declines import decline_in_words, reload_fix
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import (
+    amount_text,
+    count_text,
+    credits_text,
+    money_text,
+    time_text,
+)
 
 
 def reload_succeeded(account: Account, entry: Entry) -> Notice:
     facts = _facts(entry)
-    bought = format_credits(entry.amount_microcredits)
-    price = format_money(facts.price_cents, facts.currency)
     return _notice(
         account,
         entry,
         notice_type="auto_reload.succeeded",
         severity="info",
         data={
-            "credits": bought,
+            "credits": format_credits(entry.amount_microcredits),
             "packs": facts.packs,
             "price_cents": facts.price_cents,
             "currency": facts.currency,
         },
-        email_subject=f"{account.principal} was reloaded with {bought} credits",
+        email_subject=(
+            f"{account.principal} was reloaded with {credits_text(entry.amount_microcredits)}"
+        ),
         lines=[
             (
-                f"{bought} add-on credits were bought for {account.principal} of team "
-                f"{facts.team_id}, in {facts.packs} pack(s), for {price}."
+                f"Auto-reload bought {amount_text(entry.amount_microcredits)} add-on credits for "
+                f"{account_text(account.principal, facts.team_id)}: "
+                f"{count_text(facts.packs, 'pack')} for "
+                f"{money_text(facts.price_cents, facts.currency)}."
             ),
             "",
-            "Runs that waited for this reload go on by themselves. Nothing is to be done.",
+            "Runs that were waiting for this reload continue. No action is needed.",
         ],
     )
 
@@ -46,12 +56,13 @@ def reload_declined(account: Account, entry: Entry) -> Notice:
         data={"cause": cause, "fix": fix},
         email_subject=f"No reload for {account.principal}: {decline_in_words(cause)}",
         lines=[
-            f"The auto-reload of {account.principal} of team {facts.team_id} was declined:",
-            f"{decline_in_words(cause)} ({cause}).",
-            "Runs that the account's credits do not cover fail until this is mended.",
+            (
+                f"The auto-reload of {account_text(account.principal, facts.team_id)} was "
+                f"declined: {decline_in_words(cause)}."
+            ),
+            "Runs that the account's credits do not cover fail until this is fixed.",
             "",
-            "What to do now:",
-            *(f"- {step}" for step in fix),
+            *step_lines(fix),
         ],
     )
 
@@ -69,36 +80,43 @@ def reload_frozen(account: Account, entry: Entry) -> Notice:
         email_subject=f"Auto-reload of {account.principal} is frozen: too many reloads",
         lines=[
             (
-                f"{account.principal} of team {facts.team_id} was reloaded so often of late that "
-                "further reloads are held back, although the spend cap is not reached."
+                f"{account_text(account.principal, facts.team_id)} was reloaded too often in a "
+                "short time."
             ),
-            "Until then, runs that the account's credits do not cover fail.",
-            f"Frozen until: {iso(until) if until else 'the settings change'}",
+            (
+                f"Further reloads are on hold until {time_text(until)}, even where the spend cap "
+                "allows them."
+                if until
+                else "Further reloads are on hold until the settings change."
+            ),
+            "Runs that the account's credits do not cover fail until then.",
             "",
-            "What to do now:",
-            *(f"- {step}" for step in fix),
+            *step_lines(fix),
         ],
     )
 
 
 def credits_restored(old: Account, account: Account) -> Notice:
-    """The key is the version, so that each recovery is announced, and each once."""
-    told_team_id = old.low.team_id if old.low else None
-    team_id = told_team_id or newest_team(old.entries) or newest_team(account.entries) or ""
-    whose = f" of team {team_id}" if account.principal.kind == "user" and team_id else ""
+    """Return the notice of a recovery.
+
+    Its key is the account's version, so that each recovery is announced, and each once.
+    """
+    low_team_id = old.low.team_id if old.low else None
+    team_id = low_team_id or newest_team(old.entries) or newest_team(account.entries) or ""
+    name = account_text(account.principal, team_id)
     if old.is_exhausted:
         subject = f"{account.principal} has credits again"
         lines = [
-            f"{account.principal}{whose} was out of credits and has credits again.",
+            f"{name} was out of credits and has credits again.",
             "",
-            "Runs that failed meanwhile stay failed: start them anew where they are still wanted.",
+            "Failed runs are not retried. Start them again if you still need them.",
         ]
     else:
         subject = f"{account.principal} is no longer low on credits"
         lines = [
-            (f"{account.principal}{whose} was low on credits and is above its thresholds again."),
+            f"{name} was low on credits and is above its thresholds again.",
             "",
-            "Nothing is to be done.",
+            "No action is needed.",
         ]
     return Notice(
         type="credits_restored",
@@ -108,7 +126,7 @@ def credits_restored(old: Account, account: Account) -> Notice:
         key=str(account.version),
         subject=str(account.principal),
         time=account.entries[-1].recorded_at,
-        # A run that failed can be started anew; where the account was merely low, none has.
+        # A failed run can be started again. Where the account was merely low, no run has failed.
         retryable=old.is_exhausted,
         data={
             "principal": str(account.principal),

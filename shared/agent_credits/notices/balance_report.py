@@ -4,8 +4,16 @@ from typing import Any
 
 from agent_credits.billing.balance_reports import BalanceReport, ReportedAccount
 from agent_credits.ledger.burn import RATE_DAYS, WINDOWS_DAYS
-from agent_credits.notices.notice import Notice, format_money, iso
+from agent_credits.notices.facts import facts
+from agent_credits.notices.notice import Notice, iso
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import (
+    amount_text,
+    count_text,
+    credits_text,
+    money_text,
+    time_text,
+)
 from agent_credits.values.principals import Principal
 
 
@@ -20,13 +28,13 @@ def balance_report_notice(report: BalanceReport) -> Notice:
         time=report.time,
         retryable=False,
         data=report_data(report),
-        email_subject=f"Balances of team {report.team_id}, {report.day}",
+        email_subject=f"Balances of team {report.team_id} on {report.day}",
         email_text=report_text(report),
     )
 
 
 def report_data(report: BalanceReport) -> dict[str, Any]:
-    """Return the report's facts; what was burned is of so many complete days before `day`."""
+    """Return the report's facts; burn is of complete days before `day`."""
     return {
         "team_id": report.team_id,
         "day": report.day.isoformat(),
@@ -41,27 +49,29 @@ def report_data(report: BalanceReport) -> dict[str, Any]:
 def report_text(report: BalanceReport) -> str:
     accounts = [line for account in report.accounts for line in _account_lines(account)]
     more = report.accounts_count - len(report.accounts)
-    spending = report.spending
-    spent, reserved, cap = (
-        format_money(cents, spending.currency)
-        for cents in (spending.spent_cents, spending.reserved_cents, spending.spend_cap_cents)
-    )
     lines = [
-        f"Team {report.team_id} holds {format_credits(report.available_microcredits)} credits.",
+        f"Team {report.team_id} holds {credits_text(report.available_microcredits)}.",
         f"Burned: {_windows_text(report.burned_microcredits)}.",
-        (
-            f"Spent on credits in {spending.month}: {spent} of {cap}, and {reserved} reserved."
-            if spending.spend_cap_cents
-            else "No credits are bought for the team: its spend cap is 0."
-        ),
+        _spending_text(report),
         "",
-        *(accounts or ["Nobody of the team has an account yet."]),
-        *([f"And {more} more accounts, which burned less."] if more else []),
+        *(accounts or ["No account of this team has been opened yet."]),
+        *([f"And {count_text(more, 'more account')}, with less burn."] if more else []),
         "",
-        f"Burn is counted over complete days (UTC) before {report.day}. How long credits last is",
-        f"the rate of the last {RATE_DAYS} days gone on with, without refills and reloads.",
+        f"Burn counts complete UTC days before {report.day}. How long credits last assumes the",
+        f"last {RATE_DAYS} days' rate continues, without refills and reloads.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _spending_text(report: BalanceReport) -> str:
+    spending = report.spending
+    if not spending.spend_cap_cents:
+        return "Purchases are off: the team's spend cap is 0."
+    spent, reserved, cap = (
+        money_text(cents, spending.currency)
+        for cents in (spending.spent_cents, spending.reserved_cents, spending.spend_cap_cents)
+    )
+    return f"Spent on credits in {spending.month}: {spent} of {cap}, with {reserved} reserved."
 
 
 def _account_data(account: ReportedAccount) -> dict[str, Any]:
@@ -79,20 +89,21 @@ def _account_data(account: ReportedAccount) -> dict[str, Any]:
 
 
 def _account_lines(account: ReportedAccount) -> list[str]:
-    pools = ", ".join(f"{p.pool} {format_credits(p.available_microcredits)}" for p in account.pools)
+    (pools,) = facts(_account_data(account), "pools")
     return [
-        f"{account.principal}: {format_credits(account.available_microcredits)} ({pools})",
-        f"  burned {_windows_text(account.burned_microcredits)}",
+        f"{account.principal}: {credits_text(account.available_microcredits)}",
+        f"  pools: {pools.text}",
+        f"  burned: {_windows_text(account.burned_microcredits)}",
         f"  {_how_long(account)}",
     ]
 
 
 def _how_long(account: ReportedAccount) -> str:
-    refill = f"; refills at {iso(account.resets_at)}" if account.resets_at else ""
+    refill = f"; refills on {time_text(account.resets_at)}" if account.resets_at else ""
     if account.available_microcredits == 0:
         return f"empty{refill}"
     if account.burned_microcredits[WINDOWS_DAYS.index(RATE_DAYS)] == 0:
-        return f"nothing burned in {RATE_DAYS} days{refill}"
+        return f"no burn in {RATE_DAYS} days{refill}"
     if account.exhausted_on is None:
         return f"lasts for years{refill}"
     return f"lasts until {account.exhausted_on}{refill}"
@@ -100,15 +111,12 @@ def _how_long(account: ReportedAccount) -> str:
 
 def _by_window(burned: tuple[int, ...]) -> dict[str, str]:
     windows = zip(WINDOWS_DAYS, burned, strict=True)
-    return {f"burned_{_days(days)}_credits": format_credits(net) for days, net in windows}
-
-
-def _days(days: int) -> str:
-    return "1_day" if days == 1 else f"{days}_days"
+    return {
+        f"burned_{count_text(days, 'day').replace(' ', '_')}_credits": format_credits(net)
+        for days, net in windows
+    }
 
 
 def _windows_text(burned: tuple[int, ...]) -> str:
     windows = zip(WINDOWS_DAYS, burned, strict=True)
-    return ", ".join(
-        f"{format_credits(net)} in {_days(days).replace('_', ' ')}" for days, net in windows
-    )
+    return ", ".join(f"{amount_text(net)} in {count_text(days, 'day')}" for days, net in windows)

@@ -1,18 +1,28 @@
-"""The notice that tests a channel: is anybody there, and does it get through?
+"""The notice that tests whether a channel delivers.
 
-It is news, whatever the channel filters by, and names the channel that it is for: subscriptions of
-that channel take it, and whoever is paged by severity or type is left in peace.
+Its severity is `info` and it names its channel: subscriptions of that channel take it whatever
+severities they filter by, and people who are paged by severity or type do not get it.
 """
 
 from datetime import datetime
 
-from agent_credits.notices.notice import Channel, Notice, iso
+from agent_credits.notices.facts import step_lines
+from agent_credits.notices.notice import Channel, Notice
+from agent_credits.values.display import time_text
 from agent_credits.values.principals import Principal
 
 
 def channel_test(channel: Channel, team_id: str, key: str, now: datetime) -> Notice:
-    """Return a test notice; `key` tells it from every other test, which would count as a repeat."""
+    """Return a test notice; its `key` differs from that of every other test, or it is a repeat."""
     words = {"slack": "Slack", "email": "e-mail"}[channel]
+    fix = ["No action is needed: this is a test, and nothing has happened."]
+    lines = [
+        f"This is a test. Team {team_id} gets its notices by {words} like this one.",
+        "",
+        *step_lines(fix),
+        "",
+        f"Sent: {time_text(now)}",
+    ]
     return Notice(
         type="notices.test",
         severity="info",
@@ -22,19 +32,8 @@ def channel_test(channel: Channel, team_id: str, key: str, now: datetime) -> Not
         subject=channel,
         time=now,
         retryable=False,
-        data={
-            "team_id": team_id,
-            "channel": channel,
-            "fix": ["Nothing: this is a test, and nothing has happened."],
-        },
+        data={"team_id": team_id, "channel": channel, "fix": fix},
         email_subject=f"TEST: notices of Agent Credits reach you by {words}",
-        email_text=(
-            f"This is a test of the notices by {words}, as team {team_id} would get them.\n"
-            "\n"
-            "What to do now:\n"
-            "- Nothing: this is a test, and nothing has happened.\n"
-            "\n"
-            f"Sent:      {iso(now)}\n"
-        ),
+        email_text="\n".join(lines) + "\n",
         channel=channel,
     )

@@ -1,26 +1,24 @@
-"""The notice that an account is low: once per threshold fallen through, while there is time."""
+"""The notice that an account is low: one for each time it falls below a threshold."""
 
-from agent_credits.ledger.accounts import Account, pool_balances, together
+from agent_credits.ledger.accounts import Account, pool_balances, total_microcredits
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.thresholds import LowCredits
-from agent_credits.notices.insufficient_credits import (
-    fixes,
-    pools_text,
-    pools_to_json,
-    reload_state,
-    reload_text,
-    resets_text,
-)
+from agent_credits.notices.facts import account_text, fact_lines, facts, step_lines
+from agent_credits.notices.insufficient_credits import fixes, pools_to_json, reload_state
 from agent_credits.notices.notice import Notice, iso
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text, credits_text
 
 
 def credits_low(account: Account, low: LowCredits) -> Notice:
-    """Return the notice of the deepest threshold notified. The version is its key: each once."""
+    """Return the notice of the deepest threshold notified.
+
+    Its key is the account's version, so that each fall is announced, and each once.
+    """
     time = account.entries[-1].recorded_at
     threshold, base = low.deepest_notified, low.base_microcredits
     pools = pool_balances(account, low.pools, time)
-    available = together(pools)
+    available = total_microcredits(pools)
     refill = resets_at(account, time)
     fix = fixes(account, low.payer, low.team_id, refill, low.decline)
     data = {
@@ -36,24 +34,20 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
     }
-    whose = f" of team {low.team_id}" if account.principal.kind == "user" else ""
     lines = [
         (
-            f"{account.principal}{whose} has {format_credits(available)} credits left, less than "
-            f"{_threshold_text(account, low)}."
+            f"{account_text(account.principal, low.team_id)} has {credits_text(available)} left, "
+            f"less than {_threshold_text(account, low)}."
         ),
         (
-            "Runs go on until the credits are used up; then they fail."
+            "Runs continue until the credits are used up; then they fail."
             if available
-            else "Every further run fails until there are credits again."
+            else "Every further run fails until credits are added."
         ),
         "",
-        f"Pools:     {pools_text(pools)}",
-        f"Reload:    {reload_text(low.decline)}",
-        f"Resets at: {resets_text(refill)}",
+        *fact_lines(facts(data, "pools", "auto_reload", "resets_at")),
         "",
-        "What to do now:",
-        *(f"- {step}" for step in fix),
+        *step_lines(fix),
     ]
     return Notice(
         type="credits_low",
@@ -65,15 +59,15 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         time=time,
         retryable=False,
         data=data,
-        email_subject=f"{account.principal} is low: {format_credits(available)} credits left",
+        email_subject=f"{account.principal} is low on credits: {amount_text(available)} left",
         email_text="\n".join(lines) + "\n",
     )
 
 
 def _threshold_text(account: Account, low: LowCredits) -> str:
-    threshold, base = low.deepest_notified, format_credits(low.base_microcredits)
+    threshold, base = low.deepest_notified, credits_text(low.base_microcredits)
     if threshold.unit == "microcredits":
-        return f"{threshold} credits"
+        return credits_text(threshold.amount)
     is_of_plan = account.plan is not None and account.plan.refills_one_of(low.pools)
-    of = f"its plan's {base}" if is_of_plan else f"the {base} that were granted to it"
-    return f"{threshold.amount} % of {of}"
+    of = f"its plan's {base}" if is_of_plan else f"the {base} granted to it"
+    return f"{threshold} of {of}"

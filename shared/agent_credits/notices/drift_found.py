@@ -1,12 +1,38 @@
-"""The notice of an account that contradicts its ledger. Nothing is repaired."""
+"""The notice of an account that contradicts its ledger. Nothing is repaired automatically."""
 
+from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import DriftFinding, DriftFound
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import count_text
 
 
 def drift_found(drift: DriftFound) -> Notice:
     fix = _fixes(drift)
+    data = {
+        "principal": str(drift.principal),
+        "team_id": drift.team_id,
+        "findings": [_finding_to_json(finding) for finding in drift.findings],
+        "findings_count": drift.findings_count,
+        "fix": fix,
+    }
+    more = drift.findings_count - len(drift.findings)
+    lines = [
+        f"The reconciliation of {drift.day} found that {drift.principal} contradicts its ledger.",
+        "",
+        *fact_lines(
+            [
+                *facts(data, "principal", "team_id"),
+                Fact("Found", count_text(drift.findings_count, "contradiction")),
+            ]
+        ),
+        *(f"- {finding.place}: {finding.text}" for finding in drift.findings),
+        *([f"- and {more:,} more"] if more else []),
+        "",
+        *step_lines(fix),
+        "",
+        "Nothing was changed: reconciliation only reads. Runs are still debited from this account.",
+    ]
     return Notice(
         type="drift_found",
         severity="critical",
@@ -16,15 +42,9 @@ def drift_found(drift: DriftFound) -> Notice:
         subject=str(drift.principal),
         time=drift.time,
         retryable=False,
-        data={
-            "principal": str(drift.principal),
-            "team_id": drift.team_id,
-            "findings": [_finding_to_json(finding) for finding in drift.findings],
-            "findings_count": drift.findings_count,
-            "fix": fix,
-        },
+        data=data,
         email_subject=f"The balance of {drift.principal} contradicts its ledger",
-        email_text=_email_text(drift, fix),
+        email_text="\n".join(lines) + "\n",
     )
 
 
@@ -43,33 +63,12 @@ def _finding_to_json(finding: DriftFinding) -> dict[str, object]:
 def _fixes(drift: DriftFound) -> list[str]:
     return [
         (
-            f"Whoever operates the meter: run `agent-credits verify {drift.principal}` for all of "
-            "it, and find out who wrote to the tables; no function of the stack does this."
+            f"The meter's operator: run `agent-credits verify {drift.principal}` for the full "
+            "list, and find out what wrote to the tables. No function of the stack makes such a "
+            "change."
         ),
         (
-            "Compare with a point-in-time copy of both tables from before it, and restore what was "
-            "changed; a ledger that is corrected by hand proves nothing any more."
+            "Compare both tables with a point-in-time copy from before the change, and restore "
+            "what differs. Do not edit the ledger by hand: it would no longer prove anything."
         ),
     ]
-
-
-def _email_text(drift: DriftFound, fix: list[str]) -> str:
-    more = drift.findings_count - len(drift.findings)
-    lines = [
-        (
-            f"Reconciling {drift.principal} on {drift.day} found that the account does not hold "
-            "what its ledger says."
-        ),
-        "",
-        f"Account:   {drift.principal}",
-        f"Team:      {drift.team_id or 'not known'}",
-        f"Found:     {drift.findings_count} contradiction(s)",
-        *(f"- {finding.place}: {finding.text}" for finding in drift.findings),
-        *([f"- and {more} more"] if more else []),
-        "",
-        "What to do now:",
-        *(f"- {step}" for step in fix),
-        "",
-        "Nothing was changed: reconciling only reads. Runs go on being debited from this account.",
-    ]
-    return "\n".join(lines) + "\n"

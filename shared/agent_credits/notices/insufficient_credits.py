@@ -1,17 +1,19 @@
-"""The notice of a run that failed for lack of credits: once per run, at once, never folded."""
+"""The notice of a run that failed for lack of credits: one per run, at once, never in a digest."""
 
 from datetime import datetime
-from typing import assert_never
+from typing import Any, assert_never
 
-from agent_credits.ledger.accounts import Account
-from agent_credits.ledger.entries import Entry, PoolBalance, RunContext
+from agent_credits.ledger.accounts import Account, total_microcredits
+from agent_credits.ledger.entries import Entry, PoolBalance
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.reloads import DeclineCause
+from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
 from agent_credits.notices.notice import Notice, iso
 from agent_credits.notices.problem import insufficient_credits_problem
-from agent_credits.notices.reload_declines import decline_in_words, reload_fix
+from agent_credits.notices.reload_declines import reload_fix
 from agent_credits.values.credits import format_credits
-from agent_credits.values.principals import Payer
+from agent_credits.values.display import time_text
+from agent_credits.values.principals import Payer, Principal
 
 
 def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: str) -> Notice:
@@ -20,7 +22,6 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     if run is None:
         raise TypeError("only a run's entry can fail a run")
     refill = resets_at(account, entry.recorded_at)
-    fix = fixes(account, run.payer, run.team_id, refill, entry.decline)
     pools = _pools_after(entry)
     run_id = entry.identity.subject
     data = {
@@ -28,19 +29,21 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         "team_id": run.team_id,
         "principal": str(account.principal),
         "trigger": run.trigger_kind,
+        "trigger_id": run.trigger_id,
         "task_state": "FAILED",
         "shortfall_credits": format_credits(entry.shortfall_microcredits),
         "pools": pools_to_json(pools),
         "cause": entry.decline or "pools_exhausted",
         "auto_reload": {"state": reload_state(entry.decline)},
         "resets_at": iso(refill) if refill else None,
-        "fix": fix,
+        "fix": fixes(account, run.payer, run.team_id, refill, entry.decline),
         "problem": insufficient_credits_problem(problem_type_base_url),
     }
     if run.project_id is not None:
         data["project_id"] = run.project_id
     if run.traceparent is not None:
         data["traceparent"] = run.traceparent
+    lacks = "has too few credits" if total_microcredits(pools) else "is out of credits"
     return Notice(
         type="insufficient_credits",
         severity="critical",
@@ -51,8 +54,8 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         time=entry.recorded_at,
         retryable=False,
         data=data,
-        email_subject=f"Run {run_id} failed: {account.principal} is out of credits",
-        email_text=_email_text(account, entry, run, pools, fix, refill),
+        email_subject=f"Run {run_id} failed: {account.principal} {lacks}",
+        email_text=_email_text(account.principal, run.payer, lacks, data),
     )
 
 
@@ -83,14 +86,14 @@ def fixes(
             steps = [
                 (
                     f"The owner of team {team_id}, {account.principal.id}: purchase add-on "
-                    "credits; unattended runs are paid from the owner's pools."
+                    "credits. The owner's pools pay for the team's unattended runs."
                 )
             ]
         case "team":
             return [
                 (
-                    f"An admin of team {team_id}: contact your account manager to extend the "
-                    "contract's credits."
+                    f"An admin of team {team_id}: contact your account manager to add credits to "
+                    "the contract."
                 )
             ]
         case _:
@@ -98,8 +101,16 @@ def fixes(
     if decline is not None:
         steps = [*reload_fix(decline, team_id), *steps]
     if refill is not None:
-        steps.append(f"Or wait: the plan's credits refill at {iso(refill)}.")
+        steps.append(f"Or wait: the plan refills this account on {time_text(refill)}.")
     return steps
+
+
+def pools_to_json(pools: tuple[PoolBalance, ...]) -> list[dict[str, str]]:
+    """Return what is left in each pool, as a notice's data holds it."""
+    return [
+        {"pool": p.pool, "remaining_credits": format_credits(p.available_microcredits)}
+        for p in pools
+    ]
 
 
 def _pools_after(entry: Entry) -> tuple[PoolBalance, ...]:
@@ -112,43 +123,24 @@ def _pools_after(entry: Entry) -> tuple[PoolBalance, ...]:
     )
 
 
-def _email_text(
-    account: Account,
-    entry: Entry,
-    run: RunContext,
-    pools: tuple[PoolBalance, ...],
-    fix: list[str],
-    refill: datetime | None,
-) -> str:
-    trigger = {
-        "user": f"started by user {run.trigger_id}",
-        "team_api_key": f"started by team API key {run.trigger_id}",
-        "schedule": f"started by schedule {run.trigger_id}",
-    }[run.trigger_kind]
+def _email_text(principal: Principal, payer: Payer, lacks: str, data: dict[str, Any]) -> str:
+    run = f"Run {data['run_id']} of team {data['team_id']}"
     lines = [
-        (
-            f"Run {entry.identity.subject} of team {run.team_id} failed: the account that pays for "
-            "it is out of credits."
+        f"{run} failed: the account that pays for it {lacks}.",
+        "",
+        *fact_lines(
+            [
+                *facts(data, "run_id", "trigger", "project_id"),
+                Fact("Account", f"{principal}, {_payer_in_words(payer)}"),
+                *facts(data, "pools", "shortfall_credits", "auto_reload", "resets_at"),
+            ]
         ),
         "",
-        f"Run:       {entry.identity.subject}, {trigger}",
-        *([f"Project:   {run.project_id}"] if run.project_id else []),
-        f"Billed:    {account.principal}, {_payer_in_words(run.payer)}",
-        f"Pools:     {pools_text(pools)}",
-        *(
-            [f"Short by:  {format_credits(entry.shortfall_microcredits)} credits"]
-            if entry.shortfall_microcredits
-            else []
-        ),
-        f"Reload:    {reload_text(entry.decline)}",
-        f"Resets at: {resets_text(refill)}",
-        "",
-        "What to do now:",
-        *(f"- {step}" for step in fix),
+        *step_lines(data["fix"]),
         "",
         (
-            "Until then retrying will not help: every run that these pools do not cover fails "
-            "as well, each with a notice of its own."
+            "Until then, retrying will not help: every run that these pools do not cover fails and "
+            "sends its own notice."
         ),
     ]
     return "\n".join(lines) + "\n"
@@ -157,40 +149,10 @@ def _email_text(
 def _payer_in_words(payer: Payer) -> str:
     match payer:
         case "user":
-            return "who started the run"
+            return "the user who started the run"
         case "owner":
             return "the team's owner, who pays for unattended runs"
         case "team":
             return "whose contract pays for every run of the team"
         case _:
             assert_never(payer)
-
-
-def reload_text(decline: DeclineCause | None) -> str:
-    """Return why no reload helps."""
-    if decline in (None, "auto_reload_off"):
-        return "none; auto-reload is off"
-    return f"none; {decline_in_words(decline)} ({decline})"
-
-
-def pools_text(pools: tuple[PoolBalance, ...]) -> str:
-    """Return what is left in each pool; an empty one is called empty."""
-    return ", ".join(
-        f"{p.pool} {format_credits(p.available_microcredits)} left"
-        if p.available_microcredits
-        else f"{p.pool} empty"
-        for p in pools
-    )
-
-
-def pools_to_json(pools: tuple[PoolBalance, ...]) -> list[dict[str, str]]:
-    """Return what is left in each pool, as it stands in a notice's data."""
-    return [
-        {"pool": p.pool, "remaining_credits": format_credits(p.available_microcredits)}
-        for p in pools
-    ]
-
-
-def resets_text(refill: datetime | None) -> str:
-    """Return until when waiting would help."""
-    return iso(refill) if refill else "never; this account has no plan that refills"

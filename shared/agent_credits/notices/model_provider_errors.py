@@ -1,23 +1,25 @@
-"""The notices of a model provider that error: its account is empty, or it is busy for a while.
+"""The notices of model provider errors: an empty account, or a provider that is busy for a while.
 
 The two need opposite handling, so they are notices of different types. An empty account is critical
-and not retryable: every further call will fail too. A busy provider is worth knowing at most.
+and not retryable: every further call fails too. A busy provider is at most worth knowing.
 """
 
 from typing import assert_never
 
 from agent_credits.events.model_provider_errors import ModelProviderAnswer
-from agent_credits.notices.notice import Notice, NoticeType, Severity, iso
+from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
+from agent_credits.notices.notice import Notice, NoticeType, Severity
 from agent_credits.notices.observations import ModelProviderError
+from agent_credits.values.display import count_text
 
 
 def model_provider_error(error: ModelProviderError) -> Notice:
-    # Here and not above, because only who meets such a row should pay for reading the table.
+    # Imported here, so that only a function that meets such a row pays for reading the table.
     from agent_credits.events.model_provider_table import title_of
 
     notice_type, severity, is_retryable = _kind(error)
     title, fix = title_of(error.provider), _fixes(error)
-    data: dict[str, object] = {
+    document: dict[str, object] = {
         "run_id": error.run_id,
         "team_id": error.team_id,
         "project_id": error.project_id,
@@ -30,6 +32,25 @@ def model_provider_error(error: ModelProviderError) -> Notice:
         "fix": fix,
         "traceparent": error.traceparent,
     }
+    data = {name: value for name, value in document.items() if value is not None}
+    name = f" ({error.provider})" if error.provider != title else ""
+    model = f", model {error.model}" if error.model else ""
+    lines = [
+        *_opening(error, title),
+        "",
+        *fact_lines(
+            [
+                Fact("Model provider", f"{title}{name}{model}"),
+                Fact("Answer", _answer_text(error.answer)),
+                *facts(data, "run_id"),
+                Fact("Time", error.time),
+                *facts(data, "team_id", "project_id"),
+                Fact("Account", f"{error.principal}; the rejected call cost no credits"),
+            ]
+        ),
+        "",
+        *step_lines(fix),
+    ]
     return Notice(
         type=notice_type,
         severity=severity,
@@ -39,9 +60,9 @@ def model_provider_error(error: ModelProviderError) -> Notice:
         subject=error.run_id,
         time=error.time,
         retryable=is_retryable,
-        data={name: value for name, value in data.items() if value is not None},
+        data=data,
         email_subject=f"{_headline(error, title)}: {_where(error)}",
-        email_text=_email_text(error, title, fix),
+        email_text="\n".join(lines) + "\n",
     )
 
 
@@ -54,7 +75,7 @@ def _kind(error: ModelProviderError) -> tuple[NoticeType, Severity, bool]:
         case "overloaded":
             return "provider_overloaded", "info", True
         case "unclassified":
-            # It may be an empty account: nothing may take it for an invitation to try again.
+            # It may be an empty account, so nobody may be invited to try again.
             return "provider_error", "warning", False
         case _:
             assert_never(error.classification)
@@ -69,16 +90,16 @@ def _fixes(error: ModelProviderError) -> list[str]:
             rule = rule_for(error.provider, error.answer)
             where = f" See {pages}." if pages else ""
             return [
-                f"Whoever holds the account at {title}: add credits, or raise its limit.{where}",
+                f"The owner of the account at {title}: add credits or raise its limit.{where}",
                 *([rule.advice] if rule and rule.advice else []),
-                f"Until then, start no runs that call {title}: retrying will not help.",
+                f"Until then, do not start runs that call {title}: retrying will not help.",
             ]
         case "rate_limited" | "overloaded":
             return [_back_off(error.answer)]
         case "unclassified":
             return [
-                f"Look up in the documentation of {title} what this error means.",
-                "If it means an empty account, stop the runs that call it until it is filled.",
+                f"Look up this error in the documentation of {title}.",
+                "If it means an empty account, stop the runs that call it until credits are added.",
             ]
         case _:
             assert_never(error.classification)
@@ -86,7 +107,8 @@ def _fixes(error: ModelProviderError) -> list[str]:
 
 def _back_off(answer: ModelProviderAnswer) -> str:
     if answer.retry_after_seconds is not None:
-        return f"Retry after {answer.retry_after_seconds} seconds, as the provider asks."
+        wait = count_text(answer.retry_after_seconds, "second")
+        return f"Retry after {wait}, as the model provider asks."
     return "Retry with exponential back-off and jitter, from 1 second up to 60 seconds."
 
 
@@ -99,7 +121,7 @@ def _headline(error: ModelProviderError, title: str) -> str:
         case "overloaded":
             return f"{title} is overloaded"
         case "unclassified":
-            return f"{title} refused a call"
+            return f"{title} rejected a call"
         case _:
             assert_never(error.classification)
 
@@ -109,44 +131,23 @@ def _where(error: ModelProviderError) -> str:
     return f"project {error.project_id} of {team}" if error.project_id else team
 
 
-def _email_text(error: ModelProviderError, title: str, fix: list[str]) -> str:
-    name = f" ({error.provider})" if error.provider != title else ""
-    model = f", model {error.model}" if error.model else ""
-    lines = [
-        *_opening(error, title),
-        "",
-        f"Provider:  {title}{name}{model}",
-        f"Answered:  {_answer_text(error.answer)}",
-        f"Run:       {error.run_id}, at {iso(error.time)}",
-        f"Team:      {error.team_id}",
-        *([f"Project:   {error.project_id}"] if error.project_id else []),
-        f"Billed:    {error.principal}; the refused call cost no credits",
-        "",
-        "What to do now:",
-        *(f"- {step}" for step in fix),
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def _opening(error: ModelProviderError, title: str) -> list[str]:
-    where = _where(error)
+    rejected = f"{title} rejected a call of {_where(error)}"
+    passes = "This passes without action. You get at most one such notice per project and hour."
     match error.classification:
         case "quota_exhausted":
             return [
-                f"{title} refused a call of {where}: what the account there may use is used up.",
-                "This is no rate limit: every further call fails as well until somebody acts.",
+                f"{rejected}: the quota or the credit of its account is used up.",
+                "This is not a rate limit: every further call fails until that is fixed.",
             ]
-        case "rate_limited" | "overloaded":
-            return [
-                f"{_headline(error, title)} of {where}."
-                if error.classification == "rate_limited"
-                else f"{title} is overloaded and refused a call of {where}.",
-                "It passes by itself. You hear of it once an hour at most, for one project.",
-            ]
+        case "rate_limited":
+            return [f"{rejected}: there were too many calls in a short time.", passes]
+        case "overloaded":
+            return [f"{rejected}: it is overloaded.", passes]
         case "unclassified":
             return [
-                f"{title} refused a call of {where}, and what its answer means is not known here.",
-                "It is passed on as it came.",
+                f"{rejected} with an error that Agent Credits does not know.",
+                "The error is passed on unchanged.",
             ]
         case _:
             assert_never(error.classification)

@@ -1,4 +1,4 @@
-"""A notice: a CloudEvent about an account, published to SNS, for machines and for people."""
+"""A notice: a CloudEvent about an account, published to SNS for machines and for people."""
 
 import json
 import uuid
@@ -30,20 +30,20 @@ NoticeType = Literal[
     "spend_cap.warning",
 ]
 
-# Notice ids are derived, never drawn: publishing one again after a crash gives the same id, so that
-# a consumer can drop the repeat.
+# A notice's id is derived from what the notice is about. Publishing one again after a crash gives
+# the same id, so a consumer can drop the repeat.
 _NAMESPACE = uuid.UUID("7f1cbd0a-6d0f-5c0c-9f43-0f2a3a4b6c11")
 
-# SNS takes subjects of fewer than a hundred characters.
+# SNS takes subjects of less than 100 characters.
 SUBJECT_LENGTH_MAX = 99
 
 
-# Where a notice is read; only a test is for one of them alone.
+# Where people read notices. Only a test of a channel is for one of them alone.
 Channel = Literal["slack", "email"]
 
 
 class Notice(Struct, frozen=True):
-    """`key` tells the notice from every other of its type on this principal, for ever."""
+    """`key` differs from that of every other notice of this type on this principal, forever."""
 
     type: NoticeType
     severity: Severity
@@ -56,7 +56,7 @@ class Notice(Struct, frozen=True):
     data: dict[str, Any]
     email_subject: str
     email_text: str
-    # Set by a test of the channel, and by nothing else.
+    # Set only by a test of the channel.
     channel: Channel | None = None
 
     @property
@@ -65,7 +65,7 @@ class Notice(Struct, frozen=True):
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What subscribers filter by. SNS refuses an attribute that is there and empty."""
+        """What subscribers filter by. SNS rejects an attribute whose value is empty."""
         attributes = {
             "type": self.type,
             "severity": self.severity,
@@ -99,11 +99,6 @@ class Notice(Struct, frozen=True):
         }
 
 
-def format_money(cents: int, currency: str) -> str:
-    """Return an amount of minor units for a person to read: 1999, "usd" -> "19.99 USD"."""
-    return f"{cents // 100}.{cents % 100:02d} {currency.upper()}"
-
-
 def iso(instant: datetime) -> str:
-    """Return the instant as RFC 3339 in UTC, as it stands in notices: 2026-12-01T00:00:00Z."""
+    """Return the instant as machines read it, RFC 3339 in UTC: 2026-12-01T00:00:00Z."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

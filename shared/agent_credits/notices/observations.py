@@ -1,12 +1,12 @@
-"""What is to be announced though no account changed: a record of it, put once.
+"""Observations: what is announced although no account changed, each as a row that is put once.
 
-Announcing reads the change stream and nothing else, so what no commit tells has to become a row of
-its own. The row is put only if it is not there; whoever observes the same thing again, after a
-crash, on a redelivery or in a second worker, announces nothing anew.
+`announce` reads only the change stream, so what no commit shows needs a row of its own. The row is
+put only if it does not exist: observing the same thing again, after a crash, on a redelivery or in
+a second worker, announces nothing.
 
-A further kind is a further class in the union, with a `kind` and a `key` that tells it from every
-other of its kind for ever; its notice is a further case in `announcements.notice_of`. During a
-deployment an older `announce` may meet it: it then fails on that record alone until it is replaced.
+To add a kind, add a class to the union, with a `kind` and a `key` that is unique among its kind
+forever, and a case to `announcements.notice_of`. During a deployment an older `announce` may read
+such a row: it then fails on that record alone until it is replaced.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from agent_credits.ledger.grants import GrantCause
 from agent_credits.values.identifiers import Identifier, PrincipalText, SourceUri
 from agent_credits.values.strict import Strict
 
-# Longer than any queue keeps a message (fourteen days) and than an operator takes to redrive one.
+# Longer than a queue keeps a message (14 days) and an operator takes to redrive it.
 KEPT_FOR = timedelta(days=90)
 
 
 class ModelProviderError(Strict):
-    """A model provider refused a call of a run. No credits move."""
+    """A model provider rejected a call of a run. No credits move."""
 
     kind: Literal["model_provider_error"] = "model_provider_error"
     principal: PrincipalText
@@ -51,11 +51,11 @@ class ModelProviderError(Strict):
     def key(self) -> str:
         """Return what makes it count once.
 
-        An empty account is told for every event, at once. That a provider is busy is told once per
-        team, project, provider and hour of the event's time: fifty runs that back off are one
-        notice. What nobody could classify may be either, so it counts like the worse of the two.
+        An empty account is announced for every event. A busy model provider is announced once per
+        team, project, provider and hour of the event's time, so that fifty runs that back off send
+        one notice. An unclassified error may be either and counts like the worse of the two.
         """
-        # None of the parts can hold a space.
+        # No part can hold a space, so the space separates them.
         if self.classification in ("quota_exhausted", "unclassified"):
             return " ".join(("event", self.source, self.run_id, self.event_id))
         hour = self.time.astimezone(UTC).strftime("%Y-%m-%dT%H")
@@ -64,7 +64,7 @@ class ModelProviderError(Strict):
 
 
 class DriftedGrant(Strict):
-    """A grant of the row that does not hold what its ledger leaves of it."""
+    """A grant on the row that does not hold what its ledger says."""
 
     grant_id: str
     pool: str
@@ -73,7 +73,7 @@ class DriftedGrant(Strict):
 
 
 class DriftFinding(Strict):
-    """One contradiction; `grant` where it is one of balances."""
+    """One contradiction; `grant` is set where balances differ."""
 
     place: str
     text: str
@@ -95,8 +95,8 @@ class DriftFound(Strict):
     def key(self) -> str:
         """Return what makes it count once: the account, the day, and what was found.
 
-        All contradictions of an account come in one notice, for what was tampered with once may
-        contradict a hundred entries; and again each day, until it is mended.
+        All contradictions of an account are one notice, because one change may contradict hundreds
+        of entries. The notice is sent again each day until the account is fixed.
         """
         found = json.dumps([[f.place, f.text] for f in self.findings])
         digest = hashlib.sha256(found.encode()).hexdigest()[:16]
@@ -104,7 +104,7 @@ class DriftFound(Strict):
 
 
 class ExpiringGrant(Strict):
-    """A paid grant that still holds credits, and when exactly they expire."""
+    """A paid grant that still holds credits, and exactly when they expire."""
 
     grant_id: str
     pool: str
@@ -114,7 +114,7 @@ class ExpiringGrant(Strict):
 
 
 class CreditsExpiring(Strict):
-    """Paid credits of an account that expire on one day, of UTC, soon."""
+    """Paid credits of an account that expire soon, on one day in UTC."""
 
     kind: Literal["credits_expiring"] = "credits_expiring"
     principal: PrincipalText
@@ -127,7 +127,8 @@ class CreditsExpiring(Strict):
     def key(self) -> str:
         """Return what makes it count once: the account and the day.
 
-        Not the grants: one that is used up meanwhile would make the rest a notice of its own.
+        The grants are not part of the key: if they were, using one up would announce the rest
+        again.
         """
         return f"{self.expires_on} {self.principal}"
 
@@ -143,10 +144,10 @@ def observation_to_json(observation: Observation) -> str:
 
 
 def observation_from_json(text: str) -> Observation:
-    """Read an observation; a kind or a field of a younger version raises ValueError."""
+    """Read an observation; a kind or a field of a newer version raises ValueError."""
     return _OBSERVATION.validate_json(text)
 
 
 def expires_at(now: datetime) -> datetime:
-    """Return when an observation put now may be forgotten."""
+    """Return when an observation that is put now may be removed."""
     return now + KEPT_FOR

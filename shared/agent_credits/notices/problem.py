@@ -1,7 +1,7 @@
 """The RFC 9457 problem document of a run that failed for lack of credits.
 
-Exhaustion is not a rate limit: it is 403 and not retryable, because every retry would fail too, and
-clients retry a 429.
+The status is 403 and not 429, and it is not retryable: clients retry a 429, and every retry would
+fail too.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ PROBLEM_TYPE = "/reference/api-and-sdk/troubleshooting/errors/insufficient-credi
 
 
 def insufficient_credits_problem(problem_type_base_url: str) -> dict[str, Any]:
-    """Return the five members; a base URL makes the type absolute."""
+    """Return the document; a base URL makes its type absolute."""
     return {
         "type": f"{problem_type_base_url.rstrip('/')}{PROBLEM_TYPE}",
         "title": (

@@ -1,6 +1,6 @@
-"""A notice as a subscribed queue gets it: a CloudEvent in an envelope with subject and attributes.
+"""A notice as a subscribed queue receives it: a CloudEvent in SNS's envelope.
 
-The envelope is what raw delivery leaves out. It alone carries the subject that an e-mail has, which
+Raw delivery would leave the envelope out. Only the envelope has the subject of the e-mail, which
 says in one line what happened, and the severity, which is an attribute and not part of the event.
 """
 
@@ -15,7 +15,7 @@ from agent_credits.values.errors import AgentCreditsError
 
 
 class NotAnEnvelope(AgentCreditsError):
-    """The message is no notice of the topic; it will never be one. Set it aside."""
+    """The message is not a notice of the topic. Let it reach the dead-letter queue."""
 
 
 class _Attribute(BaseModel):
@@ -24,7 +24,7 @@ class _Attribute(BaseModel):
 
 
 class _CloudEvent(BaseModel):
-    """What a reader leans on; everything else is passed on as it came."""
+    """The members that a reader needs; all others are passed on unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -43,7 +43,7 @@ class _Envelope(BaseModel):
 
 
 class Published(Struct, frozen=True):
-    """A notice as it came: the subject of its e-mail, its severity, and the CloudEvent."""
+    """A notice as it was received: the subject of its e-mail, its severity, and the CloudEvent."""
 
     subject: str
     severity: Severity
@@ -59,7 +59,7 @@ class Published(Struct, frozen=True):
 
     @property
     def team_id(self) -> str:
-        """The team that it concerns; empty for a notice that names none."""
+        """The team that the notice concerns; empty where it names none."""
         return str(self.notice["data"].get("team_id") or "")
 
 
@@ -69,8 +69,8 @@ def read_envelope(body: str) -> Published:
         envelope = _Envelope.model_validate_json(body)
     except ValidationError as error:
         problems = {".".join(map(str, problem["loc"])) or "body" for problem in error.errors()}
-        # Where it is wrong, and not what stands there.
-        raise NotAnEnvelope(f"not understood: {', '.join(sorted(problems))}") from None
+        # The fields alone: their values may be customers' data.
+        raise NotAnEnvelope(f"invalid: {', '.join(sorted(problems))}") from None
     attribute = envelope.MessageAttributes.get("severity")
     return Published(
         envelope.Subject or envelope.Message.type,
@@ -80,5 +80,5 @@ def read_envelope(body: str) -> Published:
 
 
 def _severity(text: str) -> Severity:
-    """What names no severity known here is news and no more."""
+    """Read a severity; one that is not known here counts as `info`."""
     return next((known for known in get_args(Severity) if known == text), "info")

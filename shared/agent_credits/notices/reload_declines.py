@@ -6,20 +6,20 @@ from agent_credits.ledger.reloads import DeclineCause
 
 
 def decline_in_words(cause: DeclineCause) -> str:
-    """Return why no reload helped, to stand behind a colon."""
+    """Return why there was no reload, to be read behind a colon."""
     match cause:
         case "auto_reload_off":
             return "auto-reload is off"
         case "auto_reload_not_applicable":
             return "auto-reload buys credits that this run cannot draw"
         case "spend_cap_reached":
-            return "the team's spend cap for this month is reached"
+            return "the team has reached its spend cap for this month"
         case "payment_declined":
             return "the payment was declined"
         case "payment_method_missing":
             return "the team has no payment method"
         case "suspended":
-            return "the payment method was declined three times in a row and is not tried again"
+            return "the payment method was declined three times in a row and is no longer charged"
         case "too_many_reloads":
             return "there were too many reloads in a short time"
         case "payment_unavailable":
@@ -29,50 +29,52 @@ def decline_in_words(cause: DeclineCause) -> str:
 
 
 def reload_fix(cause: DeclineCause, team_id: str) -> list[str]:
+    """Return what makes reloads possible again, by whom."""
+    admin = f"An admin of team {team_id}"
     match cause:
         case "auto_reload_off":
-            return [f"An admin of team {team_id}: turn auto-reload on, or purchase add-on credits."]
+            return [f"{admin}: turn on auto-reload, or purchase add-on credits."]
         case "auto_reload_not_applicable":
             return [
                 (
-                    f"An admin of team {team_id}: set auto-reload to a pool that this run draws "
-                    "and to a pack that the team's billing policy sells in the team's currency. "
-                    "Settings that changed a moment ago may apply within twelve minutes."
+                    f"{admin}: set auto-reload to a pool that this run draws and to a pack that "
+                    "the team's billing policy sells in the team's currency. Settings that "
+                    "changed a moment ago may need twelve minutes to apply."
                 )
             ]
         case "spend_cap_reached":
             return [
-                f"An admin of team {team_id}: raise the spend cap; reloads go on at once.",
-                "Or wait: spending starts anew with the next calendar month.",
+                f"{admin}: raise the spend cap; reloads continue at once.",
+                "Or wait until next month: the spend cap applies to each calendar month.",
             ]
         case "payment_declined":
             return [
                 (
-                    f"An admin of team {team_id}: check the payment method; after three declines "
-                    "in a row it is not tried again until it changes."
+                    f"{admin}: check the payment method. After three declines in a row it is not "
+                    "charged again until it is changed."
                 )
             ]
         case "payment_method_missing":
-            return [f"An admin of team {team_id}: add a payment method."]
+            return [f"{admin}: add a payment method."]
         case "suspended":
             return [
                 (
-                    f"An admin of team {team_id}: change the payment method; the present one was "
-                    "declined three times in a row and is not tried again."
+                    f"{admin}: change the payment method. The current one was declined three times "
+                    "in a row and is no longer charged."
                 )
             ]
         case "too_many_reloads":
             return [
                 (
-                    f"An admin of team {team_id}: look for a run that loops. If the usage is "
-                    "right, choose a larger pack or allow more reloads in the window."
+                    f"{admin}: look for a run that loops. If the usage is correct, choose a larger "
+                    "pack or allow more reloads in the window."
                 )
             ]
         case "payment_unavailable":
             return [
                 (
-                    "The payment provider did not answer in time. A payment that succeeds late "
-                    "still becomes credits; it is not charged twice."
+                    f"{admin}: wait, or purchase add-on credits. If the late payment succeeds, its "
+                    "credits are still added; it is not charged twice."
                 )
             ]
         case _:

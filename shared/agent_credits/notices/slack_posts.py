@@ -1,7 +1,7 @@
-"""Posting to Slack: which webhook a team's notices go to, and what Slack's answers mean.
+"""Posting to Slack: which webhook gets a team's notices, and what Slack's answers mean.
 
-Nothing here sleeps or tries again: what was not posted is raised with the time after which the
-message is to come again from its queue, so that no function is paid for waiting.
+Nothing here sleeps or retries, so that no function is paid for waiting. A failed post is raised,
+and the queue delivers its message again after `retry_in_seconds`.
 """
 
 import http.client
@@ -24,35 +24,35 @@ from slack_sdk.webhook import WebhookClient, WebhookResponse
 from agent_credits.notices.published import NotAnEnvelope
 from agent_credits.values.errors import AgentCreditsError, SecretUnavailable
 
-# Slack itself, and its separate world for the government of the United States.
+# Slack itself, and its separate deployment for the government of the United States.
 SLACK_HOSTS = ("hooks.slack.com", "hooks.slack-gov.com")
 WEBHOOK_PATH = "/services/"
 
 POST_SECONDS_MAX = 10
-# Where Slack asks to wait and does not say for how long.
-RETRY_AFTER_SECONDS_USUAL = 30
+# Used where Slack asks to wait and does not say for how long.
+RETRY_AFTER_SECONDS_DEFAULT = 30
 RETRY_AFTER_SECONDS_MAX = 3_600
-# By how much a notice waits longer than Slack asks, at most, so that not all come at once.
+# A notice waits up to this much longer than Slack asks, so that notices do not all return at once.
 SPREAD_SECONDS_MAX = 1_800
-# A webhook that was revoked is not tried again for so long, however many notices come.
+# A revoked webhook is not tried again for this long, however many notices arrive.
 REVOKED_FOR = timedelta(minutes=1)
 UNAVAILABLE_SECONDS_LONGEST = 900
-# By when another delivery of the same notice has mostly been posted, or has failed.
+# By then another delivery of the same notice has usually been posted, or has failed.
 POSTED_ELSEWHERE_SECONDS = 5
 
-# The client logs the address it posts to, which is a secret, and the message: it may log nothing.
+# The client would log the URL that it posts to, which is a secret, and the message.
 _SILENT = logging.getLogger("slack_sdk of notify_slack")
 _SILENT.setLevel(logging.CRITICAL + 1)
-# Slack's codes, such as `no_service`; anything else in an answer may quote what was sent.
+# Slack's codes, such as `no_service`. Any other text of an answer may quote what was sent.
 _CODE = re.compile(r"[a-z_]{1,64}")
 
 
 class NotPosted(AgentCreditsError):
-    """Slack did not take the message. Let it come again after `again_in_seconds`."""
+    """Slack did not accept the message. Retry after `retry_in_seconds`."""
 
 
 class RateLimited(NotPosted):
-    """Slack asked to wait, or others wait for the same webhook already."""
+    """Slack asked to wait, or other notices already wait for the same webhook."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(f"rate limited for {seconds} s")
@@ -64,13 +64,14 @@ class SlackUnavailable(NotPosted):
 
 
 class PostRejected(NotPosted):
-    """A definite no. Posting again will not help."""
+    """Slack rejected the message or the webhook. Posting again will not help."""
 
 
-def again_in_seconds(reason: Exception, receives: int) -> int:
-    """Return when a message that was received so many times is to come again.
+def retry_in_seconds(reason: Exception, receives: int) -> int:
+    """Return after how long a message that was received this many times is delivered again.
 
-    What never succeeds comes again at once: its receives are used up, and SQS sets it aside.
+    A message that can never be posted is delivered again at once: that uses up its receives, and
+    SQS moves it to the dead-letter queue.
     """
     match reason:
         case RateLimited():
@@ -84,17 +85,17 @@ def again_in_seconds(reason: Exception, receives: int) -> int:
 
 
 def _spread(receives: int) -> int:
-    """Return over how many seconds notices that Slack holds up are spread: at first over none.
+    """Return over how many seconds rate-limited notices are spread: none for the first receive.
 
-    It triples each time: Slack takes about one a second, so hundreds that came at once have to be
-    minutes apart before few of them meet.
+    The spread triples with each receive. Slack accepts about one message a second, so hundreds that
+    arrived together must be spread over minutes before few of them collide.
     """
     spread: int = 3 ** min(receives - 1, 10)
     return min(spread, SPREAD_SECONDS_MAX)
 
 
 class SlackWebhooks(BaseModel):
-    """What the secret holds: the URL of each team's webhook, and one for all others."""
+    """The secret's content: the webhook URL of each team, and one for all other teams."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,15 +103,15 @@ class SlackWebhooks(BaseModel):
     teams: dict[str, str] = {}
 
     def url_for(self, team_id: str) -> str | None:
-        """Return the webhook for the notices of this team; None where nobody wants them."""
+        """Return the webhook for this team's notices, or None where none is configured."""
         return self.teams.get(team_id, self.default)
 
 
 def parse_webhooks(secret: str, api_base: str) -> SlackWebhooks:
     """Read one URL, or {"default": URL, "teams": {team id: URL}}. Raises `SecretUnavailable`.
 
-    `api_base` is empty for Slack itself; a stand-in's address takes Slack's place altogether, so
-    that customers' data is posted to no third host, and from a local stack never to Slack.
+    `api_base` is empty for Slack itself. A stand-in's address replaces Slack completely: customers'
+    data is posted to no third host, and a local stack never posts to Slack.
     """
     try:
         webhooks = (
@@ -119,14 +120,16 @@ def parse_webhooks(secret: str, api_base: str) -> SlackWebhooks:
             else SlackWebhooks(default=secret)
         )
     except ValidationError:
-        # Without the cause, which quotes the secret.
+        # Not `from` the error, which quotes the secret.
         raise SecretUnavailable(
             'the secret is neither a webhook URL nor {"default": URL, "teams": {team id: URL}}'
         ) from None
     urls = [*webhooks.teams.values(), *([webhooks.default] if webhooks.default else [])]
     if not urls or not all(_is_webhook(url, api_base) for url in urls):
         where = api_base or f"https://{SLACK_HOSTS[0]}"
-        raise SecretUnavailable(f"the secret holds what is no URL below {where}{WEBHOOK_PATH}")
+        raise SecretUnavailable(
+            f"the secret holds a URL that does not start with {where}{WEBHOOK_PATH}, or holds none"
+        )
     return webhooks
 
 
@@ -145,14 +148,14 @@ def _is_webhook(url: str, api_base: str) -> bool:
 
 
 class _Closed(Struct, frozen=True):
-    """A webhook that is not to be posted to until then: Slack asked to wait, or rejected it."""
+    """A webhook that is not used until then: Slack asked to wait, or rejected the webhook."""
 
     until: datetime
     rejected: PostRejected | None = None
 
 
 class SlackPosts:
-    """Posts messages, and remembers which webhook wants to be left alone until when."""
+    """Posts messages, and remembers which webhooks are not used for a while."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
@@ -190,12 +193,13 @@ def _send(url: str, message: BlockAttachment) -> WebhookResponse:
     try:
         return client.send(attachments=[message])
     except (OSError, http.client.HTTPException) as fault:
-        # It may have been posted or not. The kind of fault alone: its text may name the URL.
+        # The message may have been posted. Only the kind of fault is named: its text may hold the
+        # URL.
         raise SlackUnavailable(f"no answer ({type(fault).__name__})") from None
 
 
 def _retry_after(answer: WebhookResponse) -> int:
     seconds = answer.headers.get("Retry-After", "")
     if not seconds.isdecimal():
-        return RETRY_AFTER_SECONDS_USUAL
+        return RETRY_AFTER_SECONDS_DEFAULT
     return max(1, min(int(seconds), RETRY_AFTER_SECONDS_MAX))

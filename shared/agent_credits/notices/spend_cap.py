@@ -1,39 +1,52 @@
-"""The notices of a team's spending: the cap comes near, and the card was declined too often."""
+"""The notices of a team's spending: the cap is near or reached, and the card is suspended."""
 
 from agent_credits.billing.teams import Team
-from agent_credits.notices.notice import Notice, NoticeType, Severity, format_money
+from agent_credits.notices.facts import step_lines
+from agent_credits.notices.notice import Notice, NoticeType, Severity
 from agent_credits.notices.reload_declines import reload_fix
+from agent_credits.values.display import count_text, money_text
 from agent_credits.values.principals import Principal
 
 
 def spend_cap_warning(team: Team, percent: int) -> Notice:
-    spending = team.spending
+    """Return the warning at `percent` of the cap; it names what is spent, which may be more."""
+    spending, cap_cents = team.spending, team.spend_cap_cents
     currency = next((p.currency for p in reversed(spending.recent)), "usd")
-    spent = format_money(spending.spent_cents, currency)
-    cap = format_money(team.spend_cap_cents, currency)
+    spent_percent = spending.spent_cents * 100 // cap_cents if cap_cents else 100
+    is_reached = percent >= 100
+    fix = _cap_fix(team.team_id, is_reached=is_reached)
     return _notice(
         team,
         notice_type="spend_cap.warning",
-        severity="critical" if percent >= 100 else "warning",
+        severity="critical" if is_reached else "warning",
         # Once per month and cap: a cap that was raised can be reached again.
         key=f"{spending.month}:{percent}:{team.version}",
         data={
             "month": spending.month,
             "percent": percent,
+            "spent_percent": spent_percent,
             "spent_cents": spending.spent_cents,
-            "spend_cap_cents": team.spend_cap_cents,
+            "spend_cap_cents": cap_cents,
             "currency": currency,
+            "fix": fix,
         },
-        email_subject=f"Team {team.team_id} has spent {percent} % of its cap for {spending.month}",
+        email_subject=(
+            f"Team {team.team_id} has spent {spent_percent}% of its cap for {spending.month}"
+        ),
         lines=[
             (
-                f"Team {team.team_id} has spent {spent} of {cap} on credits in {spending.month}, "
-                f"{percent} % or more of its spend cap."
+                f"Team {team.team_id} has spent {money_text(spending.spent_cents, currency)} on "
+                f"credits in {spending.month}: {spent_percent}% of its spend cap of "
+                f"{money_text(cap_cents, currency)}."
             ),
             (
-                "No purchase passes the cap: when it is reached, reloads are declined and runs "
-                "that the credits do not cover fail."
+                "Reloads are declined, and runs that the remaining credits do not cover fail."
+                if is_reached
+                else "Once the cap is reached, reloads are declined, and runs that the remaining "
+                "credits do not cover fail."
             ),
+            "",
+            *step_lines(fix),
         ],
     )
 
@@ -51,13 +64,19 @@ def reload_suspended(team: Team) -> Notice:
         lines=[
             (
                 f"The payment method of team {team.team_id} was declined "
-                f"{team.spending.declines_in_a_row} times in a row. It is not tried again."
+                f"{count_text(team.spending.declines_in_a_row, 'time')} in a row and is no longer "
+                "charged. Runs that the remaining credits do not cover fail until this is fixed."
             ),
             "",
-            "What to do now:",
-            *(f"- {step}" for step in fix),
+            *step_lines(fix),
         ],
     )
+
+
+def _cap_fix(team_id: str, *, is_reached: bool) -> list[str]:
+    if is_reached:
+        return reload_fix("spend_cap_reached", team_id)
+    return [f"An admin of team {team_id}: raise the spend cap if this month needs more credits."]
 
 
 def _notice(
@@ -72,7 +91,7 @@ def _notice(
 ) -> Notice:
     recent = team.spending.recent
     if not recent:
-        raise ValueError("a cap comes near, and a card is declined, by a purchase")
+        raise ValueError("only a purchase reaches a warning level or is declined")
     return Notice(
         type=notice_type,
         severity=severity,

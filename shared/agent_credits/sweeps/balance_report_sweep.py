@@ -1,8 +1,8 @@
-"""Balance reports: each day, one of every team, put as an observation.
+"""Balance reports: every day one for each team, put as an observation.
 
-A visit reads the team's accounts, and of their ledgers what came since the last report. Where that
-is more than one visit should read, it counts so much and the next one goes on: what is counted is
-on rows of its own. The report is put when all of it is counted, once per team and day.
+A visit reads the team's accounts, and the part of their ledgers that is new since the last report.
+If that is more than one visit should read, it counts a part, stores the counts on rows of their
+own, and the next visit continues. The report is put when all is counted, once per team and day.
 """
 
 from collections import Counter
@@ -23,12 +23,12 @@ from agent_credits.sweeps.rows import Stretch, Unreadable
 from agent_credits.sweeps.sweep import Visited
 from agent_credits.values.principals import Principal
 
-# What one visit counts before the next one goes on: a second or two at the slowest.
+# A visit counts this many entries before the next one continues: two seconds at the slowest.
 ENTRIES_PER_VISIT = 20_000
 
 
 class ReportRows(ObservationRows, Protocol):
-    """What reports are made from, and the counts that they go on from."""
+    """What reports are made from, and the stored counts that they start from."""
 
     def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]: ...
 
@@ -45,7 +45,7 @@ class ReportRows(ObservationRows, Protocol):
     ) -> Mapping[Principal, BurnCount]: ...
 
     def put_burn_count(self, count: BurnCount) -> None:
-        """Put it over any other: each is true for ever, so an older one only costs reads."""
+        """Overwrite the stored count. Every count stays true, so an older one only costs reads."""
         ...
 
     def read_pages(
@@ -73,7 +73,7 @@ class BalanceReportSweep:
             else self._rows.read_policy(row.tenure_at(now).policy_version)
         )
         if isinstance(row, Unreadable) or policy is None:
-            # Nothing is known of such a team that a report could say.
+            # Without its row or its policy, a report cannot be made.
             return Visited(counts=Counter(TeamsNotReported=1), is_left_out=True)
         burning = self._burning(payers(row, policy, now), day)
         if burning is None:
@@ -83,9 +83,9 @@ class BalanceReportSweep:
         return Visited(counts=Counter(BalanceReports=int(is_new)))
 
     def _burning(self, principals: list[Principal], day: date) -> list[Burning] | None:
-        """Return the accounts and what they burned; None where there is more left to count."""
-        # The counts before the accounts: a count that is newer than its row, put by a visit that
-        # goes on beside this one, would have the row's own page in it.
+        """Return the accounts and what they burned; None if there is more to count."""
+        # Counts are read before accounts. A parallel visit may store a count that is newer than a
+        # row read earlier, and such a count would include the row's own page.
         counts = self._rows.read_burn_counts(principals)
         accounts = self._rows.read_accounts_of(principals)
         since, entries_left, burning = first_day(day), self._entries_max, list[Burning]()

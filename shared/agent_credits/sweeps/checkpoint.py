@@ -1,4 +1,4 @@
-"""A checkpoint: how far an account's ledger has been replayed, and what was left of it there."""
+"""A checkpoint: how far an account's ledger has been replayed, and what the account held there."""
 
 from datetime import date, datetime
 
@@ -9,10 +9,10 @@ from agent_credits.values.principals import Principal
 
 
 class Checkpoint(Struct, frozen=True):
-    """What a replay knows behind a page: enough to go on from there, and true for ever.
+    """The state of a replay after a page: enough to continue from there, and true forever.
 
-    `began_on` is the day on which the replay began, at the first page. `unsettled_grant_ids` are
-    grants held of which the ledger does not tell when they expire.
+    `began_on`: the day on which the replay started at the first page. `unsettled_grant_ids`: held
+    grants whose expiry the ledger does not show.
     """
 
     principal: Principal

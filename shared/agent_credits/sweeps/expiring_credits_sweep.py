@@ -1,8 +1,8 @@
-"""Paid credits that are about to expire: each day, every account is looked through for them.
+"""Paid credits that expire soon: a daily sweep looks for them in every account.
 
 Purchases, reloads and contracts are paid for. A plan's refill is meant to expire at the end of its
-period, and a gift cost nobody anything. Credits that are used up or have expired are not announced.
-One account and one day of expiry make one notice, however many grants and sweeps there are.
+period, and a gift was not paid for. Credits that are used up or have expired are not announced.
+Each account and day of expiry is one notice, however many grants and sweeps there are.
 """
 
 from collections import Counter
@@ -21,11 +21,11 @@ PAID: Final[frozenset[GrantCause]] = frozenset({"purchase", "reload", "contract"
 
 
 class ExpiringCreditsRows(AccountsRows, LedgerRows, ObservationRows, Protocol):
-    """What looking for credits that expire reads, and the rows that it puts."""
+    """The rows that this sweep reads and puts."""
 
 
 class ExpiringCreditsSweep:
-    """Implements `Sweep`. Told is what expires within `notice_period`."""
+    """Implements `Sweep`. It announces what expires within `notice_period`."""
 
     def __init__(self, rows: ExpiringCreditsRows, notice_period: timedelta) -> None:
         self._rows = rows
@@ -39,10 +39,10 @@ class ExpiringCreditsSweep:
 
     def visit(self, row: Account | Unreadable, _: date, now: datetime) -> Visited:
         if isinstance(row, Unreadable):
-            # Reconciling tells of it, and nothing can be said of its grants.
+            # Reconciliation reports such a row. Its grants are unknown.
             return Visited(counts=Counter(AccountsUnreadable=1), is_left_out=True)
         by_day = expiring_by_day(row, now, self._notice_period)
-        team_id = self._team_to_tell(row) if by_day else None
+        team_id = self._team_to_notify(row) if by_day else None
         put: Counter[str] = Counter()
         for day, grants in by_day.items():
             observation = CreditsExpiring(
@@ -50,16 +50,16 @@ class ExpiringCreditsSweep:
                 team_id=team_id,
                 expires_on=day,
                 time=now,
-                grants=tuple(_told(grant) for grant in grants),
+                grants=tuple(_expiring_grant(grant) for grant in grants),
             )
             if self._rows.put_observation(observation, now):
                 put["ExpiriesObserved"] += 1
         return Visited(counts=put)
 
-    def _team_to_tell(self, row: Account) -> str | None:
-        """Return the team that was billed or bought here last, as far as two pages tell.
+    def _team_to_notify(self, row: Account) -> str | None:
+        """Return the team of the newest entry on the last two pages, if one names a team.
 
-        A user's account belongs to no team, and one that nobody has used yet names none.
+        A user's account belongs to no team, and an unused one names none.
         """
         if row.principal.kind == "team":
             return row.principal.id
@@ -74,7 +74,7 @@ def expiring_by_day(
 ) -> dict[date, tuple[Grant, ...]]:
     """Return the paid grants that still hold credits and expire soon, by their day in UTC.
 
-    A grant at its very expiry has expired; one that expires exactly `notice_period` from now is
+    A grant that expires now has expired. One that expires exactly `notice_period` from now is
     included.
     """
     by_day: dict[date, tuple[Grant, ...]] = {}
@@ -88,8 +88,8 @@ def expiring_by_day(
     return by_day
 
 
-def _told(grant: Grant) -> ExpiringGrant:
-    assert grant.expires_at is not None, "what never expires does not expire"
+def _expiring_grant(grant: Grant) -> ExpiringGrant:
+    assert grant.expires_at is not None, "an expiring grant has an expiry"
     return ExpiringGrant(
         grant_id=grant.id,
         pool=grant.pool,

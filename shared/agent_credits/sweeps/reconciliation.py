@@ -1,11 +1,11 @@
-"""Reconciliation: what an account must hold, computed anew from its ledger and nothing else.
+"""Reconciliation: what an account must hold, recomputed only from its ledger.
 
-The ledger is replayed entry by entry, with the very waterfall and the very balances that decided
-it. Whatever an entry, a receipt or the row says otherwise is a finding. Nothing is repaired here: a
-ledger that was corrected afterwards would be no record.
+The ledger is replayed entry by entry with the same waterfall and balances that decided it. Whatever
+contradicts the replay in an entry, a receipt or the row is a finding. Nothing is repaired: a ledger
+that was corrected later would not be a record.
 
-Pages never change, so a replay may stop behind any of them and be resumed there another day: what
-it knows then is a `Checkpoint`, whose size does not grow with the ledger.
+Pages never change, so a replay may stop after any of them and continue there on another day. Its
+state is then a `Checkpoint`, whose size does not grow with the ledger.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,14 +21,14 @@ from agent_credits.ledger.entries import Draw, Entry, Identity, Page, Receipt, R
 from agent_credits.ledger.grants import Grant
 from agent_credits.ledger.waterfall import draw
 from agent_credits.sweeps.checkpoint import Checkpoint
-from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text, credits_text
 from agent_credits.values.principals import Principal
 
 Policies = Mapping[str, BillingPolicy]
 
 
 class Drift(Struct, frozen=True):
-    """A grant of the row that does not hold what the ledger leaves of it."""
+    """A grant on the row that does not hold what the ledger says."""
 
     grant_id: str
     pool: str
@@ -37,7 +37,7 @@ class Drift(Struct, frozen=True):
 
 
 class Finding(Struct, frozen=True):
-    """One contradiction, and where to look at it: a page of the ledger, or the account's row."""
+    """One contradiction and its place: a page of the ledger, or the account's row."""
 
     principal: Principal
     place: str
@@ -49,7 +49,7 @@ class Finding(Struct, frozen=True):
 
 
 class Sums(Struct, frozen=True):
-    """What was replayed. What remains is granted plus returned minus drawn minus expired."""
+    """Sums of what was replayed. What remains is granted plus returned less drawn and expired."""
 
     entries: int = 0
     granted_microcredits: int = 0
@@ -77,17 +77,17 @@ class Sums(Struct, frozen=True):
 
 
 class EarlierPages(Protocol):
-    """What is asked of the pages before a checkpoint; all of it of this account."""
+    """What a replay may ask of this account's pages before its checkpoint."""
 
     def entries_of_run(self, run_id: str) -> Iterable[Entry]: ...
 
     def grant(self, grant_id: str) -> Grant | None:
-        """Return the grant as it was made."""
+        """Return the grant as it was granted."""
         ...
 
 
 class NoEarlierPages:
-    """Before the first page there is nothing."""
+    """There are no pages before the first one."""
 
     def entries_of_run(self, _: str) -> Iterable[Entry]:
         return ()
@@ -97,9 +97,9 @@ class NoEarlierPages:
 
 
 class _Run(Struct):
-    """What a run drew and was not given back, by pool and grant; and what came of it so far.
+    """What a run drew and was not given back, by pool and grant, and whether it failed.
 
-    `is_whole`: also what it did before the checkpoint is counted.
+    `is_whole`: its entries before the checkpoint are included.
     """
 
     drawn: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -119,11 +119,11 @@ class _Run(Struct):
 
 
 class Reconciliation:
-    """One account's ledger, replayed page by page, from the first page to the open one.
+    """Replays one account's ledger page by page, up to its open page.
 
-    `policies` of its methods holds every policy version that the entries name; a version that is
-    missing there is a finding. One that begins at a checkpoint asks `earlier` for what it needs of
-    the pages before; `sums` are then of what was replayed since.
+    The `policies` of its methods hold every policy version that the entries name; a missing version
+    is a finding. A replay that starts at a checkpoint asks `earlier` for what it needs of the pages
+    before it, and its `sums` cover only what it replayed.
     """
 
     def __init__(
@@ -144,12 +144,13 @@ class Reconciliation:
         self._held = {grant.id: grant for grant in since.grants} if since else {}
         self._runs: dict[str, _Run] = {}
         self._in_grace: set[str] = set()
-        # Whether an earlier grace period goes on, or a new one begins, when a grant that ran dry in
-        # it is given back to depends on how the events were batched, which no ledger shows.
+        # When credits are returned to a grant that was used up in its grace period, the period may
+        # continue or start again. That depends on how events were batched, which the ledger does
+        # not show.
         self._of_unsettled_expiry = set(since.unsettled_grant_ids if since else ())
 
     def checkpoint(self, began_on: date) -> Checkpoint:
-        """Return what is known behind the page that was added last."""
+        """Return the state after the page that was added last."""
         return Checkpoint(
             principal=self.principal,
             began_on=began_on,
@@ -161,13 +162,13 @@ class Reconciliation:
 
     @property
     def account(self) -> Account:
-        """The account after what was replayed, as far as its balances go."""
+        """The account's balances after what was replayed."""
         return Account(self.principal, grants=tuple(self._held.values()))
 
     def add_page(self, page: Page, policies: Policies) -> None:
         self._place = f"page {page.number}"
         if page.number != self._pages + 1:
-            self._find(f"page {self._pages + 1} should stand here, so the ledger has a gap")
+            self._find(f"page {self._pages + 1} is expected here, so the ledger has a gap")
         self._pages = page.number
         for entry in page.entries:
             earlier = self._page_of.get(entry.identity)
@@ -189,23 +190,23 @@ class Reconciliation:
         elif entry.run is not None:
             self._apply_run(entry, entry.run, policies)
         elif entry.outcome not in ("changed", "reload_requested", "reload_declined"):
-            self._find(f"{_name(entry)} is {entry.outcome}, but of no run")
+            self._find(f"{_name(entry)} is {entry.outcome}, but belongs to no run")
 
     def compare_with(self, row: Account) -> None:
-        """Compare what the ledger leaves with what the account's row holds."""
+        """Compare what the account holds by its ledger with what its row holds."""
         self._place = "row"
         on_row = {grant.id: grant for grant in row.grants}
         for grant_id in sorted(on_row.keys() | self._held.keys()):
-            told, held = self._held.get(grant_id), on_row.get(grant_id)
-            left, holds = (g.remaining_microcredits if g else 0 for g in (told, held))
+            expected, found = self._held.get(grant_id), on_row.get(grant_id)
+            left, holds = (g.remaining_microcredits if g else 0 for g in (expected, found))
             if left != holds:
-                pool = next((grant.pool for grant in (held, told) if grant), "")
+                pool = next((grant.pool for grant in (found, expected) if grant), "")
                 self._find(
-                    f"grant {grant_id} holds {format_credits(holds)} credits,"
-                    f" but its ledger leaves {format_credits(left)}",
+                    f"grant {grant_id} holds {credits_text(holds)},"
+                    f" but its ledger leaves {amount_text(left)}",
                     Drift(grant_id, pool, expected_microcredits=left, found_microcredits=holds),
                 )
-            elif told and held and self._settled(told) != self._settled(held):
+            elif expected and found and self._settled(expected) != self._settled(found):
                 self._find(f"grant {grant_id} is not what the ledger says was granted")
 
     def _find(self, text: str, drift: Drift | None = None) -> None:
@@ -231,8 +232,8 @@ class Reconciliation:
         left = held.remaining_microcredits if held else 0
         if left != entry.amount_microcredits:
             self._find(
-                f"{_name(entry)} lets {format_credits(entry.amount_microcredits)} credits expire,"
-                f" but {format_credits(left)} were left"
+                f"{_name(entry)} expires {credits_text(entry.amount_microcredits)},"
+                f" but the grant held {amount_text(left)}"
             )
         if expired is None or expired.is_live(entry.recorded_at):
             self._find(f"{_name(entry)} comes before the grant's expiry")
@@ -248,7 +249,7 @@ class Reconciliation:
                 days = policy.grace_days if policy else GRACE_DAYS_DEFAULT
                 self._give_back(entry, timedelta(days=days))
             case "waived" if not self._whole_run_of(entry).gave_back:
-                self._find(f"{_name(entry)} is waived, but its run had not failed by the platform")
+                self._find(f"{_name(entry)} is waived, but its run had no platform error")
         if entry.outcome in ("waived", "finished") and entry.draws:
             self._find(f"{_name(entry)} is {entry.outcome}, but has draws")
 
@@ -257,23 +258,23 @@ class Reconciliation:
         if entry.type == "agent_run.usage":
             self._check_usage(entry, orders)
         elif entry.draws:
-            self._find(f"{_name(entry)} is no usage, but has draws")
+            self._find(f"{_name(entry)} is not usage, but has draws")
         elif orders and not any(self._answers_request(entry, order) for order in orders):
             self._find(f"{_name(entry)} is {entry.outcome}, which is not what the pools held")
         if entry.outcome == "insufficient" and orders:
             balances = [pool_balances(self.account, o, entry.recorded_at) for o in orders]
             if entry.pools_before not in balances:
-                self._find(f"{_name(entry)} tells of other balances than the pools had")
+                self._find(f"{_name(entry)} states other balances than the pools had")
         fails_run = entry.outcome == "insufficient" and not self._whole_run_of(entry).failed
         if entry.fails_run != fails_run:
             should = "should be" if fails_run else "is not"
             self._find(f"{_name(entry)} {should} the one that fails its run")
 
     def _orders(self, entry: Entry, run: RunContext, policies: Policies) -> list[tuple[str, ...]]:
-        """Return the pools in the orders that the entry can have been decided by.
+        """Return the orders of pools that may have decided the entry, usually only one.
 
-        Mostly that is one. The entry names who paid and for which trigger, but not the kind of
-        team, and rules of two kinds may agree in the former.
+        The entry names its payer and trigger but not the kind of team, and the rules of both kinds
+        may fit.
         """
         policy = policies.get(run.policy_version)
         rules = policy.rules if policy else ()
@@ -281,14 +282,14 @@ class Reconciliation:
         if not orders:
             self._find(
                 f"{_name(entry)} is billed to the {run.payer} for {run.trigger_kind},"
-                f" but no rule of policy {run.policy_version} says so"
+                f" but policy {run.policy_version} has no such rule"
             )
         unsettled = self._of_unsettled_expiry & self._held.keys()
         return [] if unsettled else orders
 
     def _check_usage(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
         if entry.drawn_microcredits + entry.shortfall_microcredits != entry.amount_microcredits:
-            self._find(f"{_name(entry)}: its draws plus its shortfall are not its amount")
+            self._find(f"{_name(entry)} has draws and a shortfall that do not add up to its amount")
         impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
         for text in impossible:
             self._find(f"{_name(entry)} {text}")
@@ -302,15 +303,15 @@ class Reconciliation:
 
     def _impossibility(self, entry: Entry, part: Draw) -> Iterator[str]:
         held = self._held.get(part.grant_id)
-        credits_drawn = format_credits(part.microcredits)
+        credits_drawn = amount_text(part.microcredits)
         if held is None and self._made(part.grant_id) is None:
             yield f"drew from grant {part.grant_id}, which was never granted"
         elif held is None:
-            yield f"drew {credits_drawn} from grant {part.grant_id}, which was dry or had expired"
+            yield f"drew {credits_drawn} from grant {part.grant_id}, which was empty or had expired"
         elif not held.is_live(entry.recorded_at):
             yield f"drew {credits_drawn} from grant {part.grant_id}, which had expired"
         elif part.microcredits > held.remaining_microcredits:
-            left = format_credits(held.remaining_microcredits)
+            left = amount_text(held.remaining_microcredits)
             yield f"drew {credits_drawn} from grant {part.grant_id}, which held {left}"
         elif part.pool != held.pool:
             yield f"drew from grant {part.grant_id} as if it were in pool {part.pool}"
@@ -360,7 +361,7 @@ class Reconciliation:
             held = replace(made, remaining_microcredits=0)
             if made.expires_at is not None and not made.is_live(entry.recorded_at):
                 held = replace(held, expires_at=made.expires_at + grace)
-                # A grant of an earlier page may have been in grace before the checkpoint.
+                # A grant of an earlier page may have had a grace period before the checkpoint.
                 if made.id in self._in_grace or made.id not in self._granted:
                     self._of_unsettled_expiry.add(made.id)
                 self._in_grace.add(made.id)
@@ -378,7 +379,7 @@ class Reconciliation:
         return self._runs.setdefault(entry.identity.subject, _Run())
 
     def _whole_run_of(self, entry: Entry) -> _Run:
-        """Return the entry's run with what it did before the checkpoint; asked for only then."""
+        """Return the entry's run, including what it did before the checkpoint."""
         run = self._run_of(entry)
         if not run.is_whole:
             for before in self._earlier.entries_of_run(entry.identity.subject):
@@ -390,10 +391,10 @@ class Reconciliation:
 def check_receipts(
     page: Page, receipts: Mapping[Identity, Receipt], *, is_flushed: bool
 ) -> Iterator[Finding]:
-    """Find what the receipts of a page's entries say otherwise than the page.
+    """Yield where the receipts of a page's entries contradict the page.
 
-    Each entry of a flushed page has a receipt. Entries of the open page may have one already, when
-    a writer flushed the page and then did not commit.
+    Each entry of a flushed page has a receipt. Entries of the open page may already have one, if a
+    writer flushed the page and then did not commit.
     """
     for entry in page.entries:
         receipt = receipts.get(entry.identity)
@@ -405,7 +406,7 @@ def check_receipts(
         elif receipt.page_number != page.number:
             text = f"has a receipt that names page {receipt.page_number}"
         elif receipt.entry != entry:
-            text = "has a receipt that tells of it differently"
+            text = "has a receipt that differs from it"
         if text is not None:
             yield Finding(page.principal, f"page {page.number}", f"{_name(entry)} {text}")
 
@@ -420,4 +421,4 @@ def _name(entry: Entry) -> str:
 def _drawn(draws: tuple[Draw, ...]) -> str:
     if not draws:
         return "nothing"
-    return " and ".join(f"{format_credits(d.microcredits)} from {d.grant_id}" for d in draws)
+    return " and ".join(f"{amount_text(d.microcredits)} from {d.grant_id}" for d in draws)

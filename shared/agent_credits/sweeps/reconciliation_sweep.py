@@ -1,9 +1,9 @@
-"""Continuous reconciliation: each day, every account is held against its ledger.
+"""Continuous reconciliation: every day, each account is compared with its ledger.
 
-Read-only on accounts, pages and receipts. What it remembers of an account is a checkpoint, so that
-each day reads what is new, and every thirty days all of it again, in case an old page was changed.
-A contradiction is observed, once a day until it is mended, and no checkpoint is put behind it: what
-came after would only be measured against it.
+It only reads accounts, pages and receipts. A checkpoint per account lets it read only what is new;
+every 30 days it reads everything again, in case an old page was changed. A contradiction is
+announced once a day until it is fixed, and no checkpoint is stored after it, because a later replay
+would then start from the contradiction.
 """
 
 from collections import Counter
@@ -26,21 +26,21 @@ from agent_credits.values.principals import Principal
 if TYPE_CHECKING:
     from agent_credits.billing.policy import BillingPolicy
 
-# What one visit replays before the next one goes on: seconds at the slowest.
+# A visit replays this many entries before the next one continues: seconds at the slowest.
 ENTRIES_PER_VISIT = 1_000
 REPLAY_AGAIN_AFTER = timedelta(days=30)
-# A notice names so many contradictions, and the number of all.
-FINDINGS_TOLD_MAX = 10
+# A notice lists this many contradictions, and counts all of them.
+FINDINGS_LISTED_MAX = 10
 
 
 class ReconciliationRows(AccountsRows, LedgerRows, CheckpointRows, ObservationRows, Protocol):
-    """What reconciling reads, and the two kinds of rows that it puts."""
+    """The rows that reconciliation reads, and the two kinds that it puts."""
 
     def read_account(self, principal: Principal) -> Account | None: ...
 
 
 class ReconciliationSweep:
-    """Implements `Sweep`; policies never change, and are read once."""
+    """Implements `Sweep`. Policies never change, so each is read once."""
 
     def __init__(self, rows: ReconciliationRows, entries_max: int = ENTRIES_PER_VISIT) -> None:
         self._rows = rows
@@ -75,8 +75,8 @@ class ReconciliationSweep:
     def _verify(self, row: Account, day: date) -> tuple[Verification, Checkpoint]:
         since = self._beginning(row.principal, day)
         if since.page_number >= row.page_number:
-            # Another visit got further after the row was read here. Rows never go back: one that is
-            # read now is at least as new as the one which that checkpoint was put behind.
+            # Another visit stored a checkpoint after the row was read here. Versions only grow, so
+            # a row that is read now is at least as new as the row behind that checkpoint.
             row = self._rows.read_account(row.principal) or row
         verification = verify_row(self._rows, row, self._policies, since, self._entries_max)
         return verification, since
@@ -85,7 +85,7 @@ class ReconciliationSweep:
         try:
             there = self._rows.read_checkpoint(principal)
         except RowNotUnderstood:
-            # Another version put it. It only spares work, so the work is done.
+            # Another version put it. A checkpoint only saves work, so the work is repeated.
             there = None
         if there is None or day - there.began_on >= REPLAY_AGAIN_AFTER:
             return Checkpoint(principal, began_on=day)
@@ -100,7 +100,7 @@ class ReconciliationSweep:
             team_id=principal.id if principal.kind == "team" else team_id,
             day=day,
             time=now,
-            findings=tuple(_told(finding) for finding in findings[:FINDINGS_TOLD_MAX]),
+            findings=tuple(_drift_finding(f) for f in findings[:FINDINGS_LISTED_MAX]),
             findings_count=len(findings),
         )
         self._rows.put_observation(observation, now)
@@ -111,7 +111,7 @@ def _unreadable(principal: Principal, place: str, reason: str) -> Finding:
     return Finding(principal, place, f"this version cannot read {reason}")
 
 
-def _told(finding: Finding) -> DriftFinding:
+def _drift_finding(finding: Finding) -> DriftFinding:
     if (drift := finding.drift) is None:
         return DriftFinding(place=finding.place, text=finding.text)
     grant = DriftedGrant(

@@ -15,7 +15,7 @@ Row = TypeVar("Row")
 
 
 class Unreadable(Struct, frozen=True):
-    """A row that this version does not understand: its key, and whose it is."""
+    """A row that this version cannot read: its key, its principal, and why."""
 
     key: str
     principal: Principal
@@ -23,10 +23,11 @@ class Unreadable(Struct, frozen=True):
 
 
 class Stretch(Struct, Generic[Row], frozen=True):
-    """A bounded part of a table, in the table's own order: rows with their keys.
+    """A bounded part of a table in the table's own order: rows with their keys.
 
-    `end` is where the next stretch begins, None behind the last. A row that is there all the while
-    stands in exactly one stretch; one that comes or goes meanwhile, in one or none.
+    `end` is where the next stretch starts, or None for the last one. A row that exists during the
+    whole sweep is in exactly one stretch; a row that is added or deleted in between is in at most
+    one.
     """
 
     rows: tuple[tuple[str, Row | Unreadable], ...]
@@ -34,7 +35,7 @@ class Stretch(Struct, Generic[Row], frozen=True):
 
 
 class LedgerRows(Protocol):
-    """What an account's ledger is verified from. Raises as `Rows` does, and `RowNotUnderstood`."""
+    """The rows that verify a ledger. The methods raise `RowsUnavailable` or `RowNotUnderstood`."""
 
     def read_pages(
         self, principal: Principal, first: int = 1, last: int = PAGES_MAX
@@ -50,20 +51,20 @@ class LedgerRows(Protocol):
 
 
 class AccountsRows(Protocol):
-    """The rows of all accounts, for sweeping over them. Each method raises `RowsUnavailable`."""
+    """The rows of all accounts. Each method raises `RowsUnavailable` on a fault."""
 
     def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
-        """Read at most so many rows of the table, and return the accounts among them."""
+        """Read at most `rows_max` rows of the table, and return the accounts among them."""
         ...
 
     def read_account_at(self, key: str) -> Account | Unreadable | None: ...
 
 
 class CheckpointRows(Protocol):
-    """How far each account's ledger has been verified. Each method raises `RowsUnavailable`."""
+    """The rows of checkpoints. Each method raises `RowsUnavailable` on a fault."""
 
     def read_checkpoint(self, principal: Principal) -> Checkpoint | None: ...
 
     def put_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Put it over any other: each is true for ever, so an older one only costs reads."""
+        """Overwrite the stored one. A checkpoint stays true, so an older one only costs reads."""
         ...

@@ -1,16 +1,16 @@
-"""A sweep: one pass over all rows of a kind, in bounded steps, each of them one message.
+"""A sweep: one pass over all rows of a kind in bounded steps, each of which is one message.
 
-    {"sweep": "reconciliation"}                                begins one: schedule or operator
-    {"sweep": …, "day": …, "number": 7, "after": "ACCOUNT#…"}  step 7: the rows behind that key
-    {"sweep": …, "day": …, "key": "ACCOUNT#…", "part": 2}      a single row: a visit
+    {"sweep": "reconciliation"}                                starts one: schedule or operator
+    {"sweep": …, "day": …, "number": 7, "after": "ACCOUNT#…"}  step 7: the rows after that key
+    {"sweep": …, "day": …, "key": "ACCOUNT#…", "part": 2}      a visit of a single row
 
-A step visits rows while there is time, then sends the next step, then is done. Whatever crashes,
-a step comes again as a whole, so visiting a row again the same day must do nothing new. Nobody
-remembers how far a sweep has come but the message that is under way: there is nothing to clean up.
+A step visits rows while there is time, and then sends the next step. After a crash the whole step
+is delivered again, so a second visit of a row on the same day must do nothing new. Only the message
+under way holds the position of a sweep, so there is nothing to clean up.
 
-A row that takes longer than a step may take gets visits of its own, one after the other. And a step
-that keeps failing is taken apart: each of its rows becomes a visit, and the sweep continues. What
-then keeps failing is one message that names one row, and it ends in the dead-letter queue.
+A row that needs more time than a step has gets visits of its own, one after the other. A step that
+keeps failing is split: each of its rows becomes a visit, and the sweep continues. What then still
+fails is a message that names one row, and it ends in the dead-letter queue.
 """
 
 from collections import Counter
@@ -26,16 +26,16 @@ from agent_credits.values.errors import require
 
 SweepName = Literal["reconciliation", "expiring_credits", "balance_reports"]
 
-# The rows of a table that one step reads at most; they fit one answer of the database.
+# A step reads at most this many rows of the table. They fit into one answer of the database.
 ROWS_PER_STEP_MAX = 500
-# A step that failed so often is taken apart.
+# A step that failed this often is split.
 STEP_ATTEMPTS_MAX = 2
-# Far more than the longest ledger takes; what comes here does not get further.
+# Far more than the longest ledger needs. A row that has this many visits makes no progress.
 VISITS_PER_ROW_MAX = 100_000
 
 
 class Step(BaseModel):
-    """Visit the rows behind `after`, from the first one on where it is None."""
+    """Visit the rows after the key `after`, or from the first row on if it is None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,13 +50,13 @@ class Step(BaseModel):
 
     @property
     def deduplication(self) -> str:
-        # Of two steps with one number, after a crash between sending and being done, the second is
-        # dropped, also where a new row made its end another one: a sweep never forks.
+        # A crash after sending repeats a step, which sends its next step again, perhaps with
+        # another `after`. The number makes the second one a repeat, so a sweep never forks.
         return f"{self.sweep} {self.day} step {self.number}"
 
 
 class Visit(BaseModel):
-    """Visit one row; `part` counts the visits that it has had on this sweep."""
+    """Visit one row. `part` counts its visits in this sweep."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,14 +84,14 @@ _MESSAGE: TypeAdapter[_Beginning | Step | Visit] = TypeAdapter(_Beginning | Step
 
 
 def beginning(sweep: SweepName) -> str:
-    """Return the body of the message that begins a sweep."""
+    """Return the body of the message that starts a sweep."""
     return _Beginning(sweep=sweep).model_dump_json()
 
 
 def parse_sweep_message(body: str, sent_at: datetime) -> Step | Visit:
-    """Read a message; a sweep's day is the one on which its first message was sent.
+    """Read a message. A sweep's day is the day on which its first message was sent.
 
-    Raises ValueError for a body that is none of the three.
+    Raises ValueError for any other body.
     """
     message = _MESSAGE.validate_json(body)
     if isinstance(message, _Beginning):
@@ -100,9 +100,9 @@ def parse_sweep_message(body: str, sent_at: datetime) -> Step | Visit:
 
 
 class Visited(Struct, frozen=True):
-    """What came of a visit: whether the row is done with for this day, and what to count.
+    """The result of a visit: whether the row is done for this day, and what to count.
 
-    A row that `is_left_out` could not be served at all; the log names it.
+    A row that `is_left_out` could not be processed at all; the log names it.
     """
 
     is_done: bool = True
@@ -111,28 +111,28 @@ class Visited(Struct, frozen=True):
 
 
 class Sweep(Protocol[Row]):
-    """What a sweep reads, and does to each row; another kind of sweep is another of these."""
+    """What a kind of sweep reads, and does with each row."""
 
     def read_stretch(self, after: str | None, rows_max: int) -> Stretch[Row]: ...
 
     def read_row(self, key: str) -> Row | Unreadable | None: ...
 
     def visit(self, row: Row | Unreadable, day: date, now: datetime) -> Visited:
-        """Do a bounded amount of work; of what was done on the same day already, nothing again."""
+        """Do a bounded amount of work, and nothing that was already done on the same day."""
         ...
 
 
 class SweepQueue(Protocol):
     def send(self, messages: Sequence[Step | Visit]) -> None:
-        """Send them; of those alike in `deduplication`, within minutes, only the first stays."""
+        """Send the messages. Within minutes, only the first of each `deduplication` is kept."""
         ...
 
 
 class Swept(Struct, frozen=True):
-    """What one message did: rows visited, what they count, visits that rows were given.
+    """The result of one message: the rows visited, what to count, and the visits it sent.
 
-    `left_out` are the keys of rows that could not be served.
-    `next` is the step that was sent, None where there is none: at the sweep's end, or of a visit.
+    `left_out`: the keys of rows that could not be processed.
+    `next`: the next step that was sent; None after the last step and after a visit.
     """
 
     rows: int
@@ -161,13 +161,13 @@ def take_step(
     now: datetime,
     time_is_left: Callable[[], bool],
 ) -> Swept:
-    """Visit rows while there is time, one at least, and send the next step.
+    """Visit rows while there is time, at least one, and send the next step.
 
-    Whatever a visit raises is raised: the step then comes again, as its next `attempt`.
+    An error of a visit is raised: the step is then delivered again as its next `attempt`.
     """
     stretch = sweep.read_stretch(step.after, ROWS_PER_STEP_MAX)
     if attempt > STEP_ATTEMPTS_MAX:
-        return _take_apart(queue, step, stretch)
+        return _split(queue, step, stretch)
     counts: Counter[str] = Counter()
     visited, unfinished, end = 0, list[Step | Visit](), stretch.end
     left_out: list[str] = []
@@ -188,7 +188,7 @@ def take_step(
 
 
 def take_visit(sweep: Sweep[Row], queue: SweepQueue, visit: Visit, now: datetime) -> Swept:
-    """Visit a row, and send its next visit where this one was not enough."""
+    """Visit a row, and send its next visit if this one did not finish."""
     require(visit.part < VISITS_PER_ROW_MAX, "a row's visits come to an end")
     row = sweep.read_row(visit.key)
     if row is None:
@@ -204,7 +204,7 @@ def take_visit(sweep: Sweep[Row], queue: SweepQueue, visit: Visit, now: datetime
     )
 
 
-def _take_apart(queue: SweepQueue, step: Step, stretch: Stretch[Row]) -> Swept:
+def _split(queue: SweepQueue, step: Step, stretch: Stretch[Row]) -> Swept:
     visits = [Visit(sweep=step.sweep, day=step.day, key=key, part=0) for key, _ in stretch.rows]
     following = _following(step, stretch.end)
     queue.send([*visits, *following])

@@ -1,9 +1,9 @@
-"""Verifying an account: its row is held against its ledger, which is replayed from the rows.
+"""Verifying an account: its row is compared with its ledger, which is replayed.
 
-What is compared is one state: the row as it was read, its own open page, and the pages before that
-one. Those were full and flushed, with their receipts, before the row could come to its page, and
-never change again; so commits that go on meanwhile cannot be taken for drift, and nothing is locked
-or read twice. Nothing is written.
+The comparison uses one state: the row as it was read, its open page, and the pages before it. Those
+were full and flushed, with their receipts, before the row could reach its open page, and they never
+change. So concurrent commits never look like drift, and nothing is locked or read twice. Nothing is
+written.
 """
 
 from collections.abc import Iterator
@@ -20,10 +20,10 @@ from agent_credits.sweeps.rows import LedgerRows
 
 
 class Verification(Struct, frozen=True):
-    """`sums` and `findings` are of the pages that were replayed.
+    """`sums` and `findings` cover the pages that were replayed.
 
-    `checkpoint` is where the next verification may begin. `is_complete`: the replay came up to the
-    row, and the row was compared; otherwise go on at the checkpoint.
+    `checkpoint`: where the next verification may start. `is_complete`: the replay reached the row
+    and compared it; otherwise continue at the checkpoint.
     """
 
     sums: Sums
@@ -33,7 +33,7 @@ class Verification(Struct, frozen=True):
 
 
 class _EarlierPages:
-    """The pages up to a checkpoint, asked through their receipts."""
+    """The pages up to a checkpoint, read through their receipts."""
 
     def __init__(self, rows: LedgerRows, end: Checkpoint) -> None:
         self._rows = rows
@@ -50,7 +50,7 @@ class _EarlierPages:
         return receipt.entry.grant if receipt and self._is_earlier(receipt) else None
 
     def _is_earlier(self, receipt: Receipt) -> bool:
-        # The run may have billed other accounts too, and what comes later is replayed.
+        # The run may also have billed other accounts. Later entries are replayed anyway.
         is_here = receipt.principal == self._end.principal
         return is_here and receipt.page_number <= self._end.page_number
 
@@ -62,10 +62,10 @@ def verify_row(
     since: Checkpoint,
     entries_max: int | None = None,
 ) -> Verification:
-    """Replay the pages before the row's own, then its own, and compare what is left with it.
+    """Replay the pages before the row's open page, then the open page, and compare the row.
 
-    `policies` keeps what was read of them, for the next account. With `entries_max`, the replay
-    stops behind the page that reaches it, unless that is the last one.
+    `policies` caches policies for the next account. With `entries_max`, the replay stops after the
+    page that reaches it, unless that is the last one.
     """
     earlier = _EarlierPages(rows, since) if since.page_number else None
     reconciliation = Reconciliation(row.principal, since, earlier)
@@ -87,7 +87,7 @@ def verify_row(
 
 
 def read_policy(rows: LedgerRows, version: str, policies: dict[str, BillingPolicy]) -> None:
-    """Read a policy version into `policies`, unless it is there or there is none."""
+    """Read a policy version into `policies`, unless it is cached or does not exist."""
     if version not in policies:
         policy = rows.read_policy(version)
         if policy is not None:

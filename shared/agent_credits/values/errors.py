@@ -1,28 +1,28 @@
-"""What can go wrong that a caller can act on. The expected is a value, not an error."""
+"""The errors that a caller can act on. An outcome that the business expects is a returned value."""
 
 
 class AgentCreditsError(Exception):
-    """Base of every error of this package; catch it where one account must not disturb others."""
+    """Base of every error of this package; catch it where one account must not affect others."""
 
 
 class RowsUnavailable(AgentCreditsError):
-    """The rows could not be read or written now. Give the messages back and let SQS redeliver."""
+    """The rows cannot be read or written now. Give the messages back, and SQS redelivers them."""
 
 
 class RowNotUnderstood(AgentCreditsError):
-    """A row is not what this version writes. Deploy the version that wrote it, then redeliver."""
+    """This version cannot read a row. Deploy the version that wrote it, then redeliver."""
 
 
 class QueueUnavailable(AgentCreditsError):
-    """The queue did not answer. Go on: its messages come back by themselves, only later."""
+    """The queue did not answer. Continue: SQS redelivers its messages, only later."""
 
 
 class SecretUnavailable(AgentCreditsError):
-    """The secret cannot be read now, or nothing useful was put there yet. Ask again later."""
+    """The secret cannot be read now, or holds no usable value yet. Try again later."""
 
 
 class Contended(AgentCreditsError):
-    """Other writers won every attempt. Give the messages back; nothing of it was committed."""
+    """Other writers won every attempt. Nothing was committed. Give the messages back."""
 
     def __init__(self, message: str, races_lost: int) -> None:
         super().__init__(message)
@@ -38,22 +38,22 @@ class AccountMissing(AgentCreditsError):
 
 
 class TeamMissing(AgentCreditsError):
-    """There is no such team. Declare it with `agent-credits apply`."""
+    """The team does not exist. Declare it with `agent-credits apply`."""
 
 
 class PolicyMissing(AgentCreditsError):
-    """A team names a policy version that is not there. Apply the policy, then redeliver."""
+    """A team names a policy version that does not exist. Apply the policy, then redeliver."""
 
 
 class AccountTooLarge(AgentCreditsError):
-    """One change would push the row past its ceiling. Merge or let expire some grants first."""
+    """One change would make the row too large. Merge some grants, or let some expire, first."""
 
 
 class InvariantViolated(AgentCreditsError):
-    """A bug, caught before anything was committed. Page whoever owns the code."""
+    """A bug, found before anything was committed. Page the owner of the code."""
 
 
 def require(condition: bool, invariant: str) -> None:
-    """Raise `InvariantViolated` unless the condition holds; unlike `assert`, in every build."""
+    """Raise `InvariantViolated` unless the condition holds. Unlike `assert`, this always runs."""
     if not condition:
         raise InvariantViolated(invariant)

@@ -1,8 +1,8 @@
 """Plan periods: monthly from the anchor day, clamped at month ends, in UTC.
 
-A period that starts on the 31st starts on the 30th or 28th in shorter months and on the 31st again
-in the next long one: each start is computed from the anchor, never from the start before it, so
-that a clamp does not stick. A month is not thirty days.
+With an anchor on the 31st, a period starts on the 30th or 28th of shorter months, and on the 31st
+again in the next long one. Each start is computed from the anchor and not from the start before it,
+so a clamped day does not stick.
 """
 
 import calendar
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 
 class Period(Struct, frozen=True):
-    """Half open: an instant at `end` belongs to the next period."""
+    """A half-open interval: the instant `end` belongs to the next period."""
 
     start: datetime
     end: datetime
@@ -33,7 +33,7 @@ def period_containing(anchor: date, now: datetime) -> Period | None:
 
 
 def next_period_starts_at(anchor: date, now: datetime) -> datetime:
-    """Return when the next period begins: the first one on the anchor day itself."""
+    """Return when the next period starts. The first one starts on the anchor day."""
     period = period_containing(anchor, now)
     return period.end if period else _midnight(anchor)
 

@@ -1,9 +1,9 @@
-"""The model of what comes from outside: it takes exactly the fields and types that it names."""
+"""The base of models of external input: they accept exactly the fields and types that they name."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Strict(BaseModel):
-    # Most are parts of a union or of another model, whose validator holds theirs; one of their own
-    # is built only for those that are asked for by themselves, and not at each cold start.
+    # Most models are parts of another model or of a union, whose validator includes theirs. So a
+    # validator of their own is built only on first use, and not at each cold start.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)

@@ -186,5 +186,7 @@ def test_a_row_past_its_ceiling_is_rejected_by_name_and_size() -> None:
     grants = tuple(grant(f"{n}-{uuid.uuid4()}" * 3, credits="999999.999999") for n in range(700))
     account = Account(Principal("team", "hoarder"), 1, grants=grants)
 
-    with pytest.raises(AccountTooLarge, match=r"^team:hoarder: a row of \d+ bytes passes 65536$"):
+    with pytest.raises(
+        AccountTooLarge, match=r"^team:hoarder: a row of [\d,]+ bytes exceeds 65,536$"
+    ):
         items.account_item(account)

@@ -36,7 +36,7 @@ def test_what_is_neither_is_rejected_with_a_sentence(written: object) -> None:
 
 
 def test_a_threshold_stands_there_once() -> None:
-    with pytest.raises(ValidationError, match="the threshold 30% stands there twice"):
+    with pytest.raises(ValidationError, match="the threshold 30% is listed twice"):
         Alerts.model_validate({"low": ["30%", "10%", "30 %"]})
 
 

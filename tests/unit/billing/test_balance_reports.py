@@ -8,7 +8,7 @@ import pytest
 from agent_credits.aws.items import observation_item
 from agent_credits.aws.stream_records import change_of
 from agent_credits.billing.balance_reports import (
-    ACCOUNTS_TOLD_MAX,
+    ACCOUNTS_LISTED_MAX,
     BalanceReport,
     Burning,
     balance_report,
@@ -89,10 +89,10 @@ def test_a_team_of_thousands_is_told_as_its_busiest_accounts_and_a_sum_of_all() 
     report = report_of(*accounts)
 
     assert [str(a.principal) for a in report.accounts[:2]] == ["user:u1999", "user:u1998"]
-    assert (len(report.accounts), report.accounts_count) == (ACCOUNTS_TOLD_MAX, 2_000)
+    assert (len(report.accounts), report.accounts_count) == (ACCOUNTS_LISTED_MAX, 2_000)
     assert report.available_microcredits == parse_credits("2000")
     assert report.burned_microcredits == (parse_credits(str(2_000 * 2_001 // 2)),) * 3
-    assert "And 1950 more accounts" in report_text(report)
+    assert "And 1,950 more accounts, with less burn." in report_text(report)
     assert len(json.dumps(report_data(report))) < 100_000, "far from the 256 KB of a message"
 
 

@@ -164,7 +164,7 @@ def test_members_may_be_everyone_only_where_the_team_pays(file: Path) -> None:
         ('owner = "gus"\n', "", ": teams[1].owner: is missing; add it"),
         ('credits = "400"', 'credits = "0"', ": plans[0].credits: plan build refills nothing"),
         ('credits = "400"', "credits = 400.5", ": plans[0].credits: credits must be a decimal"),
-        ('credits = "400"', 'credits = "-4"', ": plans[0].credits: credits must be a positive"),
+        ('credits = "400"', 'credits = "-4"', ": plans[0].credits: credits must be a decimal"),
         ('credits = "12.5"', 'credits = "0"', ": grants[0].credits: credits must be more than"),
         ('credits = "400"', 'credits = "400"\npool = "plam"', ": plans[0].pool: there is no pool"),
         ('plan = "build"', 'plan = "bulid"', ": teams[0].plan: there is no plan bulid; the ones"),

@@ -43,7 +43,7 @@ def test_reads_the_thresholds_of_a_team(text: str, low: list[str], tmp_path: Pat
         ),
         (
             'low = ["30%", "30 %"]',
-            ": teams[0].alerts.low: the threshold 30% stands there twice; remove one of the two",
+            ": teams[0].alerts.low: the threshold 30% is listed twice; remove one of them",
         ),
         (
             'high = ["90%"]',

@@ -291,7 +291,7 @@ def test_a_batch_that_does_not_fit_the_row_leaves_nothing_behind() -> None:
     commit(rows, ANA, grants[:200], now=NOW, pause=pause)
     before = rows.accounts[ANA]
 
-    with pytest.raises(AccountTooLarge, match=r"user:ana: a row of \d+ bytes passes 65536"):
+    with pytest.raises(AccountTooLarge, match=r"user:ana: a row of [\d,]+ bytes exceeds 65,536"):
         commit(rows, ANA, grants[200:], now=NOW, pause=pause)
 
     assert rows.accounts[ANA] == before

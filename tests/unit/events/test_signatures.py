@@ -145,7 +145,7 @@ class TestKeys:
 
     def test_one_character_less_is_too_short(self) -> None:
         assert parse_key("k1", "k" * 32) == KEY
-        with pytest.raises(KeysNotUnderstood, match="key k1 is not a string of 32"):
+        with pytest.raises(KeysNotUnderstood, match="key k1 must be a string of 32"):
             parse_key("k1", "k" * 31)
 
 

@@ -1,6 +1,7 @@
-"""An example of every type of notice, made by the code that announces it; `python -m` writes their
-messages for Slack to golden/slack/, and e-mails that no other test words to golden/email/, to be
-read before they are committed.
+"""An example of every type of notice, made by the code that announces it.
+
+`python -m tests.unit.notices.every_notice` writes their Slack messages to golden/slack/, and to
+golden/email/ the e-mails that are in no other golden file. Read the difference before you commit.
 
 A type that has no example here fails tests/unit/notices/test_every_notice.py.
 """
@@ -83,13 +84,13 @@ def _low() -> Notice:
     return _only(world, "credits_low")
 
 
-def _cap_comes_near() -> Notice:
+def _cap_warning() -> Notice:
     world = world_that_spends()
     spend(world, 7)
     return _only(world, "spend_cap.warning")
 
 
-# By type, and by what tells further examples of it apart.
+# By type; further examples of a type have a suffix.
 EXAMPLES: dict[str, Callable[[], Notice]] = {
     "auto_reload.frozen": _frozen,
     "auto_reload.declined": _declined,
@@ -109,7 +110,7 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "provider_overloaded": lambda: notice_of(EVENTS["overloaded"]),
     "provider_quota_exhausted": lambda: notice_of(EVENTS["quota_exhausted_openai"]),
     "provider_rate_limited": lambda: notice_of(EVENTS["rate_limited"]),
-    "spend_cap.warning": _cap_comes_near,
+    "spend_cap.warning": _cap_warning,
 }
 
 
@@ -122,7 +123,7 @@ def published(notice: Notice) -> Published:
 
 
 def slack_payload(notice: Notice) -> dict[str, Any]:
-    """Return what Slack's webhook gets for a notice."""
+    """Return the notice's payload for Slack's webhook."""
     return {"attachments": [slack_message(published(notice)).to_dict()]}
 
 
@@ -130,7 +131,7 @@ def text_of(payload: dict[str, Any]) -> str:
     return json.dumps(payload, indent=2, ensure_ascii=False) + "\n"
 
 
-def is_agreed_on(email: str) -> bool:
+def has_golden_file(email: str) -> bool:
     return any(path.read_text().endswith(email) for path in GOLDEN.rglob("*.txt"))
 
 
@@ -142,7 +143,7 @@ def write() -> None:
     for name, example in EXAMPLES.items():
         notice = example()
         (SLACK / f"{name}.json").write_text(text_of(slack_payload(notice)))
-        if not is_agreed_on(email_of(notice)):
+        if not has_golden_file(email_of(notice)):
             (EMAIL / f"{name}.txt").write_text(email_of(notice))
 
 

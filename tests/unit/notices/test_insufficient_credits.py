@@ -50,7 +50,7 @@ def failure(
     return notice
 
 
-def test_the_notice_is_the_one_of_the_contract() -> None:
+def test_the_notice_is_the_documented_one() -> None:
     notice = failure(usage("e1", "106.5", project_id="web"), plan="100")
 
     assert notice.to_cloudevent() == {
@@ -67,6 +67,7 @@ def test_the_notice_is_the_one_of_the_contract() -> None:
             "project_id": "web",
             "principal": "user:ana",
             "trigger": "user",
+            "trigger_id": "ana",
             "task_state": "FAILED",
             "shortfall_credits": "5.5",
             "pools": [
@@ -79,7 +80,7 @@ def test_the_notice_is_the_one_of_the_contract() -> None:
             "resets_at": "2025-12-01T00:00:00Z",
             "fix": [
                 "ana: purchase add-on credits for your own account.",
-                "Or wait: the plan's credits refill at 2025-12-01T00:00:00Z.",
+                "Or wait: the plan refills this account on 2025-12-01 00:00 UTC.",
             ],
             "problem": {
                 "type": "/reference/api-and-sdk/troubleshooting/errors/insufficient-credits/",
@@ -106,7 +107,7 @@ def test_a_base_url_makes_the_problem_type_absolute(base_url: str) -> None:
     )
 
 
-def test_a_request_takes_nothing_so_the_pools_remain() -> None:
+def test_a_failed_request_takes_nothing_from_the_pools() -> None:
     notice = failure(requested("e1", credits="7"), add_on="5")
 
     assert notice.data["shortfall_credits"] == "2"
@@ -114,7 +115,7 @@ def test_a_request_takes_nothing_so_the_pools_remain() -> None:
     assert notice.data["resets_at"] is None
 
 
-def test_what_ties_the_run_to_a_trace_is_passed_on() -> None:
+def test_the_traceparent_of_the_run_is_passed_on() -> None:
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
     notice = failure({**usage("e1", "5"), "traceparent": trace})

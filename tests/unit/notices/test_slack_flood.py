@@ -17,7 +17,7 @@ from slack_sdk.models.attachments import BlockAttachment
 from slack_sdk.models.blocks import DividerBlock
 from slack_sdk.webhook import WebhookClient, WebhookResponse
 
-from agent_credits.notices.slack_posts import NotPosted, SlackPosts, again_in_seconds
+from agent_credits.notices.slack_posts import NotPosted, SlackPosts, retry_in_seconds
 from tests.template import load_template
 
 RECEIVES_MAX = load_template()["Resources"]["SlackQueue"]["Properties"]["RedrivePolicy"][
@@ -73,7 +73,7 @@ class SlowSlack:
             try:
                 next(copies).post(URL, MESSAGE)
             except NotPosted as reason:
-                wait = timedelta(seconds=again_in_seconds(reason, receives))
+                wait = timedelta(seconds=retry_in_seconds(reason, receives))
                 heapq.heappush(queue, (self.now + wait, next(numbers), receives + 1))
             self.now += A_POST / COPIES
         return most

@@ -1,4 +1,4 @@
-"""Any notice becomes a message that Slack takes and that does nothing but tell."""
+"""Any notice becomes a message that Slack accepts, and that cannot ping, link or format."""
 
 import re
 from typing import Any, get_args
@@ -64,14 +64,18 @@ known = st.fixed_dictionaries(
     {},
     optional={
         name: scalars | documents | st.lists(scalars | documents, max_size=60)
-        for name in ("pools", "fix", "problem", "run_id", "team_id", "traceparent", "currency")
+        for name in (
+            *("pools", "fix", "problem", "run_id", "team_id", "traceparent", "currency"),
+            *("auto_reload", "cause", "trigger", "trigger_id", "threshold", "resets_at"),
+            *("credits", "spent_cents", "accounts", "accounts_count"),
+        )
     },
 )
 
 
 @settings(max_examples=50)
 @given(documents, known, st.sampled_from(get_args(Severity)), st.text(max_size=300))
-def test_slack_takes_whatever_a_notice_may_hold(
+def test_slack_accepts_any_notice(
     data: dict[str, Any], more: dict[str, Any], severity: Severity, subject: str
 ) -> None:
     notice = published(data | more, severity=severity, subject=subject)
@@ -81,7 +85,7 @@ def test_slack_takes_whatever_a_notice_may_hold(
 
 @settings(max_examples=50)
 @given(documents, known, st.text(max_size=300))
-def test_nothing_in_a_notice_can_mention_link_or_format_as_slacks_own(
+def test_no_text_of_a_notice_can_mention_link_or_format(
     data: dict[str, Any], more: dict[str, Any], subject: str
 ) -> None:
     written = all_text(published(data | more, subject=subject))
@@ -107,7 +111,7 @@ def test_a_name_that_would_ping_everybody_is_only_a_name(place: str) -> None:
 
 
 @given(st.text())
-def test_escaped_text_is_the_text_again_when_it_is_shown(text: str) -> None:
+def test_escaped_text_is_shown_as_the_original_text(text: str) -> None:
     shown = escape(text).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
     assert shown == text
@@ -125,7 +129,7 @@ def test_each_severity_has_a_look_of_its_own() -> None:
         assert LOOKS[severity].words in "\n".join(texts(message["blocks"][-1]))
 
 
-def test_a_type_of_the_future_is_shown_by_the_names_and_units_of_its_data() -> None:
+def test_an_unknown_type_is_shown_by_the_names_and_units_of_its_data() -> None:
     notice = published(
         {
             "principal": "user:ana",
@@ -135,31 +139,37 @@ def test_a_type_of_the_future_is_shown_by_the_names_and_units_of_its_data() -> N
             "currency": "usd",
             "expires_at": "2026-11-30T00:00:00Z",
             "provider": {"name": "openai", "quota": None},
-            "grants": [{"id": "order-1", "left_credits": "5"}, "order-2"],
+            "waited_seconds": 1,
+            "runs": 2_000,
+            "key_id": "k-1",
+            "grants": [{"id": "order-1", "left_credits": "5000"}, "order-2"],
         }
     )
 
     written = all_text(notice)
 
-    assert "*Billed*\nuser:ana" in written
-    assert "*Threshold percent*\n10" in written
+    assert "*Account*\nuser:ana" in written
+    assert "*Threshold percent*\n10%" in written
     assert "*Left*\n12.5 credits" in written
     assert "*Spent*\n19.99 USD" in written
     assert "*Expires*\n<!date^1795996800^" in written
     assert "*Provider: name*\nopenai" in written
+    assert "*Waited*\n1 second" in written
+    assert "*Runs*\n2,000" in written
+    assert "*Key ID*\nk-1" in written
     assert "quota" not in written
-    assert "*Grants*\n• id order-1, left credits 5\n• order-2" in written
+    assert "*Grants*\n• ID: order-1; Left: 5,000 credits\n• order-2" in written
 
 
 def test_two_facts_never_get_the_same_label() -> None:
-    written = all_text(published({"threshold": "30%", "threshold_credits": "120"}))
+    written = all_text(published({"overdraft": "none", "overdraft_credits": "120"}))
 
-    assert "*Threshold*\n30%" in written
-    assert "*Threshold credits*\n120 credits" in written
+    assert "*Overdraft*\nnone" in written
+    assert "*Overdraft credits*\n120 credits" in written
 
 
 @pytest.mark.parametrize("subject", ["x" * 300, "&" * 300])
-def test_a_headline_is_cut_to_what_slack_takes_and_never_within_an_escape(subject: str) -> None:
+def test_a_long_word_in_a_headline_is_cut_and_never_inside_an_escape(subject: str) -> None:
     message = payload(published({}, subject=subject))
 
     assert code_of(message) is None
@@ -168,12 +178,30 @@ def test_a_headline_is_cut_to_what_slack_takes_and_never_within_an_escape(subjec
     assert headline.endswith(("x…", "&amp;…"))
 
 
-def test_long_lists_say_how_much_they_leave_out() -> None:
-    written = all_text(published({"accounts": [f"user:{n}" for n in range(25)]}))
+def test_a_headline_is_cut_behind_a_whole_word() -> None:
+    message = payload(published({}, subject="the account is out of credits " * 10))
+
+    headline = message["attachments"][0]["blocks"][0]["text"]["text"]
+    assert 100 < len(headline) <= 150
+    assert headline.removesuffix("…").split()[-1] in {
+        "the",
+        "account",
+        "is",
+        "out",
+        "of",
+        "credits",
+    }
+    assert headline.endswith("…")
+
+
+@pytest.mark.parametrize(("count", "more"), [({}, "15"), ({"accounts_count": 2_000}, "1,990")])
+def test_long_lists_say_how_much_they_leave_out(count: dict[str, int], more: str) -> None:
+    written = all_text(published({"accounts": [f"user:{n}" for n in range(25)], **count}))
 
     assert "user:9" in written
     assert "user:10" not in written
-    assert "… and 15 more" in written
+    assert f"… and {more} more" in written
+    assert "Accounts count" not in written
 
 
 def test_the_context_leads_to_run_team_project_and_trace() -> None:
@@ -197,12 +225,12 @@ def test_the_context_leads_to_run_team_project_and_trace() -> None:
     ]
 
 
-def test_what_has_to_be_done_stands_in_the_message_and_whether_a_retry_helps() -> None:
+def test_the_message_says_what_to_do_and_that_retrying_does_not_help() -> None:
     fix = ["ana: purchase add-on credits."]
 
     never = all_text(published({"fix": fix, "problem": {"retryable": False}}))
     perhaps = all_text(published({"fix": fix}))
 
     assert "*What to do now*\n• ana: purchase add-on credits." in never
-    assert "Until then a retry fails as well." in never
+    assert "Until then, retrying will not help." in never
     assert "retry" not in perhaps

@@ -14,16 +14,16 @@ from slack_sdk.webhook import WebhookClient, WebhookResponse
 
 from agent_credits.notices.published import NotAnEnvelope
 from agent_credits.notices.slack_posts import (
+    RETRY_AFTER_SECONDS_DEFAULT,
     RETRY_AFTER_SECONDS_MAX,
-    RETRY_AFTER_SECONDS_USUAL,
     REVOKED_FOR,
     SPREAD_SECONDS_MAX,
     PostRejected,
     RateLimited,
     SlackPosts,
     SlackUnavailable,
-    again_in_seconds,
     parse_webhooks,
+    retry_in_seconds,
 )
 from agent_credits.values.errors import SecretUnavailable
 
@@ -99,8 +99,8 @@ def test_an_ok_is_all_there_is_to_a_post(posts: SlackPosts, slack: Slack) -> Non
         ("30", 30),
         ("0", 1),
         ("999999", RETRY_AFTER_SECONDS_MAX),
-        ("soon", RETRY_AFTER_SECONDS_USUAL),
-        ("", RETRY_AFTER_SECONDS_USUAL),
+        ("soon", RETRY_AFTER_SECONDS_DEFAULT),
+        ("", RETRY_AFTER_SECONDS_DEFAULT),
     ],
 )
 def test_slacks_wait_is_taken_as_it_is_within_bounds(
@@ -142,14 +142,14 @@ def test_slack_is_asked_again_when_the_wait_is_over_and_not_before(
 
 
 def test_a_notice_comes_again_when_slack_asked_for_it_and_never_earlier() -> None:
-    assert {again_in_seconds(RateLimited(7), 1) for _ in range(50)} == {7}
+    assert {retry_in_seconds(RateLimited(7), 1) for _ in range(50)} == {7}
 
 
 @pytest.mark.parametrize(("receives", "spread"), [(2, 3), (4, 27), (20, SPREAD_SECONDS_MAX)])
 def test_notices_that_are_held_up_again_and_again_are_spread_ever_wider(
     receives: int, spread: int
 ) -> None:
-    waits = [again_in_seconds(RateLimited(7), receives) for _ in range(500)]
+    waits = [retry_in_seconds(RateLimited(7), receives) for _ in range(500)]
 
     assert min(waits) >= 7
     assert 7 + spread * 3 // 5 < max(waits) < 7 + spread
@@ -249,7 +249,7 @@ def test_the_address_and_the_message_are_never_logged(
     ],
 )
 def test_each_reason_says_when_to_come_again(reason: Exception, seconds: list[int]) -> None:
-    assert [again_in_seconds(reason, receives) for receives in (1, 2, 20)] == seconds
+    assert [retry_in_seconds(reason, receives) for receives in (1, 2, 20)] == seconds
 
 
 @pytest.mark.parametrize("secret", [URL, f'{{"default": "{URL}"}}'])

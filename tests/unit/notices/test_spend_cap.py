@@ -1,4 +1,4 @@
-"""The notices of a team's spending, word for word, and how often each is given."""
+"""The notices of a team's spending, word for word, and how often each is sent."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ def world_that_spends(team: Team = TEN_PACKS) -> ReloadWorld:
 
 
 def spend(world: ReloadWorld, packs: int) -> list[int]:
-    """Buy so many packs in one reload and return the percentages warned of by it."""
+    """Buy so many packs in one reload and return the levels that it warned of."""
     before = len(world.notices_of_type("spend_cap.warning"))
     number = len(world.requests)
     wanted = world.available() + packs * 400 - 101
@@ -43,7 +43,7 @@ def declined_three_times() -> ReloadWorld:
     return world
 
 
-def test_a_warning_that_the_cap_comes_near() -> None:
+def test_a_warning_below_the_cap() -> None:
     world = world_that_spends()
     assert spend(world, 7) == [70]
 
@@ -53,11 +53,31 @@ def test_a_warning_that_the_cap_comes_near() -> None:
     assert_golden("reload/spend_cap_warning_70.txt", data_and_email_of(notice))
 
 
+def test_a_warning_names_what_is_spent_and_not_the_level_that_was_crossed() -> None:
+    world = world_that_spends(RELOADING_ACME.model_copy(update={"spend_cap_cents": 8 * PACK_CENTS}))
+    assert spend(world, 6) == [70]
+
+    (notice,) = world.notices_of_type("spend_cap.warning")
+
+    assert notice.email_subject == "Team acme has spent 75% of its cap for 2025-11"
+    assert "120.00 USD on credits in 2025-11: 75% of its spend cap of 160.00 USD" in (
+        notice.email_text
+    )
+    assert (notice.data["percent"], notice.data["spent_percent"]) == (70, 75)
+
+
+def test_a_purchase_that_crosses_several_levels_is_announced_once() -> None:
+    world = world_that_spends()
+
+    assert spend(world, 9) == [90]
+    assert spend(world, 1) == [100]
+
+
 def test_a_warning_that_the_cap_is_reached_is_critical() -> None:
     world = world_that_spends()
     spend(world, 10)
 
-    notice = world.notices_of_type("spend_cap.warning")[-1]
+    (notice,) = world.notices_of_type("spend_cap.warning")
 
     assert notice.severity == "critical"
     assert_golden("reload/spend_cap_warning_100.txt", data_and_email_of(notice))
@@ -72,7 +92,7 @@ def test_a_team_whose_card_was_declined_three_times_in_a_row() -> None:
     assert_golden("reload/suspended.txt", data_and_email_of(notice))
 
 
-def test_each_warning_is_given_once_a_month() -> None:
+def test_each_warning_is_sent_once_a_month() -> None:
     world = world_that_spends()
     assert [spend(world, n) for n in (6, 1, 1, 1, 1)] == [[], [70], [], [90], [100]]
 
@@ -94,7 +114,7 @@ def test_a_warning_is_given_again_when_the_first_purchase_of_a_month_reaches_it(
     assert first.id != second.id
 
 
-def test_a_warning_is_given_again_only_after_a_raise_made_spending_drop_below_it() -> None:
+def test_a_warning_is_sent_again_only_after_a_raised_cap_put_spending_below_it() -> None:
     world = world_that_spends()
     assert spend(world, 8) == [70]
 
@@ -109,7 +129,7 @@ def test_a_warning_is_given_again_only_after_a_raise_made_spending_drop_below_it
 
 
 def test_a_cap_that_was_raised_and_lowered_again_warns_under_a_new_id() -> None:
-    """Else whoever drops repeats would drop the second warning as one."""
+    """Under the same id, a consumer that drops repeats would drop the second warning."""
     world = world_that_spends()
     assert spend(world, 7) == [70]
     world.apply(spend_cap_cents=20 * PACK_CENTS)
@@ -121,7 +141,7 @@ def test_a_cap_that_was_raised_and_lowered_again_warns_under_a_new_id() -> None:
     assert first.id != second.id
 
 
-def test_no_setting_alone_gives_a_notice() -> None:
+def test_a_change_of_settings_sends_no_notice() -> None:
     world = world_that_spends()
     spend(world, 7)
     before = len(world.notices)
@@ -133,7 +153,7 @@ def test_no_setting_alone_gives_a_notice() -> None:
     assert len(world.notices) == before
 
 
-def test_a_suspension_is_announced_once_however_often_it_stands_in_the_way() -> None:
+def test_a_suspension_is_announced_once_however_often_it_declines_a_reload() -> None:
     world = declined_three_times()
     for number in range(3, 9):
         world.deliver(usage(f"e{number}", "200", run=f"run-{number}"))
@@ -143,7 +163,7 @@ def test_a_suspension_is_announced_once_however_often_it_stands_in_the_way() -> 
     assert len(world.notices_of_type("auto_reload.suspended")) == 1
 
 
-def test_the_notices_of_a_team_are_derived_from_its_images_alone() -> None:
+def test_a_teams_notices_are_derived_only_from_its_images() -> None:
     world = declined_three_times()
     again = []
     for old, new in world.rows.team_stream:
@@ -161,8 +181,8 @@ def test_the_notices_of_a_team_are_derived_from_its_images_alone() -> None:
     [Spending(warned_percents=(70,)), Spending(suspended_payment_method="pm-1")],
     ids=["warned", "suspended"],
 )
-def test_a_row_that_tells_of_a_purchase_and_holds_none_is_an_error(spending: Spending) -> None:
-    told = RELOADING_ACME.model_copy(update={"spending": spending})
+def test_a_warning_or_suspension_without_a_purchase_is_an_error(spending: Spending) -> None:
+    row = RELOADING_ACME.model_copy(update={"spending": spending})
 
-    with pytest.raises(ValueError, match="by a purchase"):
-        notices_of(TeamRecord(RELOADING_ACME, told), NoticeSettings(""))
+    with pytest.raises(ValueError, match="only a purchase"):
+        notices_of(TeamRecord(RELOADING_ACME, row), NoticeSettings(""))

@@ -13,7 +13,7 @@ from agent_credits.notices.announcements import notice_of
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import DriftFound
 from agent_credits.sweeps.reconciliation_sweep import (
-    FINDINGS_TOLD_MAX,
+    FINDINGS_LISTED_MAX,
     REPLAY_AGAIN_AFTER,
     ReconciliationSweep,
 )
@@ -306,8 +306,8 @@ def test_a_notice_names_some_contradictions_and_counts_all(rows: CountingRows) -
     visit(rows)
 
     data = drift_notice(rows).data
-    assert len(data["findings"]) == FINDINGS_TOLD_MAX
-    assert data["findings_count"] > FINDINGS_TOLD_MAX
+    assert len(data["findings"]) == FINDINGS_LISTED_MAX
+    assert data["findings_count"] > FINDINGS_LISTED_MAX
 
 
 def test_an_account_that_nobody_ran_on_has_no_team_to_tell(rows: CountingRows) -> None:

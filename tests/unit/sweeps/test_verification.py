@@ -173,13 +173,13 @@ def test_a_changed_expiry_of_a_grant_is_found() -> None:
 def test_a_dropped_page_is_found(rows: LedgerInMemory) -> None:
     del rows.pages[ANA, 2]
 
-    assert "page 2 should stand here, so the ledger has a gap" in findings(rows)
+    assert "page 2 is expected here, so the ledger has a gap" in findings(rows)
 
 
 def test_a_dropped_first_page_is_found(rows: LedgerInMemory) -> None:
     del rows.pages[ANA, 1]
 
-    assert "page 1 should stand here, so the ledger has a gap" in findings(rows)
+    assert "page 1 is expected here, so the ledger has a gap" in findings(rows)
 
 
 def test_a_page_beyond_the_open_one_is_found(rows: LedgerInMemory) -> None:
@@ -217,7 +217,7 @@ def test_a_receipt_that_disagrees_with_its_page_is_found(rows: LedgerInMemory) -
     rows.receipts[receipt.entry.identity] = replace(receipt, entry=entry)
 
     assert findings(rows) == (
-        "user:ana, page 2: event small-3 of run run-b has a receipt that tells of it differently"
+        "user:ana, page 2: event small-3 of run run-b has a receipt that differs from it"
     )
 
 
@@ -242,7 +242,7 @@ def test_a_receipt_that_contradicts_the_open_page_is_found(rows: LedgerInMemory)
     entry = replace(row.entries[-1], payload_hash="another")
     rows.receipts[entry.identity] = Receipt(ANA, row.page_number, entry)
 
-    assert "has a receipt that tells of it differently" in findings(rows)
+    assert "has a receipt that differs from it" in findings(rows)
 
 
 def test_an_entry_that_stands_on_two_pages_is_found(rows: LedgerInMemory) -> None:
@@ -262,7 +262,7 @@ def test_an_entry_that_stands_on_one_page_twice_is_found(rows: LedgerInMemory) -
 def test_a_missing_policy_is_found(rows: LedgerInMemory) -> None:
     rows.policies.clear()
 
-    assert f"no rule of policy {POLICY.version} says so" in findings(rows)
+    assert f"policy {POLICY.version} has no such rule" in findings(rows)
 
 
 def drawing(pool: str, grant_id: str, microcredits: int) -> Callable[[Entry], Entry]:
@@ -278,7 +278,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
     "a draw that was made smaller": (
         "small-0",
         drawing("plan", "refill:2025-11-01", 1),
-        "its draws plus its shortfall are not its amount",
+        "has draws and a shortfall that do not add up to its amount",
     ),
     "a draw of more than the grant held": (
         "spills",
@@ -288,7 +288,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
     "a draw of a grant that had expired": (
         "large",
         drawing("trial", "gone", 30 * CREDIT),
-        "drew 30 from grant gone, which was dry or had expired",
+        "drew 30 from grant gone, which was empty or had expired",
     ),
     "a draw of a grant that nobody granted": (
         "small-0",
@@ -305,7 +305,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
         lambda e: replace(
             e, shortfall_microcredits=0, amount_microcredits=e.amount_microcredits - 1
         ),
-        "its draws plus its shortfall are not its amount",
+        "has draws and a shortfall that do not add up to its amount",
     ),
     "an accepted request that asked for more than there was": (
         "asked",
@@ -315,12 +315,12 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
     "a request that draws": (
         "asked",
         drawing("plan", "refill:2025-11-01", 1),
-        "is no usage, but has draws",
+        "is not usage, but has draws",
     ),
     "other balances than there were": (
         "large",
         lambda e: replace(e, pools_before=(PoolBalance("plan", 1),)),
-        "tells of other balances than the pools had",
+        "states other balances than the pools had",
     ),
     "a run that fails twice": (
         "more",
@@ -345,7 +345,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
     "usage waived for a run that did not fail": (
         "small-0",
         lambda e: replace(e, outcome="waived", draws=()),
-        "is waived, but its run had not failed by the platform",
+        "is waived, but its run had no platform error",
     ),
     "an end of a run that draws": (
         "ended",
@@ -355,12 +355,12 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
     "another payer than the policy names": (
         "small-0",
         lambda e: replace(e, run=replace(e.run, payer="owner")),
-        "is billed to the owner for user, but no rule of policy",
+        f"is billed to the owner for user, but policy {POLICY.version} has no such rule",
     ),
     "an entry of a run without its trigger": (
         "small-0",
         lambda e: replace(e, run=None),
-        "is debited, but of no run",
+        "is debited, but belongs to no run",
     ),
     "an entry from before the one before it": (
         "small-0",
@@ -380,7 +380,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
     "credits that expired and were not there": (
         "expiry:gone@",
         lambda e: replace(e, amount_microcredits=1),
-        "lets 0.000001 credits expire, but 2 were left",
+        "expires 0.000001 credits, but the grant held 2",
     ),
     "credits that expired too early": (
         "expiry:gone@",
