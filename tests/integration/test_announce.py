@@ -1,4 +1,4 @@
-"""The function announce from its cold start on: stream records in, what a subscriber gets out."""
+"""The function announce from its cold start on: stream records in, notices to a subscriber out."""
 
 import base64
 import json
@@ -205,14 +205,14 @@ def test_an_observation_is_published_like_a_commit(
 
 # A batch that fails has no metrics, of which Powertools warns on its way out.
 @pytest.mark.filterwarnings("ignore:No application metrics to publish")
-def test_a_row_of_a_younger_version_fails_the_batch_so_that_lambda_isolates_it(
+def test_a_row_of_a_newer_version_fails_the_batch_so_that_lambda_isolates_it(
     announce: Function, sqs: "SQSClient", inbox_url: str
 ) -> None:
     records = [observed(f"run-{number}", number) for number in range(3)]
-    of_then = {"kind": "of_a_younger_version"}
-    records[1]["dynamodb"]["NewImage"]["observation"] = {"S": json.dumps(of_then)}
+    newer = {"kind": "of_a_newer_version"}
+    records[1]["dynamodb"]["NewImage"]["observation"] = {"S": json.dumps(newer)}
 
-    with pytest.raises(ValidationError, match="younger_version"):
+    with pytest.raises(ValidationError, match="newer_version"):
         announce.invoke({"Records": records})
 
     # Lambda halves the batch until the record is alone, and sets that one aside.
@@ -236,7 +236,7 @@ def test_a_run_with_the_longest_name_is_published(
     assert arrived["notice"]["data"]["run_id"] == "r" * 128
 
 
-def test_the_log_names_the_notice_and_tells_nothing_of_its_text(announce: Function) -> None:
+def test_the_log_names_the_notice_but_not_its_text(announce: Function) -> None:
     announce.invoke(stream_event(failing_runs(1).stream))
 
     (line,) = announce.lines("published")

@@ -67,9 +67,9 @@ def base_of(slack: SlackServer) -> str:
 
 
 def answers(slack: SlackServer, status: int, body: str, **more: Any) -> None:
-    """Let Slack answer so, once unless `times` says how often."""
-    told: Answer = {"path": HOOK, "status": status, "body": body, "retry_after": "", "times": 1}
-    slack.memory.answers.append({**told, **more})  # type: ignore[typeddict-item]
+    """Prepare an answer of Slack, for one post or for `times` posts."""
+    answer: Answer = {"path": HOOK, "status": status, "body": body, "retry_after": "", "times": 1}
+    slack.memory.answers.append({**answer, **more})  # type: ignore[typeddict-item]
 
 
 @dataclass
@@ -107,7 +107,7 @@ class SlackFlow:
         while (record := self.receive()) is not None:
             self.deliver(record)
             deliveries += 1
-            assert deliveries <= 10 * RECEIVES_MAX, "a message comes again for ever"
+            assert deliveries <= 10 * RECEIVES_MAX, "a message is delivered again forever"
         return deliveries
 
     def deliver_all(self) -> None:
@@ -235,7 +235,7 @@ def test_a_notice_is_posted_as_slack_wants_it(flow: SlackFlow) -> None:
     assert (line["notice_id"], line["team_id"]) == (NOTICE.id, "acme")
 
 
-def test_news_is_not_posted_unless_the_operator_asks_for_it(flow: SlackFlow) -> None:
+def test_an_info_notice_is_not_posted_unless_the_operator_asks_for_it(flow: SlackFlow) -> None:
     news = replace(NOTICE, type="auto_reload.succeeded", severity="info")
     warning = replace(NOTICE, type="auto_reload.declined", severity="warning")
 
@@ -246,7 +246,7 @@ def test_news_is_not_posted_unless_the_operator_asks_for_it(flow: SlackFlow) -> 
     assert [line["notice_type"] for line in flow.function.lines("posted")] == [warning.type]
 
 
-def test_slack_that_asks_to_wait_gets_the_notice_once_and_after_the_wait(flow: SlackFlow) -> None:
+def test_a_rate_limited_notice_is_posted_once_after_the_wait(flow: SlackFlow) -> None:
     answers(flow.slack, 429, "rate_limited", retry_after="2")
     flow.publish(NOTICE)
     asked_at = time.monotonic()
@@ -261,7 +261,7 @@ def test_slack_that_asks_to_wait_gets_the_notice_once_and_after_the_wait(flow: S
     assert flow.left(flow.dead_letters_url) == 0
 
 
-def test_while_slack_asks_to_wait_no_other_notice_is_tried_either(flow: SlackFlow) -> None:
+def test_during_a_rate_limit_no_other_notice_is_tried(flow: SlackFlow) -> None:
     answers(flow.slack, 429, "rate_limited", retry_after="2", times=1)
     flow.publish(*(replace(NOTICE, key=f"run-{n}", subject=f"run-{n}") for n in range(3)))
 
@@ -277,7 +277,7 @@ def test_while_slack_asks_to_wait_no_other_notice_is_tried_either(flow: SlackFlo
 @pytest.mark.parametrize(
     ("status", "code"), [(404, "no_service"), (403, "action_prohibited"), (410, "channel_is_gone")]
 )
-def test_a_revoked_webhook_leads_to_the_dead_letter_queue_and_is_not_tried_for_ever(
+def test_a_notice_for_a_revoked_webhook_is_dead_lettered(
     flow: SlackFlow, status: int, code: str
 ) -> None:
     answers(flow.slack, status, code, times=1)
@@ -294,7 +294,7 @@ def test_a_revoked_webhook_leads_to_the_dead_letter_queue_and_is_not_tried_for_e
     assert flow.slack.memory.answers[0]["times"] == 0
 
 
-def test_a_message_that_slack_does_not_take_leads_to_the_dead_letter_queue(
+def test_a_message_that_slack_rejects_is_dead_lettered(
     flow: SlackFlow,
 ) -> None:
     answers(flow.slack, 400, "invalid_blocks", times=1_000)
@@ -306,7 +306,7 @@ def test_a_message_that_slack_does_not_take_leads_to_the_dead_letter_queue(
     assert set(flow.reasons) == {"Slack answered 400 (invalid_blocks)"}
 
 
-def test_what_was_rejected_is_posted_when_it_is_sent_back(flow: SlackFlow) -> None:
+def test_a_redriven_notice_is_posted(flow: SlackFlow) -> None:
     answers(flow.slack, 400, "invalid_blocks", times=RECEIVES_MAX)
     flow.publish(NOTICE)
     flow.deliver_visible()
@@ -318,7 +318,7 @@ def test_what_was_rejected_is_posted_when_it_is_sent_back(flow: SlackFlow) -> No
     assert len(flow.posted) == 1
 
 
-def test_slack_that_is_down_gets_the_notice_when_it_is_back(flow: SlackFlow) -> None:
+def test_a_notice_is_posted_when_slack_is_available_again(flow: SlackFlow) -> None:
     answers(flow.slack, 503, "service_unavailable")
     flow.publish(NOTICE)
 
@@ -352,10 +352,10 @@ def test_two_notices_of_one_type_are_both_posted(flow: SlackFlow) -> None:
     assert len(flow.posted) == 2
 
 
-def test_two_deliveries_at_once_post_once_and_lose_nothing(
+def test_two_concurrent_deliveries_post_once_and_lose_nothing(
     flow: SlackFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second comes while the first one's post is on its way."""
+    """The second delivery comes while the first one is being posted."""
     flow.publish(NOTICE, NOTICE)
     first, second = flow.receive(), flow.receive()
     assert first is not None
@@ -399,7 +399,7 @@ def test_a_team_with_a_webhook_of_its_own_gets_its_notices_there(
     assert sorted(message["path"] for message in flow.posted) == [ACME_HOOK, HOOK]
 
 
-def test_a_team_that_nobody_wants_notices_of_is_left_out_knowingly(
+def test_a_team_without_a_webhook_is_left_out_and_logged(
     flow: SlackFlow, aws: boto3.Session, environment: dict[str, str]
 ) -> None:
     base = base_of(flow.slack)
@@ -425,7 +425,7 @@ def test_a_team_that_nobody_wants_notices_of_is_left_out_knowingly(
         "{}",
     ],
 )
-def test_until_the_secret_holds_a_webhook_notices_wait_and_go_nowhere(
+def test_notices_wait_until_the_secret_holds_a_webhook(
     flow: SlackFlow, aws: boto3.Session, environment: dict[str, str], secret: str
 ) -> None:
     set_secret(aws, environment, secret)
@@ -442,7 +442,9 @@ def test_until_the_secret_holds_a_webhook_notices_wait_and_go_nowhere(
     assert "T000" not in flow.function.log.getvalue()
 
 
-def test_what_is_no_notice_is_set_aside_without_being_quoted(flow: SlackFlow) -> None:
+def test_a_message_that_is_not_a_notice_is_dead_lettered_without_being_quoted(
+    flow: SlackFlow,
+) -> None:
     flow.sqs.send_message(QueueUrl=flow.queue_url, MessageBody='{"Message": "a-body"}')
 
     assert flow.deliver_visible() == RECEIVES_MAX
@@ -452,10 +454,10 @@ def test_what_is_no_notice_is_set_aside_without_being_quoted(flow: SlackFlow) ->
     assert "a-body" not in flow.function.log.getvalue()
 
 
-def test_neither_notice_nor_log_nor_message_tells_a_secret_an_address_or_a_body(
+def test_no_log_and_no_message_holds_a_secret_an_address_or_a_body(
     flow: SlackFlow,
 ) -> None:
-    """Every notice there is, of teams that pay by card, while Slack fails in all of its ways."""
+    """Every type of notice, with teams that pay by card, while Slack fails in every way."""
     notices = [example() for example in EXAMPLES.values()]
     answers(flow.slack, 503, f"at {HOOK} you sent billing@example.com")
     answers(flow.slack, 400, f"at {HOOK} you sent billing@example.com")
@@ -468,7 +470,7 @@ def test_neither_notice_nor_log_nor_message_tells_a_secret_an_address_or_a_body(
     assert len(flow.reasons) >= 3
     log = flow.function.log.getvalue()
     emails = [notice.email_subject + notice.email_text for notice in notices]
-    told = "\n".join(
+    written = "\n".join(
         [
             log,
             *emails,
@@ -477,8 +479,8 @@ def test_neither_notice_nor_log_nor_message_tells_a_secret_an_address_or_a_body(
         ]
     )
     secrets = {CARD.customer, CARD.payment_method, HOOK, "default-secret", base_of(flow.slack)}
-    assert [secret for secret in secrets if secret and secret in told] == []
-    assert "@" not in told
+    assert [secret for secret in secrets if secret and secret in written] == []
+    assert "@" not in written
     # Neither the body of an event of the platform's, nor in the log the text of a notice.
-    assert "agent_run." not in told
+    assert "agent_run." not in written
     assert [email for email in emails if email.splitlines()[-1] in log] == []

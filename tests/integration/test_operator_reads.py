@@ -523,7 +523,7 @@ class TestWatch:
         text = run("watch", "--for", "0.5").stdout
 
         assert "Run run-dry failed: user:ana is out of credits" in text
-        assert re.search(r"Billed .*\n.*user:ana ", text)
+        assert re.search(r"Account .*Started by.*\n.*user:ana .*user ana", text)
         assert re.search(r"Short by.*\n.* 99 credits", text)
         assert "• ana: purchase add-on credits for your own account." in text
         # Of what Slack alone understands nothing is left.

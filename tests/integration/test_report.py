@@ -88,9 +88,10 @@ def test_the_report_tells_what_each_account_holds_and_burns(run: Run) -> None:
 def test_the_report_for_people_says_the_same(run: Run) -> None:
     shown = run("acme").stdout
 
-    assert "Team acme holds 1200 credits." in shown
-    assert "user:ana: 200 (trial 0, plan 0, add_on 200)" in shown
-    assert "burned 20 in 1 day, 140 in 7 days, 600 in 30 days" in shown
+    assert "Team acme holds 1,200 credits." in shown
+    assert "user:ana: 200 credits\n" in shown
+    assert "  pools: trial empty, plan empty, add_on 200 credits left\n" in shown
+    assert "  burned: 20 in 1 day, 140 in 7 days, 600 in 30 days\n" in shown
 
 
 @pytest.mark.usefixtures("burned")

@@ -1,5 +1,7 @@
-"""Whoever subscribes with the filter policies of docs/subscribers.md, or of the template, gets what
-they are meant to get and nothing else: over a topic and queues, with every notice there is."""
+"""The filter policies of docs/subscribers.md match the notices that they should, and no others.
+
+Every type of notice is published to a topic with a queue subscribed.
+"""
 
 import json
 import re
@@ -59,7 +61,7 @@ def bodies(sqs: "SQSClient", queue_url: str) -> list[str]:
     return found
 
 
-def test_the_table_of_severities_names_every_type_where_it_belongs(notices: list[Notice]) -> None:
+def test_the_table_of_severities_lists_every_type_under_its_severity(notices: list[Notice]) -> None:
     rows = [line.split("|")[1:3] for line in DOCS.read_text().splitlines() if "| `" in line]
     documented = {severity.strip(" `"): types for severity, types in rows}
 
@@ -72,7 +74,7 @@ def ids(notices: list[Notice]) -> list[str]:
 
 
 def exhaustion_warnings_and_news() -> list[Notice]:
-    """What a demo of exhaustion publishes: failed runs, a low account, and credits again."""
+    """What a demo of exhaustion publishes: failed runs, a low account, and its recovery."""
     return [
         EXAMPLES[name]()
         for name in (
@@ -86,7 +88,7 @@ def exhaustion_warnings_and_news() -> list[Notice]:
     ]
 
 
-def test_who_filters_by_critical_gets_exhaustion_and_nothing_else(aws: boto3.Session) -> None:
+def test_a_filter_by_critical_matches_no_warning_and_no_info(aws: boto3.Session) -> None:
     published = exhaustion_warnings_and_news()
 
     arrived = received(aws, {"severity": ["critical"]}, published)
@@ -95,7 +97,7 @@ def test_who_filters_by_critical_gets_exhaustion_and_nothing_else(aws: boto3.Ses
     assert len(arrived) == 2
 
 
-def test_who_filters_by_critical_gets_all_that_is_critical(
+def test_a_filter_by_critical_matches_every_critical_notice(
     aws: boto3.Session, notices: list[Notice]
 ) -> None:
     arrived = received(aws, {"severity": ["critical"]}, notices)
@@ -104,7 +106,7 @@ def test_who_filters_by_critical_gets_all_that_is_critical(
     assert len({n.type for n in notices if n.id in arrived}) > 1
 
 
-def test_the_policy_for_a_pager_takes_what_is_critical(
+def test_the_policy_for_a_pager_matches_critical_notices(
     aws: boto3.Session, notices: list[Notice]
 ) -> None:
     pager, _, _ = documented_policies()
@@ -112,7 +114,7 @@ def test_the_policy_for_a_pager_takes_what_is_critical(
     assert received(aws, pager, notices) == ids([n for n in notices if n.severity == "critical"])
 
 
-def test_the_policy_for_a_channel_takes_one_teams_severe_notices(
+def test_the_policy_for_a_channel_matches_one_teams_severe_notices(
     aws: boto3.Session, notices: list[Notice]
 ) -> None:
     _, channel, _ = documented_policies()
@@ -123,7 +125,7 @@ def test_the_policy_for_a_channel_takes_one_teams_severe_notices(
     assert [n for n in notices if n.team_id != ACME and n.severity != "info"]
 
 
-def test_the_policy_for_a_queue_takes_failed_runs_alone(
+def test_the_policy_for_a_queue_matches_failed_runs_only(
     aws: boto3.Session, notices: list[Notice]
 ) -> None:
     _, _, queue = documented_policies()

@@ -1,7 +1,7 @@
 """The facts of a notice, labelled and worded once for every channel that people read.
 
-A fact is made from the notice's `data`, which says the same to machines. A name that is not known
-here is shown by itself and its unit, so a new type of notice needs nothing here.
+A fact is made from the notice's `data`, which machines read. A name that is not known here is shown
+as it is, with its unit, so a new type of notice needs no change here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,12 +41,7 @@ _LABELS: Final = {
     "team_id": "Team",
     "trigger": "Started by",
 }
-_TRIGGERS: Final = {
-    "schedule": "schedule",
-    "team_api_key": "team API key",
-    "user": "user",
-}
-# Its team may well have a plan: an enterprise's plan grants nothing, for one.
+# Its team may still have a plan: the plan of an enterprise, for example, grants no credits.
 _NEVER_REFILLS: Final = "never; no plan refills this account"
 
 
@@ -123,7 +118,7 @@ def instant_of(text: str) -> datetime | None:
 
 
 def _is_said_elsewhere(name: str, data: Mapping[str, Any]) -> bool:
-    """Tell whether another fact includes this one."""
+    """Return whether another fact includes this one."""
     match name:
         case "cause":
             # Why there was no reload.
@@ -203,7 +198,7 @@ def _threshold(threshold: str, percent_of: object) -> str:
 
 
 def _trigger(kind: str, trigger_id: object) -> str:
-    words = _TRIGGERS.get(kind, kind)
+    words = "team API key" if kind == "team_api_key" else kind
     return f"{words} {trigger_id}" if isinstance(trigger_id, str) else words
 
 

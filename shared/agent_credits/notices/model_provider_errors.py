@@ -75,7 +75,7 @@ def _kind(error: ModelProviderError) -> tuple[NoticeType, Severity, bool]:
         case "overloaded":
             return "provider_overloaded", "info", True
         case "unclassified":
-            # It may be an empty account, so nobody may be invited to try again.
+            # It may be an empty account, so the notice must not invite a retry.
             return "provider_error", "warning", False
         case _:
             assert_never(error.classification)

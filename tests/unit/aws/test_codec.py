@@ -129,7 +129,7 @@ def test_a_page_written_twice_is_the_same_bytes(page: tuple[Entry, ...]) -> None
     read = codec.unpack_entries(packed)
 
     assert [to_the_millisecond(e) for e in read] == [to_the_millisecond(e) for e in page]
-    # Packed again, not remembered.
+    # Packed again, and not read from the cache.
     assert codec.pack_entries.__wrapped__(read) == packed
     assert [codec.pack_entry(e) for e in read] == [codec.pack_entry(e) for e in page]
 

@@ -84,7 +84,7 @@ def test_the_longest_identity_still_fits_into_a_key(character: str) -> None:
     assert len(key["sk"]["S"]) <= SORT_KEY_BYTES_MAX
 
 
-def test_the_keys_are_those_of_the_contract() -> None:
+def test_the_keys_are_the_documented_ones() -> None:
     assert items.account_key(ANA) == {"pk": {"S": "ACCOUNT#user:ana"}}
     assert items.team_key("acme") == {"pk": {"S": "TEAM#acme"}}
     assert items.policy_key("2025-11") == {"pk": {"S": "POLICY#2025-11"}}

@@ -1,4 +1,4 @@
-"""The key is read when it is needed, kept for a minute, and never taken from a placeholder."""
+"""The key is read on first use and cached for a minute; a placeholder is never used as a key."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def secrets_manager() -> Iterator[Stubber]:
-    """Answers what it was told to, in order, and fails the test for a call too many or too few."""
+    """Gives the prepared answers in order, and fails the test on a call too many or too few."""
     client = boto3.client(
         "secretsmanager",
         region_name="us-east-1",
@@ -53,7 +53,7 @@ def holds(secrets_manager: Stubber, value: str) -> None:
     )
 
 
-def test_the_key_is_kept_and_a_rotated_one_is_noticed_in_time(secrets_manager, secret, clock):
+def test_the_key_is_cached_and_a_rotated_one_is_picked_up_in_time(secrets_manager, secret, clock):
     holds(secrets_manager, "sk_test_first")
     holds(secrets_manager, "rk_test_second")
 
@@ -71,18 +71,18 @@ def test_a_key_from_a_file_may_end_with_its_line(secrets_manager, secret):
 
 
 @pytest.mark.parametrize("value", ["1fWq0ZbV8yT3", '{"key": "sk_test_key"}', "pk_test_key"])
-def test_what_is_no_key_is_neither_used_nor_kept_nor_told(secrets_manager, secret, value):
+def test_an_invalid_key_is_neither_used_nor_cached_nor_logged(secrets_manager, secret, value):
     holds(secrets_manager, value)
     holds(secrets_manager, "sk_test_key")
 
-    with pytest.raises(PaymentUnavailable) as refused:
+    with pytest.raises(PaymentUnavailable) as rejected:
         secret()
 
-    assert value not in str(refused.value)
+    assert value not in str(rejected.value)
     assert secret() == "sk_test_key"
 
 
-def test_a_secret_that_cannot_be_read_is_asked_for_again(secrets_manager, secret):
+def test_an_unreadable_secret_is_read_again_on_the_next_use(secrets_manager, secret):
     secrets_manager.add_client_error("get_secret_value", "InternalServiceError")
     holds(secrets_manager, "sk_test_key")
 

@@ -24,7 +24,7 @@ NOTICE = Notice(
 
 
 class Published:
-    """Stands for the SNS client: remembers what it was asked to publish."""
+    """A fake of the SNS client that records what was published."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -81,7 +81,7 @@ def test_a_subject_is_shorter_than_sns_allows(length: int) -> None:
     assert len(subject) == min(length, 99)
 
 
-def test_the_id_of_a_notice_is_derived_from_what_it_is_about() -> None:
+def test_a_notices_id_is_derived_from_what_it_is_about() -> None:
     same = replace(NOTICE, email_text="other words", data={})
     others = [
         replace(NOTICE, key="run-2"),
@@ -94,7 +94,7 @@ def test_the_id_of_a_notice_is_derived_from_what_it_is_about() -> None:
     assert len({NOTICE.id, *(other.id for other in others)}) == 5
 
 
-def test_what_a_log_line_says_of_a_notice_holds_no_address_and_no_text() -> None:
+def test_the_log_fields_of_a_notice_hold_no_address_and_no_text() -> None:
     assert NOTICE.log_fields == {
         "notice_id": NOTICE.id,
         "notice_type": "insufficient_credits",

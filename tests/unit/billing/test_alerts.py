@@ -1,4 +1,4 @@
-"""A team's thresholds: what may be written, and how they stand on its row."""
+"""A team's thresholds: what is accepted, and how they are stored."""
 
 import json
 
@@ -24,23 +24,23 @@ TEAM = ACME.model_copy(update={"version": 1})
         (50, Threshold("microcredits", 50_000_000)),
     ],
 )
-def test_a_threshold_is_per_cent_or_credits(written: str | int, threshold: Threshold) -> None:
+def test_a_threshold_is_a_percentage_or_credits(written: str | int, threshold: Threshold) -> None:
     assert parse_threshold(written) == threshold
     assert parse_threshold(str(threshold)) == threshold
 
 
 @pytest.mark.parametrize("written", ["0%", "101%", "2.5%", "-5", "0", "%", "", 0.3, None, True])
-def test_what_is_neither_is_rejected_with_a_sentence(written: object) -> None:
+def test_anything_else_is_rejected_with_a_sentence(written: object) -> None:
     with pytest.raises(ValueError, match=r"^a threshold is a share of the plan .* is neither$"):
         parse_threshold(written)
 
 
-def test_a_threshold_stands_there_once() -> None:
+def test_a_threshold_may_be_listed_once() -> None:
     with pytest.raises(ValidationError, match="the threshold 30% is listed twice"):
         Alerts.model_validate({"low": ["30%", "10%", "30 %"]})
 
 
-def test_there_are_only_so_many_thresholds() -> None:
+def test_the_number_of_thresholds_is_bounded() -> None:
     low = [str(number) for number in range(1, THRESHOLDS_MAX + 1)]
     assert len(Alerts.model_validate({"low": low}).low) == THRESHOLDS_MAX
 
@@ -48,7 +48,7 @@ def test_there_are_only_so_many_thresholds() -> None:
         Alerts.model_validate({"low": [*low, "10%"]})
 
 
-def test_thirty_and_ten_per_cent_are_the_thresholds_of_whoever_says_nothing() -> None:
+def test_the_default_thresholds_are_30_and_10_percent() -> None:
     assert [str(threshold) for threshold in Alerts().low] == ["30%", "10%"]
 
 
@@ -59,7 +59,7 @@ def test_thresholds_are_read_back_from_the_row_as_they_were_written(low: list[st
     assert team_from_item(team_item(team)) == team
 
 
-def test_a_row_at_the_default_is_one_that_an_older_version_reads() -> None:
+def test_an_older_version_can_read_a_row_with_default_alerts() -> None:
     settings = json.loads(team_item(TEAM)["settings"]["S"])
 
     assert "alerts" not in settings

@@ -1,4 +1,4 @@
-"""A team's balance report: whose accounts it shows, what it adds up, and word for word."""
+"""A team's balance report: its accounts, its sums, and its words."""
 
 import json
 from datetime import timedelta
@@ -66,21 +66,21 @@ def busy_team() -> BalanceReport:
     )
 
 
-def test_a_busy_team() -> None:
+def test_the_report_of_a_self_serve_team() -> None:
     assert_golden("balance_report/self_serve.txt", text_of(busy_team()))
 
 
-def test_an_enterprise_is_its_one_contract() -> None:
+def test_the_report_of_an_enterprise_team() -> None:
     contract = burning(Principal("team", "bigcorp"), add_on="100000", burned={1: "250", 6: "4650"})
 
     assert_golden("balance_report/enterprise.txt", text_of(report_of(contract, team=BIGCORP_TEAM)))
 
 
-def test_a_team_without_accounts() -> None:
+def test_the_report_of_a_team_without_accounts() -> None:
     assert_golden("balance_report/nobody.txt", text_of(report_of()))
 
 
-def test_a_team_of_thousands_is_told_as_its_busiest_accounts_and_a_sum_of_all() -> None:
+def test_a_report_of_thousands_lists_the_busiest_accounts_and_sums_all() -> None:
     accounts = [
         burning(Principal("user", f"u{n:04d}"), add_on="1", burned={1: str(n + 1)})
         for n in range(2_000)
@@ -96,7 +96,7 @@ def test_a_team_of_thousands_is_told_as_its_busiest_accounts_and_a_sum_of_all() 
     assert len(json.dumps(report_data(report))) < 100_000, "far from the 256 KB of a message"
 
 
-def test_what_a_plan_refills_is_there_before_any_commit_says_so() -> None:
+def test_a_due_refill_counts_before_it_is_committed() -> None:
     (account,) = report_of(burning(plan_credits="100")).accounts
 
     assert account.available_microcredits == parse_credits("100")
@@ -120,7 +120,7 @@ def test_the_order_of_the_accounts_is_total_so_that_a_report_is_the_same_each_ti
     assert report == report_of(*reversed(alike))
 
 
-def test_spending_of_last_month_is_none_of_this_months() -> None:
+def test_spending_of_last_month_does_not_count() -> None:
     earlier = Spending(month="2025-10", spent_cents=4_200)
 
     report = report_of(team=TEAM.model_copy(update={"spending": earlier}))

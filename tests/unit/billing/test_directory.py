@@ -34,7 +34,7 @@ from tests.unit.builders import (
 
 
 class ReadRows(MemoryRows):
-    """Rows that note which settings were read."""
+    """Rows that record which settings were read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def test_settings_are_read_once_a_minute() -> None:
     assert rows.reads == ["team acme", "policy 2025-11", "team acme"]
 
 
-def test_a_user_who_joined_a_moment_ago_is_not_rejected_on_old_settings() -> None:
+def test_a_user_who_just_joined_is_not_rejected_by_cached_settings() -> None:
     rows = ReadRows()
     rows.teams["acme"] = with_members({"olga"})
     directory = Directory(rows)
@@ -86,7 +86,7 @@ def test_a_user_who_joined_a_moment_ago_is_not_rejected_on_old_settings() -> Non
     assert answer.principal == ANA
 
 
-def test_a_team_that_was_created_a_moment_ago_is_not_rejected_on_old_settings() -> None:
+def test_a_team_that_was_just_created_is_not_rejected_by_cached_settings() -> None:
     rows = ReadRows()
     rows.teams.clear()
     directory = Directory(rows)
@@ -98,7 +98,7 @@ def test_a_team_that_was_created_a_moment_ago_is_not_rejected_on_old_settings() 
     assert isinstance(directory.bill(event, NOW), Billing)
 
 
-def test_a_stranger_is_rejected_without_being_named() -> None:
+def test_a_user_of_no_team_is_rejected_without_being_named() -> None:
     rejection = Directory(ReadRows()).bill(parsed(usage("e1", user="mallory")), NOW)
 
     assert rejection == Rejection(
@@ -116,7 +116,7 @@ def test_an_unattended_run_needs_no_member(trigger: str) -> None:
     assert isinstance(answer, Billing)
 
 
-def test_an_enterprise_takes_every_user() -> None:
+def test_an_enterprise_accepts_every_user() -> None:
     event = parsed(usage("e1", team="bigcorp", user="whoever"))
 
     assert isinstance(Directory(ReadRows()).bill(event, NOW), Billing)
@@ -131,7 +131,7 @@ def test_an_event_from_the_future_is_rejected_beyond_the_skew_of_clocks() -> Non
     assert code(directory.bill(beyond, NOW)) == "from_the_future"
 
 
-def test_a_policy_that_is_not_applied_is_to_be_tried_again() -> None:
+def test_a_missing_policy_is_raised_and_can_be_retried() -> None:
     rows = ReadRows()
     rows.policies.clear()
 
@@ -140,7 +140,7 @@ def test_a_policy_that_is_not_applied_is_to_be_tried_again() -> None:
 
 
 @pytest.mark.parametrize("age", [timedelta(0), SETTINGS_TTL - timedelta(microseconds=1)])
-def test_a_redelivery_bills_the_same_account_though_the_owner_changed(age: timedelta) -> None:
+def test_a_redelivery_bills_the_same_account_after_the_owner_changed(age: timedelta) -> None:
     rows = ReadRows()
     unaware = Directory(rows)
     unaware.bill(parsed(usage("warm-up", trigger=TRIGGERS["schedule"])), NOW - age)

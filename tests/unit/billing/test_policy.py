@@ -18,7 +18,7 @@ from tests.unit.builders import POLICY
         ("enterprise", "schedule", "team", ("trial", "contract")),
     ],
 )
-def test_one_rule_answers_for_each_team_and_trigger(
+def test_exactly_one_rule_applies_to_each_team_and_trigger(
     team: Any, trigger: Any, payer: str, pools: tuple[str, ...]
 ) -> None:
     rule = POLICY.rule_for(team, trigger)
@@ -26,12 +26,12 @@ def test_one_rule_answers_for_each_team_and_trigger(
     assert (rule.payer, rule.pools) == (payer, pools)
 
 
-def test_a_run_that_no_rule_answers_for_is_rejected_when_the_policy_is_read() -> None:
+def test_a_policy_without_a_rule_for_some_run_is_rejected() -> None:
     with pytest.raises(ValidationError, match="0 rules answer for trigger 'user' of a self_serve"):
         BillingPolicy(version="1", rules=POLICY.rules[1:])
 
 
-def test_a_run_that_two_rules_answer_for_is_rejected() -> None:
+def test_a_policy_with_two_rules_for_some_run_is_rejected() -> None:
     with pytest.raises(ValidationError, match="2 rules answer for trigger 'user'"):
         BillingPolicy(version="1", rules=(*POLICY.rules, POLICY.rules[0]))
 
@@ -46,7 +46,7 @@ def test_an_enterprise_team_is_never_billed_to_an_owner() -> None:
         BillingRule(team="enterprise", triggers=("user",), payer="owner", pools=("contract",))
 
 
-def test_a_pool_stands_in_an_order_once() -> None:
+def test_a_pool_is_listed_once_in_an_order() -> None:
     with pytest.raises(ValidationError, match="a pool is listed twice"):
         BillingRule(team="self_serve", triggers=("user",), payer="user", pools=("plan", "plan"))
 
@@ -57,7 +57,7 @@ def test_a_pool_has_a_plain_name(pool: str) -> None:
         BillingRule(team="self_serve", triggers=("user",), payer="user", pools=(pool,))
 
 
-def test_a_field_that_is_not_known_is_rejected() -> None:
+def test_an_unknown_field_is_rejected() -> None:
     document = {**POLICY.model_dump(), "discount": 3}
 
     with pytest.raises(ValidationError, match="discount"):

@@ -37,7 +37,7 @@ ZONES = sorted(zoneinfo.available_timezones())
 
 
 def spent(percent: int, *, cap_cents: int = 100, already: Spending | None = None) -> Spending:
-    """Spend so many percent of a cap of 100 cents in one purchase."""
+    """Spend this percentage of a cap of 100 cents in one purchase."""
     number = len(already.recent) if already else 0
     one = reservation(f"reload:user:ana:{number}", price_cents=percent)
     reserved = reserve(already or Spending(), one, cap_cents)
@@ -57,7 +57,7 @@ def declined(
     return spending
 
 
-def test_what_is_reserved_is_held_back_from_the_head_room() -> None:
+def test_a_reservation_reduces_the_head_room() -> None:
     spending = reserve(Spending(), reservation(), CAP)
 
     assert spending is not None
@@ -125,7 +125,7 @@ def test_of_two_payments_the_one_stored_first_counts() -> None:
     assert with_payment(stored, "another", "pay_3") == stored
 
 
-def test_a_month_begins_with_nothing_spent_and_no_warning_given() -> None:
+def test_a_month_starts_with_nothing_spent_and_no_warning_sent() -> None:
     november = spent(80)
     one = reservation("reload:dec", month="2025-12", price_cents=75)
     held = reserve(november, one, 100)
@@ -156,7 +156,7 @@ def test_what_was_reserved_last_month_and_settles_now_counts_last_month() -> Non
     ]
 
 
-def test_each_warning_is_given_once_when_it_is_reached() -> None:
+def test_each_warning_level_is_recorded_once_when_it_is_reached() -> None:
     spending = spent(69)
     assert spending.warned_percents == ()
     for part, expected in [
@@ -170,14 +170,14 @@ def test_each_warning_is_given_once_when_it_is_reached() -> None:
         assert spending.warned_percents == expected
 
 
-def test_one_purchase_may_give_several_warnings() -> None:
+def test_one_purchase_may_cross_several_warning_levels() -> None:
     spending = spent(95)
 
     assert spending.warned_percents == (70, 90)
     assert spending.recent[-1].warned_percents == (70, 90)
 
 
-def test_a_raised_cap_takes_back_only_the_warnings_that_spending_dropped_below() -> None:
+def test_a_raised_cap_resets_only_the_warning_levels_above_the_spending() -> None:
     spending = spent(100)
 
     assert with_cap(spending, 111).warned_percents == (70, 90)
@@ -186,7 +186,7 @@ def test_a_raised_cap_takes_back_only_the_warnings_that_spending_dropped_below()
     assert with_cap(spending, 143).warned_percents == ()
 
 
-def test_a_warning_comes_again_after_a_raise_made_spending_drop_below_it() -> None:
+def test_a_warning_level_is_recorded_again_after_a_raised_cap_reset_it() -> None:
     raised = with_cap(spent(100), 200)
     assert raised.warned_percents == ()
 
@@ -195,7 +195,7 @@ def test_a_warning_comes_again_after_a_raise_made_spending_drop_below_it() -> No
     assert again.warned_percents == (70,)
 
 
-def test_a_lowered_cap_leaves_no_head_room_and_takes_nothing_back() -> None:
+def test_a_lowered_cap_leaves_no_head_room_and_keeps_the_spending() -> None:
     lowered = with_cap(spent(80), 50)
 
     assert lowered.spent_cents == 80
@@ -213,7 +213,7 @@ def test_a_purchase_reserved_before_the_cap_was_lowered_still_settles() -> None:
     assert settled.warned_percents == (70, 90, 100)
 
 
-def test_no_warning_is_given_where_no_cap_is_set() -> None:
+def test_without_a_cap_no_warning_level_is_recorded() -> None:
     held = reserve(Spending(), reservation("reload:1", price_cents=80), 100)
     assert held is not None
 

@@ -1,6 +1,6 @@
 """Any interleaving of purchases, caps and months: the cap holds for whatever was reserved under it.
 
-The model knows every purchase for ever, month by month, while the row forgets the months that are
+The model keeps every purchase of every month, while the row forgets the months that are
 over. After each reservation, what the model counts in its month is within the cap in force then.
 """
 
@@ -64,7 +64,7 @@ class AnyPurchases(RuleBasedStateMachine):
         try:
             reserved = reserve(self.spending, one, self.cap)
         except InvariantViolated:
-            # Of a month that is over nobody knows any more what was spent in it.
+            # The spending of a month that is over is no longer stored.
             assert month < self.spending.month
             return None
         if reserved is None:

@@ -84,7 +84,7 @@ def test_after_a_change_of_owner_an_event_is_billed_by_its_own_time() -> None:
     assert bill(at, ACME_HANDED_OVER, POLICY).principal == BEN
 
 
-def test_the_first_tenure_reaches_back_for_ever() -> None:
+def test_the_first_tenure_has_no_start() -> None:
     team = ACME.model_copy(update={"tenures": (tenure(since=HANDOVER, owner="ben"),)})
 
     assert team.tenure_at(FAR_PAST).owner == "ben"
@@ -125,12 +125,12 @@ def test_the_list_of_those_who_left_is_bounded() -> None:
         Team.model_validate({**ACME.model_dump(), "former_members": left})
 
 
-def test_an_enterprise_may_take_every_user_of_the_platform() -> None:
+def test_an_enterprise_may_accept_every_user_of_the_platform() -> None:
     assert BIGCORP_TEAM.has_member_at("whoever", NOW)
     assert not ACME.has_member_at("whoever", NOW)
 
 
-def test_a_tenure_is_announced_longer_than_any_worker_can_be_unaware_of_it() -> None:
+def test_a_tenure_starts_only_after_every_worker_knows_it() -> None:
     # An event may be ahead of the clock, and the worker that bills it may know old settings.
     assert TENURE_NOTICE > CLOCK_SKEW_MAX + SETTINGS_TTL
 
@@ -141,6 +141,6 @@ def test_a_principal_is_written_as_it_is_read(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ana", "user:", ":ana", "project:web", "User:ana"])
-def test_what_is_no_principal_is_rejected_with_a_hint(text: str) -> None:
+def test_an_invalid_principal_is_rejected_with_a_hint(text: str) -> None:
     with pytest.raises(ValueError, match="write user:<id> or team:<id>"):
         parse_principal(text)

@@ -1,4 +1,4 @@
-"""What the providers' documented errors mean, one by one, and that the table is a table."""
+"""What the model providers' documented errors mean, one by one, and that the table is complete."""
 
 import itertools
 import tomllib
@@ -73,7 +73,7 @@ DOCUMENTED: list[tuple[str, dict[str, Any], str]] = [
     ("anthropic", {"status_code": 529}, "overloaded"),
     # In the middle of a stream there is a type and no status.
     ("anthropic", {"type": "overloaded_error"}, "overloaded"),
-    # Told apart in the message alone, so by whoever sends the event.
+    # Only their messages differ, so the sender of the event tells them apart.
     (
         "anthropic",
         {"status_code": 400, "type": "invalid_request_error", "reason": "credit_balance_too_low"},
@@ -164,7 +164,7 @@ def test_a_documented_error_means_what_its_provider_says(
     assert classify(provider, ModelProviderAnswer.model_validate(answer)) == meaning
 
 
-def test_every_name_and_every_status_of_the_table_decides_a_documented_error() -> None:
+def test_every_name_and_status_of_the_table_decides_a_documented_error() -> None:
     decided: set[tuple[str, object]] = set()
     for provider, given, _ in DOCUMENTED:
         answer = ModelProviderAnswer.model_validate(given)

@@ -1,4 +1,4 @@
-"""Who sent a message is known by its signature, and by nothing that can be made without the key."""
+"""A message is authentic only with a signature that nobody can make without the key."""
 
 import base64
 import hashlib
@@ -58,7 +58,7 @@ class TestSignature:
             pytest.param(BODY.replace("5", "6", 1), id="another amount"),
             pytest.param(f"{BODY} ", id="a blank more"),
             pytest.param(BODY[:-1], id="cut off"),
-            pytest.param(f"[{BODY}]", id="packed by somebody else"),
+            pytest.param(f"[{BODY}]", id="packed by someone else"),
         ],
     )
     def test_of_another_body_is_rejected(self, changed: str) -> None:
@@ -72,7 +72,7 @@ class TestSignature:
         "signature",
         [
             pytest.param(sign(BODY, "k1", OTHER_KEY), id="by another key than it says"),
-            pytest.param(sign(BODY, "k3", KEY), id="by a key nobody knows"),
+            pytest.param(sign(BODY, "k3", KEY), id="by an unknown key"),
             pytest.param(sign(BODY, "k1", KEY)[:-1], id="cut off"),
             pytest.param(sign(BODY, "k1", KEY) + "0", id="too long"),
             pytest.param(sign(BODY, "k1", KEY).upper(), id="in capitals"),
@@ -135,7 +135,7 @@ class TestKeys:
             json.dumps({f"k{n}": "sesame" * 8 for n in range(KEYS_MAX + 1)}),
         ],
     )
-    def test_that_are_none_are_rejected_without_being_quoted(self, text: str) -> None:
+    def test_that_are_invalid_are_rejected_without_being_quoted(self, text: str) -> None:
         with pytest.raises(KeysNotUnderstood) as rejected:
             parse_keys(text)
 
@@ -196,7 +196,7 @@ class TestSecret:
         clock.now += timedelta(seconds=1)
         assert keys("k1") == OTHER_KEY
 
-    def test_is_read_again_for_a_key_that_was_added_meanwhile(
+    def test_is_read_again_for_a_key_that_was_just_added(
         self, secrets_manager: Stubber, keys: SigningKeys, clock: Clock
     ) -> None:
         self.holds(secrets_manager, k1="k" * 32)
@@ -207,7 +207,7 @@ class TestSecret:
         assert keys("k2") == OTHER_KEY
         assert keys("k1") == KEY
 
-    def test_is_not_read_for_each_message_of_a_key_that_never_was_there(
+    def test_is_not_read_for_each_message_of_an_unknown_key(
         self, secrets_manager: Stubber, keys: SigningKeys, clock: Clock
     ) -> None:
         self.holds(secrets_manager, k1="k" * 32)
@@ -266,7 +266,9 @@ class TestDebiting:
 
         assert len(batch.outcomes) == 2
 
-    def test_nothing_is_told_of_the_events_of_an_unsigned_message(self, rows: MemoryRows) -> None:
+    def test_an_unsigned_message_is_rejected_without_reading_its_events(
+        self, rows: MemoryRows
+    ) -> None:
         before = rows.read_account(ANA)
 
         batch = self.debit(rows, Delivery("m", "not even JSON"))
@@ -274,7 +276,9 @@ class TestDebiting:
         assert rejected(batch)["m"].code == "unsigned"
         assert rows.read_account(ANA) == before
 
-    def test_messages_come_again_while_the_keys_cannot_be_read(self, rows: MemoryRows) -> None:
+    def test_messages_are_delivered_again_while_the_keys_cannot_be_read(
+        self, rows: MemoryRows
+    ) -> None:
         def no_keys(_: str) -> bytes:
             raise SecretUnavailable("the secret cannot be read")
 
@@ -283,7 +287,7 @@ class TestDebiting:
         assert rejected(batch) == {}
         assert isinstance(postponed(batch)["m"], SecretUnavailable)
 
-    def test_signatures_are_not_looked_at_unless_they_are_asked_for(self, rows: MemoryRows) -> None:
+    def test_signatures_are_ignored_unless_the_stack_requires_them(self, rows: MemoryRows) -> None:
         batch = self.debit(rows, Delivery("m", BODY, "nonsense"), keys=None)
 
         assert len(batch.outcomes) == 1

@@ -47,7 +47,7 @@ def on(days: dict[int, int]) -> BurnByDay:
     return Counter({TODAY - timedelta(days=back): amount for back, amount in days.items()})
 
 
-def test_usage_burns_what_it_drew_and_what_comes_back_is_taken_off() -> None:
+def test_burn_is_what_usage_drew_less_what_was_returned() -> None:
     rows = MemoryRows()
     open_account(rows, grant_change("g-1", credits="100"), now=NOON - timedelta(days=9))
     days = [
@@ -95,7 +95,7 @@ def test_a_window_reaches_over_the_end_of_a_short_month() -> None:
     assert first_day(date(2024, 3, 2)) == date(2024, 2, 1)
 
 
-def test_more_that_came_back_than_was_drawn_is_no_negative_burn() -> None:
+def test_burn_is_never_negative() -> None:
     assert burned_over(on({1: -5, 2: 3}), 1, TODAY) == 0
     assert burned_over(on({1: -5, 2: 3, 3: 4}), 7, TODAY) == 2
 
@@ -115,7 +115,7 @@ def test_more_that_came_back_than_was_drawn_is_no_negative_burn() -> None:
         (3_651, {1: 7}, None),
     ],
 )
-def test_credits_last_as_long_as_the_rate_of_the_last_week_says(
+def test_the_projection_assumes_the_rate_of_the_last_week(
     available: int, burned: dict[int, int], expected: int | None
 ) -> None:
     day = exhausted_on(available, on(burned), TODAY)
@@ -149,7 +149,7 @@ def account_of_days(days: int) -> MemoryRows:
     return rows
 
 
-def test_the_ledger_is_read_no_further_back_than_the_longest_window() -> None:
+def test_the_ledger_is_read_only_back_to_the_longest_window() -> None:
     rows = account_of_days(90)
     pages, since = Pages(rows), first_day(TODAY)
 
@@ -161,7 +161,7 @@ def test_the_ledger_is_read_no_further_back_than_the_longest_window() -> None:
     assert len(rows.pages) > 2 * month_of_pages
 
 
-def test_a_page_that_was_flushed_meanwhile_is_counted_once() -> None:
+def test_a_page_flushed_during_the_read_is_counted_once() -> None:
     rows = account_of_days(2)
     row = rows.accounts[ANA]
     rows.put_page(row.page)
@@ -180,7 +180,7 @@ def test_a_page_that_was_flushed_meanwhile_is_counted_once() -> None:
     ),
     st.integers(0, 30),
 )
-def test_counting_in_parts_is_counting_at_once(
+def test_counting_in_parts_gives_the_same_as_counting_at_once(
     sent: list[tuple[int, int, str]], split: int
 ) -> None:
     entries = [drawn(NOON - timedelta(days=back), amount, how) for back, amount, how in sent]

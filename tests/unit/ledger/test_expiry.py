@@ -39,13 +39,13 @@ def test_plan_credits_do_not_roll_over() -> None:
     assert december.entries[1].amount_microcredits == 100_000_000
 
 
-def test_an_account_that_slept_for_months_is_refilled_for_the_present_one_alone() -> None:
+def test_an_account_unused_for_months_is_refilled_only_for_the_current_one() -> None:
     awake = bring_up_to(bring_up_to(subscribed(), NOW), datetime(2026, 5, 20, tzinfo=UTC))
 
     assert [g.id for g in awake.grants] == ["refill:2026-05-01"]
 
 
-def test_a_clock_that_is_behind_refills_nothing_again() -> None:
+def test_a_slow_clock_does_not_refill_twice() -> None:
     ahead = bring_up_to(subscribed(), PERIOD_END)
 
     assert bring_up_to(ahead, PERIOD_END - timedelta(seconds=2)) == ahead
@@ -71,7 +71,7 @@ def test_the_next_refill_is_at_the_end_of_the_period() -> None:
     assert resets_at(Account(ANA), NOW) is None
 
 
-def test_a_plan_that_has_not_begun_resets_at_its_anchor() -> None:
+def test_a_plan_that_has_not_started_refills_at_its_anchor() -> None:
     account = Account(ANA, 1, plan=plan(anchor=PERIOD_END))
 
     assert resets_at(account, NOW) == PERIOD_END
@@ -84,29 +84,27 @@ def test_expired_credits_expire_with_an_entry_each() -> None:
         grants=(
             grant("gone", credits="7", remaining="3", expires_at=NOW),
             grant("here", expires_at=NOW + timedelta(seconds=1)),
-            grant("for ever"),
+            grant("forever"),
         ),
     )
 
     expired = bring_up_to(account, NOW)
 
-    assert [g.id for g in expired.grants] == ["here", "for ever"]
+    assert [g.id for g in expired.grants] == ["here", "forever"]
     (entry,) = expired.entries
     assert (entry.type, entry.outcome) == ("credits.expired", "expired")
     assert entry.amount_microcredits == 3_000_000
     assert entry.grant == account.grants[0]
 
 
-def test_a_dry_grant_that_expires_leaves_no_entry() -> None:
-    dry = replace(grant("dry", expires_at=NOW), remaining_microcredits=0)
+def test_an_empty_grant_that_expires_leaves_no_entry() -> None:
+    empty = replace(grant("empty", expires_at=NOW), remaining_microcredits=0)
 
-    assert bring_up_to(Account(ANA, 1, grants=(dry,)), NOW) == Account(ANA, 1)
+    assert bring_up_to(Account(ANA, 1, grants=(empty,)), NOW) == Account(ANA, 1)
 
 
 @given(st.lists(st.integers(-3, 6), max_size=6), st.integers(0, 300))
-def test_bringing_an_account_up_to_date_twice_is_the_same_as_once(
-    expiries: list[int], days: int
-) -> None:
+def test_bringing_an_account_up_to_date_is_idempotent(expiries: list[int], days: int) -> None:
     grants = tuple(
         grant(f"g-{number}", expires_at=NOW + timedelta(days=in_days))
         for number, in_days in enumerate(expiries)

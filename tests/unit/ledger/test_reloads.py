@@ -60,7 +60,7 @@ def test_a_reload_closes_the_whole_shortfall_and_lands_above_the_threshold(
 
 
 @given(amounts, amounts, amounts, st.integers(1, 10**12), st.integers(0, 100))
-def test_a_reload_is_never_larger_than_the_cap_affords_and_as_large_where_it_must(
+def test_a_reload_is_as_large_as_needed_but_never_more_than_the_cap_affords(
     available: int, wanted: int, threshold: int, pack: int, affordable: int
 ) -> None:
     def packs(affordable_packs: int) -> int:
@@ -86,7 +86,7 @@ def test_a_reload_is_never_larger_than_the_cap_affords_and_as_large_where_it_mus
         (0, 301, 2),
         (300, 600, 2),
         (50, 3000, 8),
-        # The balance has risen meanwhile.
+        # The balance has risen since.
         (10_000, 0, 1),
     ],
 )
@@ -115,7 +115,7 @@ def test_an_account_without_a_reload_is_able() -> None:
         (RELOAD_DEADLINE + DECLINE_HOLD, "able"),
     ],
 )
-def test_a_reload_that_never_resolves_counts_as_declined_and_does_not_stick_for_ever(
+def test_a_reload_that_never_resolves_counts_as_declined_and_ends_its_hold(
     after: timedelta, expected: str
 ) -> None:
     assert standing(REQUESTED, (), TERMS, NOW + after) == expected
@@ -147,7 +147,7 @@ def test_settings_as_old_as_the_decline_or_older_do_not_lift_it() -> None:
     assert standing(declined, (), replace(TERMS, settings_version=6), NOW) == "payment_declined"
 
 
-def test_the_decline_of_one_team_does_not_stand_in_the_way_of_another() -> None:
+def test_the_decline_of_one_team_does_not_block_another() -> None:
     """A user runs for two teams, each with its cap, its card and its own count of settings."""
     declined = replace(REFUSED, cause="spend_cap_reached", until=MONTH_END, settings_version=9)
     of_other_team = replace(TERMS, team_id="other", settings_version=1)
@@ -173,7 +173,7 @@ def test_more_reloads_in_a_window_than_allowed_are_too_many(
     assert standing(None, reloaded_at, TERMS, NOW) == expected
 
 
-def test_a_reload_under_way_is_waited_for_also_where_it_is_the_last_one_allowed() -> None:
+def test_events_wait_for_a_reload_even_if_it_is_the_last_one_allowed() -> None:
     reloaded_at = tuple(NOW - age * MINUTE for age in (3, 2, 1))
 
     assert standing(REQUESTED, reloaded_at, TERMS, NOW) == "waiting"

@@ -112,7 +112,7 @@ def test_no_grant_falls_below_zero_and_no_expired_one_is_drawn(
 
 
 @given(grants_of_every_kind, amounts)
-def test_credits_fall_short_only_when_every_live_grant_is_dry(
+def test_credits_fall_short_only_when_every_live_grant_is_empty(
     grants: tuple[Grant, ...], amount: int
 ) -> None:
     drawn = draw(grants, POOLS, amount, NOW)

@@ -43,7 +43,7 @@ def send(rows: MemoryRows, *documents: dict[str, Any]) -> None:
 
 
 def as_delivered(account: Account | None) -> Account | None:
-    """Read the image as it comes in a Lambda event, where everything is JSON."""
+    """Read the image as it is in a Lambda event, where everything is JSON."""
     if account is None:
         return None
     image = json.dumps(account_item(account), default=lambda b: base64.b64encode(b).decode())
@@ -62,7 +62,7 @@ def announced(rows: MemoryRows) -> list[Notice]:
     ]
 
 
-def test_a_run_that_is_debited_is_announced_to_nobody() -> None:
+def test_a_debited_run_is_not_announced() -> None:
     rows = poor("100")
 
     send(rows, requested("e1"), usage("e2"), finished("e3"))
@@ -70,7 +70,7 @@ def test_a_run_that_is_debited_is_announced_to_nobody() -> None:
     assert announced(rows) == []
 
 
-def test_a_thousand_events_of_one_failed_run_are_one_notice() -> None:
+def test_a_thousand_events_of_one_failed_run_send_one_notice() -> None:
     rows = poor()
     debits = Debits(rows, Directory(rows), pause)
     events = [usage(f"e{number}", "5") for number in range(1_000)]
@@ -85,7 +85,7 @@ def test_a_thousand_events_of_one_failed_run_are_one_notice() -> None:
     assert notice.data["shortfall_credits"] == "4"
 
 
-def test_fifty_failed_runs_are_fifty_notices() -> None:
+def test_fifty_failed_runs_send_fifty_notices() -> None:
     rows = poor()
 
     send(rows, *[usage(f"e{number}", "5", run=f"run-{number}") for number in range(50)])
@@ -107,7 +107,7 @@ def test_the_first_commit_of_an_account_is_announced_too() -> None:
 
 
 @pytest.mark.parametrize("entries_before", range(10))
-def test_a_failure_is_announced_once_wherever_it_stands_on_a_page(entries_before: int) -> None:
+def test_a_failure_is_announced_once_at_any_position_on_a_page(entries_before: int) -> None:
     rows = poor()
     for number in range(entries_before):
         send(rows, requested(f"before-{number}", run="run-0"))
@@ -119,7 +119,7 @@ def test_a_failure_is_announced_once_wherever_it_stands_on_a_page(entries_before
     assert [n.data["run_id"] for n in announced(rows)] == ["run-1"]
 
 
-def test_entries_of_the_page_before_are_not_announced_again_on_the_next_page() -> None:
+def test_entries_of_a_full_page_are_not_announced_again_with_the_next_page() -> None:
     rows = poor()
     send(rows, *[usage(f"e{number}", "5", run=f"run-{number}") for number in range(9)])
     old = rows.accounts[ANA]
@@ -132,7 +132,7 @@ def test_entries_of_the_page_before_are_not_announced_again_on_the_next_page() -
     assert [n.data["run_id"] for n in notices] == ["run-9"]
 
 
-def test_a_stream_record_that_comes_again_gives_the_same_notices() -> None:
+def test_a_redelivered_stream_record_gives_the_same_notices() -> None:
     rows = poor()
     send(rows, *[usage(f"e{number}", "5", run=f"run-{number}") for number in range(3)])
 
@@ -154,7 +154,7 @@ def test_the_same_run_on_two_accounts_fails_for_each_of_them() -> None:
     assert {first.principal, second.principal} == {ANA, BEN}
 
 
-def test_a_failure_stays_announced_though_the_run_gets_its_draws_back() -> None:
+def test_a_failure_is_announced_although_the_run_gets_its_draws_back() -> None:
     rows = poor()
 
     send(rows, usage("e1", "5"), finished("e2", "error"), usage("e3", "5"))
@@ -162,7 +162,7 @@ def test_a_failure_stays_announced_though_the_run_gets_its_draws_back() -> None:
     assert [n.data["run_id"] for n in announced(rows)] == ["run-1"]
 
 
-def test_expire_and_refill_are_announced_to_nobody() -> None:
+def test_expiry_and_refill_are_not_announced() -> None:
     rows = sample_rows()
     open_account(rows, grant_change("g-1", expires_at=NOW))
 

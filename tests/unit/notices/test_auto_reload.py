@@ -1,4 +1,4 @@
-"""The notices of reloads, word for word, and how often each is given."""
+"""The notices of reloads, word for word, and how often each is sent."""
 
 from datetime import timedelta
 from typing import Any
@@ -96,7 +96,7 @@ def test_an_account_that_is_frozen() -> None:
     assert_golden("reload/frozen.txt", data_and_email_of(notice))
 
 
-def test_credits_that_are_there_again() -> None:
+def test_credits_that_are_restored() -> None:
     world = exhausted_world()
     world.grant("by-hand", "10")
 
@@ -117,7 +117,7 @@ def test_a_run_that_failed_because_its_reload_was_declined() -> None:
     )
 
 
-def test_every_decline_says_what_can_be_done_about_it() -> None:
+def test_every_decline_has_a_fix_of_its_own() -> None:
     causes: tuple[DeclineCause, ...] = (
         "auto_reload_off",
         "spend_cap_reached",
@@ -134,7 +134,7 @@ def test_every_decline_says_what_can_be_done_about_it() -> None:
     assert len(set(fixes)) == len(causes)
 
 
-def test_credits_restored_is_given_once_per_recovery_and_anew_for_the_next() -> None:
+def test_each_recovery_sends_one_notice() -> None:
     world = exhausted_world()
     world.grant("one", "10")
     world.grant("two", "10")
@@ -148,7 +148,7 @@ def test_credits_restored_is_given_once_per_recovery_and_anew_for_the_next() -> 
     assert first.id != second.id
 
 
-def test_credits_that_go_back_restore_too() -> None:
+def test_returned_credits_restore_an_account() -> None:
     world = exhausted_world()
 
     world.deliver(finished("e2", "error"))
@@ -178,13 +178,13 @@ def test_a_late_reload_restores_an_account_whose_run_has_failed() -> None:
 
 
 def filled_pages(world: ReloadWorld, entries: int) -> None:
-    """Let the open page hold so many entries."""
+    """Fill the open page up to this many entries."""
     for number in range(entries - len(world.account().entries)):
         world.deliver(usage(f"e-fill-{number}", "1", run="run-fill"))
 
 
 class Published:
-    """Stands for the SNS client, which declines an attribute that is there and empty."""
+    """A fake of the SNS client, which rejects an attribute with an empty value."""
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -194,8 +194,8 @@ class Published:
         self.requests.append(request)
 
 
-def test_credits_restored_names_the_team_also_where_a_new_page_has_begun_since() -> None:
-    """The run failed at the end of a page; the decline of its reload began the next."""
+def test_credits_restored_names_the_team_even_after_a_new_page_has_started() -> None:
+    """The run failed at the end of a page; the decline of its reload started the next page."""
     world, event = short_world(payments=FakePayments(["processing"]))
     world.resolve()
     filled_pages(world, 7)
@@ -209,7 +209,7 @@ def test_credits_restored_names_the_team_also_where_a_new_page_has_begun_since()
     assert only(world, "credits_restored").team_id == "acme"
 
 
-def test_every_notice_can_be_published_also_where_no_entry_on_the_row_names_a_team() -> None:
+def test_every_notice_can_be_published_even_if_no_entry_on_the_row_names_a_team() -> None:
     world = ReloadWorld(team=OFF)
     world.open_account("150")
     filled_pages(world, 7)
@@ -235,8 +235,8 @@ def every_notice(seed: int) -> ReloadWorld:
     return world
 
 
-def test_notices_are_derived_from_the_images_alone_and_so_are_their_ids() -> None:
-    """The stream may come again, from rows that were read back, in another process."""
+def test_notices_and_their_ids_are_derived_only_from_the_images() -> None:
+    """The stream may be delivered again, and read back in another process."""
     world = every_notice(1)
     settings = NoticeSettings("")
     again = []
@@ -256,7 +256,7 @@ def test_no_two_notices_share_an_id() -> None:
     assert len({n.id for n in world.notices}) == len(world.notices) >= 5
 
 
-def test_a_request_is_sent_by_the_commit_that_made_it_and_by_no_later_one() -> None:
+def test_a_reload_request_is_sent_only_by_the_commit_that_made_it() -> None:
     world, _ = short_world()
     world.deliver(usage("e2", "1", run="run-2"))
 

@@ -1,4 +1,4 @@
-"""What an account is told when it is low, and when it no longer is, word for word."""
+"""The notices of an account that is low, and of its recovery, word for word."""
 
 from datetime import timedelta
 
@@ -20,7 +20,7 @@ def only(world: ReloadWorld, notice_type: str) -> Notice:
     return notice
 
 
-def test_a_user_who_is_low() -> None:
+def test_the_notice_to_a_user() -> None:
     world = low_world()
     fall_to(world, 119)
 
@@ -30,7 +30,7 @@ def test_a_user_who_is_low() -> None:
     assert_golden("low_credits/user.txt", data_and_email_of(notice))
 
 
-def test_an_owner_who_is_low() -> None:
+def test_the_notice_to_an_owner() -> None:
     world = low_world(with_thresholds(OFF, "50"))
     trigger = {"kind": "schedule", "schedule_id": "nightly"}
     tenure = Tenure(since=FAR_PAST, kind="self_serve", owner="ana", policy_version=POLICY.version)
@@ -42,7 +42,7 @@ def test_an_owner_who_is_low() -> None:
     assert_golden("low_credits/owner.txt", data_and_email_of(only(world, "credits_low")))
 
 
-def test_an_enterprise_that_is_low() -> None:
+def test_the_notice_to_an_enterprise() -> None:
     bigcorp = Principal("team", "acme")
     tenure = Tenure(since=FAR_PAST, kind="enterprise", owner="o", policy_version=POLICY.version)
     world = ReloadWorld(team=OFF.model_copy(update={"tenures": (tenure,)}))
@@ -53,7 +53,7 @@ def test_an_enterprise_that_is_low() -> None:
     assert_golden("low_credits/enterprise.txt", data_and_email_of(only(world, "credits_low")))
 
 
-def test_an_account_that_is_low_and_whose_reload_was_declined() -> None:
+def test_the_notice_after_a_declined_reload() -> None:
     world = low_world(RELOADING_ACME, payments=FakePayments(["decline"]))
     fall_to(world, 99)
     world.resolve()
@@ -61,7 +61,7 @@ def test_an_account_that_is_low_and_whose_reload_was_declined() -> None:
     assert_golden("low_credits/reload_declined.txt", data_and_email_of(only(world, "credits_low")))
 
 
-def test_an_account_that_is_no_longer_low() -> None:
+def test_the_notice_of_a_recovery() -> None:
     world = low_world()
     fall_to(world, 119)
     world.later(timedelta(days=12))
@@ -74,7 +74,7 @@ def test_an_account_that_is_no_longer_low() -> None:
 
 
 @pytest.mark.parametrize("left", [119, 39, 0])
-def test_being_low_is_a_warning_however_deep(left: int) -> None:
+def test_being_low_is_a_warning_at_any_depth(left: int) -> None:
     world = low_world()
 
     fall_to(world, left)
@@ -82,7 +82,7 @@ def test_being_low_is_a_warning_however_deep(left: int) -> None:
     assert only(world, "credits_low").severity == "warning"
 
 
-def test_a_stream_record_that_comes_again_gives_the_same_notice() -> None:
+def test_a_redelivered_stream_record_gives_the_same_notice() -> None:
     world = low_world()
     fall_to(world, 119)
     world.grant("by-hand", "300")

@@ -87,7 +87,7 @@ def test_email_and_slack_word_a_fact_alike(notice: Notice) -> None:
     email, slack = facts_of_email(notice), facts_in_slack(notice)
 
     for label in email.keys() & slack.keys():
-        # An e-mail may say more of an account or a model provider, and never something else.
+        # An e-mail may say more about an account or a model provider, but never something else.
         shown = slack[label] if label in ("Account", "Model provider") else f"{slack[label]}$"
         assert re.search(shown.replace("(", r"\(").replace(")", r"\)"), email[label]), label
     pools = [f"{label[5:]} {text}" for label, text in slack.items() if label.startswith("Pool ")]
@@ -116,7 +116,7 @@ def policy_of(subscription: str) -> Any:
 
 
 def receives(subscription: str, notice: Notice) -> bool:
-    """Tell whether the notice passes the policy, by as much of SNS's rules as is used here."""
+    """Return whether the notice matches the policy, by the SNS rules that are used here."""
 
     def passes(rules: list[Any], value: str | None) -> bool:
         return any(

@@ -1,4 +1,4 @@
-"""The notice of a failed run, down to the words of its e-mail (in golden/)."""
+"""The notice of a failed run, including the words of its e-mail (in golden/)."""
 
 from typing import Any
 
@@ -147,13 +147,13 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_email_can_be_acted_on_without_a_console(name: str) -> None:
+def test_the_email_matches_its_golden_file(name: str) -> None:
     notice = failure(**CASES[name])
 
     assert_golden(f"insufficient_credits_{name}.txt", email_of(notice))
 
 
-def test_who_can_fix_it_depends_on_who_was_billed() -> None:
+def test_the_fix_depends_on_who_was_billed() -> None:
     fixes = {name: failure(**case).data["fix"] for name, case in CASES.items()}
 
     assert fixes["user"][0].startswith("ana: purchase add-on credits")

@@ -1,4 +1,4 @@
-"""The notices of providers that error, word for word: as machines and as people get them."""
+"""The notices of model provider errors, word for word: as machines and as people get them."""
 
 from typing import Any
 
@@ -80,7 +80,7 @@ EVENTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", EVENTS)
-def test_the_notice_is_the_one_that_was_agreed_on(name: str) -> None:
+def test_the_notice_matches_its_golden_file(name: str) -> None:
     assert_golden(f"provider/{name}.txt", data_and_email_of(notice_of(EVENTS[name])))
 
 
@@ -93,7 +93,7 @@ def test_the_notice_is_the_one_that_was_agreed_on(name: str) -> None:
         ("unclassified", ("provider_error", "warning", False)),
     ],
 )
-def test_type_severity_and_retryable_tell_an_empty_account_from_a_busy_provider(
+def test_an_empty_account_is_critical_and_a_busy_provider_is_retryable(
     name: str, expected: tuple[str, str, bool]
 ) -> None:
     notice = notice_of(EVENTS[name])
@@ -111,7 +111,7 @@ def test_the_principal_is_who_is_billed_for_the_run() -> None:
 
 
 @pytest.mark.parametrize("classification", ["quota_exhausted", "rate_limited", "overloaded"])
-def test_a_subject_tells_the_provider_though_the_longest_names_do_not_fit_it(
+def test_a_subject_that_is_cut_still_names_the_model_provider(
     classification: Classification,
 ) -> None:
     error = {

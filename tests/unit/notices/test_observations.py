@@ -1,4 +1,4 @@
-"""What is announced though no account changed: its row, and what makes it count once."""
+"""Observations: their rows, and what makes each count once."""
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -24,16 +24,16 @@ FOURTEEN_DAYS = timedelta(days=14)
 visible = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=8)
 
 
-def refused(run_id: str = "run-1", **changes: Any) -> ModelProviderError:
+def rejected(run_id: str = "run-1", **changes: Any) -> ModelProviderError:
     return model_provider_error(run_id).model_copy(update=changes)
 
 
 def busy(**changes: Any) -> ModelProviderError:
-    return refused(**{"classification": "rate_limited", "time": NOW, **changes})
+    return rejected(**{"classification": "rate_limited", "time": NOW, **changes})
 
 
 def image_of(observation: ModelProviderError) -> dict[str, Any]:
-    """Return the record as it comes in a Lambda event, where everything is JSON."""
+    """Return the record as it is in a Lambda event, where everything is JSON."""
     return json.loads(json.dumps({"NewImage": items.observation_item(observation, NOW)}))
 
 
@@ -55,7 +55,7 @@ def test_an_observation_is_read_back_as_it_was_put() -> None:
         assert change_of(image_of(observation)) == Observed(observation)
 
 
-def test_the_key_and_the_text_at_rest_are_those_of_the_contract() -> None:
+def test_the_key_and_the_stored_text_are_the_documented_ones() -> None:
     item = items.observation_item(model_provider_error("run-1"), NOW)
 
     assert item["pk"] == {"S": "OBSERVED#model_provider_error#event /platform run-1 e-1"}
@@ -64,12 +64,12 @@ def test_the_key_and_the_text_at_rest_are_those_of_the_contract() -> None:
     assert (at_rest["kind"], at_rest["principal"]) == ("model_provider_error", "user:ana")
 
 
-def test_an_observation_outlives_everything_that_may_bring_it_again() -> None:
+def test_an_observation_is_kept_longer_than_any_queue_keeps_a_message() -> None:
     # A message waits four days, then fourteen as a dead letter, and may then be redriven for four.
     assert KEPT_FOR > 2 * FOURTEEN_DAYS
 
 
-def test_no_row_but_that_of_an_observation_is_ever_removed() -> None:
+def test_only_observations_expire() -> None:
     rows_of_money = [
         items.account_item(full_account(ANA)),
         items.team_item(team("acme")),
@@ -82,30 +82,30 @@ def test_no_row_but_that_of_an_observation_is_ever_removed() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"kind": "of_a_younger_version"},
-        {"field_of_a_younger_version": 1},
-        {"classification": "of_a_younger_version"},
+        {"kind": "of_a_newer_version"},
+        {"field_of_a_newer_version": 1},
+        {"classification": "of_a_newer_version"},
     ],
     ids=str,
 )
-def test_an_observation_of_a_younger_version_is_not_taken_for_another(
+def test_an_observation_of_a_newer_version_is_rejected(
     change: dict[str, Any],
 ) -> None:
     images = image_of(model_provider_error("run-1"))
     at_rest = json.loads(images["NewImage"]["observation"]["S"])
     images["NewImage"]["observation"]["S"] = json.dumps(at_rest | change)
 
-    with pytest.raises(ValueError, match="younger_version"):
+    with pytest.raises(ValueError, match="newer_version"):
         change_of(images)
 
 
 @pytest.mark.parametrize("classification", ["quota_exhausted", "unclassified"])
-def test_each_event_of_an_empty_account_is_an_observation_of_its_own(classification: str) -> None:
-    one = refused(classification=classification)
+def test_each_event_of_an_empty_account_has_its_own_key(classification: str) -> None:
+    one = rejected(classification=classification)
     others = [
-        refused("run-2", classification=classification),
-        refused(classification=classification, event_id="e-2"),
-        refused(classification=classification, source="/other"),
+        rejected("run-2", classification=classification),
+        rejected(classification=classification, event_id="e-2"),
+        rejected(classification=classification, source="/other"),
     ]
 
     assert len({one.key, *(other.key for other in others)}) == 4
@@ -119,7 +119,7 @@ def test_each_event_of_an_empty_account_is_an_observation_of_its_own(classificat
         (timedelta(days=1), True),
     ],
 )
-def test_that_a_provider_is_busy_is_told_once_an_hour(later: timedelta, is_another: bool) -> None:
+def test_a_busy_model_provider_has_one_key_an_hour(later: timedelta, is_another: bool) -> None:
     first = busy()
     again = busy(run_id="run-2", event_id="e-2", model="other", time=NOW + later)
 
@@ -137,11 +137,11 @@ def test_that_a_provider_is_busy_is_told_once_an_hour(later: timedelta, is_anoth
     ],
     ids=str,
 )
-def test_that_a_provider_is_busy_is_told_to_each_whom_it_concerns(change: dict[str, Any]) -> None:
+def test_a_busy_model_provider_has_a_key_for_each_team_and_project(change: dict[str, Any]) -> None:
     assert busy(**change).key != busy().key
 
 
-def test_the_hour_does_not_depend_on_the_offset_that_the_time_was_written_in() -> None:
+def test_the_hour_does_not_depend_on_the_offset_of_the_time() -> None:
     elsewhere = NOW.astimezone(timezone(timedelta(hours=5, minutes=30)))
 
     assert busy(time=elsewhere).key == busy(time=NOW.astimezone(UTC)).key
@@ -149,15 +149,15 @@ def test_the_hour_does_not_depend_on_the_offset_that_the_time_was_written_in() -
 
 @given(st.lists(visible, min_size=6, max_size=6))
 def test_no_two_events_share_a_row(parts: list[str]) -> None:
-    one = refused(source=parts[0], run_id=parts[1], event_id=parts[2])
-    other = refused(source=parts[3], run_id=parts[4], event_id=parts[5])
+    one = rejected(source=parts[0], run_id=parts[1], event_id=parts[2])
+    other = rejected(source=parts[3], run_id=parts[4], event_id=parts[5])
 
     same_row = items.observation_key(one) == items.observation_key(other)
 
     assert same_row == (parts[:3] == parts[3:])
 
 
-def test_each_observation_is_one_notice_under_the_same_id_each_time() -> None:
+def test_each_observation_is_one_notice_with_a_stable_id() -> None:
     rows = MemoryRows()
     for _ in range(3):
         rows.put_observation(model_provider_error("run-1"), NOW)

@@ -1,4 +1,4 @@
-"""A flood of notices against a Slack that takes one a second: all are posted, none is set aside.
+"""A flood of notices against a Slack that accepts one a second: all are posted, none is lost.
 
 Time is simulated: a queue that shows messages when their wait is over, two copies of the function,
 each with its own memory, and Slack's limit.
@@ -81,7 +81,7 @@ class SlowSlack:
 
 @pytest.mark.parametrize("retry_after", [1, 5, 30])
 @pytest.mark.parametrize("notices", [50, 500])
-def test_a_flood_is_posted_in_full_and_uses_up_nobodys_receives(
+def test_a_flood_of_notices_is_posted_in_full_without_exhausting_receives(
     retry_after: int, notices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slack = SlowSlack(retry_after)
@@ -93,5 +93,5 @@ def test_a_flood_is_posted_in_full_and_uses_up_nobodys_receives(
     assert len(slack.taken_at) == notices
     # Half of what there are, so that as many again are left for faults.
     assert receives <= RECEIVES_MAX // 2
-    # Whoever knows that Slack wants to be left alone asks no more: a copy finds out once a wait.
+    # A copy of the function that knows of Slack's wait does not post: each finds out once per wait.
     assert slack.asked_too_early <= slack.waits_asked_for * (COPIES - 1)

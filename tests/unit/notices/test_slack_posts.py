@@ -1,4 +1,4 @@
-"""What Slack's answers mean, how long each webhook is left alone, and which URL is one at all."""
+"""What Slack's answers mean, how long a webhook is not used, and which URLs are accepted."""
 
 import http.client
 from datetime import UTC, datetime, timedelta
@@ -44,18 +44,18 @@ class Clock:
 
 
 class Slack:
-    """Stands for the network: answers what it is told to, and remembers what it was asked."""
+    """A fake of the network: gives the prepared answers, and records the URLs of its calls."""
 
     def __init__(self) -> None:
-        self.told: list[WebhookResponse | Exception] = []
+        self.answers: list[WebhookResponse | Exception] = []
         self.asked: list[str] = []
 
-    def tell(self, status: int, body: str = "ok", **headers: str) -> None:
-        self.told.append(WebhookResponse(url="", status_code=status, body=body, headers=headers))
+    def will_answer(self, status: int, body: str = "ok", **headers: str) -> None:
+        self.answers.append(WebhookResponse(url="", status_code=status, body=body, headers=headers))
 
     def answer(self, client: WebhookClient, **_: Any) -> WebhookResponse:
         self.asked.append(client.url)
-        answer = self.told.pop(0)
+        answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -84,8 +84,8 @@ def seconds_asked(posts: SlackPosts, url: str = URL) -> int:
     return waits.value.seconds
 
 
-def test_an_ok_is_all_there_is_to_a_post(posts: SlackPosts, slack: Slack) -> None:
-    slack.tell(200)
+def test_a_post_succeeds_when_slack_answers_ok(posts: SlackPosts, slack: Slack) -> None:
+    slack.will_answer(200)
 
     posts.post(URL, MESSAGE)
 
@@ -103,52 +103,50 @@ def test_an_ok_is_all_there_is_to_a_post(posts: SlackPosts, slack: Slack) -> Non
         ("", RETRY_AFTER_SECONDS_DEFAULT),
     ],
 )
-def test_slacks_wait_is_taken_as_it_is_within_bounds(
+def test_slacks_retry_after_is_honoured_within_bounds(
     posts: SlackPosts, slack: Slack, header: str, seconds: int
 ) -> None:
-    slack.tell(429, "rate_limited", **{"Retry-After": header})
+    slack.will_answer(429, "rate_limited", **{"Retry-After": header})
 
     assert seconds_asked(posts) == seconds
 
 
-def test_notices_wait_for_one_webhook_and_no_other_webhook_waits(
+def test_a_rate_limit_holds_back_its_own_webhook_only(
     posts: SlackPosts, slack: Slack, clock: Clock
 ) -> None:
-    slack.tell(429, **{"Retry-After": "10"})
+    slack.will_answer(429, **{"Retry-After": "10"})
     assert seconds_asked(posts) == 10
 
     clock.later(4)
     assert [seconds_asked(posts) for _ in range(3)] == [6, 6, 6]
 
-    slack.tell(200)
+    slack.will_answer(200)
     posts.post(OTHER_URL, MESSAGE)
     assert slack.asked == [URL, OTHER_URL]
 
 
-def test_slack_is_asked_again_when_the_wait_is_over_and_not_before(
+def test_slack_is_posted_to_again_when_the_wait_is_over_and_not_before(
     posts: SlackPosts, slack: Slack, clock: Clock
 ) -> None:
-    slack.tell(429, **{"Retry-After": "10"})
+    slack.will_answer(429, **{"Retry-After": "10"})
     seconds_asked(posts)
 
     clock.later(9.999)
     seconds_asked(posts)
     assert slack.asked == [URL]
     clock.later(0.001)
-    slack.tell(200)
+    slack.will_answer(200)
     posts.post(URL, MESSAGE)
 
     assert slack.asked == [URL, URL]
 
 
-def test_a_notice_comes_again_when_slack_asked_for_it_and_never_earlier() -> None:
+def test_a_notice_is_delivered_again_after_the_wait_that_slack_asked_for() -> None:
     assert {retry_in_seconds(RateLimited(7), 1) for _ in range(50)} == {7}
 
 
 @pytest.mark.parametrize(("receives", "spread"), [(2, 3), (4, 27), (20, SPREAD_SECONDS_MAX)])
-def test_notices_that_are_held_up_again_and_again_are_spread_ever_wider(
-    receives: int, spread: int
-) -> None:
+def test_each_further_rate_limit_spreads_notices_wider(receives: int, spread: int) -> None:
     waits = [retry_in_seconds(RateLimited(7), receives) for _ in range(500)]
 
     assert min(waits) >= 7
@@ -157,31 +155,31 @@ def test_notices_that_are_held_up_again_and_again_are_spread_ever_wider(
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_a_webhook_that_is_gone_is_left_alone_for_a_while(
+def test_a_revoked_webhook_is_not_tried_again_for_a_minute(
     posts: SlackPosts, slack: Slack, clock: Clock, status: int
 ) -> None:
-    slack.tell(status, "no_service")
+    slack.will_answer(status, "no_service")
     for _ in range(3):
         with pytest.raises(PostRejected, match=f"{status} .no_service."):
             posts.post(URL, MESSAGE)
     assert slack.asked == [URL]
 
     clock.later(REVOKED_FOR.total_seconds())
-    slack.tell(200)
+    slack.will_answer(200)
     posts.post(URL, MESSAGE)
 
     assert slack.asked == [URL, URL]
 
 
 @pytest.mark.parametrize("status", [400, 401, 413, 302])
-def test_a_message_that_is_rejected_says_nothing_about_the_webhook(
+def test_a_rejected_message_does_not_close_its_webhook(
     posts: SlackPosts, slack: Slack, status: int
 ) -> None:
-    slack.tell(status, "invalid_blocks")
+    slack.will_answer(status, "invalid_blocks")
     with pytest.raises(PostRejected):
         posts.post(URL, MESSAGE)
 
-    slack.tell(200)
+    slack.will_answer(200)
     posts.post(URL, MESSAGE)
 
     assert slack.asked == [URL, URL]
@@ -196,10 +194,10 @@ def test_a_message_that_is_rejected_says_nothing_about_the_webhook(
         http.client.IncompleteRead(b"half"),
     ],
 )
-def test_no_answer_is_no_rejection_and_its_reason_does_not_name_the_webhook(
+def test_no_answer_counts_as_unavailable_and_the_reason_does_not_name_the_webhook(
     posts: SlackPosts, slack: Slack, fault: Exception
 ) -> None:
-    slack.told.append(fault)
+    slack.answers.append(fault)
 
     with pytest.raises(SlackUnavailable, match=type(fault).__name__) as unavailable:
         posts.post(URL, MESSAGE)
@@ -207,8 +205,8 @@ def test_no_answer_is_no_rejection_and_its_reason_does_not_name_the_webhook(
     assert "secret" not in str(unavailable.value)
 
 
-def test_an_answer_that_is_no_code_is_not_quoted(posts: SlackPosts, slack: Slack) -> None:
-    slack.tell(400, f"<html>you sent {URL}</html>")
+def test_an_answer_that_is_not_a_code_is_not_quoted(posts: SlackPosts, slack: Slack) -> None:
+    slack.will_answer(400, f"<html>you sent {URL}</html>")
 
     with pytest.raises(PostRejected) as rejected:
         posts.post(URL, MESSAGE)
@@ -216,8 +214,8 @@ def test_an_answer_that_is_no_code_is_not_quoted(posts: SlackPosts, slack: Slack
     assert str(rejected.value) == "Slack answered 400 (no code)"
 
 
-def test_a_page_that_says_200_and_not_ok_is_no_success(posts: SlackPosts, slack: Slack) -> None:
-    slack.tell(200, "<html>Welcome to the portal</html>")
+def test_a_200_without_ok_is_not_a_success(posts: SlackPosts, slack: Slack) -> None:
+    slack.will_answer(200, "<html>Welcome to the portal</html>")
 
     with pytest.raises(PostRejected):
         posts.post(URL, MESSAGE)
@@ -248,7 +246,7 @@ def test_the_address_and_the_message_are_never_logged(
         (SecretUnavailable("none yet"), [2, 4, 900]),
     ],
 )
-def test_each_reason_says_when_to_come_again(reason: Exception, seconds: list[int]) -> None:
+def test_each_reason_has_its_own_retry_delay(reason: Exception, seconds: list[int]) -> None:
     assert [retry_in_seconds(reason, receives) for receives in (1, 2, 20)] == seconds
 
 
@@ -259,7 +257,7 @@ def test_one_webhook_for_all(secret: str) -> None:
     assert webhooks.url_for("acme") == webhooks.url_for("") == URL
 
 
-def test_a_webhook_for_each_team_and_none_for_the_others() -> None:
+def test_each_team_has_its_webhook_and_other_teams_have_none() -> None:
     webhooks = parse_webhooks(f'{{"teams": {{"acme": "{URL}"}}}}', "")
 
     assert webhooks.url_for("acme") == URL
@@ -280,14 +278,14 @@ def test_a_webhook_for_each_team_and_none_for_the_others() -> None:
         "",
     ],
 )
-def test_customers_data_goes_to_slack_or_nowhere(url: str) -> None:
+def test_a_url_of_any_other_host_is_rejected(url: str) -> None:
     with pytest.raises(SecretUnavailable) as rejected:
         parse_webhooks(f'{{"default": "{URL}", "teams": {{"acme": "{url}"}}}}', "")
 
     assert not url or url not in str(rejected.value)
 
 
-def test_a_stand_in_takes_slacks_place_altogether() -> None:
+def test_with_a_stand_in_a_url_of_slack_is_rejected() -> None:
     base = "http://127.0.0.1:8421"
 
     assert parse_webhooks(f"{base}/services/T/B/x", base).default == f"{base}/services/T/B/x"

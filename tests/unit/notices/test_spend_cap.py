@@ -23,7 +23,7 @@ def world_that_spends(team: Team = TEN_PACKS) -> ReloadWorld:
 
 
 def spend(world: ReloadWorld, packs: int) -> list[int]:
-    """Buy so many packs in one reload and return the levels that it warned of."""
+    """Buy this many packs in one reload and return the levels that it warned of."""
     before = len(world.notices_of_type("spend_cap.warning"))
     number = len(world.requests)
     wanted = world.available() + packs * 400 - 101

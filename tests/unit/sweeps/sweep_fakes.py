@@ -1,4 +1,4 @@
-"""What sweeps are tested on: a queue in memory, and a sweep that only notes whom it visits."""
+"""Fakes for sweeps: a queue in memory, and a sweep that records the rows it visits."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from tests.memory_rows import MemoryRows
 
 
 class Stopped(BaseException):
-    """The function is gone in the middle of what it did."""
+    """The function crashed in the middle of its work."""
 
 
 class MemorySweepQueue:
-    """FIFO, and drops what it has seen, as SQS does for five minutes."""
+    """A FIFO queue that drops repeats, as SQS does for five minutes."""
 
     def __init__(self) -> None:
         self.messages: list[Step | Visit] = []
@@ -41,7 +41,7 @@ class MemorySweepQueue:
 
 @dataclass
 class NotingSweep:
-    """Notes the keys it visits; may stop at one of them, or not be done with it."""
+    """Records the keys that it visits. It may crash at one of them, or not finish it."""
 
     rows: MemoryRows
     visited: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class NotingSweep:
 
 @dataclass
 class Poller:
-    """What Lambda does: each message again until it is done, then the next; bounded receives."""
+    """Do what Lambda does: deliver each message until it succeeds or its receives are used up."""
 
     sweep: Sweep[Account]
     queue: MemorySweepQueue

@@ -1,4 +1,4 @@
-"""Each day one report per team: counted in bounded visits, put once, right whatever stops."""
+"""One report per team and day: counted in bounded visits, put once, correct after any crash."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -86,7 +86,7 @@ def rows() -> CountingRows:
 def sweep(
     rows: MemoryRows, days_later: int = 0, hours_later: int = 0, entries_max: int = 10**9
 ) -> list[BalanceReport]:
-    """Take a whole sweep; return the reports that are new."""
+    """Run a whole sweep, and return the new reports."""
     before = len(rows.observation_stream)
     queue, now = MemorySweepQueue(), NOW + timedelta(days=days_later, hours=hours_later)
     queue.send([Step(sweep="balance_reports", day=now.date(), number=0)])
@@ -125,7 +125,7 @@ def test_a_second_sweep_on_the_same_day_reports_nothing_and_reads_no_page(
     assert rows.pages_read == pages_read
 
 
-def test_the_next_day_reads_what_is_new_and_counts_on(rows: CountingRows) -> None:
+def test_the_next_day_reads_only_new_pages(rows: CountingRows) -> None:
     sweep(rows)
     rows.pages_read = 0
     burn(rows, ANA, 0, *[usage(f"new-{n}", "1", run="run-new") for n in range(16)])
@@ -147,7 +147,7 @@ def test_a_long_ledger_is_counted_in_visits_to_the_same_report(
     assert rows.pages_read == len(rows.pages), "each page is read once, in however many visits"
 
 
-def test_a_visit_reads_no_more_than_it_should(rows: CountingRows) -> None:
+def test_a_visit_reads_a_bounded_number_of_entries(rows: CountingRows) -> None:
     swept = BalanceReportSweep(rows, entries_max=8)
 
     outcome = swept.visit(rows.teams["acme"], TODAY, NOW)
@@ -157,7 +157,7 @@ def test_a_visit_reads_no_more_than_it_should(rows: CountingRows) -> None:
     assert rows.observation_stream == []
 
 
-def test_what_counting_in_days_leaves_is_what_the_whole_ledger_says(rows: CountingRows) -> None:
+def test_counting_day_by_day_gives_the_same_report_as_the_whole_ledger(rows: CountingRows) -> None:
     for day in range(5):
         burn(rows, ANA, -day, usage(f"later-{day}", "3", run=f"later-{day}"))
         sweep(rows, days_later=day)
@@ -170,7 +170,7 @@ def test_what_counting_in_days_leaves_is_what_the_whole_ledger_says(rows: Counti
     assert ana.burned_microcredits == tuple(burned_over(whole, d, today) for d in (1, 7, 30))
 
 
-def test_a_count_keeps_no_more_days_than_a_report_looks_at(rows: CountingRows) -> None:
+def test_a_count_keeps_only_the_days_that_a_report_shows(rows: CountingRows) -> None:
     sweep(rows)
     burn(rows, ANA, -60, *[usage(f"late-{n}", "1", run="late") for n in range(20)])
 
@@ -194,7 +194,7 @@ def test_a_visit_that_fails_is_repeated_and_the_report_is_put_once(rows: Countin
     assert len(rows.observation_stream) == 1
 
 
-def test_a_count_that_another_visit_puts_meanwhile_counts_no_page_twice(
+def test_a_count_of_a_parallel_visit_counts_no_page_twice(
     rows: CountingRows,
 ) -> None:
     class OvertakenRows(CountingRows):
@@ -229,7 +229,7 @@ def test_a_user_of_two_teams_is_shown_in_both(rows: CountingRows) -> None:
     assert reports["acme"]["user:ana"] == reports["twins"]["user:ana"] == (10, 70, 300)
 
 
-def test_a_team_that_nobody_can_read_or_bill_costs_the_others_nothing(rows: CountingRows) -> None:
+def test_an_unreadable_team_does_not_affect_the_others(rows: CountingRows) -> None:
     acme = rows.teams["acme"]
     tenures = tuple(t.model_copy(update={"policy_version": "gone"}) for t in acme.tenures)
     rows.teams["unbilled"] = acme.model_copy(update={"team_id": "unbilled", "tenures": tenures})
@@ -240,7 +240,7 @@ def test_a_team_that_nobody_can_read_or_bill_costs_the_others_nothing(rows: Coun
     assert [report.team_id for report in reports] == ["acme"]
 
 
-def test_whoever_has_no_account_is_left_out(rows: CountingRows) -> None:
+def test_a_member_without_an_account_is_left_out(rows: CountingRows) -> None:
     (acme, _) = sweep(rows)
 
     assert str(OLGA) not in burned_of(acme)

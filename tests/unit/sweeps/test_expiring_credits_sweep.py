@@ -1,4 +1,4 @@
-"""Paid credits that are about to expire are told once, in time, and only where there are any."""
+"""Paid credits that expire soon are announced once, in time, and only if any are left."""
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta, timezone
@@ -56,7 +56,7 @@ def sweep(rows: MemoryRows, now: datetime = NOW, notice_period: timedelta = WEEK
     return Poller(ExpiringCreditsSweep(rows, notice_period), queue, now).run()
 
 
-def told(rows: MemoryRows) -> list[CreditsExpiring]:
+def announced(rows: MemoryRows) -> list[CreditsExpiring]:
     return [o for o in rows.observation_stream if isinstance(o, CreditsExpiring)]
 
 
@@ -81,7 +81,7 @@ def a_grant(
 
 
 @pytest.mark.parametrize(
-    ("expires_in", "is_told"),
+    ("expires_in", "is_announced"),
     [
         (timedelta(0), False),
         (SECOND, True),
@@ -91,34 +91,36 @@ def a_grant(
         (-SECOND, False),
     ],
 )
-def test_what_expires_within_the_notice_period_is_told(
-    rows: MemoryRows, expires_in: timedelta, is_told: bool
+def test_credits_that_expire_within_the_notice_period_are_announced(
+    rows: MemoryRows, expires_in: timedelta, is_announced: bool
 ) -> None:
     hold(rows, a_grant(expires_at=NOW + expires_in))
 
     sweep(rows)
 
-    assert len(told(rows)) == is_told
+    assert len(announced(rows)) == is_announced
 
 
 @pytest.mark.parametrize(
-    ("cause", "is_told"),
+    ("cause", "is_announced"),
     [("purchase", True), ("reload", True), ("contract", True), ("gift", False), ("refill", False)],
 )
-def test_what_was_paid_for_is_told(rows: MemoryRows, cause: GrantCause, is_told: bool) -> None:
+def test_only_paid_credits_are_announced(
+    rows: MemoryRows, cause: GrantCause, is_announced: bool
+) -> None:
     hold(rows, a_grant(cause=cause))
 
     sweep(rows)
 
-    assert len(told(rows)) == is_told
+    assert len(announced(rows)) == is_announced
 
 
-def test_what_is_used_up_or_never_expires_is_not_told(rows: MemoryRows) -> None:
+def test_credits_that_are_used_up_or_never_expire_are_not_announced(rows: MemoryRows) -> None:
     hold(rows, a_grant("dry", remaining=0), a_grant("eternal", expires_at=None))
 
     assert sweep(rows) == Counter()
 
-    assert told(rows) == []
+    assert announced(rows) == []
 
 
 def test_grants_that_expire_on_one_day_are_one_notice_and_those_of_another_day_another(
@@ -141,24 +143,24 @@ def test_grants_that_expire_on_one_day_are_one_notice_and_those_of_another_day_a
     assert [n.data["expires_on"] for n in (first, second)] == ["2025-11-24", "2025-11-25"]
 
 
-def test_it_is_told_once_however_many_sweeps_there_are(rows: MemoryRows) -> None:
+def test_several_sweeps_announce_an_expiry_once(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + WEEK))
 
     counted = [sweep(rows, NOW + timedelta(days=day)) for day in range(7)]
 
     assert counted == [Counter(ExpiriesObserved=1), *[Counter()] * 6]
-    assert len(told(rows)) == 1
+    assert len(announced(rows)) == 1
 
 
-def test_a_sweep_that_was_missed_is_made_up_for(rows: MemoryRows) -> None:
+def test_the_next_sweep_makes_up_for_a_missed_one(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + WEEK))
 
     sweep(rows, NOW + timedelta(days=6))
 
-    assert len(told(rows)) == 1
+    assert len(announced(rows)) == 1
 
 
-def test_credits_used_meanwhile_do_not_make_it_be_told_again(rows: MemoryRows) -> None:
+def test_using_some_credits_does_not_announce_the_rest_again(rows: MemoryRows) -> None:
     open_account(
         rows,
         GrantChange(ANA, "pack", "add_on", 10 * CREDIT, NOW + timedelta(days=3), "purchase"),
@@ -169,17 +171,17 @@ def test_credits_used_meanwhile_do_not_make_it_be_told_again(rows: MemoryRows) -
 
     sweep(rows, NOW + timedelta(hours=1))
 
-    assert len(told(rows)) == 1
+    assert len(announced(rows)) == 1
 
 
 def test_the_notice_period_is_the_deployments(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + timedelta(days=20)))
 
     sweep(rows, notice_period=timedelta(days=19))
-    before = len(told(rows))
+    before = len(announced(rows))
     sweep(rows, notice_period=timedelta(days=20))
 
-    assert (before, len(told(rows))) == (0, 1)
+    assert (before, len(announced(rows))) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -195,22 +197,22 @@ def test_the_notice_period_is_the_deployments(rows: MemoryRows) -> None:
         (datetime(2026, 12, 31, 23, 30, tzinfo=timezone(timedelta(hours=-8))), date(2027, 1, 1)),
     ],
 )
-def test_a_day_is_one_of_utc_and_the_instant_is_told_exactly(
+def test_a_day_of_expiry_is_in_utc_and_the_instant_is_exact(
     rows: MemoryRows, expires_at: datetime, day: date
 ) -> None:
     hold(rows, a_grant(expires_at=expires_at))
 
     sweep(rows, expires_at - WEEK - SECOND)
-    too_early = len(told(rows))
+    too_early = len(announced(rows))
     sweep(rows, expires_at - WEEK)
 
     assert too_early == 0
-    (observation,) = told(rows)
+    (observation,) = announced(rows)
     assert observation.expires_on == day
     assert observation.grants[0].expires_at == expires_at
 
 
-def test_an_expiry_that_moved_is_told_for_its_new_day(rows: MemoryRows) -> None:
+def test_an_expiry_that_moved_is_announced_for_its_new_day(rows: MemoryRows) -> None:
     hold(rows, a_grant(expires_at=NOW + timedelta(days=3)))
     sweep(rows)
     # A run of the platform's fault was given back to it, with a grace period.
@@ -218,11 +220,11 @@ def test_an_expiry_that_moved_is_told_for_its_new_day(rows: MemoryRows) -> None:
 
     sweep(rows, NOW + timedelta(days=30))
 
-    assert [observation.expires_on.day for observation in told(rows)] == [24, 24]
+    assert [observation.expires_on.day for observation in announced(rows)] == [24, 24]
     assert len({notice.id for notice in notices(rows)}) == 2
 
 
-def test_the_team_of_the_newest_run_is_told(rows: MemoryRows) -> None:
+def test_the_notice_names_the_team_of_the_newest_run(rows: MemoryRows) -> None:
     open_account(rows, GrantChange(ANA, "pack", "add_on", CREDIT, NOW + WEEK, "purchase"))
     commit(rows, ANA, [run_change(usage("e-1", "0.1"))], now=NOW, pause=pause)
 
@@ -231,7 +233,7 @@ def test_the_team_of_the_newest_run_is_told(rows: MemoryRows) -> None:
     assert [notice.team_id for notice in notices(rows)] == ["acme"]
 
 
-def test_the_team_is_known_although_a_page_has_just_been_begun(rows: MemoryRows) -> None:
+def test_the_team_is_known_although_a_page_has_just_started(rows: MemoryRows) -> None:
     open_account(rows, GrantChange(ANA, "pack", "add_on", 90 * CREDIT, NOW + WEEK, "purchase"))
     commit_each(rows, *(run_change(usage(f"e-{n}", "0.1")) for n in range(7)))
     later = NOW + timedelta(minutes=10)
@@ -243,7 +245,7 @@ def test_the_team_is_known_although_a_page_has_just_been_begun(rows: MemoryRows)
     assert [notice.team_id for notice in notices(rows)] == ["acme"]
 
 
-def test_the_team_that_reloaded_is_told(rows: MemoryRows) -> None:
+def test_the_notice_names_the_team_that_reloaded(rows: MemoryRows) -> None:
     open_account(rows, GrantChange(ANA, "pack", "add_on", CREDIT, NOW + WEEK, "purchase"))
     reload = ReloadGranted(ANA, "reload:user:ana:1", "acme", "add_on", CREDIT, 1, 1_000, "usd")
     commit(rows, ANA, [reload], now=NOW, pause=pause)
@@ -253,7 +255,7 @@ def test_the_team_that_reloaded_is_told(rows: MemoryRows) -> None:
     assert [notice.team_id for notice in notices(rows)] == ["acme"]
 
 
-def test_an_enterprise_account_is_its_teams_and_an_unused_users_is_nobodys(
+def test_an_enterprise_account_names_its_team_and_an_unused_user_account_names_none(
     rows: MemoryRows,
 ) -> None:
     hold(rows, a_grant(cause="contract", pool="contract"), principal=BIGCORP)
@@ -265,27 +267,27 @@ def test_an_enterprise_account_is_its_teams_and_an_unused_users_is_nobodys(
     assert teams == {"team:bigcorp": "bigcorp", "user:ben": ""}
 
 
-def test_a_row_that_cannot_be_read_is_counted_and_costs_nobody_else(rows: MemoryRows) -> None:
+def test_an_unreadable_row_is_counted_and_does_not_affect_the_others(rows: MemoryRows) -> None:
     hold(rows, a_grant(), principal=BEN)
     hold(rows, a_grant())
     rows.unreadable.add(f"ACCOUNT#{BEN}")
 
     assert sweep(rows) == Counter(ExpiriesObserved=1, AccountsUnreadable=1)
 
-    assert [observation.principal for observation in told(rows)] == [ANA]
+    assert [observation.principal for observation in announced(rows)] == [ANA]
 
 
-def test_ten_thousand_accounts_are_told_of_once_each(rows: MemoryRows) -> None:
+def test_ten_thousand_accounts_are_announced_once_each(rows: MemoryRows) -> None:
     for number in range(10_000):
         hold(rows, a_grant(), principal=Principal("user", f"u{number}"))
 
     counts = sweep(rows)
 
     assert counts == Counter(ExpiriesObserved=10_000)
-    assert len({observation.principal for observation in told(rows)}) == 10_000
+    assert len({observation.principal for observation in announced(rows)}) == 10_000
 
 
-def test_nothing_of_an_account_is_changed(rows: MemoryRows) -> None:
+def test_a_sweep_changes_no_account(rows: MemoryRows) -> None:
     hold(rows, a_grant(), a_grant("expired", expires_at=NOW - WEEK))
     before = dict(rows.accounts)
 
@@ -298,12 +300,12 @@ def test_nothing_of_an_account_is_changed(rows: MemoryRows) -> None:
 def test_it_is_read_back_as_it_was_put(rows: MemoryRows) -> None:
     hold(rows, a_grant())
     sweep(rows)
-    (observation,) = told(rows)
+    (observation,) = announced(rows)
 
     assert observation_from_json(observation_to_json(observation)) == observation
 
 
-def test_the_emails_stand_alone(rows: MemoryRows) -> None:
+def test_the_emails_match_their_golden_files(rows: MemoryRows) -> None:
     hold(rows, a_grant(), replace(a_grant("pack-2", cause="reload"), remaining_microcredits=CREDIT))
     hold(rows, a_grant("deal", cause="contract", pool="contract"), principal=BIGCORP)
     for principal in (ANA, BIGCORP):

@@ -1,4 +1,4 @@
-"""Each day every account is held against its ledger: drift is told once, health is not told."""
+"""Every day each account is compared with its ledger: drift is announced once, and only drift."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ CREDIT = 1_000_000
 
 
 class CountingRows(MemoryRows):
-    """Rows that count the pages read, and may fail or not understand one."""
+    """Rows that count the pages read, and may fail on a page or be unable to read it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,13 +100,13 @@ def drift_notice(rows: MemoryRows) -> Notice:
     return notice_of(observation)
 
 
-def test_healthy_accounts_are_counted_and_nobody_is_told(rows: CountingRows) -> None:
+def test_healthy_accounts_are_counted_and_not_announced(rows: CountingRows) -> None:
     assert sweep(rows) == Counter(AccountsReconciled=3)
 
     assert rows.observation_stream == []
 
 
-def test_drift_is_told_with_what_the_grant_should_hold(rows: CountingRows) -> None:
+def test_drift_is_announced_with_what_the_grant_should_hold(rows: CountingRows) -> None:
     tamper(rows, BEN, 3 * CREDIT)
 
     assert sweep(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
@@ -125,7 +125,7 @@ def test_drift_is_told_with_what_the_grant_should_hold(rows: CountingRows) -> No
     ]
 
 
-def test_drift_is_told_to_the_team_of_the_newest_run(rows: CountingRows) -> None:
+def test_drift_names_the_team_of_the_newest_run(rows: CountingRows) -> None:
     tamper(rows, ANA)
 
     visit(rows)
@@ -133,7 +133,7 @@ def test_drift_is_told_to_the_team_of_the_newest_run(rows: CountingRows) -> None
     assert drift_notice(rows).team_id == "acme"
 
 
-def test_drift_is_told_once_a_day_until_it_is_mended(rows: CountingRows) -> None:
+def test_drift_is_announced_once_a_day_until_it_is_fixed(rows: CountingRows) -> None:
     tamper(rows, BEN)
 
     counted = [sweep(rows), sweep(rows), sweep(rows, TOMORROW)]
@@ -145,7 +145,7 @@ def test_drift_is_told_once_a_day_until_it_is_mended(rows: CountingRows) -> None
     assert len(ids) == 2
 
 
-def test_another_contradiction_is_told_on_the_same_day_too(rows: CountingRows) -> None:
+def test_another_contradiction_is_announced_on_the_same_day(rows: CountingRows) -> None:
     tamper(rows, BEN)
     visit(rows, BEN)
     tamper(rows, BEN)
@@ -212,7 +212,7 @@ def test_a_sweep_over_large_ledgers_ends_with_each_account_counted_once(rows: Co
     assert sweep(rows, entries_max=1) == Counter(AccountsReconciled=3)
 
 
-def test_drift_in_the_middle_of_a_large_ledger_is_found_and_nothing_is_built_on_it(
+def test_drift_in_the_middle_of_a_large_ledger_is_found_and_stores_no_checkpoint(
     rows: CountingRows,
 ) -> None:
     page = rows.pages[ANA, 4]
@@ -229,7 +229,7 @@ def test_drift_in_the_middle_of_a_large_ledger_is_found_and_nothing_is_built_on_
     assert checkpoint.page_number == 3
 
 
-def test_drift_behind_a_checkpoint_is_found_each_day(rows: CountingRows) -> None:
+def test_drift_after_a_checkpoint_is_found_each_day(rows: CountingRows) -> None:
     visit(rows)
     tamper(rows, ANA)
 
@@ -238,7 +238,7 @@ def test_drift_behind_a_checkpoint_is_found_each_day(rows: CountingRows) -> None
     assert counted == [Counter(AccountsDrifted=1)] * 2
 
 
-def test_a_row_that_cannot_be_read_is_a_finding_and_costs_nobody_else(rows: CountingRows) -> None:
+def test_an_unreadable_row_is_a_finding_and_does_not_affect_the_others(rows: CountingRows) -> None:
     rows.unreadable.add(f"ACCOUNT#{BEN}")
 
     assert sweep(rows) == Counter(AccountsReconciled=2, AccountsDrifted=1)
@@ -258,7 +258,7 @@ def test_a_page_that_cannot_be_read_is_a_finding(rows: CountingRows) -> None:
     ]
 
 
-def test_a_checkpoint_that_cannot_be_read_only_costs_reading_again(rows: CountingRows) -> None:
+def test_without_a_readable_checkpoint_the_whole_ledger_is_read_again(rows: CountingRows) -> None:
     visit(rows)
     rows.checkpoints_not_understood = True
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_that_cannot_be_read_only_costs_reading_again(rows: Countin
     assert rows.pages_read == 16
 
 
-def test_a_row_that_was_read_before_another_visit_got_further_is_no_drift(
+def test_a_row_older_than_its_checkpoint_is_read_again_and_is_not_drift(
     rows: CountingRows,
 ) -> None:
     stale = rows.accounts[ANA]
@@ -282,7 +282,7 @@ def test_a_row_that_was_read_before_another_visit_got_further_is_no_drift(
     assert visited.counts == Counter(AccountsReconciled=1)
 
 
-def test_a_row_that_went_back_behind_its_checkpoint_is_drift(rows: CountingRows) -> None:
+def test_a_row_that_was_rolled_back_before_its_checkpoint_is_drift(rows: CountingRows) -> None:
     stale = rows.accounts[ANA]
     commit_each(rows, *(run_change(usage(f"f-{n}", "0.5")) for n in range(20)))
     visit(rows)
@@ -291,7 +291,7 @@ def test_a_row_that_went_back_behind_its_checkpoint_is_drift(rows: CountingRows)
     assert visit(rows).counts == Counter(AccountsDrifted=1)
 
 
-def test_a_fault_is_no_finding(rows: CountingRows) -> None:
+def test_a_fault_is_not_a_finding(rows: CountingRows) -> None:
     rows.fails = True
 
     with pytest.raises(RowsUnavailable):
@@ -310,7 +310,7 @@ def test_a_notice_names_some_contradictions_and_counts_all(rows: CountingRows) -
     assert data["findings_count"] > FINDINGS_LISTED_MAX
 
 
-def test_an_account_that_nobody_ran_on_has_no_team_to_tell(rows: CountingRows) -> None:
+def test_drift_of_an_unused_account_names_no_team(rows: CountingRows) -> None:
     open_account(rows, grant_change("pack", principal=OLGA))
     tamper(rows, OLGA)
 
@@ -321,7 +321,7 @@ def test_an_account_that_nobody_ran_on_has_no_team_to_tell(rows: CountingRows) -
     assert notice.data["team_id"] is None
 
 
-def test_an_enterprise_is_told_though_nobody_ran_on_its_account(rows: CountingRows) -> None:
+def test_drift_of_an_unused_enterprise_account_names_its_team(rows: CountingRows) -> None:
     tamper(rows, BIGCORP)
 
     visit(rows, BIGCORP)

@@ -1,4 +1,4 @@
-"""A sweep visits every account, in bounded steps, whatever crashes and whoever comes or goes."""
+"""A sweep visits every account in bounded steps, despite crashes, new rows and deleted rows."""
 
 from collections import Counter
 from datetime import UTC, date, datetime
@@ -67,7 +67,7 @@ def test_ten_thousand_accounts_are_visited_once_each_in_bounded_steps() -> None:
     assert worker.swept[-1].next is None
 
 
-def test_a_step_ends_when_its_time_does_and_the_next_begins_behind_its_last_row() -> None:
+def test_a_step_ends_when_its_time_is_up_and_the_next_starts_after_its_last_row() -> None:
     rows = many(100)
     worker = poller(rows, rows_per_step=7)
 
@@ -94,7 +94,7 @@ def test_a_sweep_over_nothing_ends_at_once() -> None:
 
 
 @pytest.mark.parametrize("stops", [1, 2])
-def test_a_step_that_crashed_is_repeated_and_the_sweep_goes_on(stops: int) -> None:
+def test_a_step_that_crashed_is_repeated_and_the_sweep_continues(stops: int) -> None:
     rows = many(50)
     worker = poller(rows, rows_per_step=10)
     sweep_of(worker).stops_at["ACCOUNT#user:u7"] = stops
@@ -107,7 +107,7 @@ def test_a_step_that_crashed_is_repeated_and_the_sweep_goes_on(stops: int) -> No
     assert len(sweep_of(worker).visited) < 50 + 10 * stops
 
 
-def test_a_step_whose_sending_was_not_answered_does_not_fork_the_sweep() -> None:
+def test_a_lost_answer_to_sending_the_next_step_does_not_fork_the_sweep() -> None:
     rows = many(60)
     worker = poller(rows, rows_per_step=10)
     worker.queue.loses_the_next_answer = True
@@ -120,7 +120,7 @@ def test_a_step_whose_sending_was_not_answered_does_not_fork_the_sweep() -> None
     assert len(sweep_of(worker).visited) == 70
 
 
-def test_two_steps_with_one_number_join_again_although_their_ends_differ() -> None:
+def test_two_steps_with_one_number_lead_to_one_next_step() -> None:
     rows = many(60)
     worker = poller(rows, rows_per_step=10)
     worker.queue.loses_the_next_answer = True
@@ -138,7 +138,7 @@ def test_two_steps_with_one_number_join_again_although_their_ends_differ() -> No
     assert set(sweep_of(worker).visited) == keys(rows)
 
 
-def test_of_two_next_steps_that_end_elsewhere_only_the_first_stays() -> None:
+def test_of_two_next_steps_with_different_starts_only_the_first_is_kept() -> None:
     sweep, queue = NotingSweep(many(60)), MemorySweepQueue()
 
     for rows_per_step in (10, 20):
@@ -155,7 +155,7 @@ def test_of_two_next_steps_that_end_elsewhere_only_the_first_stays() -> None:
     assert [m.number for m in queue.sent if isinstance(m, Step)] == [1]
 
 
-def test_an_account_that_always_fails_costs_the_others_nothing_and_is_set_aside_alone() -> None:
+def test_an_account_that_always_fails_is_dead_lettered_alone() -> None:
     rows = many(50)
     worker = poller(rows, rows_per_step=10)
     sweep_of(worker).stops_at["ACCOUNT#user:u7"] = 10**9
@@ -168,7 +168,7 @@ def test_an_account_that_always_fails_costs_the_others_nothing_and_is_set_aside_
     ]
 
 
-def test_an_account_that_was_set_aside_is_made_up_for_by_a_redrive() -> None:
+def test_a_redrive_visits_an_account_that_was_dead_lettered() -> None:
     rows = many(20)
     worker = poller(rows)
     sweep_of(worker).stops_at["ACCOUNT#user:u7"] = 10**9
@@ -182,7 +182,7 @@ def test_an_account_that_was_set_aside_is_made_up_for_by_a_redrive() -> None:
     assert sweep_of(worker).visited[before:] == ["ACCOUNT#user:u7"]
 
 
-def test_a_row_that_is_not_understood_is_visited_like_any_other() -> None:
+def test_an_unreadable_row_is_visited_like_any_other() -> None:
     rows = many(5)
     rows.unreadable.add("ACCOUNT#user:u3")
     worker = poller(rows)
@@ -229,7 +229,7 @@ def test_a_row_that_never_ends_is_given_up() -> None:
         take_visit(NotingSweep(rows), MemorySweepQueue(), last, NOW)
 
 
-def test_a_row_that_is_gone_is_no_failure() -> None:
+def test_a_row_that_was_deleted_is_not_a_failure() -> None:
     visit = Visit(sweep="reconciliation", day=NOW.date(), key="ACCOUNT#user:gone", part=0)
 
     swept = take_visit(NotingSweep(MemoryRows()), MemorySweepQueue(), visit, NOW)
@@ -238,7 +238,7 @@ def test_a_row_that_is_gone_is_no_failure() -> None:
 
 
 class ChangingSweep(NotingSweep):
-    """While it goes on, an account comes with every visit."""
+    """With each visit of the sweep, an account is added."""
 
     def visit(self, row: Account | Unreadable, *_: object) -> Visited:
         number = len(self.rows.accounts)
@@ -248,7 +248,7 @@ class ChangingSweep(NotingSweep):
         return super().visit(row)
 
 
-def test_accounts_that_come_meanwhile_make_nobody_be_missed_or_visited_twice() -> None:
+def test_accounts_added_during_a_sweep_cause_no_missed_or_repeated_visit() -> None:
     rows = many(100)
     there = keys(rows)
     queue = MemorySweepQueue()
@@ -269,7 +269,7 @@ def test_accounts_that_come_meanwhile_make_nobody_be_missed_or_visited_twice() -
         (datetime(2028, 2, 29, 3, 0, tzinfo=UTC), date(2028, 2, 29)),
     ],
 )
-def test_a_sweep_is_of_the_day_on_which_it_was_begun(sent_at: datetime, day: date) -> None:
+def test_a_sweep_belongs_to_the_day_on_which_it_started(sent_at: datetime, day: date) -> None:
     step = parse_sweep_message(beginning("reconciliation"), sent_at)
 
     assert step == Step(sweep="reconciliation", day=day, number=0, after=None)
@@ -295,6 +295,6 @@ def test_steps_and_visits_are_read_back_as_they_were_sent() -> None:
         '{"sweep":"reconciliation","day":"2026-11-23","number":1,"key":"ACCOUNT#user:a","part":1}',
     ],
 )
-def test_a_body_that_is_no_message_of_a_sweep_is_rejected(body: str) -> None:
+def test_any_other_body_is_rejected(body: str) -> None:
     with pytest.raises(ValueError, match="validation error"):
         parse_sweep_message(body, NOW)

@@ -1,4 +1,4 @@
-"""Verifying recomputes an account from its ledger alone, and finds whatever was tampered with."""
+"""Verifying recomputes an account only from its ledger, and finds whatever was tampered with."""
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -41,7 +41,7 @@ CREDIT = 1_000_000
 
 
 class LedgerInMemory(MemoryRows):
-    """The rows in memory, and a hand that tampers with them."""
+    """Rows in memory that can be tampered with."""
 
     def change_account(self, **changes: object) -> None:
         self.accounts[ANA] = replace(self.accounts[ANA], **changes)
@@ -82,7 +82,7 @@ def waiting_for_reload(event: dict[str, Any]) -> RunChange:
 
 
 def made_for_free(rows: LedgerInMemory) -> Grant:
-    """Return the grant `pack`, which had run dry, with credits in it again."""
+    """Return the grant `pack`, which was used up, with credits in it again."""
     entries = (entry for page in all_pages(rows, rows.accounts[ANA]) for entry in page.entries)
     pack = next(e.grant for e in entries if e.grant and e.grant.id == "pack")
     return replace(pack, remaining_microcredits=7 * CREDIT)
@@ -120,7 +120,7 @@ def rows() -> LedgerInMemory:
     return rows
 
 
-def test_an_untouched_ledger_is_clean_and_its_sums_are_told(rows: LedgerInMemory) -> None:
+def test_an_untouched_ledger_is_clean_and_has_its_sums(rows: LedgerInMemory) -> None:
     result = verified(rows)
 
     pages = list(all_pages(rows, rows.accounts[ANA]))
@@ -391,7 +391,7 @@ TAMPERED: dict[str, tuple[str, Callable[[Entry], Entry], str]] = {
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_tampering_is_found_although_page_receipt_and_row_agree(
+def test_tampering_is_found_even_if_page_receipt_and_row_agree(
     rows: LedgerInMemory, what: str
 ) -> None:
     beginning, change, expected = TAMPERED[what]
@@ -404,7 +404,7 @@ def test_tampering_is_found_although_page_receipt_and_row_agree(
 
 
 def in_stretches(rows: LedgerInMemory) -> list[Verification]:
-    """Verify page by page, each time with nothing but the checkpoint that was stored before."""
+    """Verify page by page, each time from the checkpoint that was stored before."""
     rows.put_checkpoint(Checkpoint(ANA, began_on=NOW.date()))
     verifications: list[Verification] = []
     for _ in range(rows.accounts[ANA].page_number + 1):
@@ -417,7 +417,7 @@ def in_stretches(rows: LedgerInMemory) -> list[Verification]:
     raise AssertionError("each stretch gets a page further")
 
 
-def test_an_untouched_ledger_is_clean_in_stretches_and_their_sums_are_the_whole(
+def test_an_untouched_ledger_is_clean_in_parts_and_their_sums_add_up(
     rows: LedgerInMemory,
 ) -> None:
     stretches = in_stretches(rows)
@@ -428,7 +428,7 @@ def test_an_untouched_ledger_is_clean_in_stretches_and_their_sums_are_the_whole(
 
 
 @pytest.mark.parametrize("what", TAMPERED)
-def test_tampering_is_found_in_stretches_too(rows: LedgerInMemory, what: str) -> None:
+def test_tampering_is_found_in_parts_too(rows: LedgerInMemory, what: str) -> None:
     beginning, change, expected = TAMPERED[what]
     entries = [entry for page in all_pages(rows, rows.accounts[ANA]) for entry in page.entries]
     ids = [e.identity.id for e in entries if e.identity.id.startswith(beginning)]
@@ -470,7 +470,7 @@ def test_a_run_is_verified_across_checkpoints() -> None:
 
 
 def test_a_grant_in_grace_is_verified_across_checkpoints() -> None:
-    """When it comes back a second time, its expiry depends on how the events were batched."""
+    """After a second return, its expiry depends on how the events were batched."""
     rows = LedgerInMemory()
     settle(rows)
     expires_at = NOW + timedelta(minutes=4)
@@ -512,7 +512,7 @@ def test_a_verified_page_is_not_read_again(rows: LedgerInMemory) -> None:
     assert again.is_complete
 
 
-def test_a_changed_balance_is_found_behind_a_checkpoint(rows: LedgerInMemory) -> None:
+def test_a_changed_balance_is_found_after_a_checkpoint(rows: LedgerInMemory) -> None:
     *_, last = in_stretches(rows)
     rows.change_account(grants=(*rows.accounts[ANA].grants, made_for_free(rows)))
 
@@ -534,7 +534,7 @@ def test_every_account_is_verified_and_the_sums_are_added(rows: LedgerInMemory) 
     assert not everything.is_clean
 
 
-def test_nothing_at_all_is_clean() -> None:
+def test_an_empty_table_is_clean() -> None:
     assert verify_all(LedgerInMemory()) == NOTHING
 
 
@@ -555,7 +555,7 @@ class MovingLedger(LedgerInMemory):
         return super().read_pages(principal, first, last)
 
 
-def test_an_account_that_is_debited_meanwhile_is_no_drift() -> None:
+def test_a_concurrent_debit_is_not_drift() -> None:
     rows = MovingLedger()
     settle(rows)
     open_account(rows)

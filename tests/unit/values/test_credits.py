@@ -66,11 +66,11 @@ def test_a_decimal_string_or_integer_is_read_exactly(written: str | int, microcr
         pytest.param(10**5_000, id="huge integer"),
     ],
 )
-def test_whatever_else_is_rejected_without_repeating_it(written: object) -> None:
-    with pytest.raises(ValueError, match=r"^credits must be") as refused:
+def test_any_other_value_is_rejected_without_being_quoted(written: object) -> None:
+    with pytest.raises(ValueError, match=r"^credits must be") as rejected:
         parse_credits(written)
 
-    assert len(str(refused.value)) < 80
+    assert len(str(rejected.value)) < 80
 
 
 @pytest.mark.parametrize(
