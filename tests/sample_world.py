@@ -22,7 +22,7 @@ from agent_credits.notices.announcements import (
     NoticeSettings,
     TeamRecord,
     notices_of,
-    reload_requested,
+    reload_requests,
 )
 from agent_credits.notices.notice import Notice
 from agent_credits.payments.reload_saga import ReloadSaga
@@ -126,8 +126,7 @@ class SampleRun:
     def carry_out_reloads(self, commits_before: int) -> None:
         """Do what the change stream since then asks for; a reload's own commits ask for nothing."""
         for old, new in self.rows.stream[commits_before:]:
-            request = reload_requested(AccountRecord(old, new))
-            if request is not None:
+            for request in reload_requests(AccountRecord(old, new)):
                 self.saga.resolve(request, NOW)
 
 

@@ -19,7 +19,7 @@ from agent_credits.notices.announcements import (
     NoticeSettings,
     StreamRecord,
     notices_of,
-    reload_requested,
+    reload_requests,
 )
 
 
@@ -65,8 +65,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
 
 def _announce(change: StreamRecord) -> int:
-    request = reload_requested(change) if isinstance(change, AccountRecord) else None
-    if request is not None:
+    for request in reload_requests(change) if isinstance(change, AccountRecord) else ():
         reloads().send(request)
         extra = {"reload_id": request.reload_id, "principal": str(request.principal)}
         logger.info("reload requested", extra=extra)

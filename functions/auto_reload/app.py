@@ -23,9 +23,6 @@ from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import Granted, NotGranted, Open, ReloadSaga, Stale
 from agent_credits.payments.stripe_payments import StripePayments
 
-# How soon to ask the payment provider again about a payment whose outcome is unknown.
-ASK_AGAIN_SECONDS = 15
-
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
@@ -74,10 +71,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             metrics.add_metric("ReloadsDeclined", MetricUnit.Count, 1)
         case Stale():
             logger.info("stale", extra=fields)
-        case Open(reason=reason):
+        case Open(reason=reason, is_followed_up=is_followed_up):
             logger.warning("open", extra={**fields, "reason": reason})
             metrics.add_metric("ReloadsOpen", MetricUnit.Count, 1)
-            queue().return_in(record["receiptHandle"], ASK_AGAIN_SECONDS)
+            if is_followed_up and not request.follows_up:
+                # Done: its follow-up asks on, and the team's other reloads need not wait.
+                return {"batchItemFailures": []}
+            queue().ask_again(record, request)
             return {"batchItemFailures": [{"itemIdentifier": record["messageId"]}]}
         case _:
             assert_never(resolution)

@@ -13,7 +13,7 @@ from agent_credits.aws.reload_queue import ReloadQueue, read_request
 from agent_credits.billing.teams import Team
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.reloads import ReloadRequest
-from agent_credits.notices.announcements import AccountRecord, reload_requested
+from agent_credits.notices.announcements import AccountRecord, reload_requests
 from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import Granted, ReloadSaga
 from agent_credits.values.errors import Contended
@@ -74,8 +74,7 @@ def request_reload(rows: DynamoDBRows, principal: Principal) -> ReloadRequest:
     old = open_account(rows, grant_change("g-1", credits="150", principal=principal))
     event = usage(f"e-{principal.id}", "200", run=f"run-{principal.id}", user=principal.id)
     new = commit(rows, principal, [run_change(event, RELOADING_ACME)], now=NOW, pause=pause).account
-    request = reload_requested(AccountRecord(old, new))
-    assert request is not None
+    (request,) = reload_requests(AccountRecord(old, new))
     return request
 
 

@@ -24,7 +24,7 @@ from agent_credits.payments.port import (
     PaymentUnavailable,
     Unresolved,
 )
-from agent_credits.payments.stripe_payments import StripePayments
+from agent_credits.payments.stripe_payments import StripePayments, _canceled
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.emulator import HOST, free_port
 from agent_credits_cli.payment_stand_in import (
@@ -214,10 +214,22 @@ def test_a_card_that_needs_its_holder_to_confirm_is_declined(stand_in, payments)
     card = stand_in.put_card_on_file(CARD_THAT_ASKS_ITS_HOLDER)
     payment_id = payments.create(charge_to(card))
 
-    states = [payments.confirm(payment_id) for _ in range(2)]
+    assert payments.confirm(payment_id) == Declined(payment_id, "requires_action")
 
-    assert states == [Declined(payment_id, "requires_action")] * 2
+    # The holder could still confirm what is only waiting for them, and be charged for nothing.
+    assert [p.status for p in stand_in.payments(card.customer)] == ["canceled"]
+    assert payments.confirm(payment_id) == Canceled(payment_id)
     assert charged(stand_in, card) == []
+
+
+def test_a_no_that_cannot_be_made_definite_is_asked_about_again(payments, card):
+    """Stripe answers an attempt to cancel what has just succeeded with an invalid request."""
+    payment_id = payments.create(charge_to(card))
+    assert payments.confirm(payment_id) == Paid(payment_id)
+    intents = payments._intents()
+
+    assert _canceled(intents, payment_id, "card_declined") == Unresolved(payment_id)
+    assert payments.confirm(payment_id) == Paid(payment_id)
 
 
 def test_a_card_that_was_removed_before_it_is_charged_is_declined_for_good(

@@ -2,14 +2,10 @@
 last test here can break every rule once and see that its guard notices.
 """
 
-import functools
-import importlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import chain
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +15,11 @@ from agent_credits.aws.cached_secret import SECRET_TTL
 from agent_credits.aws.clients import CALLS
 from agent_credits.aws.items import ACCOUNT_PREFIX, EXPIRY_ATTRIBUTE, OBSERVED_PREFIX, TEAM_PREFIX
 from agent_credits.aws.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
-from agent_credits.ledger.reloads import RELOAD_DEADLINE
+from agent_credits.ledger.reloads import (
+    ASK_AGAIN_SECONDS,
+    ASK_AGAIN_SECONDS_LONGEST,
+    RELOAD_DEADLINE,
+)
 from agent_credits.payments.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
 from agent_credits.sweeps.sweep import STEP_ATTEMPTS_MAX, parse_sweep_message
 from tests.template import Template, load_template
@@ -157,24 +157,6 @@ def permitted(template: Template, action: str, resource: str) -> dict[str, Any]:
 
 
 # What the code says, to which the template has to fit.
-
-
-@functools.cache
-def auto_reload() -> ModuleType:
-    """The function's module, which wants its settings when it is imported: here any will do."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        variables = properties_of(load_template(), "AutoReload")["Environment"]["Variables"]
-        for variable in variables:
-            monkeypatch.setenv(variable, "any")
-        for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(variable, "test")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        # Forgotten again, so that no other test gets this one instead of one with its own settings.
-        name = "functions.auto_reload.app"
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        module = importlib.import_module(name)
-        del sys.modules[name]
-        return module
 
 
 def aws_call_seconds_max() -> int:
@@ -519,9 +501,10 @@ def an_open_payment_is_given_up_early(template: Template) -> Iterator[str]:
     receives = queue["RedrivePolicy"]["maxReceiveCount"]
     if receives > RECEIVES_COUNTED_MAX:
         yield f"SQS counts to {RECEIVES_COUNTED_MAX} and not to {receives}"
-    if receives * auto_reload().ASK_AGAIN_SECONDS < ASKED_ABOUT_SECONDS_MIN:
+    if receives * ASK_AGAIN_SECONDS < ASKED_ABOUT_SECONDS_MIN:
         yield f"an open payment is asked about {receives} times only"
-    if queue["MessageRetentionPeriod"] <= receives * queue["VisibilityTimeout"]:
+    longest = max(queue["VisibilityTimeout"], ASK_AGAIN_SECONDS_LONGEST)
+    if queue["MessageRetentionPeriod"] <= receives * longest:
         yield "a reload may be forgotten before it is set aside"
 
 
@@ -538,7 +521,7 @@ def an_alarm_about_reloads_is_late(template: Template) -> Iterator[str]:
     is_open = properties_of(template, "ReloadsOpenAlarm")
     if is_open["Period"] * is_open["EvaluationPeriods"] >= DEADLINE_SECONDS:
         yield "ReloadsOpenAlarm comes when the runs have failed already"
-    if is_open["Period"] <= auto_reload().ASK_AGAIN_SECONDS:
+    if is_open["Period"] <= ASK_AGAIN_SECONDS:
         yield "ReloadsOpenAlarm would see a minute in which nobody asked"
 
 
@@ -673,7 +656,7 @@ def test_a_sweep_neither_forks_nor_stops(template: Template) -> None:
 
 
 def test_a_rotated_key_is_known_while_a_reload_can_still_succeed(template: Template) -> None:
-    asked_again = SECRET_TTL.total_seconds() + auto_reload().ASK_AGAIN_SECONDS
+    asked_again = SECRET_TTL.total_seconds() + ASK_AGAIN_SECONDS
 
     assert asked_again + properties_of(template, "AutoReload")["Timeout"] < DEADLINE_SECONDS
 
@@ -681,7 +664,7 @@ def test_a_rotated_key_is_known_while_a_reload_can_still_succeed(template: Templ
 def test_the_figures_in_the_template_are_those_of_the_code() -> None:
     assert receives_while_waiting() == 14
     assert (CALLS_PER_ATTEMPT_MAX, CALL_TIMEOUT_SECONDS, aws_call_seconds_max()) == (4, 6, 12)
-    assert (DEADLINE_SECONDS, auto_reload().ASK_AGAIN_SECONDS) == (300, 15)
+    assert (DEADLINE_SECONDS, ASK_AGAIN_SECONDS) == (300, 15)
 
 
 def test_a_holder_of_send_events_may_send_events_and_nothing_else(template: Template) -> None:

@@ -108,7 +108,7 @@ class History:
         self._sent: list[Sent] = []
         self._billed_to: dict[Identity, Principal] = {}
         self._runs: list[dict[str, Any]] = []
-        self._requested_at: dict[str, datetime] = {}
+        self._requested_at: dict[ReloadRequest, datetime] = {}
         self.workers: list[StackWorker] = [
             *(parts.debits(self, f"debit {n}") for n in range(self.random.randint(2, 4))),
             *(ReloadWorker(self, f"reload {n}") for n in range(2)),
@@ -134,10 +134,11 @@ class History:
         )
 
     def send_reload(self, request: ReloadRequest, now: datetime) -> None:
-        last = self._requested_at.get(request.reload_id)
+        last = self._requested_at.get(request)
         if last is None or now >= last + DEDUPLICATED_FOR:
-            self._requested_at[request.reload_id] = now
-            self.reload_queue.send(request, request.team_id, now)
+            self._requested_at[request] = now
+            group = request.reload_id if request.follows_up else request.team_id
+            self.reload_queue.send(request, group, now)
 
     def _open_world(self) -> None:
         self.rows.teams.update({team.team_id: team for team in self._world.teams})

@@ -22,7 +22,7 @@ from agent_credits.billing.teams import Team
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity
-from agent_credits.notices.announcements import AccountRecord, reload_requested
+from agent_credits.notices.announcements import AccountRecord, reload_requests
 from agent_credits.payments.port import Charge, PaymentUnavailable
 from agent_credits.payments.reload_saga import Open, ReloadSaga
 from agent_credits.values.errors import Contended
@@ -251,7 +251,12 @@ class Model:
         rows, fake = rows_of(world), payments_of(world, (self._confirm,))
         event = usage("e-next", "1000", run="run-next")
         commit(rows, ANA, [run_change(event, RELOADING_ACME)], now=MUCH_LATER, pause=pause)
-        (request,) = (r for r in (reload_requested(AccountRecord(*c)) for c in rows.stream) if r)
+        (request,) = (
+            r
+            for record in rows.stream
+            for r in reload_requests(AccountRecord(*record))
+            if not r.follows_up
+        )
         saga_over(rows, fake).resolve(request, MUCH_LATER)
         check_nothing_is_open(world_after(rows, fake))
 

@@ -19,13 +19,13 @@ from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
-from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.ledger.reloads import ReloadRequest, ask_again_seconds
 from agent_credits.notices.announcements import (
     AccountRecord,
     NoticeSettings,
     StreamRecord,
     notices_of,
-    reload_requested,
+    reload_requests,
 )
 from agent_credits.notices.observations import Observation
 from agent_credits.payments.port import (
@@ -57,7 +57,6 @@ Result = TypeVar("Result")
 
 BATCH_MAX = 6
 RECORDS_MAX = 5
-ASK_AGAIN = timedelta(seconds=15)
 SETTINGS = NoticeSettings("https://docs.example.com")
 
 
@@ -300,16 +299,18 @@ class ReloadWorker(StackWorker):
         if not ready:
             return None
         number = self.scheduler.random.choice(ready)
-        return partial(self._resolve, number, queue.receive(number, now).sent)
+        message = queue.receive(number, now)
+        return partial(self._resolve, number, message.sent, message.receives)
 
-    def _resolve(self, number: int, request: ReloadRequest) -> None:
+    def _resolve(self, number: int, request: ReloadRequest, receives: int) -> None:
         self.scheduler.note(self.name, f"receives the request of {request.reload_id}")
         queue = self.history.reload_queue
         try:
             resolution = self.saga.resolve(request, self.clock())
             self.scheduler.note(self.name, f"resolved: {type(resolution).__name__}")
-            if isinstance(resolution, Open):
-                later = self.scheduler.now + ASK_AGAIN
+            is_followed_up = isinstance(resolution, Open) and resolution.is_followed_up
+            if isinstance(resolution, Open) and (request.follows_up or not is_followed_up):
+                later = self.scheduler.now + timedelta(seconds=ask_again_seconds(request, receives))
                 self.call(
                     "write", "ask again", lambda: queue.return_at(number, later), QueueUnavailable
                 )
@@ -348,11 +349,9 @@ class AnnounceWorker(StackWorker):
 
     def _announce_one(self, change: StreamRecord) -> None:
         history = self.history
-        request = reload_requested(change) if isinstance(change, AccountRecord) else None
-        if request is not None:
-            now = self.scheduler.now
-            what = f"request {request.reload_id}"
-            self.call("write", what, lambda: history.send_reload(request, now), QueueUnavailable)
+        for request in reload_requests(change) if isinstance(change, AccountRecord) else ():
+            send = partial(history.send_reload, request, self.scheduler.now)
+            self.call("write", f"request {request.reload_id}", send, QueueUnavailable)
         for notice in notices_of(change, SETTINGS):
             publish = partial(history.invariants.published, notice)
             self.call("write", f"publish {notice.type} {notice.subject}", publish, QueueUnavailable)

@@ -24,7 +24,7 @@ from agent_credits.notices.announcements import (
     NoticeSettings,
     TeamRecord,
     notices_of,
-    reload_requested,
+    reload_requests,
 )
 from agent_credits.notices.notice import Notice
 from agent_credits.payments.port import InvoicePayments
@@ -59,6 +59,7 @@ class ReloadWorld:
     rows: MemoryRows = field(default_factory=MemoryRows)
     now: datetime = NOW
     requests: list[ReloadRequest] = field(default_factory=list)
+    follow_ups: list[ReloadRequest] = field(default_factory=list)
     notices: list[Notice] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -127,9 +128,8 @@ class ReloadWorld:
         for old, new in self.rows.stream[self._announced :]:
             change = AccountRecord(old, new)
             self.notices += notices_of(change, settings)
-            request = reload_requested(change)
-            if request is not None:
-                self.requests.append(request)
+            for request in reload_requests(change):
+                (self.follow_ups if request.follows_up else self.requests).append(request)
         self._announced = len(self.rows.stream)
         for before, after in self.rows.team_stream[self._teams_announced :]:
             self.notices += notices_of(TeamRecord(before, after), settings)

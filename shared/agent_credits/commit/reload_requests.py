@@ -52,7 +52,7 @@ def reload_where_low(account: Account, billing: Billing, context: DecisionContex
 
 
 def freeze(account: Account, billing: Billing, context: DecisionContext) -> Account:
-    """Stop reloading for a window of the terms, unless it is already stopped."""
+    """Freeze reloading for the window of its terms, unless it is already frozen."""
     terms = billing.reload
     if terms is None or _is_frozen(account, context.now):
         return account

@@ -68,11 +68,29 @@ class Reload(Struct, frozen=True):
 
 
 class ReloadRequest(Struct, frozen=True):
-    """The message on ReloadsQueue."""
+    """The message on ReloadsQueue.
+
+    `follows_up`: the reload was declined, and its payment may still be open. It is asked about
+    until it has ended, apart from the team's other reloads.
+    """
 
     reload_id: str
     team_id: str
     principal: Principal
+    follows_up: bool = False
+
+
+# How soon the payment provider is asked again about a payment whose outcome is unknown: at once, as
+# long as events wait, and less and less often after that. A bank debit can take days.
+ASK_AGAIN_SECONDS = 15
+ASK_AGAIN_SECONDS_LONGEST = 900
+
+
+def ask_again_seconds(request: ReloadRequest, receives: int) -> int:
+    """Return when to ask again after a message was received this many times."""
+    if not request.follows_up:
+        return ASK_AGAIN_SECONDS
+    return min(ASK_AGAIN_SECONDS << min(receives, 10), ASK_AGAIN_SECONDS_LONGEST)
 
 
 def hold_after(cause: DeclineCause, now: datetime, month_ends_at: datetime) -> datetime | None:

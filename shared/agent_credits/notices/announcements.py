@@ -167,11 +167,26 @@ def notice_of(observation: Observation) -> Notice:
             assert_never(observation)
 
 
-def reload_requested(commit: AccountRecord) -> ReloadRequest | None:
-    """Return the reload that this commit requested, if any, to be sent to its queue."""
-    reload = commit.new.reload
+def reload_requests(record: AccountRecord) -> list[ReloadRequest]:
+    """Return the requests to send to the reloads' queue: for a new reload, and to follow one up.
+
+    A declined reload may have left a payment whose outcome is unknown, or another worker may just
+    be making one. It is asked about once more, apart from the team's other reloads.
+    """
+    principal = record.new.principal
+    follow_ups = [
+        ReloadRequest(entry.reload.reload_id, entry.reload.team_id, principal, follows_up=True)
+        for entry in record.new_entries
+        if entry.type == "reload.declined" and entry.reload is not None and _had_request(entry)
+    ]
+    reload = record.new.reload
     if reload is None or reload.state != "requested":
-        return None
-    if commit.old is not None and commit.old.reload and commit.old.reload.id == reload.id:
-        return None
-    return ReloadRequest(reload.id, reload.team_id, commit.new.principal)
+        return follow_ups
+    if record.old is not None and record.old.reload and record.old.reload.id == reload.id:
+        return follow_ups
+    return [*follow_ups, ReloadRequest(reload.id, reload.team_id, principal)]
+
+
+def _had_request(entry: Entry) -> bool:
+    # A reload that is frozen by the commit itself was never requested.
+    return entry.decline != "too_many_reloads"

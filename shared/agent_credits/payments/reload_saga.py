@@ -61,14 +61,25 @@ class NotGranted(Struct, frozen=True):
 
 
 class Open(Struct, frozen=True):
-    """The payment's outcome is unknown; deliver the message again until it is known."""
+    """The payment's outcome is unknown; ask again until it is known.
+
+    After the deadline the reload is declined, and the decline gives rise to a follow-up request.
+    The request itself is then done, so that the team's other reloads need not wait for it.
+    """
 
     reservation: CapReservation
     reason: str
+    is_followed_up: bool
 
 
 class NeverMade(Struct, frozen=True):
     """The deadline passed before a payment was created: nothing was or will be charged."""
+
+
+class CapLowered(Struct, frozen=True):
+    """The cap was lowered below what is reserved, so the payment was canceled, not confirmed."""
+
+    payment_id: str
 
 
 class Stale(Struct, frozen=True):
@@ -212,11 +223,19 @@ class ReloadSaga:
                     lambda t: give_up(t.spending, held.purchase_id, held.payment_id),
                     now,
                 )
+            case CapLowered(payment_id):
+                return self._end_unpaid(
+                    request,
+                    "spend_cap_reached",
+                    lambda t: give_up(t.spending, held.purchase_id, payment_id),
+                    now,
+                )
             case Unresolved() | PaymentUnavailable():
-                if now >= held.deadline:
+                is_late = now >= held.deadline
+                if is_late:
                     team = read_team(self._teams, request.team_id)
                     self._decline(request, "payment_unavailable", team, now)
-                return Open(held, _why_open(state))
+                return Open(held, _why_open(state), is_followed_up=is_late)
             case _:
                 assert_never(state)
 
@@ -237,15 +256,17 @@ class ReloadSaga:
         team = self._change_spending(request, give_back)
         left = team.spending.reservation(request.reload_id)
         # Another worker stored a payment meanwhile, and may have crashed: ask about that one.
-        return Open(left, "a payment was made meanwhile") if left else declined
+        return Open(left, "a payment was made meanwhile", is_followed_up=True) if left else declined
 
     def _payment_state(
         self, request: ReloadRequest, held: CapReservation, now: datetime
-    ) -> PaymentState | NeverMade | PaymentUnavailable:
+    ) -> PaymentState | NeverMade | CapLowered | PaymentUnavailable:
         """Return the state of the one payment of this reservation, or why it is unknown.
 
         After the deadline no payment is created or confirmed: nobody waits for it any more, so it
-        is canceled unless it was already charged.
+        is canceled unless it was already charged. The same goes for one that a lowered cap leaves
+        no room for. A cap that is lowered between this look at it and the confirmation comes too
+        late: that payment is charged.
         """
         charge = Charge(
             purchase_id=held.purchase_id,
@@ -264,6 +285,9 @@ class ReloadSaga:
                 if isinstance(created, Declined):
                     return created
                 payment_id = self._stored(request, created)
+            if _passes_cap(read_team(self._teams, request.team_id), held):
+                ended = payments.cancel(payment_id)
+                return CapLowered(payment_id) if isinstance(ended, Canceled) else ended
             return payments.confirm(payment_id)
         except PaymentUnavailable as fault:
             return fault
@@ -318,6 +342,13 @@ class ReloadSaga:
 
 def _why_open(state: Unresolved | PaymentUnavailable) -> str:
     return str(state) if isinstance(state, PaymentUnavailable) else "still being processed"
+
+
+def _passes_cap(team: Team, held: CapReservation) -> bool:
+    """Tell whether what is spent and reserved passes the cap, as it can after it was lowered."""
+    spending = team.spending
+    counted = spending.spent_in(held.month) + spending.reserved_in(held.month)
+    return counted > team.spend_cap_cents
 
 
 def _asks_for(account: Account, request: ReloadRequest) -> bool:

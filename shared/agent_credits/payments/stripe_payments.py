@@ -31,6 +31,9 @@ CALL_TIMEOUT_SECONDS = CONNECT_TIMEOUT_SECONDS + READ_TIMEOUT_SECONDS
 # Create, retrieve, confirm, cancel.
 CALLS_PER_ATTEMPT_MAX = 4
 
+# No customer is there to act on an off-session payment, so these are a no.
+NEEDS_ITS_CUSTOMER = ("requires_payment_method", "requires_action")
+
 
 class StripePayments:
     """Implements `Payments`; reads `secret_key` before each call, so that it sees a rotation."""
@@ -68,12 +71,14 @@ class StripePayments:
                 try:
                     intent = intents.confirm(payment_id, {"off_session": True})
                 except stripe.CardError as declined:
-                    return Declined(payment_id, declined.code or "card_declined")
+                    return _canceled(intents, payment_id, declined.code or "card_declined")
                 except stripe.InvalidRequestError as impossible:
-                    # Stripe no longer has the card or the customer. Canceling makes this no
-                    # definite; it fails if another worker has confirmed the payment meanwhile.
-                    intents.cancel(payment_id)
-                    return Declined(payment_id, impossible.code or "invalid_request")
+                    # Stripe no longer has the card or the customer.
+                    return _canceled(intents, payment_id, impossible.code or "invalid_request")
+            if intent.status in NEEDS_ITS_CUSTOMER:
+                error = intent.last_payment_error
+                code = (error.code if error else None) or intent.status
+                return _canceled(intents, payment_id, code)
         return _state(intent)
 
     def cancel(self, payment_id: str) -> PaymentState:
@@ -100,17 +105,26 @@ class StripePayments:
         return client.v1.payment_intents
 
 
+def _canceled(
+    intents: stripe.PaymentIntentService, payment_id: str, code: str
+) -> Declined | Unresolved:
+    """Make a no definite: a payment that waits for its customer could still succeed later."""
+    try:
+        intents.cancel(payment_id)
+    except stripe.InvalidRequestError:
+        # It succeeded meanwhile, or is being processed, or another worker canceled it.
+        return Unresolved(payment_id)
+    return Declined(payment_id, code)
+
+
 def _state(intent: stripe.PaymentIntent) -> PaymentState:
     match intent.status:
         case "succeeded":
             return Paid(intent.id)
         case "canceled":
-            return Canceled(intent.id)
-        case "requires_payment_method" | "requires_action":
-            # No customer is there to act on an off-session payment, so whatever the card's bank
-            # asks for is a no, and this payment is never confirmed again.
+            # Canceled because it was declined, or because nobody waited for it any more.
             error = intent.last_payment_error
-            return Declined(intent.id, (error.code if error else None) or intent.status)
+            return Declined(intent.id, error.code or "declined") if error else Canceled(intent.id)
         case _:
             return Unresolved(intent.id)
 
