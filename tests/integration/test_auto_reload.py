@@ -3,21 +3,26 @@
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
+from msgspec.structs import replace
 
+import agent_credits.ledger.reloads
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.items import is_account_item, policy_item, team_item
 from agent_credits.aws.reload_queue import ReloadQueue, read_request
 from agent_credits.billing.teams import Team
 from agent_credits.commit.write_protocol import commit
-from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.ledger.reloads import RELOAD_DEADLINE, ReloadRequest
 from agent_credits.notices.announcements import AccountRecord, reload_requests
 from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import Granted, ReloadSaga
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
+from tests.integration.lambda_runtime import cold_start
 from tests.integration.stack_tables import StackTables
 from tests.unit.builders import (
     ANA,
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_sqs import SQSClient
 
+STRIPE_KEY = "sk_test_of_nobody"
 ACCOUNTS = 8
 TRIGGERS = 16
 ROOM_PACKS = 3
@@ -169,14 +175,79 @@ def test_a_message_whose_reload_is_open_is_delivered_again(
     queue_url = sqs.create_queue(QueueName="reloads.fifo", Attributes={"FifoQueue": "true"})[
         "QueueUrl"
     ]
+    request = request_reload(rows, ANA)
     queue = ReloadQueue(sqs, queue_url)
-    queue.send(request_reload(rows, ANA))
+    queue.send(request)
     (first,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
+    record = {
+        "receiptHandle": first["ReceiptHandle"],
+        "attributes": {"ApproximateReceiveCount": "1"},
+    }
 
-    queue.return_in(first["ReceiptHandle"], 0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(agent_credits.ledger.reloads, "ASK_AGAIN_SECONDS", 0)
+        queue.ask_again(record, request)
 
     (again,) = sqs.receive_message(QueueUrl=queue_url)["Messages"]
     assert again["Body"] == first["Body"]
+
+
+def test_a_payment_past_its_deadline_holds_up_no_other_reload_of_its_team(
+    aws: boto3.Session,
+    rows: DynamoDBRows,
+    tables: StackTables,
+    sqs: "SQSClient",
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows.put_policy(POLICY)
+    rows.compare_and_set_team(RELOADING_ACME)
+    secret = aws.client("secretsmanager").create_secret(Name="stripe", SecretString=STRIPE_KEY)
+    queue_url = sqs.create_queue(QueueName="reloads.fifo", Attributes={"FifoQueue": "true"})[
+        "QueueUrl"
+    ]
+    environment = {
+        "ACCOUNTS_TABLE": tables.accounts,
+        "LEDGER_TABLE": tables.ledger,
+        "RELOADS_QUEUE_URL": queue_url,
+        "STRIPE_SECRET_ARN": secret["ARN"],
+        "STRIPE_API_BASE": "",
+    }
+    auto_reload = cold_start("auto_reload", environment, monkeypatch)
+    payments = FakePayments(["processing", "success"])
+    auto_reload.app.saga = ReloadSaga(rows, rows, {"stripe": payments}, pause)
+    queue = ReloadQueue(sqs, queue_url)
+    asked = request_reload(rows, ANA)
+
+    def received(request: ReloadRequest) -> dict[str, Any]:
+        queue.send(request)
+        (message,) = sqs.receive_message(
+            QueueUrl=queue_url, MessageSystemAttributeNames=["All"], VisibilityTimeout=3_600
+        )["Messages"]
+        return {
+            "messageId": request.reload_id,
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": message["Attributes"],
+        }
+
+    def failed(record: dict[str, Any], now: datetime) -> list[str]:
+        auto_reload.app.now = lambda: now
+        return auto_reload.failed_ids({"Records": [record]})
+
+    first = received(asked)
+    in_time = failed(first, NOW)
+    late = failed(first, NOW + RELOAD_DEADLINE)
+    follow_up = received(replace(asked, follows_up=True))
+    still_open = failed(follow_up, NOW + RELOAD_DEADLINE)
+    payments.finish(succeeds=True)
+    ended = failed(follow_up, NOW + 2 * RELOAD_DEADLINE)
+
+    # The queue delivers the next message of a group once the one before is done.
+    groups = [record["attributes"]["MessageGroupId"] for record in (first, follow_up)]
+    assert (groups[0], groups[1] != "acme") == ("acme", True)
+    assert (in_time, late) == ([asked.reload_id], [])
+    assert (still_open, ended) == ([asked.reload_id], [])
+    assert len(payments.charges) == 1
 
 
 def test_only_the_rows_of_accounts_are_read_as_accounts() -> None:

@@ -14,7 +14,7 @@ from agent_credits.notices.announcements import (
     AccountRecord,
     NoticeSettings,
     notices_of,
-    reload_requested,
+    reload_requests,
 )
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.reload_declines import reload_fix
@@ -260,9 +260,9 @@ def test_a_reload_request_is_sent_only_by_the_commit_that_made_it() -> None:
     world, _ = short_world()
     world.deliver(usage("e2", "1", run="run-2"))
 
-    sent = [reload_requested(AccountRecord(old, new)) for old, new in world.rows.stream]
+    sent = [reload_requests(AccountRecord(old, new)) for old, new in world.rows.stream]
 
-    assert [request for request in sent if request] == world.requests
+    assert [request for requests in sent for request in requests] == world.requests
 
 
 def test_a_decline_that_comes_twice_is_announced_once() -> None:

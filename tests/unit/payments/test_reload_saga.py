@@ -5,11 +5,17 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.billing.policy import Pack
 from agent_credits.billing.spend_cap import RESERVATIONS_MAX
 from agent_credits.billing.teams import TENURE_NOTICE
-from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, ReloadRequest
+from agent_credits.ledger.reloads import (
+    DECLINE_HOLD,
+    RELOAD_DEADLINE,
+    ReloadRequest,
+    ask_again_seconds,
+)
 from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import (
     Granted,
@@ -583,14 +589,79 @@ def test_a_cap_lowered_below_what_was_spent_declines_the_next_reload() -> None:
     assert world.spending.spent_cents == PACK_CENTS
 
 
-def test_a_reload_reserved_before_the_cap_was_lowered_is_completed() -> None:
+def test_a_cap_lowered_before_the_card_was_asked_stops_the_charge() -> None:
     world, _ = short_world(payments=FakePayments(["500", "success"]))
+    world.resolve()
+
+    world.apply(spend_cap_cents=PACK_CENTS - 1)
+
+    assert world.resolve() == NotGranted("spend_cap_reached")
+    assert_not_charged(world)
+    assert [payment.status for payment in world.payments.payments.values()] == ["canceled"]
+
+
+def test_a_cap_lowered_after_the_card_was_asked_comes_too_late() -> None:
+    """What was charged is granted: the exception from the cap that nothing can prevent."""
+    world, _ = short_world(payments=FakePayments(["timeout after success"]))
     world.resolve()
 
     world.apply(spend_cap_cents=0)
     deliver_until_done(world)
 
     assert_paid_once(world, world.requests[0])
+
+
+def test_a_cap_lowered_while_the_bank_processes_a_payment_leaves_it_open() -> None:
+    world, _ = short_world(payments=FakePayments(["processing"]))
+    world.resolve()
+
+    world.apply(spend_cap_cents=0)
+
+    assert isinstance(world.resolve(), Open)
+    assert len(world.spending.reservations) == 1
+    world.payments.finish(succeeds=True)
+    deliver_until_done(world)
+    assert_paid_once(world, world.requests[0])
+
+
+def test_an_open_payment_past_its_deadline_is_followed_up_apart_from_the_other_reloads() -> None:
+    world, _ = short_world(payments=FakePayments(["processing", "success"]))
+    in_time = world.resolve()
+    world.later(RELOAD_DEADLINE)
+
+    late = world.resolve()
+
+    (follow_up,) = world.follow_ups
+    assert isinstance(in_time, Open)
+    assert isinstance(late, Open)
+    assert (in_time.is_followed_up, late.is_followed_up) == (False, True)
+    assert (follow_up.reload_id, follow_up.follows_up) == (world.requests[0].reload_id, True)
+    assert len(world.spending.reservations) == 1
+    world.payments.finish(succeeds=True)
+    assert isinstance(world.resolve(follow_up), Granted)
+    assert_paid_once(world, world.requests[0])
+
+
+@pytest.mark.parametrize("confirm", ["decline", "success"])
+def test_a_follow_up_of_a_reload_that_has_ended_changes_nothing(confirm: OfConfirm) -> None:
+    world, _ = short_world(payments=FakePayments([confirm]))
+    first = world.resolve()
+    before = (world.account(), world.spending.reservations, world.spending.recent)
+
+    again = world.resolve(replace(world.requests[0], follows_up=True))
+
+    assert again == Stale()
+    assert isinstance(first, Granted if confirm == "success" else NotGranted)
+    assert (world.account(), world.spending.reservations, world.spending.recent) == before
+    assert len(world.payments.payments) == 1
+
+
+@pytest.mark.parametrize(("receives", "seconds"), [(1, 30), (3, 120), (6, 900), (1_000, 900)])
+def test_a_follow_up_asks_less_and_less_often(receives: int, seconds: int) -> None:
+    request = ReloadRequest("reload:user:ana:2", "acme", Principal("user", "ana"))
+
+    assert ask_again_seconds(request, receives) == 15
+    assert ask_again_seconds(replace(request, follows_up=True), receives) == seconds
 
 
 def test_three_declines_in_a_row_suspend_the_card_and_there_is_no_fourth_attempt() -> None:
