@@ -26,8 +26,9 @@ from agent_credits.notices.announcements import (
 from agent_credits.notices.notice import Notice
 from agent_credits.payments.reload_saga import ReloadSaga
 from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.payment_stand_in import CARD_THAT_DECLINES
-from agent_credits_cli.samples import (
+from agent_credits_cli.steps import plan_steps
+from agent_credits_cli.world import Sample, World, load_world
+from agent_credits_demo.sample_checks import (
     Check,
     Observed,
     SeenNotice,
@@ -42,8 +43,7 @@ from agent_credits_cli.samples import (
     waves,
     with_cards_on_file,
 )
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.world import Sample, World, load_world
+from agent_credits_local.payment_stand_in import CARD_THAT_DECLINES
 from tests.memory_rows import MemoryRows
 from tests.template import load_template
 from tests.unit.payments.payment_fakes import FakePayments

@@ -3,7 +3,7 @@
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
@@ -14,7 +14,6 @@ from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.channel_tests import channel_test
 from agent_credits.notices.notice import Channel
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.slack_stand_in import SlackStandIn
 from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import Target, connect
@@ -67,11 +66,12 @@ def send_test(
             f"nothing is subscribed to {target.name} that takes tests of {channel};"
             f" {HOW_TO_SUBSCRIBE[channel]}, or add the channel to your filter policy"
         )
-    stand_in = target.slack_stand_in if channel == "slack" else None
-    posted_before = len(stand_in.messages()) if stand_in else 0
+    posted_before = target.posted_to_slack() if channel == "slack" else None
     notice = channel_test(channel, team, uuid.uuid4().hex, datetime.now(UTC))
     NoticesTopic(target.sns, target.outputs.notices_topic_arn).publish(notice)
-    arrived = _wait_for(stand_in, posted_before, notice.email_subject) if stand_in else None
+    arrived = None
+    if posted_before is not None:
+        arrived = _wait_for(target, len(posted_before), notice.email_subject)
     if as_json:
         report: dict[str, Any] = {
             "notice": notice.to_cloudevent(),
@@ -129,11 +129,11 @@ def _name_of(channel: Channel, endpoint: str) -> str:
     return f"{user[:1]}…@{host}"
 
 
-def _wait_for(stand_in: SlackStandIn, posted_before: int, subject: str) -> dict[str, Any]:
-    """Return the test's message, as it arrived at a local stack's stand-in."""
+def _wait_for(target: Target, posted_before: int, subject: str) -> Mapping[str, Any]:
+    """Return the test's message, as it was posted by a stack that knows what it posts."""
     gives_up_at = time.monotonic() + ARRIVES_SECONDS_MAX
     while time.monotonic() < gives_up_at:
-        for attachment in stand_in.attachments()[posted_before:]:
+        for attachment in (target.posted_to_slack() or ())[posted_before:]:
             if subject in attachment["fallback"]:
                 return attachment
         time.sleep(LOOK_EVERY_SECONDS)

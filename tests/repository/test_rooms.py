@@ -10,11 +10,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path("shared", "agent_credits")
+FOLDERS = ("shared", "cli", "local")
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    for folder in ("shared", "cli"):
+    for folder in FOLDERS:
         unpacked = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=unpacked)
     shutil.copy2(ROOT / "pyproject.toml", tmp_path)
@@ -22,7 +23,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def lint_imports(checkout: Path) -> subprocess.CompletedProcess[str]:
-    searched = os.pathsep.join(str(checkout / folder) for folder in ("shared", "cli"))
+    searched = os.pathsep.join(str(checkout / folder) for folder in FOLDERS)
     return subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=checkout,

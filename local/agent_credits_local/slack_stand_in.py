@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
-from agent_credits_cli import slack_server
-from agent_credits_cli.emulator import Emulator
-from agent_credits_cli.slack_server import Answer, Message
+from agent_credits_local import slack_server
+from agent_credits_local.emulator import Emulator
+from agent_credits_local.slack_server import Answer, Message
 
 # Workspace, app and the webhook's secret, as Slack's own are made up.
 WEBHOOK_PATH: Final = f"{slack_server.WEBHOOK_PREFIX}T00000000/B00000000/stand-in"

@@ -21,6 +21,7 @@ from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import World
 
 TRACE_FILE: Final = "azure_llm_inference_2023_code.csv.gz"
+TRACE_EVENTS: Final = 8_819
 
 _TAG: Final = re.compile(r"([0-9a-z]+)-([1-9][0-9]{0,3})-([1-9][0-9]{0,2})-([0-9]{1,9})", re.ASCII)
 

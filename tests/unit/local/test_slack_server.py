@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from agent_credits_cli.slack_server import code_of, model_provider_error_of
-from agent_credits_cli.slack_stand_in import WEBHOOK_PATH
+from agent_credits_local.slack_server import code_of, model_provider_error_of
+from agent_credits_local.slack_stand_in import WEBHOOK_PATH
 
 JSON = "application/json;charset=utf-8"
 

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits_cli.emulator import Emulator
+from agent_credits_local.emulator import Emulator
 
 # Only its first letters matter, to the stand-in as to the adapter.
 STAND_IN_KEY: Final = "sk_test_stand_in"

@@ -11,12 +11,12 @@ from typing import Final
 
 from rich.console import Console
 
-from agent_credits_cli.checkout import Checkout, architecture
-from agent_credits_cli.emulator import HOST, require_local
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.local_state import StateFolder
-from agent_credits_cli.progress import step
-from agent_credits_cli.target import LOCAL_KEY, LOCAL_REGION
+from agent_credits_local.checkout import Checkout, architecture
+from agent_credits_local.emulator import HOST, require_local
+from agent_credits_local.progress import step
+from agent_credits_local.session import LOCAL_KEY, LOCAL_REGION
+from agent_credits_local.stack_state import StateFolder
 
 TOOL_SECONDS_MAX: Final = 600.0
 LINES_SHOWN_ON_FAILURE: Final = 15

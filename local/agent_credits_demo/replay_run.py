@@ -1,51 +1,30 @@
-"""`agent-credits replay`: a production trace through the embedded stack, and whether it all counts.
+"""Running a replay against a stack, and comparing the ledger with the trace.
 
 What has to come of it is computed from the trace alone: each event recorded once although every
 tenth is delivered twice and all of them in a shuffled order, and every sum exact.
 """
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
-
-import typer
 
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli import local_stack
 from agent_credits_cli.account import rows_of
 from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.drain import drain
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.ledger import all_pages
 from agent_credits_cli.send import Message, send_messages
 from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.tables import AsJson, err, out, print_json, table
-from agent_credits_cli.target import Target, choice_of, connect_to_local
-from agent_credits_cli.trace import (
-    TRACE_FILE,
-    Replay,
-    ReplayOptions,
-    TracedEvent,
-    plan_replay,
-    read_trace,
-    sum_by_principal,
-)
+from agent_credits_cli.target import Target
 from agent_credits_cli.verify import Verified, verify_all
-
-FAILED_EXIT_STATUS: Final = 1
-TRACE_EVENTS: Final = 8_819
-PRINCIPALS_SHOWN: Final = 10
-PROBLEMS_SHOWN: Final = 20
+from agent_credits_demo.drain import drain
+from agent_credits_demo.trace import Replay, TracedEvent, sum_by_principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,52 +67,6 @@ class Replayed:
     @property
     def is_exact(self) -> bool:
         return not self.problems and self.verified.is_clean
-
-
-def replay(
-    context: typer.Context,
-    events: Annotated[
-        int, typer.Option(min=1, max=TRACE_EVENTS, help="How many requests of the trace.")
-    ] = TRACE_EVENTS,
-    principals: Annotated[
-        int, typer.Option(min=1, max=999, help="How many users they are spread over.")
-    ] = 40,
-    seed: Annotated[
-        int, typer.Option(min=0, max=999_999_999, help="Another seed, another spread.")
-    ] = 1,
-    pack: Annotated[
-        int, typer.Option(min=1, max=EVENTS_PER_MESSAGE_MAX, help="Events in one message.")
-    ] = 25,
-    again: Annotated[
-        str | None,
-        typer.Option(metavar="TAG", help="Send that earlier replay again; nothing may change."),
-    ] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The port, as for `local up`.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Send a production trace through the embedded stack, and check that every event counts once.
-
-    The exit status is 1 unless the ledger is exactly what the trace says.
-    """
-    choice, checkout = choice_of(context), this_checkout()
-    if choice.aws_stack_name is not None:
-        raise CommandError("a replay makes up teams and grants, so it never runs on AWS")
-    options = ReplayOptions(secrets.token_hex(3), events, principals, seed)
-    if again is not None:
-        options = ReplayOptions.from_tag(again)
-    requests = read_trace(checkout.root / "data" / TRACE_FILE, options.events)
-    planned = plan_replay(requests, options)
-    local_stack.up(choice.state_folder, checkout, port=port, console=err())
-    target = connect_to_local(choice.state_folder)
-    replayed = run_replay(target, planned, pack=pack, is_repeat=again is not None)
-    if as_json:
-        print_json(_to_json(replayed))
-    else:
-        _show(replayed)
-    if not replayed.is_exact:
-        raise typer.Exit(FAILED_EXIT_STATUS)
 
 
 def run_replay(target: Target, replay: Replay, *, pack: int, is_repeat: bool) -> Replayed:
@@ -215,64 +148,3 @@ def bills_of(replay: Replay, entries: Mapping[Principal, Sequence[Entry]]) -> tu
         )
         for principal, of_account in entries.items()
     )
-
-
-def _show(replayed: Replayed) -> None:
-    replay = replayed.replay
-    bills = sorted(replayed.bills, key=lambda bill: -bill.expected_microcredits)
-    listing = table("principal", ">events", ">credits", ">by the trace", ">drawn", ">short", "")
-    for bill in bills[:PRINCIPALS_SHOWN]:
-        listing.add_row(
-            str(bill.principal),
-            f"{bill.events:,}",
-            format_credits(bill.recorded_microcredits),
-            format_credits(bill.expected_microcredits),
-            format_credits(bill.drawn_microcredits),
-            format_credits(bill.shortfall_microcredits),
-            "WRONG" if bill.is_wrong else "exact",
-        )
-    out().print(listing)
-    delivered = (
-        f"{len(replay.events):,} events of the trace, delivered {len(replay.deliveries):,} times"
-        f" in {replayed.messages:,} messages: {replayed.seconds:.1f} s,"
-        f" {replayed.events_per_second:,.0f} events/s"
-    )
-    lines = [
-        f"... and {len(bills) - PRINCIPALS_SHOWN} more" if len(bills) > PRINCIPALS_SHOWN else "",
-        delivered,
-        *replayed.problems[:PROBLEMS_SHOWN],
-        *map(str, replayed.verified.findings[:PROBLEMS_SHOWN]),
-        f"verify: {replayed.verified}",
-        "Each event is recorded once, and every sum is that of the trace."
-        if replayed.is_exact
-        else f"NOT exact: {len(replayed.problems)} problems",
-        f"To send the same again: agent-credits replay --again {replay.options.tag}",
-    ]
-    out().print("\n".join(filter(None, lines)), soft_wrap=True)
-
-
-def _to_json(replayed: Replayed) -> dict[str, Any]:
-    replay = replayed.replay
-    return {
-        "exact": replayed.is_exact,
-        "tag": replay.options.tag,
-        "events": len(replay.events),
-        "deliveries": len(replay.deliveries),
-        "messages": replayed.messages,
-        "seconds": round(replayed.seconds, 3),
-        "events_per_second": round(replayed.events_per_second, 1),
-        "problems": list(replayed.problems),
-        "principals": [
-            {
-                "principal": str(bill.principal),
-                "events": bill.events,
-                "credits": format_credits(bill.recorded_microcredits),
-                "expected_credits": format_credits(bill.expected_microcredits),
-                "drawn_credits": format_credits(bill.drawn_microcredits),
-                "expected_drawn_credits": format_credits(bill.expected_drawn_microcredits),
-                "shortfall_credits": format_credits(bill.shortfall_microcredits),
-            }
-            for bill in replayed.bills
-        ],
-        "verify": replayed.verified.to_json(),
-    }

@@ -13,19 +13,16 @@ from typing import Final
 
 from rich.console import Console
 
-from agent_credits_cli.checkout import Checkout, this_checkout
-from agent_credits_cli.deployment import Deployment
-from agent_credits_cli.emulator import HOST, Emulator, free_port, is_port_free
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.local_state import StackState, StateFolder
-from agent_credits_cli.payment_stand_in import STAND_IN_KEY, PaymentStandIn
-from agent_credits_cli.progress import step
-from agent_credits_cli.slack_stand_in import SlackStandIn
-from agent_credits_cli.target import (
-    LOCAL_CLIENT_CONFIG,
-    deployed_outputs,
-    local_session,
-)
+from agent_credits_cli.target import deployed_outputs
+from agent_credits_local.checkout import Checkout, this_checkout
+from agent_credits_local.deployment import Deployment
+from agent_credits_local.emulator import HOST, Emulator, free_port, is_port_free
+from agent_credits_local.payment_stand_in import STAND_IN_KEY, PaymentStandIn
+from agent_credits_local.progress import step
+from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
+from agent_credits_local.slack_stand_in import SlackStandIn
+from agent_credits_local.stack_state import StackState, StateFolder
 
 STACK_NAME: Final = "agent-credits"
 PORT_DEFAULT: Final = 4566

@@ -9,10 +9,10 @@ from pathlib import Path
 import pydantic
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits_cli.emulator import Emulator
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.slack_stand_in import SlackStandIn
+from agent_credits_local.emulator import Emulator
+from agent_credits_local.payment_stand_in import PaymentStandIn
+from agent_credits_local.slack_stand_in import SlackStandIn
 
 
 class StackState(BaseModel):

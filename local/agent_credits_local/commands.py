@@ -1,30 +1,20 @@
 """`agent-credits local`: the embedded stack, for trying things out and for the tests."""
 
-import json
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 
-from agent_credits_cli import local_stack
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.local_state import StackState, StateFolder
-from agent_credits_cli.target import LOCAL_REGION, choice_of
+from agent_credits_cli.tables import AsJson, err, print_json
+from agent_credits_cli.target import choice_of
+from agent_credits_local import embedded_stack
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.options import Port
+from agent_credits_local.session import LOCAL_REGION
+from agent_credits_local.stack_state import StackState, StateFolder
 
 app = typer.Typer(no_args_is_help=True, help="The embedded stack: no Docker, no AWS account.")
 
-DOWN_EXIT_STATUS = 1
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Port = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65535,
-        show_default=f"{local_stack.PORT_DEFAULT}",
-        help="The port on this machine; 0 takes any free one.",
-    ),
-]
+DOWN_EXIT_STATUS: Final = 1
 
 
 @app.command()
@@ -35,18 +25,17 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Start the emulator, build and deploy. Quick if nothing has changed."""
-    folder = choice_of(context).state_folder
-    console = Console(stderr=True)
-    state = local_stack.up(folder, this_checkout(), port=port, fresh=fresh, console=console)
+    folder = _folder(context)
+    state = embedded_stack.up(folder, this_checkout(), port=port, fresh=fresh, console=err())
     _print(folder, state, as_json=as_json)
 
 
 @app.command()
 def down(context: typer.Context, as_json: AsJson = False) -> None:
     """Stop what `local up` started, and nothing else."""
-    stopped = local_stack.down(choice_of(context).state_folder)
+    stopped = embedded_stack.down(_folder(context))
     if as_json:
-        typer.echo(json.dumps({"stopped": stopped}))
+        print_json({"stopped": stopped})
     else:
         typer.echo("The local stack is down." if stopped else "The local stack was not up.")
 
@@ -54,11 +43,15 @@ def down(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show endpoint, outputs and health. The exit status is 1 unless the stack is healthy."""
-    folder = choice_of(context).state_folder
+    folder = _folder(context)
     state = folder.read()
     _print(folder, state, as_json=as_json)
     if state is None or not state.is_usable():
         raise typer.Exit(DOWN_EXIT_STATUS)
+
+
+def _folder(context: typer.Context) -> StateFolder:
+    return StateFolder(choice_of(context).state_path)
 
 
 def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> None:
@@ -68,7 +61,7 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
         report |= {
             "endpoint_url": state.emulator.endpoint_url,
             "region": LOCAL_REGION,
-            "stack_name": local_stack.STACK_NAME,
+            "stack_name": embedded_stack.STACK_NAME,
             "pid": state.emulator.pid,
             "log": str(folder.emulator_log),
             "outputs": dict(state.outputs),
@@ -86,7 +79,7 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
                 "log": str(folder.slack_stand_in_log),
             }
     if as_json:
-        typer.echo(json.dumps(report, indent=2))
+        print_json(report)
         return
     if state is None:
         typer.echo("The local stack is down.")

@@ -15,11 +15,11 @@ from agent_credits.events.agent_runs import parse_message
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
 from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.replay import TRACE_EVENTS, bills_of, misrecorded, packed
 from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.trace import (
+from agent_credits_demo.replay_run import bills_of, misrecorded, packed
+from agent_credits_demo.trace import (
+    TRACE_EVENTS,
     TRACE_FILE,
     TWICE_EVERY,
     Replay,
@@ -29,6 +29,7 @@ from agent_credits_cli.trace import (
     read_trace,
     sum_by_principal,
 )
+from agent_credits_local.checkout import this_checkout
 from tests.sample_world import OperatedRows, pause
 
 OPTIONS = ReplayOptions("t", events=300, principals=20, seed=7)

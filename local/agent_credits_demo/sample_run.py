@@ -22,14 +22,17 @@ from agent_credits.ledger.entries import Receipt
 from agent_credits.notices.published import Published
 from agent_credits.notices.slack_messages import slack_message
 from agent_credits.values.principals import Principal
-from agent_credits_cli import local_stack
 from agent_credits_cli.account import Holdings, holdings_at, rows_of
 from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.dead_letters import peek
-from agent_credits_cli.drain import DRY_LOOKS, drain, messages_in
-from agent_credits_cli.errors import CommandError
-from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.samples import (
+from agent_credits_cli.send import send_messages
+from agent_credits_cli.steps import plan_steps
+from agent_credits_cli.target import Target
+from agent_credits_cli.verify import Verified, verify_all
+from agent_credits_cli.watch import Watch, subscribed
+from agent_credits_cli.world import Sample, World, load_world
+from agent_credits_demo.drain import DRY_LOOKS, drain, messages_in
+from agent_credits_demo.sample_checks import (
     Check,
     Ledger,
     Observed,
@@ -45,15 +48,12 @@ from agent_credits_cli.samples import (
     waves,
     with_cards_on_file,
 )
-from agent_credits_cli.send import send_messages
-from agent_credits_cli.slack_stand_in import SlackStandIn
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.target import Target
-from agent_credits_cli.verify import Verified, verify_all
-from agent_credits_cli.watch import Watch, subscribed
-from agent_credits_cli.world import Sample, World, load_world
+from agent_credits_local import embedded_stack
+from agent_credits_local.payment_stand_in import PaymentStandIn
+from agent_credits_local.slack_stand_in import SlackStandIn
+from agent_credits_local.target import LocalTarget
 
-LOG_GROUP: Final = f"/aws/lambda/{local_stack.STACK_NAME}/debit_runs"
+LOG_GROUP: Final = f"/aws/lambda/{embedded_stack.STACK_NAME}/debit_runs"
 LOG_EVENTS_MAX: Final = 100_000
 LETTERS_MAX: Final = 1_000
 
@@ -103,10 +103,13 @@ class _Seen:
     left_in_queue: int = 0
 
 
-def run_samples(target: Target, world_file: Path) -> SampleRun:
-    """Apply the world, send its samples and observe them; the stack must not have seen them yet."""
+def run_samples(target: LocalTarget, world_file: Path) -> SampleRun:
+    """Apply the world, send its samples and observe them; the stack must not have seen them yet.
+
+    Samples are paid at a stand-in and posted to a stand-in, and only a local target has those.
+    """
     rows, now = rows_of(target), datetime.now(UTC)
-    stand_in, slack = _stand_in_of(target), _slack_of(target)
+    stand_in, slack = target.payment_stand_in, target.slack_stand_in
     world = with_cards_on_file(load_world(world_file), lambda number: _method(stand_in, number))
     carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
     before = _holdings(rows, world)
@@ -134,22 +137,6 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
         verify_all(rows),
         tuple(in_slack),
     )
-
-
-def _stand_in_of(target: Target) -> PaymentStandIn:
-    if target.payment_stand_in is None:
-        raise CommandError(
-            f"{target.name} has no payment stand-in, and samples never pay anywhere else"
-        )
-    return target.payment_stand_in
-
-
-def _slack_of(target: Target) -> SlackStandIn:
-    if target.slack_stand_in is None:
-        raise CommandError(
-            f"{target.name} has no stand-in for Slack, and samples are posted nowhere else"
-        )
-    return target.slack_stand_in
 
 
 def _posted(slack: SlackStandIn, at_least: int) -> Sequence[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""`agent-credits demo`: the sample world on a fresh stack, and whether all came as it says."""
+"""`agent-credits-demo samples`: the sample world on a fresh stack, and what came of it."""
 
 import textwrap
 import time
 from dataclasses import asdict
 from itertools import groupby
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import typer
 
@@ -13,15 +13,15 @@ from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.notice import Notice, format_money
 from agent_credits.notices.slack_messages import LOOKS
 from agent_credits.values.credits import format_credits
-from agent_credits_cli import local_stack
 from agent_credits_cli.account import holdings_to_json
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.errors import CommandError
-from agent_credits_cli.sample_run import SampleRun, run_samples
-from agent_credits_cli.samples import NOTHING
 from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, err, out, print_json, table
-from agent_credits_cli.target import choice_of, connect_to_local
+from agent_credits_demo.sample_checks import NOTHING
+from agent_credits_demo.sample_run import SampleRun, run_samples
+from agent_credits_local import embedded_stack
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.options import Port, state_folder_of
+from agent_credits_local.target import connect_to_local
 
 FAILED_EXIT_STATUS: Final = 1
 WORLD_FILE: Final = "samplesconfig.toml"
@@ -40,23 +40,15 @@ The stack is still up. Try, and end it with `make down`:
   .venv/bin/agent-credits watch"""
 
 
-def demo(
-    context: typer.Context,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The port, as for `local up`.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+def samples(context: typer.Context, port: Port = None, as_json: AsJson = False) -> None:
     """Deploy to a fresh embedded stack, send the sample events, show what came of them.
 
     The exit status is 0 only if all came as samplesconfig.toml says.
     """
-    choice, checkout = choice_of(context), this_checkout()
-    if choice.aws_stack_name is not None:
-        raise CommandError("the demo begins with discarding all state, so it never runs on AWS")
+    folder, checkout = state_folder_of(context), this_checkout()
     started_at = time.monotonic()
-    local_stack.up(choice.state_folder, checkout, port=port, fresh=True, console=err())
-    run = run_samples(connect_to_local(choice.state_folder), checkout.root / WORLD_FILE)
+    embedded_stack.up(folder, checkout, port=port, fresh=True, console=err())
+    run = run_samples(connect_to_local(folder), checkout.root / WORLD_FILE)
     seconds = time.monotonic() - started_at
     if as_json:
         print_json(_to_json(run, seconds))
@@ -82,17 +74,17 @@ def _show(run: SampleRun, seconds: float) -> None:
 
 def _show_samples(run: SampleRun) -> None:
     """Show each expectation beside what happened, except where nothing was and nothing did."""
-    samples = table("sample", "expected", "actual", "")
+    listing = table("sample", "expected", "actual", "")
     for name, grouped in groupby(run.checks, key=lambda check: check.sample):
         checks = [c for c in grouped if (c.expected, c.actual) != (NOTHING, NOTHING)]
         for number, check in enumerate(checks):
-            samples.add_row(
+            listing.add_row(
                 name if number == 0 else "",
                 _phrase(check.what, check.expected, run),
                 _phrase(check.what, check.actual, run),
                 "ok" if check.is_met else "WRONG",
             )
-    out().print(samples)
+    out().print(listing)
 
 
 def _phrase(what: str, text: str, run: SampleRun) -> str:

@@ -14,16 +14,17 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from agent_credits_cli import emulator, local_stack
-from agent_credits_cli.checkout import Checkout
-from agent_credits_cli.deployment import Deployment
-from agent_credits_cli.emulator import Emulator
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.local_state import StackState, StateFolder
 from agent_credits_cli.main import app
-from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.slack_stand_in import SlackStandIn
-from agent_credits_cli.target import choose, connect_to_local, local_session
+from agent_credits_local import embedded_stack, emulator
+from agent_credits_local.checkout import Checkout
+from agent_credits_local.deployment import Deployment
+from agent_credits_local.emulator import Emulator
+from agent_credits_local.payment_stand_in import PaymentStandIn
+from agent_credits_local.session import local_session
+from agent_credits_local.slack_stand_in import SlackStandIn
+from agent_credits_local.stack_state import StackState, StateFolder
+from agent_credits_local.target import connect_to_local
 
 # Stands in for MiniStack: a process with one worker in its group that outlives everything gentle.
 STAND_IN = """
@@ -126,7 +127,7 @@ def test_an_occupied_port_is_named_and_nothing_is_started(folder, checkout, cons
         port = occupant.getsockname()[1]
 
         with pytest.raises(CommandError, match=rf"port {port} is taken .*--port 0"):
-            local_stack.up(folder, checkout, port=port, console=console)
+            embedded_stack.up(folder, checkout, port=port, console=console)
 
     assert folder.read() is None
 
@@ -137,7 +138,7 @@ def test_missing_tools_are_named_together_with_the_command_that_installs_them(
     (checkout.sam_folder / "sam").unlink()
 
     with pytest.raises(CommandError, match=r"\.tools/sam/bin/sam is missing; run `make setup`"):
-        local_stack.up(folder, checkout, port=0, console=console)
+        embedded_stack.up(folder, checkout, port=0, console=console)
 
 
 def test_a_second_command_at_work_in_the_same_folder_is_rejected(folder, checkout, console):
@@ -145,7 +146,7 @@ def test_a_second_command_at_work_in_the_same_folder_is_rejected(folder, checkou
         folder.locked(),
         pytest.raises(CommandError, match="another `agent-credits local` command"),
     ):
-        local_stack.up(folder, checkout, port=0, console=console)
+        embedded_stack.up(folder, checkout, port=0, console=console)
 
 
 def test_a_command_refuses_in_one_line_with_exit_status_2(folder):
@@ -177,16 +178,16 @@ def test_a_target_is_rejected_when_its_process_has_died(folder, outputs):
 def test_down_forgets_a_process_that_has_died(folder):
     folder.write(state_of(Emulator(pid=dead_pid(), birth="once", port=4566)))
 
-    assert local_stack.down(folder) is False
+    assert embedded_stack.down(folder) is False
     assert folder.read() is None
-    assert local_stack.down(folder) is False
+    assert embedded_stack.down(folder) is False
 
 
 def test_down_leaves_a_process_alone_that_got_the_pid_of_its_own(folder, emulators):
     other, _ = emulators
     folder.write(state_of(other.model_copy(update={"birth": "earlier"})))
 
-    assert local_stack.down(folder) is False
+    assert embedded_stack.down(folder) is False
     assert other.is_running()
 
 
@@ -197,7 +198,7 @@ def test_down_stops_its_own_process_with_its_workers_and_no_other(folder, emulat
     )
     folder.write(state_of(mine))
 
-    assert local_stack.down(folder) is True
+    assert embedded_stack.down(folder) is True
 
     assert not mine.is_running()
     wait_for(lambda: emulator.birth_of(my_worker) is None)
@@ -221,7 +222,7 @@ def test_down_stops_a_stand_in_as_well(folder, emulators, name):
     stand_in = getattr(whole, name)
     folder.write(state_of(mine).model_copy(update={name: stand_in}))
 
-    assert local_stack.down(folder) is True
+    assert embedded_stack.down(folder) is True
 
     assert not mine.is_running()
     assert not stand_in.is_running()
@@ -328,22 +329,6 @@ def test_the_session_for_the_local_stack_sees_nothing_of_the_callers_aws_account
     assert (credentials.access_key, credentials.token) == ("test", None)
     client = session.client("sqs", endpoint_url="http://127.0.0.1:1")
     assert client.meta.region_name == "us-east-1"
-
-
-@pytest.mark.parametrize(
-    ("environment", "options", "complaint"),
-    [
-        ("aws", {"aws": False, "stack_name": None}, "name it with --stack-name"),
-        ("local", {"aws": True, "stack_name": None}, "name it with --stack-name"),
-        ("local", {"aws": False, "stack_name": "live"}, "add --aws"),
-        ("production", {"aws": False, "stack_name": None}, "set it to `local` or `aws`"),
-    ],
-)
-def test_aws_is_never_chosen_by_halves(environment, options, complaint, monkeypatch, tmp_path):
-    monkeypatch.setenv("AGENT_CREDITS_TARGET", environment)
-
-    with pytest.raises(CommandError, match=complaint):
-        choose(state_path=tmp_path, **options)
 
 
 def test_what_is_deployed_changes_the_fingerprint_and_what_python_leaves_behind_does_not(checkout):
