@@ -38,7 +38,8 @@ from agent_credits_cli.steps import (
 )
 from agent_credits_cli.tables import AsJson, out, print_json, progress, table
 from agent_credits_cli.target import connect
-from agent_credits_cli.world import World, load_world
+from agent_credits_cli.world import World
+from agent_credits_cli.world_file import load_world
 
 Thing = TypeVar("Thing")
 

@@ -5,12 +5,11 @@ logged, the dead-letter queue, the notices, and what was charged. The demo and t
 very same judgement.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import Team
 from agent_credits.commit.rows import Rows
 from agent_credits.events.agent_runs import AgentRunEvent, ModelProviderErrorReported, parse_message
@@ -20,7 +19,7 @@ from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from agent_credits_cli.send import Message, message_of, read_text
-from agent_credits_cli.world import ExpectedBalance, ExpectedEvent, Sample, World
+from agent_credits_demo.sample_world import ExpectedBalance, ExpectedEvent, Sample
 
 NOTHING = "nothing"
 
@@ -194,16 +193,6 @@ def check_balances(
             )
         )
     return checks
-
-
-def with_cards_on_file(world: World, put_on_file: Callable[[str], PaymentMethod]) -> World:
-    """Return the world with the payment methods that its test cards have at the provider."""
-    methods = {card.team_id: put_on_file(card.number) for card in world.cards}
-    teams = tuple(
-        team.model_copy(update={"payment": methods.get(team.team_id, team.payment)})
-        for team in world.teams
-    )
-    return world.model_copy(update={"teams": teams})
 
 
 def check_payments(payments: Iterable[TeamPayments]) -> list[Check]:

@@ -30,7 +30,6 @@ from agent_credits_cli.steps import plan_steps
 from agent_credits_cli.target import Target
 from agent_credits_cli.verify import Verified, verify_all
 from agent_credits_cli.watch import Watch, subscribed
-from agent_credits_cli.world import Sample, World, load_world
 from agent_credits_demo.drain import DRY_LOOKS, drain, messages_in
 from agent_credits_demo.sample_checks import (
     Check,
@@ -46,6 +45,11 @@ from agent_credits_demo.sample_checks import (
     read_ledger,
     sample_files,
     waves,
+)
+from agent_credits_demo.sample_world import (
+    Sample,
+    SampleWorld,
+    load_sample_world,
     with_cards_on_file,
 )
 from agent_credits_local import embedded_stack
@@ -75,7 +79,7 @@ class SampleRun:
     the code that was logged, by message. `payments`: of the teams that pay by card.
     """
 
-    world: World
+    world: SampleWorld
     before: dict[Principal, Holdings]
     after: dict[Principal, Holdings]
     checks: tuple[Check, ...]
@@ -110,7 +114,9 @@ def run_samples(target: LocalTarget, world_file: Path) -> SampleRun:
     """
     rows, now = rows_of(target), datetime.now(UTC)
     stand_in, slack = target.payment_stand_in, target.slack_stand_in
-    world = with_cards_on_file(load_world(world_file), lambda number: _method(stand_in, number))
+    world = with_cards_on_file(
+        load_sample_world(world_file), lambda number: _method(stand_in, number)
+    )
     carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
     before = _holdings(rows, world)
     seen = _Seen()
@@ -172,14 +178,16 @@ def _method(stand_in: PaymentStandIn, card_number: str) -> PaymentMethod:
     )
 
 
-def _payments(rows: DynamoDBRows, stand_in: PaymentStandIn, world: World) -> Iterator[TeamPayments]:
+def _payments(
+    rows: DynamoDBRows, stand_in: PaymentStandIn, world: SampleWorld
+) -> Iterator[TeamPayments]:
     for card in world.cards:
         team = read_team(rows, card.team_id)
         made = stand_in.payments(team.payment.customer) if team.payment else []
         yield TeamPayments(team, tuple(p.amount for p in made if p.status == "succeeded"))
 
 
-def _holdings(rows: DynamoDBRows, world: World) -> dict[Principal, Holdings]:
+def _holdings(rows: DynamoDBRows, world: SampleWorld) -> dict[Principal, Holdings]:
     now = datetime.now(UTC)
     read = ((p, rows.read_account(p)) for p in sorted(world.team_of_accounts()))
     return {p: holdings_at(row, world.policy, now) for p, row in read if row is not None}
@@ -188,7 +196,7 @@ def _holdings(rows: DynamoDBRows, world: World) -> dict[Principal, Holdings]:
 def _run_together(
     target: Target,
     watch: Watch,
-    world: World,
+    world: SampleWorld,
     together: Sequence[Sample],
     folder: Path,
     seen: _Seen,

@@ -21,7 +21,8 @@ from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.steps import Step, plan_steps
 from agent_credits_cli.target import Target
-from agent_credits_cli.world import World, load_world
+from agent_credits_cli.world import World
+from agent_credits_cli.world_file import load_world
 from tests.sample_world import SAMPLES_FILE, pause
 from tests.unit.builders import grant_change
 

@@ -9,8 +9,8 @@ from agent_credits.aws.items import account_from_item
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debits import Debits, Delivery
 from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
-from agent_credits_cli.world import Sample
 from agent_credits_demo.sample_checks import Check, SeenNotice, check_payments, check_samples, waves
+from agent_credits_demo.sample_world import Sample
 from tests.lambda_events import EVENTS, FOLDER, SQS_BATCH, sqs_batch, text_of
 from tests.sample_world import CHECKOUT, NOW, SAMPLES_FILE, SampleRun, observe, pause
 
