@@ -25,8 +25,8 @@ from agent_credits.notices.announcements import (
 )
 from agent_credits.notices.notice import Notice
 from agent_credits.payments.reload_saga import ReloadSaga
-from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.steps import plan_steps
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
 from agent_credits_demo.sample_checks import (
     Check,
     Observed,

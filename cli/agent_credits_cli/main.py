@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from agent_credits_cli import (
+from agent_credits_cli.commands import (
     account,
     apply,
     dead_letters,

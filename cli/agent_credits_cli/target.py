@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
+
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+
 CLIENT_CONFIG: Final = Config(
     connect_timeout=5,
     # Longer than the longest wait of SQS, which is 20 seconds.
@@ -177,3 +180,8 @@ def deployed_outputs(
     cloudformation = session.client("cloudformation", endpoint_url=endpoint_url, config=config)
     (stack,) = cloudformation.describe_stacks(StackName=stack_name)["Stacks"]
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+
+
+def rows_of(target: Target) -> DynamoDBRows:
+    outputs = target.outputs
+    return DynamoDBRows(target.dynamodb, outputs.accounts_table_name, outputs.ledger_table_name)

@@ -15,14 +15,14 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import rows_of
-from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.entries import all_pages
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.ledger import all_pages
-from agent_credits_cli.send import Message, send_messages
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.target import Target
-from agent_credits_cli.verify import Verified, verify_all
+from agent_credits_cli.messages import Message
+from agent_credits_cli.run_queue import send_messages
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.target import Target, rows_of
+from agent_credits_cli.verification import Verified, verify_all
 from agent_credits_demo.drain import drain
 from agent_credits_demo.trace import Replay, TracedEvent, sum_by_principal
 

@@ -18,7 +18,7 @@ from agent_credits.ledger.entries import Identity, Receipt
 from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.send import Message, message_of, read_text
+from agent_credits_cli.messages import Message, message_of, read_text
 from agent_credits_demo.sample_world import ExpectedBalance, ExpectedEvent, Sample
 
 NOTHING = "nothing"

@@ -22,14 +22,14 @@ from agent_credits.ledger.entries import Receipt
 from agent_credits.notices.published import Published
 from agent_credits.notices.slack_messages import slack_message
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import Holdings, holdings_at, rows_of
-from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.dead_letters import peek
-from agent_credits_cli.send import send_messages
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.target import Target
-from agent_credits_cli.verify import Verified, verify_all
-from agent_credits_cli.watch import Watch, subscribed
+from agent_credits_cli.dead_letter_queue import peek
+from agent_credits_cli.holdings import Holdings, holdings_at
+from agent_credits_cli.run_queue import send_messages
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.subscription import Watch, subscribed
+from agent_credits_cli.target import Target, rows_of
+from agent_credits_cli.verification import Verified, verify_all
 from agent_credits_demo.drain import DRY_LOOKS, drain, messages_in
 from agent_credits_demo.sample_checks import (
     Check,

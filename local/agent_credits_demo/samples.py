@@ -13,7 +13,7 @@ from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.notice import Notice, format_money
 from agent_credits.notices.slack_messages import LOOKS
 from agent_credits.values.credits import format_credits
-from agent_credits_cli.account import holdings_to_json
+from agent_credits_cli.holdings import holdings_to_json
 from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, err, out, print_json, table
 from agent_credits_demo.sample_checks import NOTHING

@@ -15,10 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent_credits.commit.changes import GrantChange
-from agent_credits_cli.account import rows_of
+from agent_credits_cli.subscription import Watch, subscribed
 from agent_credits_cli.tables import err, progress
-from agent_credits_cli.target import Target
-from agent_credits_cli.watch import Watch, subscribed
+from agent_credits_cli.target import Target, rows_of
 from agent_credits_demo.replay_run import run_replay
 from agent_credits_demo.trace import ReplayOptions, plan_replay
 from agent_credits_local import embedded_stack

@@ -18,9 +18,9 @@ from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debits import Debits, Delivery
-from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.verify import verify_all
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.verification import verify_all
 from agent_credits_demo.replay_run import misrecorded, packed, read_entries
 from agent_credits_demo.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
 from agent_credits_local.checkout import this_checkout

@@ -29,12 +29,12 @@ from typing import Final
 from rich.console import Console
 
 from agent_credits.aws.backoff import back_off
-from agent_credits_cli.account import rows_of
-from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.send import Message, send_messages
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.target import Target
-from agent_credits_cli.verify import verify_all
+from agent_credits_cli.messages import Message
+from agent_credits_cli.run_queue import send_messages
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.target import Target, rows_of
+from agent_credits_cli.verification import verify_all
 from agent_credits_demo.drain import drain, messages_in
 from agent_credits_demo.replay_run import bills_of, misrecorded, packed, read_entries
 from agent_credits_demo.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace

@@ -15,11 +15,11 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.grants import GRANTS_MAX
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
-from agent_credits_cli import apply as apply_module
-from agent_credits_cli import grant as grant_module
-from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.commands import apply as apply_module
+from agent_credits_cli.commands import grant as grant_module
 from agent_credits_cli.errors import CommandError, CommandGroup
-from agent_credits_cli.steps import Step, plan_steps
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import Step, carry_out, plan_steps
 from agent_credits_cli.target import Target
 from agent_credits_cli.world import World
 from agent_credits_cli.world_file import load_world

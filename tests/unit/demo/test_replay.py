@@ -14,9 +14,9 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.events.agent_runs import parse_message
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
-from agent_credits_cli.apply import carry_out, read_stack
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.steps import plan_steps
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
 from agent_credits_demo.replay_run import bills_of, misrecorded, packed
 from agent_credits_demo.trace import (
     TRACE_EVENTS,

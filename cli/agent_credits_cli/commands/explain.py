@@ -14,11 +14,11 @@ from agent_credits.sweeps.reconciliation import Reconciliation
 from agent_credits.sweeps.verification import read_policy
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Payer, Principal
-from agent_credits_cli.account import principal_from, rows_of
+from agent_credits_cli.accounts import principal_from
+from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.ledger import all_pages, draws_text, entry_to_json
 from agent_credits_cli.tables import AsJson, err, moment, out, print_json
-from agent_credits_cli.target import connect
+from agent_credits_cli.target import connect, rows_of
 
 TRIGGERS: Final[Mapping[TriggerKind, str]] = {
     "user": "user",

@@ -1,25 +1,17 @@
-"""`agent-credits watch`: prints notices as they are published.
+"""A subscription of our own to the notices.
 
 A topic keeps nothing, so watching means to be subscribed: a queue of our own receives what is
 published from now on, and is removed again however the watching ends.
 """
 
 import json
-import signal
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Final
-
-import typer
+from typing import TYPE_CHECKING, Final
 
 from agent_credits.notices.published import Published, read_envelope
-from agent_credits.notices.slack_messages import slack_message
-from agent_credits_cli.slack_view import slack_view
-from agent_credits_cli.tables import AsJson, err, out, print_json_line
-from agent_credits_cli.target import Target, connect
+from agent_credits_cli.target import Target
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -27,9 +19,7 @@ if TYPE_CHECKING:
 QUEUE_PREFIX: Final = "agent-credits-watch-"
 # Should this process be killed, its queue keeps no notice for longer than this.
 RETENTION_SECONDS: Final = 3_600
-LONG_POLL_SECONDS: Final = 20
 MESSAGES_PER_RECEIVE: Final = 10
-FOREVER: Final = float("inf")
 
 
 class Watch:
@@ -55,32 +45,6 @@ class Watch:
                 ],
             )
         return [read_envelope(message["Body"]) for message in messages]
-
-
-def watch(
-    context: typer.Context,
-    seconds: Annotated[
-        float | None, typer.Option("--for", min=0, help="Stop after so many seconds.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print each notice as it is published, as people see it, until Ctrl-C.
-
-    --json prints the CloudEvents themselves, as NDJSON.
-    """
-    target = connect(context)
-    with _ends_on_signal(), subscribed(target) as notices:
-        err().print(f"watching the notices of {target.name}; stop with Ctrl-C", soft_wrap=True)
-        # From now on: however long it took to subscribe, there is a look at what is published.
-        left = FOREVER if seconds is None else seconds
-        ends_at = time.monotonic() + left
-        while left > 0:
-            for published in notices.receive(int(min(LONG_POLL_SECONDS, left + 1))):
-                if as_json:
-                    print_json_line(published.notice)
-                else:
-                    out().print(slack_view(slack_message(published).to_dict()), "")
-            left = ends_at - time.monotonic()
 
 
 @contextmanager
@@ -125,19 +89,3 @@ def _only_the_topic_sends(queue_arn: str, topic_arn: str) -> str:
             ],
         }
     )
-
-
-@contextmanager
-def _ends_on_signal() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the watching in good order: what was set up is taken down."""
-
-    def end(_signal: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    except KeyboardInterrupt:
-        err().print("stopped watching")
-    finally:
-        signal.signal(signal.SIGTERM, before)

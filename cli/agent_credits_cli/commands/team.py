@@ -15,11 +15,11 @@ from agent_credits.ledger.reloads import Reload
 from agent_credits.notices.notice import format_money, iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import holdings_at, rows_of
-from agent_credits_cli.errors import CommandError
-from agent_credits_cli.steps import alerts_text, auto_reload_text, payment_text
+from agent_credits_cli.holdings import holdings_at
 from agent_credits_cli.tables import AsJson, moment, out, print_json, progress, table
-from agent_credits_cli.target import connect
+from agent_credits_cli.target import connect, rows_of
+from agent_credits_cli.team_settings import alerts_text, auto_reload_text, payment_text
+from agent_credits_cli.teams import read_team_and_policy
 
 # Fewer accounts than this are read before a progress bar could be read.
 PROGRESS_FROM: Final = 50
@@ -43,24 +43,6 @@ def team(
         print_json(_to_json(found, funds, now))
     else:
         _show(found, funds, now)
-
-
-def read_team_and_policy(
-    rows: DynamoDBRows, team_id: str, now: datetime
-) -> tuple[Team, BillingPolicy]:
-    """Return the team and the policy that bills it now; declines where there is none."""
-    found = rows.read_team(team_id)
-    if found is None:
-        raise CommandError(
-            f"there is no team {team_id}; declare it in a file for `agent-credits apply`"
-        )
-    version = found.tenure_at(now).policy_version
-    policy = rows.read_policy(version)
-    if policy is None:
-        raise CommandError(
-            f"{team_id} is billed by policy {version}, which is missing; apply it again"
-        )
-    return found, policy
 
 
 def _funds(

@@ -1,10 +1,8 @@
-"""`agent-credits account`: what an account holds now, from which grants, and what comes next."""
+"""What an account holds at a time: its pools, and its grants in drawing order."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any
-
-import typer
+from datetime import datetime
+from typing import Any
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.payers import pools_of
@@ -17,13 +15,10 @@ from agent_credits.ledger.accounts import Account, available_microcredits, pool_
 from agent_credits.ledger.entries import PoolBalance
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import Grant, drawing_order
-from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
-from agent_credits.values.principals import Principal, parse_principal
-from agent_credits_cli.errors import CommandError
-from agent_credits_cli.tables import AsJson, err, moment, out, print_json, table
-from agent_credits_cli.target import Target, connect
+from agent_credits.values.principals import Principal
+from agent_credits_cli.tables import err
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,42 +47,6 @@ class Holdings:
         return resets_at(self.account, self.now)
 
 
-def account(
-    context: typer.Context,
-    principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
-    as_json: AsJson = False,
-) -> None:
-    """Show an account's pools and grants as they are now, and when its plan refills."""
-    rows = rows_of(connect(context))
-    holdings = read_holdings(rows, principal_from(principal), datetime.now(UTC))
-    if as_json:
-        print_json(holdings_to_json(holdings))
-    else:
-        _show(holdings)
-
-
-def rows_of(target: Target) -> DynamoDBRows:
-    outputs = target.outputs
-    return DynamoDBRows(target.dynamodb, outputs.accounts_table_name, outputs.ledger_table_name)
-
-
-def principal_from(text: str) -> Principal:
-    """Read a principal from the command line; declines what is none."""
-    try:
-        return parse_principal(text)
-    except ValueError as error:
-        raise CommandError(str(error)) from error
-
-
-def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
-    row = rows.read_account(principal)
-    if row is None:
-        raise CommandError(
-            f"{principal} has no account; declare it in a file for `agent-credits apply`"
-        )
-    return holdings_at(row, policy_of(rows, row, now), now)
-
-
 def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
     """Bring an account up to now as its next commit would; nothing is written."""
     current = bring_up_to(row, now)
@@ -110,16 +69,6 @@ def policy_of(rows: DynamoDBRows, row: Account, now: datetime) -> BillingPolicy 
         return rows.read_policy(versions[-1])
     team = _team_billing(rows, row.principal, now)
     return rows.read_policy(team.tenure_at(now).policy_version) if team else None
-
-
-def _team_billing(rows: DynamoDBRows, principal: Principal, now: datetime) -> Team | None:
-    if principal.kind == "team":
-        return rows.read_team(principal.id)
-    with err().status("looking for the user's team"):
-        for team in rows.list_teams():
-            if team.members != "*" and principal.id in {*team.members, team.tenure_at(now).owner}:
-                return team
-    return None
 
 
 def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
@@ -162,39 +111,11 @@ def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
     }
 
 
-def _low_text(low: LowCredits) -> str:
-    parts = []
-    if low.notified:
-        why = f", {low.decline}" if low.decline else ""
-        parts.append(f"told of {', '.join(map(str, low.notified))}{why}")
-    if low.deferred:
-        held = ", ".join(map(str, low.deferred))
-        parts.append(f"silent about {held} while a reload is able or under way")
-    return f"{'; '.join(parts)} (per cent of {format_credits(low.base_microcredits)})"
-
-
-def _show(holdings: Holdings) -> None:
-    available = format_credits(holdings.available_microcredits)
-    out().print(f"{holdings.account.principal}: {available} credits available")
-    plan = holdings.account.plan
-    if plan is not None:
-        refill = holdings.resets_at
-        then = f"refills at {moment(refill)}" if refill else "does not refill"
-        out().print(f"plan {plan.name}: {format_credits(plan.microcredits)} credits, {then}")
-    if holdings.account.low is not None:
-        out().print(f"low: {_low_text(holdings.account.low)}")
-    pools = table("pool", ">available")
-    for balance in holdings.balances:
-        pools.add_row(balance.pool, format_credits(balance.available_microcredits))
-    out().print(pools)
-    grants = table("grant, in drawing order", "pool", ">remaining", ">of", "expires", "cause")
-    for grant in holdings.grants:
-        grants.add_row(
-            grant.id,
-            grant.pool if grant.pool in holdings.pools else f"{grant.pool} (no run draws it)",
-            format_credits(grant.remaining_microcredits),
-            format_credits(grant.amount_microcredits),
-            moment(grant.expires_at) if grant.expires_at else "never",
-            grant.cause,
-        )
-    out().print(grants)
+def _team_billing(rows: DynamoDBRows, principal: Principal, now: datetime) -> Team | None:
+    if principal.kind == "team":
+        return rows.read_team(principal.id)
+    with err().status("looking for the user's team"):
+        for team in rows.list_teams():
+            if team.members != "*" and principal.id in {*team.members, team.tenure_at(now).owner}:
+                return team
+    return None

@@ -16,12 +16,13 @@ from agent_credits.payments.purchases import Bought, NotBought, Purchase, buy
 from agent_credits.values.credits import format_credits
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable, TeamMissing
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import principal_from, rows_of
-from agent_credits_cli.apply import OperatorRows, change_account, recorded_grants
+from agent_credits_cli.accounts import existing_account, principal_from
+from agent_credits_cli.declared_grants import grant_change, grant_changes
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.steps import ChangeAccount, grant_change, grant_changes
+from agent_credits_cli.stack import OperatorRows, recorded_grants
+from agent_credits_cli.steps import ChangeAccount, change_account
 from agent_credits_cli.tables import AsJson, out, print_json
-from agent_credits_cli.target import connect
+from agent_credits_cli.target import connect, rows_of
 from agent_credits_cli.world import DeclaredGrant, reserved_prefix
 
 
@@ -99,12 +100,7 @@ def declared_grant(options: dict[str, Any]) -> DeclaredGrant:
 
 def give(rows: OperatorRows, declared: DeclaredGrant, now: datetime) -> tuple[bool, Account]:
     """Make the grant unless it was made; return whether it is new, and the account after it."""
-    principal = declared.principal
-    account = rows.read_account(principal)
-    if account is None:
-        raise CommandError(
-            f"{principal} has no account; declare it in a file for `agent-credits apply`"
-        )
+    account = existing_account(rows, declared.principal)
     recorded = recorded_grants(rows, account, [declared.id])
     changes = grant_changes(account, [declared], recorded, now)
     if not changes:
@@ -128,11 +124,7 @@ def sell(
 ) -> tuple[bool, Account]:
     """Make the grant as a purchase; return whether it is new, and the account after it."""
     principal = declared.principal
-    account = rows.read_account(principal)
-    if account is None:
-        raise CommandError(
-            f"{principal} has no account; declare it in a file for `agent-credits apply`"
-        )
+    account = existing_account(rows, principal)
     _check_drawn(rows, account, declared.pool, now)
     purchase = Purchase(price.team_id, grant_change(declared, now), price.cents, price.currency)
     try:

@@ -12,10 +12,9 @@ from agent_credits.billing.payers import payers
 from agent_credits.ledger.burn import burn_of, entries_since, first_day
 from agent_credits.notices.balance_report import report_data, report_text
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import rows_of
 from agent_credits_cli.tables import AsJson, out, print_json, progress
-from agent_credits_cli.target import connect
-from agent_credits_cli.team import read_team_and_policy
+from agent_credits_cli.target import connect, rows_of
+from agent_credits_cli.teams import read_team_and_policy
 
 # The ledgers of fewer accounts than this are read before a progress bar could be read.
 PROGRESS_FROM: Final = 20

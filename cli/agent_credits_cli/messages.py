@@ -1,7 +1,7 @@
-"""`agent-credits send`: reads events from files, checks them and sends them to the queue.
+"""Messages for the queue of agent-run events, made from files of events.
 
-An event is sent as the very text that stands in the file. Nothing is sent unless all of it can be
-read, and sending again is harmless: what is recorded already is not debited twice.
+Each event is the very text that stands in the file, and nothing is made of a file that cannot be
+read to its end.
 """
 
 import json
@@ -10,40 +10,17 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Final
 
-import typer
-from botocore.exceptions import BotoCoreError, ClientError
-
-from agent_credits.aws.backoff import back_off
-from agent_credits.aws.sqs_batches import BATCH_ENTRIES_MAX
-from agent_credits.commit.write_protocol import Pause
-from agent_credits.events.agent_runs import (
-    EVENTS_PER_MESSAGE_MAX,
-    AgentRunEvent,
-    UserTrigger,
-    parse_message,
-)
-from agent_credits.events.signatures import ATTRIBUTE, KeysNotUnderstood, parse_key, sign
+from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger, parse_message
+from agent_credits.events.signatures import ATTRIBUTE, sign
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.tables import AsJson, out, print_json, progress
-from agent_credits_cli.target import connect
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs import SQSClient
-    from mypy_boto3_sqs.type_defs import SendMessageBatchRequestEntryTypeDef
 
 STDIN: Final = "-"
 
-# Limits of SQS: of one call, of one message, of the name of a group.
-BATCH_BYTES_MAX: Final = 1_048_576
+# Limits of SQS: of one message, of the name of a group.
 MESSAGE_BYTES_MAX: Final = 1_048_576
 GROUP_LENGTH_MAX: Final = 128
-
-ATTEMPTS_MAX: Final = 6
-PROGRESS_FROM: Final = 200
-
-SEND_AGAIN: Final = "send the same again, for what is recorded already is not debited twice"
 
 _WHITE_SPACE: Final = re.compile(r"[ \t\r\n]*")
 _JSON: Final = json.JSONDecoder()
@@ -65,14 +42,6 @@ class Message:
         if self.signature is not None:
             size += len(ATTRIBUTE) + len("String") + len(self.signature)
         return size
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The ids that SQS gave, in the order of the messages, and how many had to be repeated."""
-
-    message_ids: tuple[str, ...]
-    repeated: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,72 +85,6 @@ class _Pack:
         if len(self.texts) == 1:
             return Message(self.texts[0], group, 1)
         return Message(f"[{','.join(self.texts)}]", group, len(self.texts))
-
-
-def send(
-    context: typer.Context,
-    files: Annotated[
-        list[str], typer.Argument(help="JSON, a JSON array or NDJSON of events; - is stdin.")
-    ],
-    pack: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=EVENTS_PER_MESSAGE_MAX,
-            help="Pack up to so many events of one payer's group into one message.",
-        ),
-    ] = 1,
-    unchecked: Annotated[
-        bool,
-        typer.Option(
-            "--unchecked", help="Send each file as one message, just as it is, broken or not."
-        ),
-    ] = False,
-    sign_with: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEYID:FILE",
-            envvar="AGENT_CREDITS_SIGN_WITH",
-            help="Sign each message with the key in this file, for stacks that require it.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Send agent-run events to the queue; each becomes a message of its own unless packed."""
-    if unchecked and pack > 1:
-        raise CommandError("--unchecked sends files as they are; leave out --pack")
-    named = [(name, read_text(name)) for name in files]
-    if unchecked:
-        messages = [message_of(name, text) for name, text in named]
-    else:
-        messages = [m for name, text in named for m in checked_messages(name, text, pack)]
-    if sign_with is not None:
-        messages = signed(messages, *signing_key(sign_with))
-    target = connect(context)
-    sent = send_messages(target.sqs, target.outputs.agent_runs_queue_url, messages)
-    events = sum(message.events for message in messages)
-    if as_json:
-        print_json({"messages": len(messages), "events": events, "repeated": sent.repeated})
-    else:
-        out().print(
-            f"Sent {events:,} events in {len(messages):,} messages to {target.name}.",
-            soft_wrap=True,
-        )
-
-
-def signing_key(option: str) -> tuple[str, bytes]:
-    """Read `<key id>:<file>`; the key itself never stands on a command line."""
-    key_id, colon, name = option.partition(":")
-    if not colon:
-        raise CommandError(
-            "--sign-with takes the id of a key and its file, as in k1:signing-key.txt"
-        )
-    try:
-        return key_id, parse_key(key_id, Path(name).read_text().strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"the signing key in {name} cannot be read; name its file") from error
-    except KeysNotUnderstood as wrong:
-        raise CommandError(f"--sign-with: {wrong}") from wrong
 
 
 def signed(messages: Sequence[Message], key_id: str, key: bytes) -> list[Message]:
@@ -252,88 +155,6 @@ def group_of(event: AgentRunEvent) -> str:
     if isinstance(trigger, UserTrigger):
         return f"user:{trigger.user_id}"[:GROUP_LENGTH_MAX]
     return f"team:{event.data.team_id}"[:GROUP_LENGTH_MAX]
-
-
-def send_messages(
-    client: "SQSClient",
-    queue_url: str,
-    messages: Sequence[Message],
-    *,
-    pause: Pause = back_off,
-) -> Sent:
-    """Send all, batch after batch, in their order: a run's end should not overtake its usage.
-
-    Raises `CommandError` with how far it came when SQS does not take a message.
-    """
-    ids: list[str] = []
-    repeated = 0
-    for batch in _shown(_batches(messages), len(messages)):
-        so_far = f"{len(ids)} of {len(messages)} messages were sent"
-        batch_ids, batch_repeated = _send_batch(client, queue_url, batch, pause, so_far)
-        ids += batch_ids
-        repeated += batch_repeated
-    return Sent(tuple(ids), repeated)
-
-
-def _shown(batches: Iterator[list[Message]], total: int) -> Iterator[list[Message]]:
-    """Yield the batches, behind a bar that counts their messages where there are many."""
-    if total < PROGRESS_FROM:
-        yield from batches
-        return
-    with progress() as bar:
-        task = bar.add_task("sending messages", total=total)
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch))
-
-
-def _send_batch(
-    client: "SQSClient", queue_url: str, batch: Sequence[Message], pause: Pause, so_far: str
-) -> tuple[list[str], int]:
-    ids: dict[int, str] = {}
-    repeated = 0
-    for attempt in range(ATTEMPTS_MAX):
-        entries = [_entry(n, message) for n, message in enumerate(batch) if n not in ids]
-        repeated += len(entries) if attempt else 0
-        try:
-            response = client.send_message_batch(QueueUrl=queue_url, Entries=entries)
-        except (BotoCoreError, ClientError) as fault:
-            raise CommandError(f"{so_far}, then: {fault}; {SEND_AGAIN}") from fault
-        ids |= {int(taken["Id"]): taken["MessageId"] for taken in response.get("Successful", [])}
-        if len(ids) == len(batch):
-            return [ids[number] for number in range(len(batch))], repeated
-        for failed in response["Failed"]:
-            if failed["SenderFault"]:
-                reason = failed.get("Message", failed["Code"])
-                raise CommandError(
-                    f"{so_far}, then SQS rejected one: {reason}; correct it and send again"
-                )
-        pause(attempt + 1)
-    raise CommandError(f"{so_far}, then SQS failed {ATTEMPTS_MAX} times; {SEND_AGAIN}")
-
-
-def _batches(messages: Sequence[Message]) -> Iterator[list[Message]]:
-    batch: list[Message] = []
-    size = 0
-    for message in messages:
-        if len(batch) == BATCH_ENTRIES_MAX or (batch and size + message.size > BATCH_BYTES_MAX):
-            yield batch
-            batch, size = [], 0
-        batch.append(message)
-        size += message.size
-    if batch:
-        yield batch
-
-
-def _entry(number: int, message: Message) -> "SendMessageBatchRequestEntryTypeDef":
-    entry: SendMessageBatchRequestEntryTypeDef = {"Id": str(number), "MessageBody": message.body}
-    if message.group is not None:
-        entry["MessageGroupId"] = message.group
-    if message.signature is not None:
-        entry["MessageAttributes"] = {
-            ATTRIBUTE: {"DataType": "String", "StringValue": message.signature}
-        }
-    return entry
 
 
 def _checked_events(source: _Source) -> Iterator[_Event]:

@@ -1,12 +1,10 @@
-"""`agent-credits verify`: recomputes every balance from the ledger alone, and reports any drift."""
+"""Verifying accounts: every balance is recomputed from the ledger alone, and compared."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, Protocol
-
-import typer
+from typing import Any, Final, Protocol
 
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.ledger.accounts import Account
@@ -16,12 +14,8 @@ from agent_credits.sweeps.rows import LedgerRows
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import principal_from, rows_of
-from agent_credits_cli.errors import CommandError
-from agent_credits_cli.tables import AsJson, err, out, print_json, progress
-from agent_credits_cli.target import connect
+from agent_credits_cli.tables import err, progress
 
-DRIFT_EXIT_STATUS: Final = 1
 # Accounts that are read at the same time.
 ACCOUNTS_AT_ONCE: Final = 8
 # An account that is being debited may change between the read of its row and that of its pages.
@@ -80,33 +74,6 @@ class Verified:
 
 
 NOTHING: Final = Verified(0, Sums(), ())
-
-
-def verify(
-    context: typer.Context,
-    principal: Annotated[
-        str | None, typer.Argument(help="Only this account: user:<id> or team:<id>.")
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Recompute every balance from the ledger. The exit status is 1 on any drift."""
-    rows = rows_of(connect(context))
-    if principal is None:
-        verified = verify_all(rows)
-    else:
-        verified = verify_account(rows, principal_from(principal), {})
-        if verified.accounts == 0 and verified.is_clean:
-            raise CommandError(
-                f"{principal} has no account; `agent-credits verify` checks all there are"
-            )
-    if as_json:
-        print_json(verified.to_json())
-    else:
-        for finding in verified.findings:
-            out().print(str(finding), soft_wrap=True)
-        out().print(str(verified), soft_wrap=True)
-    if not verified.is_clean:
-        raise typer.Exit(DRIFT_EXIT_STATUS)
 
 
 def verify_all(rows: VerifiedRows) -> Verified:

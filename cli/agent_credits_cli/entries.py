@@ -1,20 +1,13 @@
-"""`agent-credits ledger`: an account's entries, oldest first, from full pages and the open page."""
+"""The entries of an account, page by page, and how commands print one."""
 
-import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any, Protocol
-
-import typer
+from typing import Any, Protocol
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Draw, Entry, Page
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import principal_from, rows_of
-from agent_credits_cli.errors import CommandError
-from agent_credits_cli.tables import AsJson, moment, out, print_json_line
-from agent_credits_cli.target import connect
 
 
 class PageRows(Protocol):
@@ -23,27 +16,6 @@ class PageRows(Protocol):
     def read_account(self, principal: Principal) -> Account | None: ...
 
     def read_pages(self, principal: Principal) -> Iterator[Page]: ...
-
-
-def ledger(
-    context: typer.Context,
-    principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many entries.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Print an account's entries, oldest first, as they are read; --json prints NDJSON."""
-    rows = rows_of(connect(context))
-    row = rows.read_account(principal_from(principal))
-    if row is None:
-        raise CommandError(
-            f"{principal} has no account; declare it in a file for `agent-credits apply`"
-        )
-    numbered = ((page.number, entry) for page in all_pages(rows, row) for entry in page.entries)
-    for page_number, entry in itertools.islice(numbered, limit):
-        if as_json:
-            print_json_line({"page": page_number, **entry_to_json(entry)})
-        else:
-            out().print(_line(page_number, entry), soft_wrap=True)
 
 
 def all_pages(rows: PageRows, row: Account) -> Iterator[Page]:
@@ -103,22 +75,3 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
 def draws_text(draws: tuple[Draw, ...]) -> str:
     """Return draws in one phrase: 2.5 plan (refill:2026-11-01) + 7.5 add_on (pack-1)."""
     return " + ".join(f"{format_credits(d.microcredits)} {d.pool} ({d.grant_id})" for d in draws)
-
-
-def _line(page_number: int, entry: Entry) -> str:
-    """Return an entry in one line, so that a ledger of any length can be piped and searched."""
-    what = f"{moment(entry.recorded_at)}  page {page_number}  {entry.outcome:<12}"
-    credits_text = format_credits(entry.amount_microcredits)
-    if entry.run is not None:
-        details = [f"{credits_text} credits" if entry.amount_microcredits else ""]
-        details += [draws_text(entry.draws)]
-        if entry.shortfall_microcredits:
-            details += [f"short by {format_credits(entry.shortfall_microcredits)}"]
-        about = f"{entry.identity.id} of {entry.identity.subject}"
-        return f"{what}  {about}  {', '.join(filter(None, details))}".rstrip()
-    if entry.reload is not None and entry.grant is None:
-        decline = f"  {entry.decline}" if entry.decline else ""
-        return f"{what}  {entry.reload.reload_id} of team {entry.reload.team_id}{decline}"
-    if entry.grant is not None:
-        return f"{what}  {entry.grant.id}  {credits_text} credits {entry.grant.pool}"
-    return f"{what}  plan {entry.plan_name}"
