@@ -69,7 +69,7 @@ bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## hold what
 pictures: .venv/.ready ## draw the pictures of the README anew
 	@.venv/bin/python tools/pictures.py
 
-lint: .venv/.ready ## check style, format, and that the rooms of the package import only downwards
+lint: .venv/.ready ## check style, format, and who imports whom
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/lint-imports --no-cache
