@@ -104,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         if told is not None:
             self._answer(told["status"], told["body"], told["retry_after"])
             return
-        refusal = model_provider_error_of(self.path, self.headers.get("Content-Type", ""), body)
+        refusal = rejection_of(self.path, self.headers.get("Content-Type", ""), body)
         if refusal is not None:
             self._answer(*refusal)
             return
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Keep silent: the path of a webhook is a secret, also of a stand-in's."""
 
 
-def model_provider_error_of(path: str, content_type: str, body: bytes) -> tuple[int, str] | None:
+def rejection_of(path: str, content_type: str, body: bytes) -> tuple[int, str] | None:
     """Return the status and the code with which Slack refuses a post; None for one it takes."""
     # /services/T…/B…/…: the workspace, the app and the webhook's own secret.
     parts = path.removeprefix(WEBHOOK_PREFIX).split("/")

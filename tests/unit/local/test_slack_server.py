@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agent_credits_local.slack_server import code_of, model_provider_error_of
+from agent_credits_local.slack_server import code_of, rejection_of
 from agent_credits_local.slack_stand_in import WEBHOOK_PATH
 
 JSON = "application/json;charset=utf-8"
@@ -29,7 +29,7 @@ GOOD = {"attachments": [{"color": "#E01E5A", "blocks": [header(), section()]}]}
 def rejected(
     payload: object, *, path: str = WEBHOOK_PATH, content_type: str = JSON
 ) -> tuple[int, str] | None:
-    return model_provider_error_of(path, content_type, json.dumps(payload).encode())
+    return rejection_of(path, content_type, json.dumps(payload).encode())
 
 
 def test_a_good_message_is_taken() -> None:
@@ -55,7 +55,7 @@ def test_what_is_not_said_to_be_json_is_rejected(content_type: str) -> None:
 
 
 def test_what_is_no_json_is_rejected() -> None:
-    assert model_provider_error_of(WEBHOOK_PATH, JSON, b"{") == (400, "invalid_payload")
+    assert rejection_of(WEBHOOK_PATH, JSON, b"{") == (400, "invalid_payload")
 
 
 @pytest.mark.parametrize(
