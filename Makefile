@@ -27,14 +27,14 @@ help: ## list the targets
 
 setup: $(READY) ## install the tools and the project into this checkout
 
-demo: $(READY) ## deploy to the embedded stack, send the sample events, show what happened
-	@.venv/bin/agent-credits-demo samples
+demo: $(READY) ## deploy to the embedded stack, send the sample events, show the result: PORT=4566
+	@.venv/bin/agent-credits-demo samples $(if $(PORT),--port $(PORT))
 
 down: .venv/.ready ## stop the embedded stack
 	@.venv/bin/agent-credits local down
 
-replay: $(READY) ## send a production trace through the embedded stack and verify the ledger
-	@.venv/bin/agent-credits-demo replay
+replay: $(READY) ## send a production trace through the embedded stack, verify the ledger: PORT=4566
+	@.venv/bin/agent-credits-demo replay $(if $(PORT),--port $(PORT))
 
 # DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
 # they are not installed, but for continuous integration.

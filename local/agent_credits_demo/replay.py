@@ -7,6 +7,7 @@ import typer
 
 from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
 from agent_credits.values.credits import format_credits
+from agent_credits_cli.hints import typed
 from agent_credits_cli.tables import AsJson, err, out, print_json, table
 from agent_credits_demo.replay_run import Replayed, run_replay
 from agent_credits_demo.trace import (
@@ -57,12 +58,15 @@ def replay(
         options = ReplayOptions.from_tag(again)
     requests = read_trace(checkout.root / "data" / TRACE_FILE, options.events)
     planned = plan_replay(requests, options)
-    embedded_stack.up(folder, checkout, port=port, console=err())
+    embedded_stack.up(folder, checkout, port=port, on_any_port="make replay PORT=0", console=err())
     replayed = run_replay(connect_to_local(folder), planned, pack=pack, is_repeat=again is not None)
     if as_json:
         print_json(_to_json(replayed))
     else:
         _show(replayed)
+        repeat = typed(context, f"agent-credits-demo replay --again {options.tag}")
+        out().print(f"To send the same again: {repeat}", soft_wrap=True)
+        out().print("The stack is still up; end it with `make down`.")
     if not replayed.is_exact:
         raise typer.Exit(FAILED_EXIT_STATUS)
 
@@ -96,7 +100,6 @@ def _show(replayed: Replayed) -> None:
         "Each event is recorded once, and every sum is that of the trace."
         if replayed.is_exact
         else f"NOT exact: {len(replayed.problems)} problems",
-        f"To send the same again: agent-credits replay --again {replay.options.tag}",
     ]
     out().print("\n".join(filter(None, lines)), soft_wrap=True)
 

@@ -13,6 +13,7 @@ from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.notice import Notice, format_money
 from agent_credits.notices.slack_messages import LOOKS
 from agent_credits.values.credits import format_credits
+from agent_credits_cli.hints import typed
 from agent_credits_cli.holdings import holdings_to_json
 from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, err, out, print_json, table
@@ -29,15 +30,15 @@ WORLD_FILE: Final = "samplesconfig.toml"
 # What checks can be about, apart from events and accounts.
 ABOUT: Final = {"dead letters", "notices", "left in the queue", "Slack"}
 
-NEXT: Final = """\
-The stack is still up. Try, and end it with `make down`:
-  .venv/bin/agent-credits account user:ana
-  .venv/bin/agent-credits explain run-exhaustion
-  .venv/bin/agent-credits ledger user:eli
-  .venv/bin/agent-credits team orbit
-  .venv/bin/agent-credits dead-letters --body
-  .venv/bin/agent-credits notices test --channel slack
-  .venv/bin/agent-credits watch"""
+TO_TRY: Final = (
+    "agent-credits account user:ana",
+    "agent-credits explain run-exhaustion",
+    "agent-credits ledger user:eli",
+    "agent-credits team orbit",
+    "agent-credits dead-letters --body",
+    "agent-credits notices test --channel slack",
+    "agent-credits watch",
+)
 
 
 def samples(context: typer.Context, port: Port = None, as_json: AsJson = False) -> None:
@@ -47,13 +48,18 @@ def samples(context: typer.Context, port: Port = None, as_json: AsJson = False) 
     """
     folder, checkout = state_folder_of(context), this_checkout()
     started_at = time.monotonic()
-    embedded_stack.up(folder, checkout, port=port, fresh=True, console=err())
+    embedded_stack.up(
+        folder, checkout, port=port, on_any_port="make demo PORT=0", fresh=True, console=err()
+    )
     run = run_samples(connect_to_local(folder), checkout.root / WORLD_FILE)
     seconds = time.monotonic() - started_at
     if as_json:
         print_json(_to_json(run, seconds))
     else:
         _show(run, seconds)
+        out().print("The stack is still up. Try, and end it with `make down`:")
+        for command in TO_TRY:
+            out().print(f"  {typed(context, command)}", soft_wrap=True)
     if not run.is_as_expected:
         raise typer.Exit(FAILED_EXIT_STATUS)
 
@@ -69,7 +75,7 @@ def _show(run: SampleRun, seconds: float) -> None:
         out().print(str(finding), soft_wrap=True)
     met = sum(check.is_met for check in run.checks)
     verdict = "All came as expected" if run.is_as_expected else "NOT all came as expected"
-    out().print(f"{verdict}: {met} of {len(run.checks)} checks met in {seconds:.0f} s.\n{NEXT}")
+    out().print(f"{verdict}: {met} of {len(run.checks)} checks met in {seconds:.0f} s.")
 
 
 def _show_samples(run: SampleRun) -> None:
@@ -148,7 +154,7 @@ def _show_notices(run: SampleRun) -> None:
     if email is not None:
         out().print("\nThe e-mail of the first failed run:\n")
         text = f"Subject: {email.email_subject}\n\n{email.email_text}"
-        out().print(textwrap.indent(text, "  | ", lambda _: True))
+        out().print(textwrap.indent(text, "  | ", lambda _: True), soft_wrap=True)
 
 
 def _show_slack(run: SampleRun) -> None:

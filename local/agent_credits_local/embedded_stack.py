@@ -33,13 +33,15 @@ def up(
     checkout: Checkout,
     *,
     port: int | None = None,
+    on_any_port: str = "agent-credits local up --port 0",
     fresh: bool = False,
     keeps_state: bool = False,
     console: Console,
 ) -> StackState:
     """Bring the stack up and up to date; `fresh` discards all its state first.
 
-    Port 0 is any free one; None is the running stack's or else the usual one. An emulator that
+    Port 0 is any free one; None is the running stack's or else the usual one. `on_any_port` is the
+    command that does the same on a free port, for whoever finds this one taken. An emulator that
     keeps its state can be stopped gently, and then be started again with everything it held.
     """
     checkout.require_tools()
@@ -50,7 +52,8 @@ def up(
             state = None
         if state is None:
             with step("MiniStack", console):
-                state = _start_emulator(folder, checkout, _port_to_use(port), keeps_state)
+                wanted = _port_to_use(port, on_any_port)
+                state = _start_emulator(folder, checkout, wanted, keeps_state)
             state = _start_payment_stand_in(folder, checkout, state, console)
             state = _start_slack_stand_in(folder, state, console)
         elif port not in (None, 0, state.emulator.port):
@@ -75,14 +78,14 @@ def _discard(folder: StateFolder, state: StackState) -> bool:
     return any(were_running)
 
 
-def _port_to_use(port: int | None) -> int:
+def _port_to_use(port: int | None, on_any_port: str) -> int:
     if port == 0:
         return free_port()
     wanted = PORT_DEFAULT if port is None else port
     if not is_port_free(wanted):
         raise CommandError(
             f"port {wanted} is taken by another process; stop that one, or choose another port:"
-            " `agent-credits local up --port 0` takes any free one"
+            f" `{on_any_port}` takes any free one"
         )
     return wanted
 

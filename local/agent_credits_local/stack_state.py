@@ -105,7 +105,7 @@ class StateFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise CommandError(
-                    f"another `agent-credits local` command is at work in {self.path};"
+                    f"another command is at work on the local stack in {self.path};"
                     " wait for it to finish"
                 ) from error
             yield

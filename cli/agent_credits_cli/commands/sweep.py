@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from agent_credits.sweeps.sweep import SweepName, beginning
+from agent_credits_cli.hints import as_typed
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import Target, connect
 
@@ -24,7 +25,8 @@ def sweep(
     if as_json:
         print_json({"sweep": name, "message_id": message_id})
         return
-    out().print(f"the sweep {name} has begun; `agent-credits watch` prints what it finds")
+    begun = f"the sweep {name} has begun; `agent-credits watch` prints what it finds"
+    out().print(as_typed(context, begun), soft_wrap=True)
 
 
 def begin(target: Target, name: SweepName) -> str:

@@ -25,6 +25,7 @@ from agent_credits_local.session import local_session
 from agent_credits_local.slack_stand_in import SlackStandIn
 from agent_credits_local.stack_state import StackState, StateFolder
 from agent_credits_local.target import connect_to_local
+from tests.unit.local.stand_in_checkout import checkout_of_stand_ins
 
 # Stands in for MiniStack: a process with one worker in its group that outlives everything gentle.
 STAND_IN = """
@@ -61,18 +62,7 @@ def console() -> Console:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """A checkout whose tools are stand-ins: a `sam` that reports its environment, then fails."""
-    checkout = Checkout(tmp_path / "checkout")
-    checkout.ministack_python.parent.mkdir(parents=True)
-    checkout.sam_folder.mkdir(parents=True)
-    checkout.ministack_python.symlink_to(sys.executable)
-    checkout.localstripe_python.parent.mkdir(parents=True)
-    checkout.localstripe_python.symlink_to(sys.executable)
-    sam = checkout.sam_folder / "sam"
-    sam.write_text("#!/bin/sh\nenv\necho the reason it failed\nexit 1\n")
-    sam.chmod(0o755)
-    (checkout.root / "template.yaml").write_text("Resources: {}\n")
-    return checkout
+    return checkout_of_stand_ins(tmp_path / "checkout")
 
 
 @pytest.fixture
@@ -126,8 +116,8 @@ def test_an_occupied_port_is_named_and_nothing_is_started(folder, checkout, cons
         occupant.listen()
         port = occupant.getsockname()[1]
 
-        with pytest.raises(CommandError, match=rf"port {port} is taken .*--port 0"):
-            embedded_stack.up(folder, checkout, port=port, console=console)
+        with pytest.raises(CommandError, match=rf"port {port} is taken .* `any port` takes"):
+            embedded_stack.up(folder, checkout, port=port, on_any_port="any port", console=console)
 
     assert folder.read() is None
 
@@ -144,7 +134,7 @@ def test_missing_tools_are_named_together_with_the_command_that_installs_them(
 def test_a_second_command_at_work_in_the_same_folder_is_rejected(folder, checkout, console):
     with (
         folder.locked(),
-        pytest.raises(CommandError, match="another `agent-credits local` command"),
+        pytest.raises(CommandError, match="another command is at work on the local stack"),
     ):
         embedded_stack.up(folder, checkout, port=0, console=console)
 
