@@ -27,6 +27,7 @@ START_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 10.0
 # It waits for the calls that it is answering, and writes everything that it holds.
 SAVE_SECONDS_MAX: Final = 30.0
+PORT_SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 5.0
 POLL_SECONDS: Final = 0.05
 # Zombies have ended and wait to be collected. ps reports nothing about what is gone altogether.
@@ -152,13 +153,16 @@ class Emulator(BaseModel):
 
     def _wait_until_gone(self, seconds_max: float) -> None:
         deadline = time.monotonic() + seconds_max
-        # The port outlives the process by the moment in which its last threads end.
-        while self.is_running() or not is_port_free(self.port):
+        while self.is_running():
             if time.monotonic() > deadline:
                 raise CommandError(
-                    f"process {self.pid} did not give back port {self.port}"
-                    f" within {seconds_max:.0f} s; try again"
+                    f"process {self.pid} did not end within {seconds_max:.0f} s; try again"
                 )
+            time.sleep(POLL_SECONDS)
+        # The port outlives the process by the moment in which its last threads end. One that stays
+        # taken has been taken by another process since, and is no longer waited for.
+        deadline = time.monotonic() + PORT_SECONDS_MAX
+        while not is_port_free(self.port) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
         # Only a parent has to collect its child, and mostly it was another process that started it.
         with contextlib.suppress(ChildProcessError):

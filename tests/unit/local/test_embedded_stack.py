@@ -196,6 +196,21 @@ def test_down_stops_its_own_process_with_its_workers_and_no_other(folder, emulat
     assert emulator.birth_of(other_worker) is not None
 
 
+def test_down_does_not_wait_for_a_port_that_somebody_else_has_taken(folder, emulators, monkeypatch):
+    monkeypatch.setattr(emulator, "PORT_SECONDS_MAX", 0.1)
+    mine, _ = emulators
+    folder.write(state_of(mine))
+
+    with socket.socket() as occupant:
+        occupant.bind((emulator.HOST, mine.port))
+        occupant.listen()
+
+        assert embedded_stack.down(folder) is True
+
+    assert not mine.is_running()
+    assert folder.read() is None
+
+
 STAND_INS = {"payment_stand_in": PaymentStandIn, "slack_stand_in": SlackStandIn}
 
 
