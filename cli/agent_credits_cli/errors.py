@@ -10,6 +10,7 @@ from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits_cli.hints import as_typed
 
 EXIT_STATUS: Final = 2
+PROGRAM: Final = "agent-credits"
 
 
 class CommandError(Exception):
@@ -27,5 +28,5 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except (CommandError, RowsUnavailable, RowNotUnderstood) as refusal:
-            sys.stderr.write(f"{self.name or ctx.info_name}: {as_typed(ctx, str(refusal))}\n")
+            sys.stderr.write(f"{self.name or PROGRAM}: {as_typed(ctx, str(refusal))}\n")
             raise typer.Exit(EXIT_STATUS) from refusal
