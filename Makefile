@@ -27,14 +27,14 @@ help: ## list the targets
 
 setup: $(READY) ## install the tools and the project into this checkout
 
-demo: $(READY) ## deploy to the embedded stack, send the sample events, show what happened
-	@.venv/bin/agent-credits demo
+demo: $(READY) ## deploy to the embedded stack, send the sample events, show the result: PORT=4566
+	@.venv/bin/agent-credits-demo samples $(if $(PORT),--port $(PORT))
 
 down: .venv/.ready ## stop the embedded stack
 	@.venv/bin/agent-credits local down
 
-replay: $(READY) ## send a production trace through the embedded stack and verify the ledger
-	@.venv/bin/agent-credits replay
+replay: $(READY) ## send a production trace through the embedded stack, verify the ledger: PORT=4566
+	@.venv/bin/agent-credits-demo replay $(if $(PORT),--port $(PORT))
 
 # DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
 # they are not installed, but for continuous integration.
@@ -69,7 +69,7 @@ bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## hold what
 pictures: .venv/.ready ## draw the pictures of the README anew
 	@.venv/bin/python tools/pictures.py
 
-lint: .venv/.ready ## check style, format, and that the rooms of the package import only downwards
+lint: .venv/.ready ## check style, format, and who imports whom
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/lint-imports --no-cache
@@ -78,7 +78,7 @@ format: .venv/.ready ## format the code and fix what can be fixed
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-types: .venv/.ready ## check the types of functions, package and command line
+types: .venv/.ready ## check the types of functions, package and command lines
 	.venv/bin/mypy
 
 # Validation is offline, but SAM insists on a region and looks for credentials first.
@@ -88,7 +88,8 @@ template: $(READY) ## let SAM validate the template
 
 # checkov leaves out what is deployed only under a condition, so it is shown a copy without them.
 security: .tools/bandit/.ready .tools/checkov/.ready ## look for insecure Python and insecure resources
-	.tools/bandit/bin/bandit --quiet --configfile pyproject.toml --recursive shared functions cli tools
+	.tools/bandit/bin/bandit --quiet --configfile pyproject.toml --recursive \
+		shared functions cli local tools
 	sed 's/^    Condition: /    # &/' template.yaml > .tools/template-without-conditions.yaml
 	.tools/checkov/bin/checkov --config-file .checkov.yaml \
 		--file .tools/template-without-conditions.yaml

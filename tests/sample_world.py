@@ -26,9 +26,9 @@ from agent_credits.notices.announcements import (
 )
 from agent_credits.notices.notice import Notice
 from agent_credits.payments.reload_saga import ReloadSaga
-from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.payment_stand_in import CARD_THAT_DECLINES
-from agent_credits_cli.samples import (
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_demo.sample_checks import (
     Check,
     Observed,
     SeenNotice,
@@ -41,10 +41,14 @@ from agent_credits_cli.samples import (
     read_ledger,
     sample_files,
     waves,
+)
+from agent_credits_demo.sample_world import (
+    Sample,
+    SampleWorld,
+    load_sample_world,
     with_cards_on_file,
 )
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.world import Sample, World, load_world
+from agent_credits_local.payment_stand_in import CARD_THAT_DECLINES
 from tests.dispositions import rejected
 from tests.memory_rows import MemoryRows
 from tests.template import load_template
@@ -75,8 +79,8 @@ def put_on_file(card_number: str) -> PaymentMethod:
 class SampleRun:
     """The sample world in memory. `notices` are all that were published, repeats included."""
 
-    world: World = field(
-        default_factory=lambda: with_cards_on_file(load_world(SAMPLES_FILE), put_on_file)
+    world: SampleWorld = field(
+        default_factory=lambda: with_cards_on_file(load_sample_world(SAMPLES_FILE), put_on_file)
     )
     rows: OperatedRows = field(default_factory=OperatedRows)
     notices: list[Notice] = field(default_factory=list)

@@ -7,14 +7,17 @@ import typer
 from typer.core import TyperGroup
 
 from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
+from agent_credits_cli.hints import as_typed
 
 EXIT_STATUS: Final = 2
+PROGRAM: Final = "agent-credits"
 
 
 class CommandError(Exception):
     """What is wrong and what to do about it, in one line. Nothing catches it but `CommandGroup`.
 
-    Raise it for what the operator can put right; a bug keeps its traceback.
+    Raise it for what the operator can put right; a bug keeps its traceback. A command of ours that
+    it names in back quotes is printed as it works where this one was typed.
     """
 
 
@@ -25,5 +28,5 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except (CommandError, RowsUnavailable, RowNotUnderstood) as refusal:
-            sys.stderr.write(f"agent-credits: {refusal}\n")
+            sys.stderr.write(f"{self.name or PROGRAM}: {as_typed(ctx, str(refusal))}\n")
             raise typer.Exit(EXIT_STATUS) from refusal

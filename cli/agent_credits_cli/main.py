@@ -1,21 +1,20 @@
-"""The command `agent-credits`: options that hold for every command, and the commands themselves."""
+"""The command `agent-credits`: options that hold for every command, and the commands themselves.
 
-from pathlib import Path
+The one place where the operator's commands meet the embedded stack.
+"""
+
 from typing import Annotated
 
 import typer
 
-from agent_credits_cli import (
+from agent_credits_cli.commands import (
     account,
     apply,
     dead_letters,
-    demo,
     explain,
     grant,
     ledger,
-    local,
     notices,
-    replay,
     report,
     send,
     sweep,
@@ -23,9 +22,12 @@ from agent_credits_cli import (
     verify,
     watch,
 )
-from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import choose
+from agent_credits_local import commands as local
+from agent_credits_local.options import StateDir
+from agent_credits_local.stack_state import StateFolder
+from agent_credits_local.target import connect_to_local
 
 app = typer.Typer(
     name="agent-credits",
@@ -48,22 +50,12 @@ app.command()(watch.watch)
 app.command()(verify.verify)
 app.command()(sweep.sweep)
 app.command()(dead_letters.dead_letters)
-app.command()(demo.demo)
-app.command()(replay.replay)
 
 
 @app.callback()
 def options(
     context: typer.Context,
-    state_dir: Annotated[
-        Path,
-        typer.Option(
-            envvar="AGENT_CREDITS_STATE_DIR",
-            show_default=".local in the checkout",
-            default_factory=lambda: this_checkout().root / ".local",
-            help="Where the local stack keeps its state.",
-        ),
-    ],
+    state_dir: StateDir,
     aws: Annotated[
         bool,
         typer.Option(
@@ -76,4 +68,9 @@ def options(
     ] = None,
 ) -> None:
     """Credits of AI-agent runs: feed the meter, look into accounts, verify the ledger."""
-    context.obj = choose(aws=aws, stack_name=stack_name, state_path=state_dir.absolute())
+    context.obj = choose(
+        aws=aws,
+        stack_name=stack_name,
+        state_path=state_dir.absolute(),
+        connect_to_local=lambda path: connect_to_local(StateFolder(path)),
+    )

@@ -2,8 +2,9 @@
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich import box
@@ -15,6 +16,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 # A pipe has no width, and the default for what has none is too narrow for the tables here.
 WIDTH_IN_A_PIPE: Final = 120
+
+# So many things take long enough to want to see how far it is.
+TRACKED_FROM: Final = 100
+
+Thing = TypeVar("Thing")
 
 
 def out() -> Console:
@@ -46,6 +52,15 @@ def progress(*, shown: bool = True) -> Progress:
         console=err(),
         disable=not shown,
     )
+
+
+def tracked(things: Sequence[Thing], title: str) -> Iterator[Thing]:
+    """Yield the things, behind a progress bar where there are many."""
+    if len(things) < TRACKED_FROM:
+        yield from things
+        return
+    with progress() as bar:
+        yield from bar.track(things, description=title)
 
 
 def print_json(document: object) -> None:

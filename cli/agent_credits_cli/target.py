@@ -1,20 +1,19 @@
 """Where a command talks to: the embedded stack unless AWS is asked for by name.
 
-The embedded stack gets dummy keys, an explicit endpoint and nothing of the caller's configuration,
-so a command meant for it cannot reach an account. AWS needs `--aws` (or AGENT_CREDITS_TARGET=aws)
-together with the name of a stack, and then uses the caller's credentials like any other AWS tool.
+AWS needs `--aws` (or AGENT_CREDITS_TARGET=aws) together with the name of a stack, and then uses the
+caller's credentials like any other AWS tool. How the embedded stack is reached is not known here:
+`main` says how, so that no command depends on what is there for trying things out.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import boto3
 import botocore.exceptions
-import botocore.session
 import pydantic
 import typer
 from botocore.config import Config
@@ -22,9 +21,6 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.local_state import StateFolder
-from agent_credits_cli.payment_stand_in import PaymentStandIn
-from agent_credits_cli.slack_stand_in import SlackStandIn
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -33,8 +29,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
-LOCAL_REGION: Final = "us-east-1"
-LOCAL_KEY: Final = "test"
+
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
 
 CLIENT_CONFIG: Final = Config(
     connect_timeout=5,
@@ -43,8 +39,6 @@ CLIENT_CONFIG: Final = Config(
     retries={"mode": "standard", "total_max_attempts": 4},
     max_pool_connections=32,
 )
-# A proxy would not find the loopback address of this machine.
-LOCAL_CLIENT_CONFIG: Final = CLIENT_CONFIG.merge(Config(proxies={}))
 
 
 class StackOutputs(BaseModel):
@@ -62,13 +56,16 @@ class StackOutputs(BaseModel):
     # Only of a stack that requires signed events.
     event_signing_secret_arn: str | None = None
 
-
-@dataclass(frozen=True)
-class Choice:
-    """What the options in front of every command say about where it talks to."""
-
-    state_folder: StateFolder
-    aws_stack_name: str | None = None
+    @classmethod
+    def of(cls, outputs: Mapping[str, str], stack: str) -> Self:
+        """Check the outputs of a stack. Raises `CommandError` where one is missing."""
+        try:
+            return cls.model_validate(outputs)
+        except pydantic.ValidationError as error:
+            missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
+            raise CommandError(
+                f"{stack} has no output {missing}; deploy this version of the template to it"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -80,10 +77,6 @@ class Target:
     config: Config
     endpoint_url: str | None
     outputs: StackOutputs
-    # Where a local stack's reloads are paid; on AWS that is Stripe itself.
-    payment_stand_in: PaymentStandIn | None = None
-    # Where its notices for Slack are posted.
-    slack_stand_in: SlackStandIn | None = None
 
     @cached_property
     def dynamodb(self) -> "DynamoDBClient":
@@ -107,8 +100,28 @@ class Target:
     def logs(self) -> "CloudWatchLogsClient":
         return self.session.client("logs", endpoint_url=self.endpoint_url, config=self.config)
 
+    def posted_to_slack(self) -> Sequence[Mapping[str, Any]] | None:
+        """Return what this stack has posted to Slack so far; None where only Slack knows."""
+        return None
 
-def choose(*, aws: bool, stack_name: str | None, state_path: Path) -> Choice:
+
+@dataclass(frozen=True)
+class Choice:
+    """What the options in front of every command say about where it talks to."""
+
+    # Where the local stack keeps its state, and what connects to the stack that does so there.
+    state_path: Path
+    connect_to_local: Callable[[Path], Target]
+    aws_stack_name: str | None = None
+
+
+def choose(
+    *,
+    aws: bool,
+    stack_name: str | None,
+    state_path: Path,
+    connect_to_local: Callable[[Path], Target],
+) -> Choice:
     """Turn the options of the command line, and the environment behind them, into a choice."""
     wanted = os.environ.get("AGENT_CREDITS_TARGET", "local")
     if wanted not in ("local", "aws"):
@@ -116,10 +129,10 @@ def choose(*, aws: bool, stack_name: str | None, state_path: Path) -> Choice:
     if not aws and wanted == "local":
         if stack_name is not None:
             raise CommandError("--stack-name names a stack on AWS; add --aws, or leave it out")
-        return Choice(StateFolder(state_path))
+        return Choice(state_path, connect_to_local)
     if stack_name is None:
         raise CommandError("which stack on AWS? name it with --stack-name")
-    return Choice(StateFolder(state_path), aws_stack_name=stack_name)
+    return Choice(state_path, connect_to_local, aws_stack_name=stack_name)
 
 
 def choice_of(context: typer.Context) -> Choice:
@@ -132,23 +145,8 @@ def connect(context: typer.Context) -> Target:
     """The target of a command. This is the only call a command needs."""
     choice = choice_of(context)
     if choice.aws_stack_name is None:
-        return connect_to_local(choice.state_folder)
+        return choice.connect_to_local(choice.state_path)
     return connect_to_aws(choice.aws_stack_name)
-
-
-def connect_to_local(folder: StateFolder) -> Target:
-    state = folder.read()
-    if state is None or not state.is_usable():
-        raise CommandError("the local stack is not up; start it with `agent-credits local up`")
-    return Target(
-        name="the local stack",
-        session=local_session(),
-        config=LOCAL_CLIENT_CONFIG,
-        endpoint_url=state.emulator.endpoint_url,
-        outputs=_checked(state.outputs, "the local stack"),
-        payment_stand_in=state.payment_stand_in,
-        slack_stand_in=state.slack_stand_in,
-    )
 
 
 def connect_to_aws(stack_name: str) -> Target:
@@ -172,23 +170,7 @@ def connect_to_aws(stack_name: str) -> Target:
         session=session,
         config=CLIENT_CONFIG,
         endpoint_url=None,
-        outputs=_checked(outputs, name),
-    )
-
-
-def local_session() -> boto3.Session:
-    """A session that takes nothing from the caller's environment or configuration files."""
-    unconfigured = botocore.session.Session()
-    # The session's own setter takes None for "not set", and would then ask the environment.
-    settings = unconfigured.get_component("config_store")
-    settings.set_config_variable("profile", None)
-    settings.set_config_variable("config_file", os.devnull)
-    settings.set_config_variable("credentials_file", os.devnull)
-    return boto3.Session(
-        aws_access_key_id=LOCAL_KEY,
-        aws_secret_access_key=LOCAL_KEY,
-        region_name=LOCAL_REGION,
-        botocore_session=unconfigured,
+        outputs=StackOutputs.of(outputs, name),
     )
 
 
@@ -200,11 +182,6 @@ def deployed_outputs(
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
 
-def _checked(outputs: Mapping[str, str], name: str) -> StackOutputs:
-    try:
-        return StackOutputs.model_validate(outputs)
-    except pydantic.ValidationError as error:
-        missing = ", ".join(str(problem["loc"][0]) for problem in error.errors())
-        raise CommandError(
-            f"{name} has no output {missing}; deploy this version of the template to it"
-        ) from error
+def rows_of(target: Target) -> DynamoDBRows:
+    outputs = target.outputs
+    return DynamoDBRows(target.dynamodb, outputs.accounts_table_name, outputs.ledger_table_name)

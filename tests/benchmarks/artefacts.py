@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.deployment import Deployment
-from agent_credits_cli.emulator import HOST
-from agent_credits_cli.local_state import StateFolder
 from agent_credits_cli.tables import err
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.deployment import Deployment
+from agent_credits_local.emulator import HOST
+from agent_credits_local.stack_state import StateFolder
 from tests.template import load_template
 
 ROOT = Path(__file__).parents[2]

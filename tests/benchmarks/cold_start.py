@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.target import LOCAL_KEY, LOCAL_REGION
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.session import LOCAL_KEY, LOCAL_REGION
 from tests.benchmarks.artefacts import (
     LAYER,
     LEAST,

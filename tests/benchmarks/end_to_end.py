@@ -15,15 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from agent_credits.commit.changes import GrantChange
-from agent_credits_cli import local_stack
-from agent_credits_cli.account import rows_of
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.local_state import StateFolder
-from agent_credits_cli.replay import run_replay
+from agent_credits_cli.subscription import Watch, subscribed
 from agent_credits_cli.tables import err, progress
-from agent_credits_cli.target import Target, connect_to_local
-from agent_credits_cli.trace import ReplayOptions, plan_replay
-from agent_credits_cli.watch import Watch, subscribed
+from agent_credits_cli.target import Target, rows_of
+from agent_credits_demo.replay_run import run_replay
+from agent_credits_demo.trace import ReplayOptions, plan_replay
+from agent_credits_local import embedded_stack
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.stack_state import StateFolder
+from agent_credits_local.target import connect_to_local
 from tests.benchmarks.workloads import team_of_everybody, trace, users
 from tests.unit.builders import POLICY, body, open_account, usage
 
@@ -71,13 +71,13 @@ def measure_end_to_end() -> EndToEnd:
     with tempfile.TemporaryDirectory() as path:
         folder = StateFolder(Path(path))
         try:
-            local_stack.up(folder, this_checkout(), port=0, console=err())
+            embedded_stack.up(folder, this_checkout(), port=0, console=err())
             target = connect_to_local(folder)
             # First, because it starts the functions, and does not count those that it starts.
             latency = _latency(target)
             return EndToEnd(tuple(_passage(target, pack) for pack in PACKS), latency)
         finally:
-            local_stack.down(folder)
+            embedded_stack.down(folder)
 
 
 def _passage(target: Target, pack: int) -> Passage:

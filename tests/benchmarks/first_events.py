@@ -9,7 +9,7 @@ from typing import Any
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.sweeps.sweep import beginning
-from agent_credits_cli.target import LOCAL_CLIENT_CONFIG, local_session
+from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
 from tests.benchmarks.workloads import team_of_everybody, users
 from tests.integration.stack_tables import create_tables
 from tests.lambda_events import FOLDER

@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from agent_credits_cli.emulator import HOST, free_port
+from agent_credits_local.emulator import HOST, free_port
 
 # Where Debian puts what it does not link into the PATH.
 DEBIAN_FOLDERS = Path("/usr/lib/postgresql")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from agent_credits_cli.target import LOCAL_CLIENT_CONFIG, local_session
+from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient

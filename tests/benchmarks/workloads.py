@@ -15,9 +15,8 @@ from functools import cache
 from agent_credits.billing.teams import Team
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.replay import TRACE_EVENTS
-from agent_credits_cli.trace import (
+from agent_credits_demo.trace import (
+    TRACE_EVENTS,
     TRACE_FILE,
     ReplayOptions,
     Request,
@@ -25,6 +24,7 @@ from agent_credits_cli.trace import (
     plan_replay,
     read_trace,
 )
+from agent_credits_local.checkout import this_checkout
 from tests.unit.builders import ACME, body, usage
 
 # As many events as a run of a hundred to a batch has in tests/e2e/test_cost.py.

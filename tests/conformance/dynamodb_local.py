@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_credits_cli.emulator import HOST, free_port
+from agent_credits_local.emulator import HOST, free_port
 
 FOLDER = Path(__file__).parents[2] / ".tools" / "dynamodb-local"
 MAIN_CLASS = "software.amazon.dynamodb.services.local.main.ServerRunner"

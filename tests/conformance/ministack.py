@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.emulator import HOST, Emulator, free_port
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.emulator import HOST, Emulator, free_port
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
-from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.emulator import HOST, free_port
-from agent_credits_cli.replay import misrecorded, packed, read_entries
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
-from agent_credits_cli.verify import verify_all
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.verification import verify_all
+from agent_credits_demo.replay_run import misrecorded, packed, read_entries
+from agent_credits_demo.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.emulator import HOST, free_port
 from tests.conformance.dynamodb_local import dynamodb_local, require_or_skip
 from tests.dispositions import postponed, rejected
 from tests.integration.locked_moto import REGION

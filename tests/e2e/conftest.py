@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agent_credits_cli import local_stack
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.local_state import StateFolder
-from agent_credits_cli.target import Target, connect_to_local
+from agent_credits_local import embedded_stack
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.stack_state import StateFolder
+from agent_credits_local.target import LocalTarget, connect_to_local
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,12 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
     folder = StateFolder(tmp_path_factory.mktemp("stack"))
     try:
-        local_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
+        embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
         yield folder
     finally:
-        local_stack.down(folder)
+        embedded_stack.down(folder)
 
 
 @pytest.fixture(scope="session")
-def stack(stack_folder: StateFolder) -> Target:
+def stack(stack_folder: StateFolder) -> LocalTarget:
     return connect_to_local(stack_folder)

@@ -29,18 +29,19 @@ from typing import Final
 from rich.console import Console
 
 from agent_credits.aws.backoff import back_off
-from agent_credits_cli import local_stack
-from agent_credits_cli.account import rows_of
-from agent_credits_cli.apply import carry_out, read_stack
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.drain import drain, messages_in
-from agent_credits_cli.local_state import StackState, StateFolder
-from agent_credits_cli.replay import bills_of, misrecorded, packed, read_entries
-from agent_credits_cli.send import Message, send_messages
-from agent_credits_cli.steps import plan_steps
-from agent_credits_cli.target import Target, connect_to_local
-from agent_credits_cli.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
-from agent_credits_cli.verify import verify_all
+from agent_credits_cli.messages import Message
+from agent_credits_cli.run_queue import send_messages
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.target import Target, rows_of
+from agent_credits_cli.verification import verify_all
+from agent_credits_demo.drain import drain, messages_in
+from agent_credits_demo.replay_run import bills_of, misrecorded, packed, read_entries
+from agent_credits_demo.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
+from agent_credits_local import embedded_stack
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.stack_state import StackState, StateFolder
+from agent_credits_local.target import connect_to_local
 
 # A killed consumer's messages come again after this, instead of after the template's minutes.
 VISIBILITY_SECONDS: Final = 5
@@ -87,7 +88,7 @@ def stack_that_keeps_its_state(folder: StateFolder) -> Iterator[Target]:
     """Bring up a stack whose queue gives the messages of the dead back within seconds."""
     console = Console(stderr=True)
     try:
-        local_stack.up(folder, this_checkout(), port=0, keeps_state=True, console=console)
+        embedded_stack.up(folder, this_checkout(), port=0, keeps_state=True, console=console)
         target = connect_to_local(folder)
         target.sqs.set_queue_attributes(
             QueueUrl=target.outputs.agent_runs_queue_url,
@@ -95,7 +96,7 @@ def stack_that_keeps_its_state(folder: StateFolder) -> Iterator[Target]:
         )
         yield target
     finally:
-        local_stack.down(folder)
+        embedded_stack.down(folder)
 
 
 def run_kills(
@@ -215,14 +216,14 @@ def stop_and_start(folder: StateFolder) -> None:
     """Stop the emulator, which saves its state, with its consumers; start it with that state."""
     state = _state_of(folder)
     state.emulator.stop_gently()
-    local_stack.start_again(folder, state)
+    embedded_stack.start_again(folder, state)
 
 
 def kill_and_start(folder: StateFolder) -> None:
     """Kill the emulator alone, so that its consumers outlive it for a moment; start it again."""
     state = _state_of(folder)
     state.emulator.kill_alone()
-    local_stack.start_again(folder, state)
+    embedded_stack.start_again(folder, state)
     # What they had begun they may have finished, against an emulator that knows nothing of it.
     state.emulator.stop_workers()
 

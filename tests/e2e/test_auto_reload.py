@@ -23,13 +23,13 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
-from agent_credits_cli.payment_stand_in import (
+from agent_credits_cli.target import Target
+from agent_credits_local.payment_stand_in import (
     CARD_THAT_DECLINES,
     CARD_THAT_PAYS,
     CardOnFile,
-    PaymentStandIn,
 )
-from agent_credits_cli.target import Target
+from agent_credits_local.target import LocalTarget
 
 SECONDS_MAX = 40.0
 LOOK_EVERY_SECONDS = 0.2
@@ -44,7 +44,7 @@ Seen = TypeVar("Seen")
 class ReloadingTeam:
     """A team with auto-reload on and one member, whose add-on pool holds ten credits."""
 
-    target: Target
+    target: LocalTarget
     team_id: str
     member: Principal
     card: CardOnFile
@@ -72,7 +72,7 @@ class ReloadingTeam:
     @property
     def payments(self) -> Sequence[tuple[str, int]]:
         """The payments made so far at the stand-in: how each stands, and its amount."""
-        made = stand_in_of(self.target).payments(self.card.customer)
+        made = self.target.payment_stand_in.payments(self.card.customer)
         return [(payment.status, payment.amount) for payment in made]
 
     def use(self, *runs: str, amount: str) -> None:
@@ -135,13 +135,8 @@ def once(look: Callable[[], Seen]) -> Seen:
     return seen
 
 
-def stand_in_of(target: Target) -> PaymentStandIn:
-    assert target.payment_stand_in is not None
-    return target.payment_stand_in
-
-
 @pytest.fixture
-def reloading_team(stack: Target) -> Iterator[Callable[[str], ReloadingTeam]]:
+def reloading_team(stack: LocalTarget) -> Iterator[Callable[[str], ReloadingTeam]]:
     """Set up teams, each on a card of its own; what they publish goes to queues of their own."""
     queues: list[str] = []
 
@@ -152,7 +147,7 @@ def reloading_team(stack: Target) -> Iterator[Callable[[str], ReloadingTeam]]:
             target=stack,
             team_id=f"team-{name}",
             member=Principal("user", f"ana-{name}"),
-            card=stand_in_of(stack).put_card_on_file(card_number),
+            card=stack.payment_stand_in.put_card_on_file(card_number),
             notices_url=queues[-1],
         )
         apply(team, f"policy-{name}")

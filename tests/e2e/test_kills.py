@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_credits_cli.local_state import StateFolder
+from agent_credits_local.stack_state import StateFolder
 from tests.e2e.kills import ACTS, run_kills, stack_that_keeps_its_state
 
 # `make kill-test SECONDS=600` goes on for longer.

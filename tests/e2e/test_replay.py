@@ -4,11 +4,11 @@ import secrets
 
 import pytest
 
-from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.replay import Replayed, run_replay
 from agent_credits_cli.target import Target
-from agent_credits_cli.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
+from agent_credits_demo.replay_run import Replayed, run_replay
+from agent_credits_demo.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
+from agent_credits_local.checkout import this_checkout
 
 EVENTS = 300
 # Several events in one message, and several messages in one batch.

@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from agent_credits_cli import send as send_module
-from agent_credits_cli.account import rows_of
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.dead_letters import DeadLetter, read_dead_letters
-from agent_credits_cli.deployment import Deployment
-from agent_credits_cli.local_state import StateFolder
-from agent_credits_cli.target import StackOutputs, Target, deployed_outputs
+from agent_credits_cli.commands import send as send_module
+from agent_credits_cli.commands.dead_letters import DeadLetter, read_dead_letters
+from agent_credits_cli.target import StackOutputs, Target, deployed_outputs, rows_of
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.deployment import Deployment
+from agent_credits_local.stack_state import StateFolder
+from agent_credits_local.target import LocalTarget
 from tests.unit.builders import ACME, ANA, POLICY, body, grant_change, open_account, usage
 
 STACK_NAME = "agent-credits-signed"
@@ -29,11 +29,9 @@ LETTERS_MAX = 10
 
 
 @pytest.fixture(scope="module")
-def signed_stack(stack: Target, stack_folder: StateFolder) -> Iterator[Target]:
+def signed_stack(stack: LocalTarget, stack_folder: StateFolder) -> Iterator[Target]:
     """A second stack beside the one of the other tests, of what was built for that one."""
     assert stack.endpoint_url
-    assert stack.payment_stand_in
-    assert stack.slack_stand_in
     deployment = Deployment(
         stack_folder,
         this_checkout(),
@@ -44,7 +42,7 @@ def signed_stack(stack: Target, stack_folder: StateFolder) -> Iterator[Target]:
     )
     deployment.deploy(STACK_NAME, "RequireSignedEvents=true")
     outputs = deployed_outputs(stack.session, stack.config, stack.endpoint_url, STACK_NAME)
-    yield replace(stack, outputs=StackOutputs.model_validate(outputs))
+    yield replace(stack, outputs=StackOutputs.of(outputs, STACK_NAME))
     # Its functions would go on polling beside those of the tests that follow.
     stack.session.client(
         "cloudformation", endpoint_url=stack.endpoint_url, config=stack.config

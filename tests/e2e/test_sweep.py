@@ -14,10 +14,9 @@ from agent_credits.aws.items import account_key
 from agent_credits.commit.changes import GrantChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.values.principals import Principal
-from agent_credits_cli.account import rows_of
-from agent_credits_cli.sweep import begin
-from agent_credits_cli.target import Target
-from agent_credits_cli.watch import Watch, subscribed
+from agent_credits_cli.commands.sweep import begin
+from agent_credits_cli.subscription import Watch, subscribed
+from agent_credits_cli.target import Target, rows_of
 
 SECONDS_MAX = 40.0
 CREDIT = 1_000_000

@@ -14,7 +14,7 @@ from tests.guarantees.lines import LINES, Line
 ROOT: Final = Path(__file__).parents[2]
 # What the tests read; nothing is changed in the checkout itself.
 COPIED: Final = (
-    *("shared", "functions", "cli", "tests", "events", "data", "docs", "tools"),
+    *("shared", "functions", "cli", "local", "tests", "events", "data", "docs", "tools"),
     *("template.yaml", "samplesconfig.toml", "samconfig.toml", "pyproject.toml", "README.md"),
 )
 TEST_SECONDS_MAX: Final = 600
@@ -73,7 +73,9 @@ def _status_of(copy: Path, tests: list[str]) -> int:
         cwd=copy,
         env={
             "PATH": os.environ.get("PATH", os.defpath),
-            "PYTHONPATH": os.pathsep.join(str(copy / part) for part in ("shared", "cli", ".")),
+            "PYTHONPATH": os.pathsep.join(
+                str(copy / part) for part in ("shared", "cli", "local", ".")
+            ),
             # A changed file may be as old and as long as the one that was compiled before.
             "PYTHONDONTWRITEBYTECODE": "1",
         },

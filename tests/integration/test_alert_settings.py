@@ -7,7 +7,7 @@ import pytest
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.teams import Team
 from agent_credits.commit.write_protocol import commit
-from agent_credits_cli.account import holdings_at, holdings_to_json
+from agent_credits_cli.holdings import holdings_at, holdings_to_json
 from tests.integration.test_apply import Declare, applied, differences, team
 from tests.integration.test_apply import declare as declare
 from tests.integration.test_operator_reads import Run, debit

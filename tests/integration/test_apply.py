@@ -15,13 +15,14 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.grants import GRANTS_MAX
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
-from agent_credits_cli import apply as apply_module
-from agent_credits_cli import grant as grant_module
-from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.commands import apply as apply_module
+from agent_credits_cli.commands import grant as grant_module
 from agent_credits_cli.errors import CommandError, CommandGroup
-from agent_credits_cli.steps import Step, plan_steps
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import Step, carry_out, plan_steps
 from agent_credits_cli.target import Target
-from agent_credits_cli.world import World, load_world
+from agent_credits_cli.world import World
+from agent_credits_cli.world_file import load_world
 from tests.sample_world import SAMPLES_FILE, pause
 from tests.unit.builders import grant_change
 
@@ -368,6 +369,25 @@ class TestMoney:
 
         assert team(rows, "acme").settings_version == before + 1
 
+    EUROS = ("anchor = 2025-01-15\n", 'anchor = 2025-01-15\ncurrency = "eur"\n')
+
+    def test_a_team_has_one_currency_which_changes_only_before_money_counts(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        applied(rows, declare())
+
+        applied(rows, declare(self.EUROS))
+
+        there = team(rows, "acme")
+        assert there.currency == "eur"
+        spending = Spending(month="2026-11", spent_cents=500)
+        update = {"version": there.version + 1, "spending": spending}
+        assert rows.compare_and_set_team(there.model_copy(update=update)) is None
+        with pytest.raises(CommandError, match=r"has spent or reserved 5.00 EUR in 2026-11"):
+            applied(rows, declare())
+        applied(rows, declare(), NOW + timedelta(days=10))
+        assert team(rows, "acme").currency == "usd"
+
     def test_what_is_spent_stays_and_another_payment_method_starts_without_declines(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
@@ -572,10 +592,28 @@ class TestCommands:
         [
             (["user:nobody"], "user:nobody has no account"),
             (["ana"], "'ana' is not a principal"),
-            (["team:globex"], "no run of team globex draws from pool add_on when team:globex pays"),
+            (["team:globex"], "no run draws from pool add_on when team:globex pays"),
+            (["user:ana", "--pool=typo"], "no run draws from pool typo when user:ana pays"),
+            (["user:ana", "--price-cents=500"], "--price-cents and --team go together"),
+            (
+                ["user:ana", "--price-cents=500", "--team=nowhere"],
+                "--team: there is no team 'nowhere'",
+            ),
+            (
+                ["user:ana", "--price-cents=500", "--team=orbit"],
+                "--team: no run of team orbit is billed to user:ana; name the team",
+            ),
+            (
+                ["user:ana", "--price-cents=500", "--team=acme", "--currency=eur"],
+                "--currency: team acme pays in usd, and its cap cannot add up eur",
+            ),
+            (
+                ["user:ana", "--price-cents=500", "--team=acme"],
+                "spend_cap_reached: the cap of team acme leaves 0.00 USD this month",
+            ),
             (["user:ana", "--id=order-1001"], "grant order-1001 of user:ana is recorded already"),
             (["user:ana", "--id=refill:x"], "--id: ids that begin with 'refill:' are reserved"),
-            (["user:ana", "--credits=1.0000001"], "--credits: credits must be a decimal decimal"),
+            (["user:ana", "--credits=1.0000001"], "--credits: credits must be a decimal"),
             (["user:ana", "--pool=Add-On"], "--pool: String should match pattern"),
             (["user:ana", "--cause=refill"], "--cause: Input should be 'purchase'"),
             (["user:ana", "--expires-at=2027-01-01T00:00:00"], "--expires-at: Input should have"),

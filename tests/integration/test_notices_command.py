@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from agent_credits_cli import notices
+from agent_credits_cli.commands import notices
 from agent_credits_cli.main import app
 from agent_credits_cli.target import Target
 from tests.template import load_template

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.notice import Notice
-from agent_credits_cli.slack_server import Answer, Message, SlackServer
+from agent_credits_local.slack_server import Answer, Message, SlackServer
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.stack_tables import create_table_request
 from tests.template import load_template

@@ -26,14 +26,14 @@ from agent_credits.events.agent_runs import parse_message
 from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.published import Published
 from agent_credits.values.principals import Principal
-from agent_credits_cli import account, dead_letters, explain, ledger, team, verify, watch
-from agent_credits_cli.account import holdings_at, holdings_to_json
-from agent_credits_cli.dead_letters import read_dead_letters, why_rejected
+from agent_credits_cli.commands import account, dead_letters, explain, ledger, team, verify, watch
+from agent_credits_cli.commands.dead_letters import read_dead_letters, why_rejected
+from agent_credits_cli.commands.explain import find_run, in_order_with_held
+from agent_credits_cli.entries import all_pages
 from agent_credits_cli.errors import CommandGroup
-from agent_credits_cli.explain import find_run, in_order_with_held
-from agent_credits_cli.ledger import all_pages
+from agent_credits_cli.holdings import holdings_at, holdings_to_json
+from agent_credits_cli.subscription import QUEUE_PREFIX, Watch, subscribed
 from agent_credits_cli.target import Target
-from agent_credits_cli.watch import subscribed
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -493,7 +493,7 @@ class Topic:
         notices.publish(insufficient_credits(row, entry, ""))
 
     def queues(self) -> list[str]:
-        urls = self.target.sqs.list_queues(QueueNamePrefix=watch.QUEUE_PREFIX)
+        urls = self.target.sqs.list_queues(QueueNamePrefix=QUEUE_PREFIX)
         return list(urls.get("QueueUrls", []))
 
     def subscriptions(self) -> int:
@@ -584,12 +584,12 @@ class TestWatch:
 def published_on_the_first_look(
     monkeypatch: pytest.MonkeyPatch, publish: Callable[[], None]
 ) -> None:
-    receive = watch.Watch.receive
+    receive = Watch.receive
     waiting = [publish]
 
-    def receive_after_publishing(self: watch.Watch, wait_seconds: int) -> list[Published]:
+    def receive_after_publishing(self: Watch, wait_seconds: int) -> list[Published]:
         if waiting:
             waiting.pop()()
         return receive(self, min(wait_seconds, 1))
 
-    monkeypatch.setattr(watch.Watch, "receive", receive_after_publishing)
+    monkeypatch.setattr(Watch, "receive", receive_after_publishing)

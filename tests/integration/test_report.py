@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.commit.write_protocol import commit
-from agent_credits_cli import report
+from agent_credits_cli.commands import report
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
 from tests.unit.builders import (

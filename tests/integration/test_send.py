@@ -9,17 +9,16 @@ from botocore.stub import Stubber
 from typer.testing import CliRunner, Result
 
 from agent_credits.events.agent_runs import parse_message
-from agent_credits_cli import send as send_module
+from agent_credits_cli.commands import send as send_module
 from agent_credits_cli.errors import CommandError, CommandGroup
-from agent_credits_cli.send import (
-    ATTEMPTS_MAX,
+from agent_credits_cli.messages import (
     MESSAGE_BYTES_MAX,
-    PROGRESS_FROM,
     Message,
     checked_messages,
     message_of,
-    send_messages,
+    read_text,
 )
+from agent_credits_cli.run_queue import ATTEMPTS_MAX, PROGRESS_FROM, send_messages
 from agent_credits_cli.target import Target
 from tests.sample_world import CHECKOUT, pause
 from tests.unit.builders import cloudevent, usage
@@ -98,7 +97,7 @@ class TestReading:
         file = tmp_path / "events.ndjson"
         file.write_text("\ufeff\n" + ndjson(usage("e1")) + "\r\n\n" + ndjson(usage("e2")))
 
-        text = send_module.read_text(str(file))
+        text = read_text(str(file))
 
         assert len(bodies(text)) == 2
 

@@ -25,9 +25,9 @@ from agent_credits.payments.port import (
     Unresolved,
 )
 from agent_credits.payments.stripe_payments import StripePayments, _canceled
-from agent_credits_cli.checkout import this_checkout
-from agent_credits_cli.emulator import HOST, free_port
-from agent_credits_cli.payment_stand_in import (
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.emulator import HOST, free_port
+from agent_credits_local.payment_stand_in import (
     CARD_THAT_DECLINES,
     CARD_THAT_PAYS,
     STAND_IN_KEY,

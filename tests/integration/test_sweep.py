@@ -18,7 +18,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.sweeps.sweep import Step, Visit, beginning, parse_sweep_message
 from agent_credits.values.errors import RowsUnavailable
 from agent_credits.values.principals import Principal
-from agent_credits_cli import sweep as sweep_command
+from agent_credits_cli.commands import sweep as sweep_command
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
 from tests.integration.lambda_runtime import Context, Function, cold_start

@@ -1,6 +1,9 @@
 """Whoever reads `make` or the docs finds every target, and finds only what there is."""
 
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,25 @@ def test_no_file_of_a_target_s_name_stands_in_its_way() -> None:
     phony = {*" ".join(re.findall(r"^\.PHONY: (.+)$", MAKEFILE, re.MULTILINE)).split()}
 
     assert phony - {"FORCE"} == TARGETS
+
+
+@pytest.mark.parametrize("target", ["demo", "replay"])
+@pytest.mark.parametrize(("given", "taken"), [([], ""), (["PORT=0"], " --port 0")])
+def test_demo_and_replay_take_a_port(target: str, given: list[str], taken: str) -> None:
+    make = shutil.which("make")
+    assert make is not None
+    planned = subprocess.run(
+        [make, "--dry-run", "--no-print-directory", target, *given],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.splitlines()
+
+    command = {"demo": "samples", "replay": "replay"}[target]
+    assert planned[-1].rstrip() == f".venv/bin/agent-credits-demo {command}{taken}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)

@@ -19,7 +19,10 @@ KEY_MATERIAL = re.compile(
 NAMES_OF_SECRETS = re.compile(
     r"SECRET|PASSWORD|TOKEN|API_KEY|PRIVATE|CREDENTIAL|WEBHOOK", re.IGNORECASE
 )
-SOURCES = ("*.toml", "*.yaml", "shared/**/*.py", "functions/**/*.py", "cli/**/*.py", "events/**/*")
+SOURCES = (
+    *("*.toml", "*.yaml", "events/**/*"),
+    *("shared/**/*.py", "functions/**/*.py", "cli/**/*.py", "local/**/*.py"),
+)
 
 
 def secrets_in_environments(template: Template) -> Iterator[str]:

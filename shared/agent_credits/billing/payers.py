@@ -18,6 +18,14 @@ def payers(team: Team, policy: BillingPolicy, now: datetime) -> list[Principal]:
     return [*principals, *([Principal("team", team.team_id)] if "team" in kinds else [])]
 
 
+def may_pay(principal: Principal, team: Team, now: datetime) -> bool:
+    """Tell whether runs of the team can be billed to the principal, now or by a tenure to come."""
+    if principal.kind == "team":
+        return principal.id == team.team_id
+    owners = {team.tenure_at(now).owner, *(t.owner for t in team.tenures if t.since > now)}
+    return principal.id in owners or team.has_member_at(principal.id, now)
+
+
 def pools_of(principal: Principal, policy: BillingPolicy) -> tuple[str, ...]:
     """Return the pools that runs billed to the principal may draw, in the order of the rules."""
     kinds = ("team",) if principal.kind == "team" else ("user", "owner")

@@ -10,6 +10,7 @@ the purchase has ended, or loses the write. Read the other way round, it could m
 """
 
 from collections.abc import Callable
+from typing import Generic, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -18,27 +19,28 @@ from agent_credits.billing.teams import Team
 from agent_credits.commit.rows import TeamRows
 from agent_credits.commit.team_changes import change_team, read_team
 from agent_credits.commit.write_protocol import ATTEMPTS_MAX, Pause
-from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.values.errors import Contended
 
+Cause = TypeVar("Cause")
 
-class NotReserved(Struct, frozen=True):
+
+class NotReserved(Struct, Generic[Cause], frozen=True):
     """Nothing was reserved, as decided by this row of the team.
 
     `cause` is why the purchase is declined, or None where the account no longer needs it.
     """
 
     team: Team
-    cause: DeclineCause | None
+    cause: Cause | Literal["spend_cap_reached"] | None
 
 
 def reserve_head_room(
     rows: TeamRows,
     team_id: str,
     purchase_id: str,
-    price: Callable[[Team], CapReservation | DeclineCause | None],
+    price: Callable[[Team], CapReservation | Cause | None],
     pause: Pause,
-) -> CapReservation | NotReserved:
+) -> CapReservation | NotReserved[Cause]:
     """Return the purchase's reservation, made now or by an earlier attempt.
 
     `price` reads the account and returns what to reserve, or why nothing, as in `NotReserved`; it

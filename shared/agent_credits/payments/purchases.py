@@ -5,10 +5,11 @@ with the step that was interrupted. Until then its head-room stays reserved, so 
 """
 
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from agent_credits.billing.payers import may_pay
 from agent_credits.billing.spend_cap import (
     CapReservation,
     PaymentMethod,
@@ -46,11 +47,20 @@ class Bought(Struct, frozen=True):
     is_new: bool
 
 
-class NotBought(Struct, frozen=True):
-    """Nothing was bought: the cap leaves only this much, or the id was granted on other terms."""
+NotBoughtCause = Literal[
+    "spend_cap_reached",  # the cap leaves less than the price
+    "other_terms",  # the grant's id was granted already, with another pool, amount or cause
+    "other_currency",  # the price is not in the team's currency, which its cap counts
+    "not_a_payer",  # no run of the team is billed to the account
+]
 
+
+class NotBought(Struct, frozen=True):
+    """Nothing was bought. `head_room_cents` is what the cap leaves."""
+
+    cause: NotBoughtCause
+    team: Team
     head_room_cents: int
-    has_other_terms: bool = False
 
 
 def buy(
@@ -58,22 +68,30 @@ def buy(
 ) -> Bought | NotBought:
     """Buy once, however often it is called. Raises what `commit` and `change_team` raise."""
 
-    def price(team: Team) -> CapReservation | None:
-        return None if _is_granted(rows, purchase) else _reservation(purchase, team, now)
+    def price(team: Team) -> CapReservation | NotBoughtCause | None:
+        if _is_granted(rows, purchase):
+            return None
+        if purchase.currency != team.currency:
+            return "other_currency"
+        if not may_pay(purchase.grant.principal, team, now):
+            return "not_a_payer"
+        return _reservation(purchase, team, now)
 
     team_id = purchase.team_id
-    reserved = reserve_head_room(rows, team_id, purchase.id, price, pause)
+    reserved: CapReservation | NotReserved[NotBoughtCause] = reserve_head_room(
+        rows, team_id, purchase.id, price, pause
+    )
     if isinstance(reserved, NotReserved):
         if reserved.cause is None:
             return Bought(is_new=False)
-        return NotBought(_head_room(reserved.team, now))
+        return _not_bought(reserved.cause, reserved.team, now)
     committed = commit(rows, purchase.grant.principal, [purchase.grant], now=now, pause=pause)
     (result,) = committed.results
     if isinstance(result, Conflicting):
         team = change_spending(
             rows, team_id, lambda t: give_up(t.spending, purchase.id, None), pause
         )
-        return NotBought(_head_room(team, now), has_other_terms=True)
+        return _not_bought("other_terms", team, now)
     change_spending(
         rows, team_id, lambda t: settle(t.spending, purchase.id, t.spend_cap_cents, now), pause
     )
@@ -103,6 +121,6 @@ def _is_granted(rows: PurchaseRows, purchase: ManualPurchase) -> bool:
     return on_page or identity in rows.read_receipts([identity])
 
 
-def _head_room(team: Team, now: datetime) -> int:
+def _not_bought(cause: NotBoughtCause, team: Team, now: datetime) -> NotBought:
     month = month_to_reserve_in(team.spending, now, team.time_zone)
-    return team.spending.head_room(team.spend_cap_cents, month)
+    return NotBought(cause, team, team.spending.head_room(team.spend_cap_cents, month))

@@ -36,7 +36,7 @@ from agent_credits.commit.team_changes import read_team
 from agent_credits.commit.write_protocol import Pause, commit
 from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.reloads import DeclineCause, ReloadRequest, hold_after, packs_to_close
-from agent_credits.payments.head_room import change_spending, reserve_head_room
+from agent_credits.payments.head_room import NotReserved, change_spending, reserve_head_room
 from agent_credits.payments.port import (
     Canceled,
     Charge,
@@ -135,7 +135,7 @@ class ReloadSaga:
                 return None
             return self._priced(request, team, account, now)
 
-        reserved = reserve_head_room(
+        reserved: CapReservation | NotReserved[DeclineCause] = reserve_head_room(
             self._teams, request.team_id, request.reload_id, price, self._pause
         )
         if isinstance(reserved, CapReservation):

@@ -7,7 +7,7 @@ from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import AutoReload
 from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.world import load_world
+from agent_credits_cli.world_file import load_world
 
 ANA = Principal("user", "ana")
 
@@ -66,12 +66,6 @@ id = "order-1"
 pool = "add_on"
 credits = "12.5"
 cause = "purchase"
-
-[[samples]]
-name = "first"
-shows = "Something."
-files = ["events/first.json"]
-expect = [{ event = "e1", outcome = "finished" }]
 """
 
 
@@ -159,7 +153,6 @@ def test_members_may_be_everyone_only_where_the_team_pays(file: Path) -> None:
         ),
         ('owner = "gus"', 'owner = "gus"\nspend = 1', ": teams[1].spend: is no key that is known"),
         ('id = "order-1"', 'id = "order-1"\nnote = 1', ": grants[0].note: is no key that is known"),
-        ('name = "first"', 'name = "first"\nx = 1', ": samples[0].x: is no key that is known"),
         ('payer = "team"', 'payer = "team"\ny = 1', ": policy.rules[2].y: is no key that is known"),
         ('owner = "gus"\n', "", ": teams[1].owner: is missing; add it"),
         ('credits = "400"', 'credits = "0"', ": plans[0].credits: plan build refills nothing"),
@@ -197,8 +190,6 @@ def test_members_may_be_everyone_only_where_the_team_pays(file: Path) -> None:
         ),
         ('payer = "owner"', 'payer = "user"', ": policy.rules[1]: only a run with trigger"),
         ('["team_api_key", "schedule"]', '["schedule"]', ": policy: 0 rules answer for"),
-        ('name = "first"', 'name = "first"\nafter = ["x"]', ": samples[0].after: 'x' names no"),
-        ('"finished"', '"rejected"', ": samples[0].expect[0].code: goes with the outcome rejected"),
         ("[policy]", "[policy", " is not TOML: "),
     ],
 )
@@ -256,6 +247,13 @@ def test_refuses_a_file_that_is_not_utf_8(file: Path) -> None:
         load_world(file)
 
 
+def test_what_is_to_be_tried_on_the_world_is_passed_over(file: Path) -> None:
+    file.write_text(f"{WORLD}\n[[samples]]\nname = 1\n\n[[cards]]\n\n[[balances]]\n")
+
+    assert len(load_world(file).teams) == 2
+    assert complaint_about(file, f"{WORLD}\n[[sample]]\n").startswith(": sample: is no key")
+
+
 def test_an_unknown_key_cannot_break_the_line(file: Path) -> None:
     line = complaint_about(file, changed('version = "v1"', 'version = "v1"\n"a\\nb" = 1'))
 
@@ -287,18 +285,13 @@ currency = "usd"
 
 [[plans]]
 name = "build\""""
-CARD = """
-[[cards]]
-team_id = "acme"
-number = "4242424242424242"
-"""
 RELOADING_WORLD = WORLD.replace('\n[[plans]]\nname = "build"', PACKS, 1).replace(
     "anchor = 2025-01-31\n", f"anchor = 2025-01-31\n{RELOADING}", 1
 )
 
 
 def test_reads_packs_and_reload_settings_as_the_package_keeps_them(file: Path) -> None:
-    file.write_text(RELOADING_WORLD + CARD)
+    file.write_text(RELOADING_WORLD)
 
     world = load_world(file)
 
@@ -322,14 +315,18 @@ def test_reads_packs_and_reload_settings_as_the_package_keeps_them(file: Path) -
         ('pack = "400"', 'pack = "400"\npool = "gold"', "teams[0].auto_reload.pool: there is no"),
         ('provider = "stripe"', 'provider = "invoice"', "teams[0].payment: an invoice names no"),
         ('payment_method = "pm_1"', "", "teams[0].payment: a stripe payment method needs"),
-        ('credits = "1000"', 'credits = "400"', "policy.packs[1].credits: the pack of 400 is"),
-        ('4500\ncurrency = "usd"', '4500\ncurrency = "eur"', "policy.packs[1].currency: a spend"),
-        ('threshold = "100"', 'threshold = "100"\nlimit = 1', "teams[0].auto_reload.limit: is no"),
         (
-            "[[samples]]",
-            '[[cards]]\nteam_id = "nobody"\nnumber = "4242424242424242"\n\n[[samples]]',
-            "cards[0].team_id: there is no team nobody",
+            'credits = "1000"',
+            'credits = "400"',
+            "policy.packs[1].credits: the pack of 400 in usd is",
         ),
+        ("spend_cap_cents = 20000", 'spend_cap_cents = 20000\ncurrency = "eur"', "packs in eur"),
+        (
+            "spend_cap_cents = 20000",
+            'spend_cap_cents = 20000\ncurrency = "EUR"',
+            "currency: String",
+        ),
+        ('threshold = "100"', 'threshold = "100"\nlimit = 1', "teams[0].auto_reload.limit: is no"),
     ],
 )
 def test_refuses_reloads_that_could_never_be_made(

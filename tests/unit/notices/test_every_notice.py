@@ -8,7 +8,7 @@ import pytest
 
 from agent_credits.notices.channel_tests import channel_test
 from agent_credits.notices.notice import SUBJECT_LENGTH_MAX, Channel, Notice, NoticeType
-from agent_credits_cli.slack_server import code_of
+from agent_credits_local.slack_server import code_of
 from tests.template import load_template
 from tests.unit.builders import NOW
 from tests.unit.notices.every_notice import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agent_credits.notices.notice import Severity
 from agent_credits.notices.published import Published
 from agent_credits.notices.slack_messages import LOOKS, escape, slack_message
-from agent_credits_cli.slack_server import code_of
+from agent_credits_local.slack_server import code_of
 
 # The one thing in angle brackets that we write ourselves: an instant, in UTC for old clients.
 DATE = re.compile(r"<!date\^-?\d+\^\{date_short_pretty\} at \{time\}\|[^<>]*>")

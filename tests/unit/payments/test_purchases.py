@@ -117,7 +117,8 @@ def test_a_purchase_that_the_cap_leaves_no_room_for_is_not_made() -> None:
 
     declined = buy(rows, purchase_of("order-2"), NOW, pause)
 
-    assert declined == NotBought(head_room_cents=1_000)
+    assert isinstance(declined, NotBought)
+    assert (declined.cause, declined.head_room_cents) == ("spend_cap_reached", 1_000)
     assert [grant.id for grant in rows.accounts[ANA].grants] == ["order-1"]
     assert rows.teams["acme"].spending.spent_in("2025-11") == 2_000
 
@@ -139,9 +140,45 @@ def test_a_purchase_whose_id_was_granted_on_other_terms_costs_nothing() -> None:
     declined = buy(rows, purchase_of(), NOW, pause)
 
     assert isinstance(declined, NotBought)
-    assert declined.has_other_terms
+    assert declined.cause == "other_terms"
     assert rows.teams["acme"].spending.reservations == ()
     assert rows.teams["acme"].spending.spent_in("2025-11") == 1
+
+
+def assert_nothing_bought(rows: CrashingRows) -> None:
+    assert rows.accounts[ANA].grants == ()
+    assert rows.teams["acme"].spending == Spending()
+
+
+@pytest.mark.parametrize("currency", ["eur", "gbp", "xxx"])
+def test_a_purchase_in_another_currency_than_the_team_s_is_not_made(currency: str) -> None:
+    """One cap cannot add up the money of two currencies."""
+    rows = rows_with(9_000)
+
+    declined = buy(rows, replace(purchase_of(), currency=currency), NOW, pause)
+
+    assert isinstance(declined, NotBought)
+    assert declined.cause == "other_currency"
+    assert_nothing_bought(rows)
+
+
+def test_a_purchase_charged_to_a_team_that_the_user_is_not_in_is_not_made() -> None:
+    rows = rows_with(9_000)
+    rows.teams["acme"] = rows.teams["acme"].model_copy(update={"members": frozenset({"ben"})})
+
+    declined = buy(rows, purchase_of(), NOW, pause)
+
+    assert isinstance(declined, NotBought)
+    assert declined.cause == "not_a_payer"
+    assert_nothing_bought(rows)
+
+
+def test_a_purchase_made_before_its_user_left_the_team_stays_made() -> None:
+    rows = rows_with(9_000)
+    buy(rows, purchase_of(), NOW, pause)
+    rows.teams["acme"] = rows.teams["acme"].model_copy(update={"members": frozenset({"ben"})})
+
+    assert buy(rows, purchase_of(), NOW, pause) == Bought(is_new=False)
 
 
 def test_a_manual_purchase_does_not_lift_the_suspension_of_a_card() -> None:

@@ -17,8 +17,8 @@ from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.reconciliation import Drift
 from agent_credits.sweeps.verification import Verification, verify_row
 from agent_credits.values.principals import Principal
-from agent_credits_cli.ledger import all_pages
-from agent_credits_cli.verify import NOTHING, Verified, verify_account, verify_all
+from agent_credits_cli.entries import all_pages
+from agent_credits_cli.verification import NOTHING, Verified, verify_account, verify_all
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,

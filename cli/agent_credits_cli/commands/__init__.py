@@ -1,0 +1,1 @@
+"""The commands of `agent-credits`, one module each. None imports another."""

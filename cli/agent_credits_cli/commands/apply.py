@@ -1,0 +1,66 @@
+"""`agent-credits apply`: brings a stack to what a file declares, and shows what that changes.
+
+Applying is repeatable: a second run finds nothing to change, and a run that was broken off is
+completed by the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agent_credits.aws.backoff import back_off
+from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
+from agent_credits_cli.errors import CommandError
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import Step, carry_out, plan_steps
+from agent_credits_cli.tables import AsJson, out, print_json, table
+from agent_credits_cli.target import connect, rows_of
+from agent_credits_cli.world_file import load_world
+
+
+def apply(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="Policy, plans, teams and grants, in TOML.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring policy, teams, accounts and grants to what FILE declares.
+
+    What the file does not name is left alone. Another owner, kind or policy of a team counts from
+    a few minutes later on; everything else counts at once.
+    """
+    world = load_world(file)
+    target = connect(context)
+    rows = rows_of(target)
+    now = datetime.now(UTC)
+    try:
+        steps = plan_steps(world, read_stack(rows, world), now)
+        if not dry_run:
+            carry_out(rows, steps, now=now, pause=back_off)
+    except (RowsUnavailable, Contended, AccountTooLarge) as error:
+        raise CommandError(
+            f"{target.name}: {error}; run apply again, it goes on from there"
+        ) from error
+    _print(steps, target.name, dry_run=dry_run, as_json=as_json)
+
+
+def _print(steps: Sequence[Step], target_name: str, *, dry_run: bool, as_json: bool) -> None:
+    differences = [difference for step in steps for difference in step.differences]
+    if as_json:
+        print_json({"dry_run": dry_run, "changes": [asdict(d) for d in differences]})
+        return
+    if not differences:
+        out().print(f"{target_name}: nothing to change", soft_wrap=True)
+        return
+    changes = table("kind", "name", "what", "before", "after")
+    for d in differences:
+        changes.add_row(d.kind, d.name, d.what, d.before or "-", d.after)
+    out().print(changes)
+    made = "would be made" if dry_run else "made"
+    out().print(f"{target_name}: changes {made}: {len(differences)}", soft_wrap=True)

@@ -1,0 +1,163 @@
+"""`agent-credits dead-letters`: what was rejected and why, without taking it out of the queue."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.signing_keys import SigningKeys
+from agent_credits.billing.directory import Directory
+from agent_credits.events.agent_runs import (
+    Message,
+    ModelProviderErrorReported,
+    Rejection,
+    parse_message,
+)
+from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
+from agent_credits.notices.notice import iso
+from agent_credits.values.errors import SecretUnavailable
+from agent_credits_cli.dead_letter_queue import peek
+from agent_credits_cli.errors import CommandError
+from agent_credits_cli.tables import AsJson, moment, out, print_json
+from agent_credits_cli.target import Target, connect, rows_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
+
+BODY_CHARACTERS_SHOWN: Final = 200
+REFUSED_NO_MORE: Final = "rejected_no_more"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that was given up on. `code` and `reason` are those of now, not of then."""
+
+    message_id: str
+    receive_count: int
+    sent_at: datetime
+    code: str
+    reason: str
+    event_ids: tuple[str, ...]
+    body: str
+
+
+def dead_letters(
+    context: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Look at so many at most.")] = 100,
+    with_body: Annotated[
+        bool,
+        typer.Option("--body", help=f"Show the first {BODY_CHARACTERS_SHOWN} characters, too."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the messages that were rejected, and why they would be rejected now. Removes nothing.
+
+    To try them again after a correction: `aws sqs start-message-move-task`.
+    """
+    letters = read_dead_letters(connect(context), limit, datetime.now(UTC))
+    if as_json:
+        print_json([_to_json(letter, with_body=with_body) for letter in letters])
+        return
+    if not letters:
+        out().print("the dead-letter queue is empty")
+        return
+    for letter in letters:
+        out().print(_text(letter, with_body=with_body), soft_wrap=True)
+
+
+def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLetter]:
+    """Return at most `limit` of the messages, each with what is wrong with it now."""
+    rows = rows_of(target)
+    directory = Directory(rows)
+    keys = _signing_keys(target)
+    letters = []
+    for message in peek(target, limit):
+        attributes = message["Attributes"]
+        parsed = parse_message(message["Body"])
+        rejection = _why_not_authentic(message, keys) or why_rejected(parsed, rows, directory, now)
+        letters.append(
+            DeadLetter(
+                message_id=message["MessageId"],
+                receive_count=int(attributes["ApproximateReceiveCount"]),
+                sent_at=datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
+                code=rejection.code if rejection else REFUSED_NO_MORE,
+                reason=rejection.reason
+                if rejection
+                else "nothing is wrong with it now; move it back",
+                event_ids=tuple(event.id for event in parsed.events),
+                body=message["Body"],
+            )
+        )
+    return letters
+
+
+def _signing_keys(target: Target) -> Keys | None:
+    secret = target.outputs.event_signing_secret_arn
+    if secret is None:
+        return None
+    return SigningKeys(target.secretsmanager, secret, lambda: datetime.now(UTC))
+
+
+def _why_not_authentic(message: "MessageTypeDef", keys: Keys | None) -> Rejection | None:
+    if keys is None:
+        return None
+    attributes = message.get("MessageAttributes", {})
+    signature = attributes[ATTRIBUTE].get("StringValue") if ATTRIBUTE in attributes else None
+    try:
+        return why_not_authentic(message["Body"], signature, keys)
+    except SecretUnavailable as fault:
+        raise CommandError(
+            f"signatures cannot be checked: {fault}; ask for the right to read the secret that the"
+            " output EventSigningSecretArn names"
+        ) from fault
+
+
+def why_rejected(
+    message: Message, rows: DynamoDBRows, directory: Directory, now: datetime
+) -> Rejection | None:
+    """Return why the message would be rejected now, in the words of the function that does it."""
+    if message.rejections:
+        return message.rejections[0]
+    receipts = rows.read_receipts([event.identity for event in message.events])
+    for event in message.events:
+        billing = directory.bill(event, now)
+        if isinstance(billing, Rejection):
+            return billing
+        if isinstance(event, ModelProviderErrorReported):
+            continue  # It has no entry on the account, so nothing can stand against it there.
+        row = rows.read_account(billing.principal)
+        if row is None:
+            return Rejection("unknown_user", f"{billing.principal} has no account")
+        recorded = {e.identity: e.payload_hash for e in row.entries}
+        recorded |= {identity: r.entry.payload_hash for identity, r in receipts.items()}
+        if recorded.get(event.identity, event.payload_hash) != event.payload_hash:
+            reason = f"event {event.id} was recorded with another payload"
+            return Rejection("conflicting", reason)
+    return None
+
+
+def _to_json(letter: DeadLetter, *, with_body: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "message_id": letter.message_id,
+        "receive_count": letter.receive_count,
+        "sent_at": iso(letter.sent_at),
+        "code": letter.code,
+        "reason": letter.reason,
+        "event_ids": list(letter.event_ids),
+    }
+    return document | ({"body": letter.body[:BODY_CHARACTERS_SHOWN]} if with_body else {})
+
+
+def _text(letter: DeadLetter, *, with_body: bool) -> str:
+    received = f"received {letter.receive_count} times"
+    lines = [
+        f"{letter.message_id}  sent {moment(letter.sent_at)}, {received}",
+        f"  {letter.code}: {letter.reason}",
+    ]
+    if with_body:
+        # As JSON, because a body may hold anything, also what a terminal takes for a command.
+        lines.append(f"  {json.dumps(letter.body[:BODY_CHARACTERS_SHOWN])}")
+    return "\n".join(lines)

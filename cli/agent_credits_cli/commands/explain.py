@@ -1,0 +1,244 @@
+"""`agent-credits explain`: why a run's events did what they did, from trigger to outcome."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final, assert_never
+
+import typer
+
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.policy import BillingPolicy, TriggerKind
+from agent_credits.ledger.accounts import pool_balances
+from agent_credits.ledger.entries import Entry, Identity, PoolBalance, RunContext
+from agent_credits.sweeps.reconciliation import Reconciliation
+from agent_credits.sweeps.verification import read_policy
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Payer, Principal
+from agent_credits_cli.accounts import principal_from
+from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
+from agent_credits_cli.errors import CommandError
+from agent_credits_cli.tables import AsJson, err, moment, out, print_json
+from agent_credits_cli.target import connect, rows_of
+
+TRIGGERS: Final[Mapping[TriggerKind, str]] = {
+    "user": "user",
+    "team_api_key": "team API key",
+    "schedule": "schedule",
+}
+PAYERS: Final[Mapping[Payer, str]] = {
+    "user": "the user who started the run pays",
+    "owner": "the team's owner pays for unattended runs",
+    "team": "the team itself pays",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """One event of the run, where it stands, and what each pool of its order held before it.
+
+    `held` is empty where the policy that named the order is missing.
+    """
+
+    principal: Principal
+    page_number: int
+    is_on_open_page: bool
+    entry: Entry
+    held: tuple[PoolBalance, ...] = ()
+
+    @property
+    def run(self) -> RunContext:
+        assert self.entry.run is not None, "every entry of a run tells of its trigger"
+        return self.entry.run
+
+    def drawn_from(self, pool: str) -> int:
+        return sum(part.microcredits for part in self.entry.draws if part.pool == pool)
+
+
+def explain(
+    context: typer.Context,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id: the events' subject.")],
+    event: Annotated[str | None, typer.Option(help="Only the event with this id.")] = None,
+    principal: Annotated[
+        str | None, typer.Option(help="Look at this account's open page too, and at no others.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain each event of a run: trigger, principal, pools tried and why, outcome."""
+    rows = rows_of(connect(context))
+    found = find_run(rows, run, principal_from(principal) if principal else None)
+    chosen = [recorded for recorded in found if event in (None, recorded.entry.identity.id)]
+    if not chosen:
+        what = f"event {event} of run {run}" if event else f"event of run {run}"
+        raise CommandError(
+            f"no account has recorded an {what}; if it was sent, it still waits in the queue or was"
+            " declined: see `agent-credits dead-letters`"
+        )
+    explained = in_order_with_held(rows, chosen)
+    if as_json:
+        print_json([_to_json(recorded) for recorded in explained])
+    else:
+        for recorded in explained:
+            out().print(_text(recorded), soft_wrap=True)
+
+
+def find_run(rows: DynamoDBRows, run_id: str, principal: Principal | None) -> list[Recorded]:
+    """Return what is recorded of a run, in no order.
+
+    An event on an open page has no receipt yet, and only that page tells of it. So the open pages
+    of the accounts that the run is known to be billed to are read, or else those of all accounts.
+    """
+    found = {
+        receipt.entry.identity: Recorded(
+            receipt.principal, receipt.page_number, False, receipt.entry
+        )
+        for receipt in rows.read_run(run_id)
+    }
+    principals = {recorded.principal for recorded in found.values()}
+    if principal is not None:
+        principals.add(principal)
+    with err().status(f"reading open pages for events of run {run_id}"):
+        for row in map(rows.read_account, principals) if principals else rows.list_accounts():
+            for entry in row.entries if row else ():
+                identity = entry.identity
+                if row and (identity.realm, identity.subject) == ("RUN", run_id):
+                    recorded = Recorded(row.principal, row.page_number, True, entry)
+                    found.setdefault(identity, recorded)
+    return list(found.values())
+
+
+def in_order_with_held(rows: DynamoDBRows, found: Collection[Recorded]) -> list[Recorded]:
+    """Put a run's events in the order they were recorded in, with what the pools held before each.
+
+    Neither is in a receipt, so the ledgers of the accounts are replayed up to the last event.
+    """
+    policies: dict[str, BillingPolicy] = {}
+    held: dict[Identity, tuple[PoolBalance, ...]] = {}
+    for principal in sorted({recorded.principal for recorded in found}):
+        wanted = {r.entry.identity for r in found if r.principal == principal}
+        with err().status(f"replaying the ledger of {principal}"):
+            held |= _replay(rows, principal, wanted, policies)
+    place = {identity: number for number, identity in enumerate(held)}
+    return sorted(
+        (replace(recorded, held=held[recorded.entry.identity]) for recorded in found),
+        key=lambda r: (r.entry.recorded_at, place[r.entry.identity]),
+    )
+
+
+def _replay(
+    rows: DynamoDBRows,
+    principal: Principal,
+    wanted: set[Identity],
+    policies: dict[str, BillingPolicy],
+) -> dict[Identity, tuple[PoolBalance, ...]]:
+    held: dict[Identity, tuple[PoolBalance, ...]] = {}
+    row = rows.read_account(principal)
+    reconciliation = Reconciliation(principal)
+    for page in all_pages(rows, row) if row else ():
+        for entry in page.entries:
+            if entry.run is not None:
+                read_policy(rows, entry.run.policy_version, policies)
+                if entry.identity in wanted:
+                    pools = _pools(policies, entry.run)
+                    held[entry.identity] = pool_balances(
+                        reconciliation.account, pools, entry.recorded_at
+                    )
+            reconciliation.add_entry(entry, policies)
+        if held.keys() == wanted:
+            break
+    return held
+
+
+def _pools(policies: Mapping[str, BillingPolicy], run: RunContext) -> tuple[str, ...]:
+    policy = policies.get(run.policy_version)
+    for rule in policy.rules if policy else ():
+        if rule.payer == run.payer and run.trigger_kind in rule.triggers:
+            return rule.pools
+    return ()
+
+
+def _text(recorded: Recorded) -> str:
+    entry, run = recorded.entry, recorded.run
+    page = f"page {recorded.page_number}" + (" (open)" if recorded.is_on_open_page else "")
+    amount = f", {format_credits(entry.amount_microcredits)} credits"
+    lines = [
+        f"{entry.identity.id}: {entry.type}{amount if entry.amount_microcredits else ''}",
+        f"  trigger    {TRIGGERS[run.trigger_kind]} {run.trigger_id} of team {run.team_id}"
+        + (f", project {run.project_id}" if run.project_id else ""),
+        f"  billed     {recorded.principal}: {PAYERS[run.payer]} (policy {run.policy_version})",
+        f"  pools      {_pools_text(recorded)}",
+        f"  outcome    {outcome_text(entry)}",
+        f"  recorded   {moment(entry.recorded_at)} on {page} of {recorded.principal}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _pools_text(recorded: Recorded) -> str:
+    """Tell of each pool in drawing order: what it held, and what was drawn from it."""
+    if recorded.entry.outcome in ("finished", "waived", "returned"):
+        return "none drawn: this takes no credits"
+    parts: list[str] = []
+    uncovered = recorded.entry.amount_microcredits
+    is_request = recorded.entry.type == "agent_run.requested"
+    for pool in recorded.held:
+        drawn = recorded.drawn_from(pool.pool)
+        text = f"{pool.pool} held {format_credits(pool.available_microcredits)}"
+        if drawn:
+            text += f", drew {format_credits(drawn)}"
+        elif uncovered == 0 and not is_request:
+            text += ", not needed"
+        uncovered -= drawn
+        parts.append(text)
+    return "; ".join(parts) or "unknown: the policy is missing"
+
+
+def outcome_text(entry: Entry) -> str:
+    """Return an entry's outcome in words, with what follows from it for the run."""
+    amount = format_credits(entry.amount_microcredits)
+    match entry.outcome:
+        case "accepted":
+            return "accepted: the pools cover it; a request takes nothing"
+        case "debited":
+            return f"debited {draws_text(entry.draws)}"
+        case "insufficient":
+            return f"insufficient{_shortfall_text(entry)}"
+        case "waived":
+            return f"waived {amount}: the run had ended by the platform's fault"
+        case "finished":
+            return "finished: the run ended"
+        case "returned":
+            back = draws_text(entry.draws) or "nothing, because nothing was drawn"
+            return f"returned {back}: the run ended by the platform's fault"
+        case "granted" | "refilled" | "expired" | "changed":
+            return f"{entry.outcome} {amount}"
+        case "reload_requested":
+            return f"reload requested: {amount} credits are waited for"
+        case "reload_declined":
+            return f"reload declined: {entry.decline}"
+        case _:
+            assert_never(entry.outcome)
+
+
+def _shortfall_text(entry: Entry) -> str:
+    drew = f", drew {draws_text(entry.draws)}" if entry.draws else ""
+    short = format_credits(entry.shortfall_microcredits)
+    fails = "this failed the run" if entry.fails_run else "the run had failed already"
+    if entry.decline is not None:
+        fails += f"; no reload: {entry.decline}"
+    return f"{drew}: short by {short}; {fails}" if entry.shortfall_microcredits else f": {fails}"
+
+
+def _to_json(recorded: Recorded) -> dict[str, Any]:
+    return {
+        "principal": str(recorded.principal),
+        "page": recorded.page_number,
+        "is_on_open_page": recorded.is_on_open_page,
+        **entry_to_json(recorded.entry),
+        "pools": [
+            {
+                "pool": pool.pool,
+                "held_credits": format_credits(pool.available_microcredits),
+                "drawn_credits": format_credits(recorded.drawn_from(pool.pool)),
+            }
+            for pool in recorded.held
+        ],
+    }

@@ -1,0 +1,143 @@
+"""`agent-credits notices`: whether notices reach those whom they should reach."""
+
+import json
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from agent_credits.aws.topic import NoticesTopic
+from agent_credits.notices.channel_tests import channel_test
+from agent_credits.notices.notice import Channel
+from agent_credits_cli.errors import CommandError
+from agent_credits_cli.slack_view import slack_view
+from agent_credits_cli.tables import AsJson, out, print_json
+from agent_credits_cli.target import Target, connect
+
+app = typer.Typer(no_args_is_help=True, help="Whether notices reach those whom they should reach.")
+
+PROTOCOLS: Final[dict[Channel, str]] = {"slack": "sqs", "email": "email"}
+HOW_TO_SUBSCRIBE: Final[dict[Channel, str]] = {
+    "slack": "deploy with the parameter SlackNotices=true",
+    "email": "deploy with the parameter BillingEmail or OnCallEmail",
+}
+# More than a topic of this stack ever has.
+SUBSCRIPTIONS_MAX: Final = 1_000
+# Where a subscriber has not confirmed yet, SNS says this instead of naming the subscription.
+PENDING: Final = "PendingConfirmation"
+ARRIVES_SECONDS_MAX: Final = 20.0
+LOOK_EVERY_SECONDS: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """A subscription that takes the test."""
+
+    name: str
+    is_confirmed: bool
+
+
+@app.callback()
+def notices() -> None:
+    """Whether notices reach those whom they should reach."""
+
+
+@app.command("test")
+def send_test(
+    context: typer.Context,
+    channel: Annotated[Channel, typer.Option(help="The channel to test.")],
+    team: Annotated[
+        str, typer.Option(help="The team whose webhook is tested; without one, the default's.")
+    ] = "test",
+    as_json: AsJson = False,
+) -> None:
+    """Send a notice that is marked as a test through the topic, to one channel's subscribers.
+
+    Nobody else gets it: it is no critical notice, and names the channel that it is for.
+    """
+    target = connect(context)
+    recipients = list(recipients_of(target, channel))
+    if not recipients:
+        raise CommandError(
+            f"nothing is subscribed to {target.name} that takes tests of {channel};"
+            f" {HOW_TO_SUBSCRIBE[channel]}, or add the channel to your filter policy"
+        )
+    posted_before = target.posted_to_slack() if channel == "slack" else None
+    notice = channel_test(channel, team, uuid.uuid4().hex, datetime.now(UTC))
+    NoticesTopic(target.sns, target.outputs.notices_topic_arn).publish(notice)
+    arrived = None
+    if posted_before is not None:
+        arrived = _wait_for(target, len(posted_before), notice.email_subject)
+    if as_json:
+        report: dict[str, Any] = {
+            "notice": notice.to_cloudevent(),
+            "recipients": [asdict(recipient) for recipient in recipients],
+        }
+        print_json(report | ({"message": arrived} if arrived else {}))
+        return
+    out().print(f"Sent the test notice {notice.id} to:", soft_wrap=True)
+    for recipient in recipients:
+        state = "" if recipient.is_confirmed else ": not confirmed yet, so it gets nothing"
+        out().print(f"  {recipient.name}{state}", soft_wrap=True)
+    if arrived:
+        out().print("\nThis is what the stand-in for Slack got:\n")
+        out().print(slack_view(arrived))
+    elif channel == "slack":
+        out().print(
+            "\nIf it is not in Slack within a minute, the log of NotifySlack says why.",
+            soft_wrap=True,
+        )
+
+
+def recipients_of(target: Target, channel: Channel) -> Iterator[Recipient]:
+    """Yield the subscriptions of this channel that take tests of it."""
+    pages = target.sns.get_paginator("list_subscriptions_by_topic").paginate(
+        TopicArn=target.outputs.notices_topic_arn,
+        PaginationConfig={"MaxItems": SUBSCRIPTIONS_MAX},
+    )
+    for subscription in (one for page in pages for one in page["Subscriptions"]):
+        if subscription["Protocol"] != PROTOCOLS[channel]:
+            continue
+        arn = subscription["SubscriptionArn"]
+        name = _name_of(channel, subscription["Endpoint"])
+        if arn == PENDING:
+            yield Recipient(name, is_confirmed=False)
+            continue
+        attributes = target.sns.get_subscription_attributes(SubscriptionArn=arn)["Attributes"]
+        if takes_test(attributes.get("FilterPolicy", ""), channel):
+            is_pending = attributes.get("PendingConfirmation", "false") == "true"
+            yield Recipient(name, is_confirmed=not is_pending)
+
+
+def takes_test(filter_policy: str, channel: Channel) -> bool:
+    """Tell whether a policy names the channel. One that is missing takes everything, but is not
+    of the channel: it is somebody's who wants to see all there is."""
+    policy = json.loads(filter_policy or "{}")
+    alternatives = policy.get("$or", [policy])
+    return any(channel in alternative.get("channel", []) for alternative in alternatives)
+
+
+def _name_of(channel: Channel, endpoint: str) -> str:
+    if channel == "slack":
+        return f"the queue {endpoint.rpartition(':')[2]}"
+    # Whoever reads this, or the log that it ends in, need not learn the address.
+    user, _, host = endpoint.partition("@")
+    return f"{user[:1]}…@{host}"
+
+
+def _wait_for(target: Target, posted_before: int, subject: str) -> Mapping[str, Any]:
+    """Return the test's message, as it was posted by a stack that knows what it posts."""
+    gives_up_at = time.monotonic() + ARRIVES_SECONDS_MAX
+    while time.monotonic() < gives_up_at:
+        for attachment in (target.posted_to_slack() or ())[posted_before:]:
+            if subject in attachment["fallback"]:
+                return attachment
+        time.sleep(LOOK_EVERY_SECONDS)
+    raise CommandError(
+        f"the test was not posted within {ARRIVES_SECONDS_MAX:.0f} s;"
+        " the log of notify_slack says why"
+    )

@@ -1,0 +1,169 @@
+"""`agent-credits team`: who pays for a team's runs since when, and what its payers hold."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final
+
+import typer
+
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.payers import payers
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.spend_cap import month_of
+from agent_credits.billing.teams import Team, Tenure
+from agent_credits.ledger.reloads import Reload
+from agent_credits.notices.notice import iso
+from agent_credits.values.credits import format_credits
+from agent_credits.values.display import money_text
+from agent_credits.values.principals import Principal
+from agent_credits_cli.holdings import holdings_at
+from agent_credits_cli.tables import AsJson, moment, out, print_json, progress, table
+from agent_credits_cli.target import connect, rows_of
+from agent_credits_cli.team_settings import alerts_text, auto_reload_text, payment_text
+from agent_credits_cli.teams import read_team_and_policy
+
+# Fewer accounts than this are read before a progress bar could be read.
+PROGRESS_FROM: Final = 50
+
+# A principal, its available credits, None where it has no account, and its newest reload.
+Funds = tuple[Principal, int | None, Reload | None]
+# A principal and the reload it waits for, or was declined.
+Asking = tuple[Principal, Reload]
+
+
+def team(
+    context: typer.Context,
+    team_id: Annotated[str, typer.Argument(metavar="TEAM")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a team's settings, who pays since when, and the credits of those who pay."""
+    rows, now = rows_of(connect(context)), datetime.now(UTC)
+    found, policy = read_team_and_policy(rows, team_id, now)
+    funds = list(_funds(rows, payers(found, policy, now), policy, now))
+    if as_json:
+        print_json(_to_json(found, funds, now))
+    else:
+        _show(found, funds, now)
+
+
+def _funds(
+    rows: DynamoDBRows, principals: list[Principal], policy: BillingPolicy, now: datetime
+) -> Iterator[Funds]:
+    with progress(shown=len(principals) >= PROGRESS_FROM) as bar:
+        task = bar.add_task("reading accounts", total=len(principals))
+        for principal in principals:
+            row = rows.read_account(principal)
+            left = holdings_at(row, policy, now).available_microcredits if row else None
+            yield principal, left, row.reload if row else None
+            bar.advance(task)
+
+
+def _to_json(team: Team, funds: list[Funds], now: datetime) -> dict[str, Any]:
+    return {
+        "team_id": team.team_id,
+        "version": team.version,
+        "plan": team.plan,
+        "time_zone": team.time_zone,
+        "members": "*" if team.members == "*" else sorted(team.members),
+        "alerts": team.alerts.model_dump(mode="json"),
+        "tenures": [
+            tenure.model_dump(mode="json") | {"state": _state(team, tenure, now)}
+            for tenure in team.tenures
+        ],
+        "payers": [
+            {
+                "principal": str(principal),
+                "available_credits": None if left is None else format_credits(left),
+                "reload": _reload_to_json(reload),
+            }
+            for principal, left, reload in funds
+        ],
+        "spending": _spending_to_json(team, now),
+        "at": iso(now),
+    }
+
+
+def _reload_to_json(reload: Reload | None) -> dict[str, Any] | None:
+    if reload is None:
+        return None
+    return {
+        "reload_id": reload.id,
+        "state": reload.state,
+        "cause": reload.cause,
+        "since": iso(reload.since),
+        "until": iso(reload.until) if reload.until else None,
+    }
+
+
+def _spending_to_json(team: Team, now: datetime) -> dict[str, Any]:
+    month, spending = month_of(now, team.time_zone), team.spending
+    return {
+        "month": month,
+        "spent_cents": spending.spent_in(month),
+        "reserved_cents": spending.reserved_in(month),
+        "spend_cap_cents": team.spend_cap_cents,
+        "head_room_cents": spending.head_room(team.spend_cap_cents, month),
+        "auto_reload": team.auto_reload.model_dump(mode="json") if team.auto_reload else None,
+        "payment_method": team.payment.name if team.payment else None,
+        "declines_in_a_row": spending.declines_in_a_row,
+        "suspended_payment_method": spending.suspended_payment_method,
+        "reservations": [r.model_dump(mode="json") for r in spending.reservations],
+        "recent": [p.model_dump(mode="json") for p in spending.recent],
+    }
+
+
+def _show_spending(team: Team, reloads: list[Asking], now: datetime) -> None:
+    month, spending = month_of(now, team.time_zone), team.spending
+    out().print(
+        f"spend in {month}: {_money(spending.spent_in(month))} spent, "
+        f"{_money(spending.reserved_in(month))} reserved, "
+        f"{_money(spending.head_room(team.spend_cap_cents, month))} left of the cap of "
+        f"{_money(team.spend_cap_cents)}"
+    )
+    out().print(f"auto-reload: {auto_reload_text(team.auto_reload)}")
+    out().print(f"payment: {payment_text(team.payment)}")
+    if spending.suspended_payment_method is not None:
+        out().print(f"suspended: {spending.suspended_payment_method} was declined too often")
+    states = table("payer", "reload", "state", "until", title="reloads")
+    for principal, reload in reloads:
+        until = moment(reload.until) if reload.until else "the settings change"
+        states.add_row(str(principal), reload.id, reload.cause or reload.state, until)
+    purchases = table("ended", "purchase", "outcome", ">price", title="last purchases")
+    for purchase in spending.recent:
+        price = money_text(purchase.price_cents, purchase.currency)
+        purchases.add_row(moment(purchase.ended_at), purchase.purchase_id, purchase.outcome, price)
+    for rows_of_it in (states, purchases):
+        if rows_of_it.row_count:
+            out().print(rows_of_it)
+
+
+def _money(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02d}"
+
+
+def _show(team: Team, funds: list[Funds], now: datetime) -> None:
+    members = "every user" if team.members == "*" else f"{len(team.members)} members"
+    out().print(f"{team.team_id}: plan {team.plan}, {members}, time zone {team.time_zone}")
+    out().print(f"alerts: {alerts_text(team.alerts)}")
+    tenures = table("since", "kind", "owner", "policy", "state", title="who pays")
+    for tenure in team.tenures:
+        tenures.add_row(
+            moment(tenure.since),
+            tenure.kind,
+            tenure.owner,
+            tenure.policy_version,
+            _state(team, tenure, now),
+        )
+    out().print(tenures)
+    credits_of = table("payer", ">available")
+    for principal, left, _ in funds:
+        credits_of.add_row(str(principal), "no account" if left is None else format_credits(left))
+    out().print(credits_of)
+    asking = [(principal, reload) for principal, _, reload in funds if reload is not None]
+    _show_spending(team, asking, now)
+
+
+def _state(team: Team, tenure: Tenure, now: datetime) -> str:
+    if tenure is team.tenure_at(now):
+        return "current"
+    return "pending" if tenure.since > now else "past"

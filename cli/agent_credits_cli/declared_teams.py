@@ -1,0 +1,136 @@
+"""A declared team as the row that it becomes."""
+
+from datetime import datetime
+from typing import Final
+
+from agent_credits.billing.spend_cap import PaymentMethod, Spending, month_of, with_cap
+from agent_credits.billing.teams import (
+    EVERYONE,
+    FORMER_MEMBERS_MAX,
+    TENURE_NOTICE,
+    TENURES_MAX,
+    AutoReload,
+    Team,
+    Tenure,
+)
+from agent_credits.values.display import money_text
+from agent_credits_cli.errors import CommandError
+from agent_credits_cli.world import DeclaredTeam
+
+# A tenure that starts within this may have billed an event already: workers take events from a
+# little ahead of their clock and know the settings for a while, which is half of the notice, and
+# the rest is for clocks that differ. Such a tenure stays, or a repeat would find another payer.
+TENURE_BINDS_WITHIN: Final = TENURE_NOTICE * 3 / 4
+
+
+def team_after(
+    before: Team | None, declared: DeclaredTeam, policy_version: str, now: datetime
+) -> Team:
+    """Return the team as declared, still with the version of what it is to replace.
+
+    Members join at once. Who pays, and who no longer is a member, changes after a notice. What is
+    spent and reserved is not declared: it stays as it is on the row that is read for this change.
+    """
+    if before is not None:
+        _check_currency(before, declared, now)
+    has_changed = before is None or _money_settings(before) != _money_settings(declared)
+    settings_version = before.settings_version if before else 0
+    return Team(
+        team_id=declared.team_id,
+        version=before.version if before else 0,
+        plan=declared.plan,
+        time_zone=declared.time_zone,
+        members=declared.member_set,
+        former_members=_former_members(before, declared, now) if before else (),
+        alerts=declared.alerts,
+        settings_version=settings_version + 1 if has_changed else settings_version,
+        auto_reload=declared.auto_reload,
+        payment=declared.payment,
+        spend_cap_cents=declared.spend_cap_cents,
+        currency=declared.currency,
+        spending=_spending_after(before, declared) if before else Spending(),
+        tenures=_tenures_after(before, declared, policy_version, now),
+    )
+
+
+def _check_currency(before: Team, declared: DeclaredTeam, now: datetime) -> None:
+    """Raise `CommandError` where this month's cap would add up money of two currencies."""
+    if before.currency == declared.currency:
+        return
+    month = month_of(now, before.time_zone)
+    counted = before.spending.spent_in(month) + before.spending.reserved_in(month)
+    if counted:
+        raise CommandError(
+            f"team {before.team_id} has spent or reserved {money_text(counted, before.currency)} "
+            f"in {month}, and one cap cannot add up two currencies; change the currency when the "
+            "month has ended"
+        )
+
+
+def _former_members(
+    before: Team, declared: DeclaredTeam, now: datetime
+) -> tuple[tuple[str, datetime], ...]:
+    """Return until when events of those who left count: newest last, the oldest forgotten."""
+    members = declared.member_set
+    if isinstance(members, str):
+        return before.former_members
+    # As for a tenure: by then, every worker knows of it.
+    until = now.replace(microsecond=0) + TENURE_NOTICE
+    who_left = {EVERYONE} if isinstance(before.members, str) else before.members - members
+    left = ((who, until) for who in sorted(who_left))
+    kept = ((who, at) for who, at in before.former_members if who not in members)
+    return (*kept, *left)[-FORMER_MEMBERS_MAX:]
+
+
+def _money_settings(
+    team: Team | DeclaredTeam,
+) -> tuple[AutoReload | None, PaymentMethod | None, int, str, str]:
+    # The cap's month begins and ends in the team's zone.
+    return (
+        team.auto_reload,
+        team.payment,
+        team.spend_cap_cents,
+        team.currency,
+        team.time_zone,
+    )
+
+
+def _spending_after(before: Team, declared: DeclaredTeam) -> Spending:
+    spending = before.spending
+    if before.spend_cap_cents != declared.spend_cap_cents:
+        spending = with_cap(spending, declared.spend_cap_cents)
+    if before.payment != declared.payment:
+        # A method that was declined too often stays suspended by its name, another one is free.
+        spending = spending.model_copy(
+            update={"declines_in_a_row": 0, "declined_payment_method": None}
+        )
+    return spending
+
+
+def _tenures_after(
+    before: Team | None, declared: DeclaredTeam, policy_version: str, now: datetime
+) -> tuple[Tenure, ...]:
+    wanted = Tenure(
+        since=now.replace(microsecond=0),
+        kind=declared.kind,
+        owner=declared.owner,
+        policy_version=policy_version,
+    )
+    if before is None:
+        # The first tenure reaches back for ever, whenever it starts.
+        return (wanted,)
+    first, *later = before.tenures
+    kept = (first, *(tenure for tenure in later if tenure.since <= now + TENURE_BINDS_WITHIN))
+    for tenures in (before.tenures, kept):
+        if _bills_alike(tenures[-1], wanted):
+            return tenures
+    if len(kept) >= TENURES_MAX:
+        raise CommandError(
+            f"team {before.team_id} has changed owner, kind or policy {TENURES_MAX} times, which "
+            "is as much as a team remembers; declare it under a new team_id"
+        )
+    return (*kept, wanted.model_copy(update={"since": wanted.since + TENURE_NOTICE}))
+
+
+def _bills_alike(one: Tenure, other: Tenure) -> bool:
+    return one.model_copy(update={"since": other.since}) == other

@@ -1,0 +1,109 @@
+"""What an account holds at a time: its pools, and its grants in drawing order."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.payers import pools_of
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.commit.changes import Past
+from agent_credits.commit.decision_context import DecisionContext
+from agent_credits.commit.low_credits import with_low_credits
+from agent_credits.ledger.accounts import Account, available_microcredits, pool_balances
+from agent_credits.ledger.entries import PoolBalance
+from agent_credits.ledger.expiry import bring_up_to, resets_at
+from agent_credits.ledger.grants import Grant, drawing_order
+from agent_credits.notices.notice import iso
+from agent_credits.values.credits import format_credits
+from agent_credits_cli.teams import teams_billing
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """An account at a time; `pools` are in drawing order and leave out what no run may draw."""
+
+    account: Account
+    pools: tuple[str, ...]
+    now: datetime
+
+    @property
+    def balances(self) -> tuple[PoolBalance, ...]:
+        return pool_balances(self.account, self.pools, self.now)
+
+    @property
+    def available_microcredits(self) -> int:
+        return available_microcredits(self.account, self.pools, self.now)
+
+    @property
+    def grants(self) -> list[Grant]:
+        undrawn = sorted({grant.pool for grant in self.account.grants} - set(self.pools))
+        return drawing_order(self.account.grants, (*self.pools, *undrawn))
+
+    @property
+    def resets_at(self) -> datetime | None:
+        return resets_at(self.account, self.now)
+
+
+def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
+    """Bring an account up to now as its next commit would; nothing is written."""
+    current = bring_up_to(row, now)
+    # A refill that is due, too, may have lifted the account above its thresholds.
+    expires = current.entries[len(row.entries) :]
+    current = with_low_credits(current, (), expires, DecisionContext(row, Past(), now))
+    if policy is None:
+        return Holdings(current, tuple(sorted({grant.pool for grant in current.grants})), now)
+    return Holdings(current, pools_of(row.principal, policy), now)
+
+
+def policy_of(rows: DynamoDBRows, row: Account, now: datetime) -> BillingPolicy | None:
+    """Return the policy that the account's runs are billed under.
+
+    The newest run on the open page names it. Before the first run it is that of a team which bills
+    this account, and finding that team may mean to read them all.
+    """
+    versions = [entry.run.policy_version for entry in row.entries if entry.run]
+    if versions:
+        return rows.read_policy(versions[-1])
+    team = next(iter(teams_billing(rows, row.principal, now)), None)
+    return rows.read_policy(team.tenure_at(now).policy_version) if team else None
+
+
+def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
+    plan, refill = holdings.account.plan, holdings.resets_at
+    low = holdings.account.low
+    return {
+        "principal": str(holdings.account.principal),
+        "version": holdings.account.version,
+        "available_credits": format_credits(holdings.available_microcredits),
+        "pools": [
+            {"pool": b.pool, "available_credits": format_credits(b.available_microcredits)}
+            for b in holdings.balances
+        ],
+        "grants": [
+            {
+                "id": grant.id,
+                "pool": grant.pool,
+                "remaining_credits": format_credits(grant.remaining_microcredits),
+                "amount_credits": format_credits(grant.amount_microcredits),
+                "granted_at": iso(grant.granted_at),
+                "expires_at": iso(grant.expires_at) if grant.expires_at else None,
+                "cause": grant.cause,
+            }
+            for grant in holdings.grants
+        ],
+        "low": low
+        and {
+            "notified": [str(threshold) for threshold in low.notified],
+            "deferred": [str(threshold) for threshold in low.deferred],
+            "percent_of_credits": format_credits(low.base_microcredits),
+            "decline": low.decline,
+        },
+        "plan": plan
+        and {
+            "name": plan.name,
+            "pool": plan.pool,
+            "credits": format_credits(plan.microcredits),
+            "resets_at": iso(refill) if refill else None,
+        },
+    }

@@ -1,0 +1,66 @@
+"""What a stack holds of what a file declares."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.teams import Team
+from agent_credits.commit.rows import Rows, TeamRows
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry, Identity, grant_identity
+from agent_credits.values.principals import Principal
+from agent_credits_cli.tables import tracked
+from agent_credits_cli.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """What the stack holds of what the file names. `recorded`: its grants that were made."""
+
+    policy: BillingPolicy | None
+    teams: Mapping[str, Team]
+    accounts: Mapping[Principal, Account]
+    recorded: Mapping[Identity, Entry]
+
+
+class OperatorRows(Rows, TeamRows, Protocol):
+    """What applying needs of the rows. Those in memory of the tests are the other implementation.
+
+    Each method raises `RowsUnavailable` on a fault.
+    """
+
+    def put_policy(self, policy: BillingPolicy) -> BillingPolicy: ...
+
+    def list_teams(self) -> Iterator[Team]: ...
+
+
+def read_stack(rows: OperatorRows, world: World) -> Stack:
+    """Read what the file names: each row first, then the receipts of its grants."""
+    accounts: dict[Principal, Account] = {}
+    recorded: dict[Identity, Entry] = {}
+    grant_ids: dict[Principal, list[str]] = {}
+    for grant in world.grants:
+        grant_ids.setdefault(grant.principal, []).append(grant.id)
+    for principal in tracked(list(world.team_of_accounts()), "reading accounts"):
+        account = rows.read_account(principal)
+        if account is not None:
+            accounts[principal] = account
+            recorded.update(recorded_grants(rows, account, grant_ids.get(principal, ())))
+    teams = [rows.read_team(team.team_id) for team in world.teams]
+    return Stack(
+        policy=rows.read_policy(world.policy.version),
+        teams={team.team_id: team for team in teams if team},
+        accounts=accounts,
+        recorded=recorded,
+    )
+
+
+def recorded_grants(
+    rows: Rows, account: Account, grant_ids: Iterable[str]
+) -> Mapping[Identity, Entry]:
+    """Return the entries under these ids, from the account's open page and from the ledger."""
+    wanted = {grant_identity(account.principal, grant_id) for grant_id in grant_ids}
+    on_page = {entry.identity: entry for entry in account.entries if entry.identity in wanted}
+    receipts = rows.read_receipts(wanted - on_page.keys())
+    return {identity: receipt.entry for identity, receipt in receipts.items()} | on_page

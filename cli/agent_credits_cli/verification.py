@@ -1,0 +1,129 @@
+"""Verifying accounts: every balance is recomputed from the ledger alone, and compared."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+from agent_credits.billing.policy import BillingPolicy
+from agent_credits.ledger.accounts import Account
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.reconciliation import Finding, Sums
+from agent_credits.sweeps.rows import LedgerRows
+from agent_credits.sweeps.verification import verify_row
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
+from agent_credits_cli.tables import err, progress
+
+# Accounts that are read at the same time.
+ACCOUNTS_AT_ONCE: Final = 8
+# An account that is being debited may change between the read of its row and that of its pages.
+ATTEMPTS_MAX: Final = 5
+
+
+class VerifiedRows(LedgerRows, Protocol):
+    """What verifying everything reads; the tests' rows in memory are the other implementation."""
+
+    def read_account(self, principal: Principal) -> Account | None: ...
+
+    def list_accounts(self) -> Iterator[Account]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    accounts: int
+    sums: Sums
+    findings: tuple[Finding, ...]
+
+    def __add__(self, other: "Verified") -> "Verified":
+        return Verified(
+            self.accounts + other.accounts,
+            self.sums + other.sums,
+            self.findings + other.findings,
+        )
+
+    @property
+    def is_clean(self) -> bool:
+        return not self.findings
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "accounts": self.accounts,
+            "entries": self.sums.entries,
+            "granted_credits": format_credits(self.sums.granted_microcredits),
+            "returned_credits": format_credits(self.sums.returned_microcredits),
+            "drawn_credits": format_credits(self.sums.drawn_microcredits),
+            "expired_credits": format_credits(self.sums.expired_microcredits),
+            "remaining_credits": format_credits(self.sums.remaining_microcredits),
+            "findings": [
+                {"principal": str(f.principal), "place": f.place, "text": f.text}
+                for f in self.findings
+            ],
+        }
+
+    def __str__(self) -> str:
+        sums = self.to_json()
+        verdict = "zero drift" if self.is_clean else f"{len(self.findings)} findings"
+        return (
+            f"{verdict}: {self.accounts:,} accounts, {self.sums.entries:,} entries;"
+            f" granted {sums['granted_credits']} + returned {sums['returned_credits']}"
+            f" - drawn {sums['drawn_credits']} - expired {sums['expired_credits']}"
+            f" = {sums['remaining_credits']} credits remaining"
+        )
+
+
+NOTHING: Final = Verified(0, Sums(), ())
+
+
+def verify_all(rows: VerifiedRows) -> Verified:
+    """Verify every account, some at a time, behind a progress bar; findings in order of account."""
+    with err().status("listing accounts"):
+        principals = sorted(account.principal for account in rows.list_accounts())
+    parts: dict[Principal, Verified] = {}
+    policies: dict[str, BillingPolicy] = {}
+    with progress() as bar, ThreadPoolExecutor(ACCOUNTS_AT_ONCE) as pool:
+        task = bar.add_task("verifying accounts", total=len(principals))
+        verifying = {pool.submit(verify_account, rows, p, policies): p for p in principals}
+        for done in as_completed(verifying):
+            parts[verifying[done]] = done.result()
+            bar.advance(task)
+    return sum((parts[principal] for principal in principals), NOTHING)
+
+
+def verify_account(
+    rows: VerifiedRows, principal: Principal, policies: dict[str, BillingPolicy]
+) -> Verified:
+    """Verify one account; `policies` keeps what was read of them, for the next account.
+
+    An account that is debited meanwhile is looked at again: its pages may be newer than its row.
+    """
+    verified = NOTHING
+    for _ in range(ATTEMPTS_MAX):
+        row = rows.read_account(principal)
+        verified = _verify_row(rows, row, policies) if row else _verify_no_row(rows, principal)
+        if verified.is_clean or rows.read_account(principal) == row:
+            break
+    return verified
+
+
+def _verify_row(rows: VerifiedRows, row: Account, policies: dict[str, BillingPolicy]) -> Verified:
+    beginning = Checkpoint(row.principal, began_on=datetime.now(UTC).date())
+    verification = verify_row(rows, row, policies, beginning)
+    beyond = tuple(
+        Finding(
+            row.principal,
+            f"page {page.number}",
+            f"is on the ledger, but the row holds another page {row.page_number}",
+        )
+        for page in rows.read_pages(row.principal, row.page_number)
+        # The row may still hold a page that is flushed already, and then they are the same.
+        if page != row.page
+    )
+    return Verified(1, verification.sums, (*verification.findings, *beyond))
+
+
+def _verify_no_row(rows: VerifiedRows, principal: Principal) -> Verified:
+    pages = rows.read_pages(principal)
+    orphans = (Finding(principal, f"page {page.number}", "belongs to no account") for page in pages)
+    return Verified(0, Sums(), tuple(orphans))

@@ -1,0 +1,212 @@
+"""Reading the file that declares a world.
+
+Reading is strict, because the file hands out credits: what is not understood, or names what is not
+there, is rejected as a whole before anything is changed, with the place in the file and what to do
+there.
+"""
+
+import json
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.ledger.grants import GRANTS_MAX
+from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
+from agent_credits_cli.errors import CommandError
+from agent_credits_cli.world import DeclaredTeam, Plan, World, reserved_prefix
+
+# The place in the file, and what is wrong there.
+Complaints = Iterator[tuple[str, str]]
+AnyWorld = TypeVar("AnyWorld", bound=World)
+
+
+def load_world(path: Path) -> World:
+    """Read and check the file. Raises `CommandError` with one line that names file and place."""
+    return read_world(path, World, complaints_about)
+
+
+def read_world(
+    path: Path, model: type[AnyWorld], complaints: Callable[[AnyWorld], Complaints]
+) -> AnyWorld:
+    """Read and check what this kind of world takes from the file. Raises as `load_world` does."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read ({error.strerror}); name a TOML file") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8; save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise CommandError(f"{path} is not TOML: {error}; correct it there") from error
+    taken = {key: value for key, value in document.items() if key not in model.passed_over}
+    try:
+        # By way of JSON, where the strict mode takes an array for a tuple and a string for a date.
+        world = model.model_validate_json(json.dumps(taken, default=str), strict=True)
+    except pydantic.ValidationError as error:
+        raise CommandError(f"{path}: {_first_error(error)}") from error
+    for place, complaint in complaints(world):
+        raise CommandError(f"{path}: {place}: {complaint}")
+    return world
+
+
+def _first_error(error: pydantic.ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{' '.join(part.split())}"
+        for part in first["loc"]
+    ).removeprefix(".")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place}: {_advice(first)}{more}"
+
+
+def _advice(error: Any) -> str:
+    match error["type"]:
+        case "missing":
+            return "is missing; add it"
+        case "extra_forbidden":
+            return "is no key that is known here; remove it or correct its spelling"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case _:
+            return f"{error['msg']}; correct the value"
+
+
+def complaints_about(world: World) -> Complaints:
+    """Yield what is wrong between the parts of the file, each with its place."""
+    yield from repeated("plans", "name", [plan.name for plan in world.plans])
+    yield from repeated("teams", "team_id", [team.team_id for team in world.teams])
+    yield from repeated("grants", "id", [f"{g.principal} {g.id}" for g in world.grants])
+    yield from _about_packs(world)
+    for number, plan in enumerate(world.plans):
+        yield from _about_plan(world, plan, f"plans[{number}]")
+    for number, team in enumerate(world.teams):
+        yield from _about_team(world, team, f"teams[{number}]")
+        yield from _about_payment(team, f"teams[{number}]")
+        yield from _about_auto_reload(world, team, f"teams[{number}]")
+    yield from _billed_for_two_teams(world)
+    yield from _about_grants(world)
+
+
+def repeated(tables: str, key: str, names: list[str]) -> Complaints:
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            yield f"{tables}[{number}].{key}", f"{name} is declared twice; remove one of the two"
+
+
+def _about_packs(world: World) -> Complaints:
+    packs = world.policy.packs
+    sizes = [f"the pack of {format_credits(p.microcredits)} in {p.currency}" for p in packs]
+    yield from repeated("policy.packs", "credits", sizes)
+
+
+def _about_plan(world: World, plan: Plan, place: str) -> Complaints:
+    drawn = {pool for rule in world.rules_of(plan.kind) for pool in rule.pools}
+    if plan.microcredits == 0 and plan.kind == "self_serve":
+        yield f"{place}.credits", f"plan {plan.name} refills nothing; give it credits"
+    if plan.microcredits > 0 and plan.pool not in drawn:
+        yield f"{place}.pool", unknown("pool", plan.pool, drawn, "that the policy draws")
+
+
+def _about_team(world: World, team: DeclaredTeam, place: str) -> Complaints:
+    plans = {plan.name for plan in world.plans if plan.kind == team.kind}
+    if team.plan not in plans:
+        yield f"{place}.plan", unknown("plan", team.plan, plans, f"for {team.kind} teams")
+    if not team.takes_everyone and team.owner not in team.members:
+        yield f"{place}.owner", f"{team.owner} is not a member; add {team.owner} to the members"
+    users_pay = any(rule.payer != "team" for rule in world.rules_of(team.kind))
+    if team.takes_everyone and users_pay:
+        yield (
+            f"{place}.members",
+            'users of this team pay for runs and need accounts; list them instead of "*"',
+        )
+
+
+def _about_payment(team: DeclaredTeam, place: str) -> Complaints:
+    match team.payment:
+        case PaymentMethod(provider="invoice", customer=None, payment_method=None):
+            pass
+        case PaymentMethod(provider="invoice"):
+            yield f"{place}.payment", "an invoice names no card; remove customer and payment_method"
+        case _:
+            pass
+
+
+def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complaints:
+    settings = team.auto_reload
+    if settings is None:
+        return
+    if world.policy.pack_of(settings.pack_microcredits, team.currency) is None:
+        packs = [pack for pack in world.policy.packs if pack.currency == team.currency]
+        sizes = ", ".join(format_credits(pack.microcredits) for pack in packs)
+        yield (
+            f"{place}.auto_reload.pack",
+            f"there is no pack of {format_credits(settings.pack_microcredits)} credits in "
+            f"{team.currency}; "
+            + (
+                f"the policy's are {sizes}"
+                if sizes
+                else f"declare packs in {team.currency} under [[policy.packs]]"
+            ),
+        )
+    drawn = {pool for rule in world.rules_of(team.kind) for pool in rule.pools}
+    if settings.pool not in drawn:
+        whose = f"that the policy draws for {team.kind} teams"
+        yield f"{place}.auto_reload.pool", unknown("pool", settings.pool, drawn, whose)
+    if settings.enabled and team.spend_cap_cents == 0:
+        yield f"{place}.spend_cap_cents", "auto_reload needs a spend cap; write one above 0"
+    if settings.enabled and team.payment is None:
+        yield f"{place}.payment", "auto_reload needs a way to pay; add [teams.payment]"
+
+
+def _billed_for_two_teams(world: World) -> Complaints:
+    team_of: dict[Principal, str] = {}
+    for number, team in enumerate(world.teams):
+        for payer in world.payers_of(team):
+            other = team_of.setdefault(payer, team.team_id)
+            if other != team.team_id:
+                complaint = (
+                    f"{payer.id} is already a member of {other}, and the plan of an account comes "
+                    "from one team; remove one of the two memberships"
+                )
+                yield f"teams[{number}].members", complaint
+
+
+def _about_grants(world: World) -> Complaints:
+    team_of = world.team_of_accounts()
+    declared: Counter[Principal] = Counter()
+    for number, grant in enumerate(world.grants):
+        place = f"grants[{number}]"
+        declared[grant.principal] += 1
+        if declared[grant.principal] > GRANTS_MAX:
+            yield (
+                f"{place}.principal",
+                f"{grant.principal} has more than {GRANTS_MAX} grants; merge some of them",
+            )
+        if grant.principal not in team_of:
+            yield f"{place}.principal", no_account(grant.principal)
+            continue
+        pools = world.pools_of(grant.principal, team_of[grant.principal].kind)
+        if grant.pool not in pools:
+            whose = f"that the policy draws when {grant.principal} pays"
+            yield f"{place}.pool", unknown("pool", grant.pool, pools, whose)
+        prefix = reserved_prefix(grant.id)
+        if prefix is not None:
+            yield f"{place}.id", f"ids that begin with {prefix!r} are reserved; choose another id"
+        if grant.expires_at is not None and grant.expires_in_days is not None:
+            yield f"{place}.expires_in_days", "stands beside expires_at; keep one of the two"
+
+
+def no_account(principal: Principal) -> str:
+    if principal.kind == "user":
+        return f"{principal.id} is a member of no team whose users pay; add the user to a team"
+    return f"{principal.id} is no team that pays for its runs; declare it under [[teams]]"
+
+
+def unknown(noun: str, name: str, known: set[str], whose: str) -> str:
+    choice = f"the ones {whose} are {', '.join(sorted(known))}" if known else f"none {whose}"
+    return f"there is no {noun} {name}; {choice}"

@@ -1,0 +1,1 @@
+"""`agent-credits-demo`: the sample events and a production trace, through the embedded stack."""

@@ -1,0 +1,97 @@
+"""`agent-credits local`: the embedded stack, for trying things out and for the tests."""
+
+from typing import Annotated, Final
+
+import typer
+
+from agent_credits_cli.tables import AsJson, err, print_json
+from agent_credits_cli.target import choice_of
+from agent_credits_local import embedded_stack
+from agent_credits_local.checkout import this_checkout
+from agent_credits_local.options import Port
+from agent_credits_local.session import LOCAL_REGION
+from agent_credits_local.stack_state import StackState, StateFolder
+
+app = typer.Typer(no_args_is_help=True, help="The embedded stack: no Docker, no AWS account.")
+
+DOWN_EXIT_STATUS: Final = 1
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    port: Port = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard all state first.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Start the emulator, build and deploy. Quick if nothing has changed."""
+    folder = _folder(context)
+    state = embedded_stack.up(folder, this_checkout(), port=port, fresh=fresh, console=err())
+    _print(folder, state, as_json=as_json)
+
+
+@app.command()
+def down(context: typer.Context, as_json: AsJson = False) -> None:
+    """Stop what `local up` started, and nothing else."""
+    stopped = embedded_stack.down(_folder(context))
+    if as_json:
+        print_json({"stopped": stopped})
+    else:
+        typer.echo("The local stack is down." if stopped else "The local stack was not up.")
+
+
+@app.command()
+def status(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show endpoint, outputs and health. The exit status is 1 unless the stack is healthy."""
+    folder = _folder(context)
+    state = folder.read()
+    _print(folder, state, as_json=as_json)
+    if state is None or not state.is_usable():
+        raise typer.Exit(DOWN_EXIT_STATUS)
+
+
+def _folder(context: typer.Context) -> StateFolder:
+    return StateFolder(choice_of(context).state_path)
+
+
+def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> None:
+    healthy = state is not None and state.is_usable()
+    report = {"healthy": healthy, "state_folder": str(folder.path)}
+    if state is not None:
+        report |= {
+            "endpoint_url": state.emulator.endpoint_url,
+            "region": LOCAL_REGION,
+            "stack_name": embedded_stack.STACK_NAME,
+            "pid": state.emulator.pid,
+            "log": str(folder.emulator_log),
+            "outputs": dict(state.outputs),
+        }
+        if state.payment_stand_in is not None:
+            report["payment_stand_in"] = {
+                "endpoint_url": state.payment_stand_in.endpoint_url,
+                "pid": state.payment_stand_in.pid,
+                "log": str(folder.payment_stand_in_log),
+            }
+        if state.slack_stand_in is not None:
+            report["slack_stand_in"] = {
+                "endpoint_url": state.slack_stand_in.endpoint_url,
+                "pid": state.slack_stand_in.pid,
+                "log": str(folder.slack_stand_in_log),
+            }
+    if as_json:
+        print_json(report)
+        return
+    if state is None:
+        typer.echo("The local stack is down.")
+        return
+    health = "up" if healthy else "not healthy"
+    typer.echo(f"The local stack is {health} at {state.emulator.endpoint_url}")
+    width = max(map(len, state.outputs), default=0)
+    for name, value in state.outputs.items():
+        typer.echo(f"  {name:{width}}  {value}")
+    if state.payment_stand_in is not None:
+        typer.echo(f"  payments go to a stand-in at {state.payment_stand_in.endpoint_url}")
+        typer.echo(f"  log of the stand-in: {folder.payment_stand_in_log}")
+    if state.slack_stand_in is not None:
+        typer.echo(f"  notices for Slack go to a stand-in at {state.slack_stand_in.endpoint_url}")
+    typer.echo(f"  log of the emulator: {folder.emulator_log}")

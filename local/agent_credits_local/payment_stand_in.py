@@ -1,0 +1,93 @@
+"""The stand-in for Stripe on this machine: its process, and the customers that demo and tests need.
+
+The functions of a local stack pay through the very adapter that pays on AWS; only its address is
+the stand-in's, and its key a dummy. A local stack never learns the address of Stripe itself.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
+from urllib.parse import urlencode
+
+from pydantic import BaseModel, ConfigDict
+
+from agent_credits_local.emulator import Emulator
+
+# Only its first letters matter, to the stand-in as to the adapter.
+STAND_IN_KEY: Final = "sk_test_stand_in"
+
+# The stand-in knows them by their numbers, as Stripe's test mode does.
+CARD_THAT_PAYS: Final = "4242424242424242"
+CARD_THAT_DECLINES: Final = "4000000000000341"
+
+# More than a demo or a test ever makes.
+PAYMENTS_LISTED_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class CardOnFile:
+    """What a team's payment method names."""
+
+    customer: str
+    payment_method: str
+
+
+class Payment(BaseModel):
+    """A PaymentIntent of the stand-in. It was charged if, and only if, it has `succeeded`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    status: str
+    amount: int
+    currency: str
+    customer: str | None
+    metadata: Mapping[str, str] = {}
+
+
+class PaymentStandIn(Emulator):
+    """A started localstripe. It remembers everything until it is stopped, and nothing longer."""
+
+    title: ClassVar[str] = "the payment stand-in"
+    # The one path that it answers to whoever shows no key.
+    health_path: ClassVar[str] = "/js.stripe.com/v3/"
+
+    @classmethod
+    def start_localstripe(cls, python: Path, program: Path, port: int, log: Path) -> Self:
+        """Start a detached stand-in; it is not yet healthy when this returns."""
+        environment = {"PATH": os.environ.get("PATH", os.defpath)}
+        # Isolated (-I): nothing of the caller's Python gets in.
+        return cls.spawn([str(python), "-I", str(program), str(port)], port, log, environment)
+
+    def put_card_on_file(self, card_number: str) -> CardOnFile:
+        """Make a customer who pays by this card."""
+        customer = self._call("POST", "/v1/customers", {"name": "A customer of the stand-in"})
+        card = {"number": card_number, "exp_month": "12", "exp_year": "2099", "cvc": "123"}
+        method = self._call(
+            "POST",
+            "/v1/payment_methods",
+            {"type": "card", **{f"card[{name}]": value for name, value in card.items()}},
+        )
+        attach = f"/v1/payment_methods/{method['id']}/attach"
+        self._call("POST", attach, {"customer": customer["id"]})
+        return CardOnFile(customer["id"], method["id"])
+
+    def forget_card(self, card: CardOnFile) -> None:
+        """Let a card be gone, as when its holder removes it."""
+        self._call("DELETE", f"/v1/payment_methods/{card.payment_method}")
+
+    def payments(self, customer: str | None = None) -> Sequence[Payment]:
+        """List the payments made so far, charged or not: of one customer, or of all."""
+        listed = self._call("GET", f"/v1/payment_intents?limit={PAYMENTS_LISTED_MAX}")
+        payments = [Payment.model_validate(payment) for payment in listed["data"]]
+        return [p for p in payments if customer is None or p.customer == customer]
+
+    def _call(self, method: str, path: str, form: Mapping[str, str] | None = None) -> Any:
+        headers = {
+            "Authorization": f"Bearer {STAND_IN_KEY}",
+            "Content-Type": "application/x-www-form-urlencoded",
+        }
+        return json.loads(self.ask(method, path, urlencode(form or {}), headers))
