@@ -10,7 +10,7 @@ from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 
 # What a team that is not there yet shows of its money.
-_NO_MONEY: Final = ("0 cents a month", "off", "none")
+_NO_MONEY: Final = ("0 cents a month", "usd", "off", "none")
 
 MEMBERS_NAMED_MAX: Final = 5
 
@@ -49,7 +49,7 @@ def team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, st
 
 def _money_differences(before: Team | None, after: Team) -> Iterator[tuple[str, str | None, str]]:
     for what, was, becomes in zip(
-        ("spend cap", "auto-reload", "payment"),
+        ("spend cap", "currency", "auto-reload", "payment"),
         _money_texts(before) if before else _NO_MONEY,
         _money_texts(after),
         strict=True,
@@ -58,9 +58,10 @@ def _money_differences(before: Team | None, after: Team) -> Iterator[tuple[str, 
             yield what, was if before else None, becomes
 
 
-def _money_texts(team: Team) -> tuple[str, str, str]:
+def _money_texts(team: Team) -> tuple[str, str, str, str]:
     return (
         f"{team.spend_cap_cents} cents a month",
+        team.currency,
         auto_reload_text(team.auto_reload),
         payment_text(team.payment),
     )

@@ -414,12 +414,24 @@ class TestDeadLetters:
             (body(usage("on-page", "9")), "conflicting", "recorded with another payload"),
             (body(usage("evt-00", "9", run="run-long")), "conflicting", "with another payload"),
             (
+                body(usage("twin", "1"), usage("twin", "2")),
+                "conflicting",
+                "event twin was recorded with another payload",
+            ),
+            (body(usage("on-page", "1"), usage("on-page", "2")), "conflicting", "event on-page"),
+            (
+                body(usage("evt-00", "1", run="run-long"), usage("evt-00", "9", run="run-long")),
+                "conflicting",
+                "event evt-00",
+            ),
+            (
                 body(usage("e", time=datetime.now(UTC) + timedelta(days=2))),
                 "from_the_future",
                 "more than five minutes in the future",
             ),
             (body(usage("on-page", "1")), None, ""),
             (body(usage("new", "1")), None, ""),
+            (body(usage("new", "1"), usage("new", "1")), None, ""),
             (body(provider_error("e")), None, ""),
             (body(provider_error("e", user="ben")), None, ""),
             (
@@ -439,6 +451,17 @@ class TestDeadLetters:
 
         assert (rejection.code if rejection else None) == code
         assert reason in (rejection.reason if rejection else "")
+
+    @pytest.mark.usefixtures("several_pages")
+    def test_a_message_with_an_event_and_its_conflicting_twin_is_shown(
+        self, run: Run, target: Target, dead_letter_queue: str
+    ) -> None:
+        message = body(usage("twin", "1"), usage("twin", "2"))
+        target.sqs.send_message(QueueUrl=dead_letter_queue, MessageBody=message)
+
+        (shown,) = json.loads(run("dead-letters", "--json").stdout)
+
+        assert (shown["code"], shown["event_ids"]) == ("conflicting", ["twin", "twin"])
 
     @pytest.mark.usefixtures("settled")
     def test_looking_takes_nothing_out(self, target: Target, dead_letter_queue: str) -> None:

@@ -17,8 +17,10 @@ from agent_credits.events.agent_runs import (
     parse_message,
 )
 from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
+from agent_credits.ledger.entries import Identity
 from agent_credits.notices.notice import iso
 from agent_credits.values.errors import SecretUnavailable
+from agent_credits.values.principals import Principal
 from agent_credits_cli.dead_letter_queue import peek
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.tables import AsJson, moment, out, print_json
@@ -121,19 +123,24 @@ def why_rejected(
     """Return why the message would be rejected now, in the words of the function that does it."""
     if message.rejections:
         return message.rejections[0]
-    receipts = rows.read_receipts([event.identity for event in message.events])
+    receipts = rows.read_receipts({event.identity for event in message.events})
+    in_ledger = {identity: receipt.entry.payload_hash for identity, receipt in receipts.items()}
+    counted: dict[Principal, dict[Identity, str]] = {}
     for event in message.events:
         billing = directory.bill(event, now)
         if isinstance(billing, Rejection):
             return billing
         if isinstance(event, ModelProviderErrorReported):
             continue  # It has no entry on the account, so nothing can stand against it there.
-        row = rows.read_account(billing.principal)
-        if row is None:
-            return Rejection("unknown_user", f"{billing.principal} has no account")
-        recorded = {e.identity: e.payload_hash for e in row.entries}
-        recorded |= {identity: r.entry.payload_hash for identity, r in receipts.items()}
-        if recorded.get(event.identity, event.payload_hash) != event.payload_hash:
+        if billing.principal not in counted:
+            row = rows.read_account(billing.principal)
+            if row is None:
+                return Rejection("unknown_user", f"{billing.principal} has no account")
+            on_page = {entry.identity: entry.payload_hash for entry in row.entries}
+            counted[billing.principal] = on_page | in_ledger
+        # Of two events with one id, the message's first counts, as it does in a commit.
+        first = counted[billing.principal].setdefault(event.identity, event.payload_hash)
+        if first != event.payload_hash:
             reason = f"event {event.id} was recorded with another payload"
             return Rejection("conflicting", reason)
     return None

@@ -16,6 +16,9 @@ RESERVED_PREFIXES = (REFILL_PREFIX, RELOAD_PREFIX, EXPIRY_PREFIX, PLAN_CHANGE_PR
 
 GRANTS_MAX = 200
 
+# The pool of trials. Its credits count as a trial whatever their cause.
+TRIAL_POOL = "trial"
+
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 GrantCause = Literal["refill", "reload", "purchase", "gift", "contract"]

@@ -1,4 +1,7 @@
-"""The notice of paid credits that expire soon: how many, exactly when, and what can be done."""
+"""The notice of paid or trial credits that expire soon: how many, when, and what can be done.
+
+It addresses whose credits they are: the user, or the team.
+"""
 
 from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
 from agent_credits.notices.notice import Notice, iso
@@ -8,7 +11,7 @@ from agent_credits.values.display import credits_text, time_text
 
 
 def credits_expiring(expiring: CreditsExpiring) -> Notice:
-    fix = _fixes(expiring)
+    kind, fix = _kind(expiring), _fixes(expiring)
     total = sum(grant.remaining_microcredits for grant in expiring.grants)
     data = {
         "principal": str(expiring.principal),
@@ -20,8 +23,8 @@ def credits_expiring(expiring: CreditsExpiring) -> Notice:
     }
     lines = [
         (
-            f"Paid credits of {expiring.principal} expire on {expiring.expires_on} (UTC) unless "
-            f"runs use them first: {credits_text(total)} in total."
+            f"{_whose(expiring)} {kind} credits expire on {expiring.expires_on} (UTC) unless runs "
+            f"use them first: {credits_text(total)} in total."
         ),
         "",
         *fact_lines(
@@ -46,7 +49,7 @@ def credits_expiring(expiring: CreditsExpiring) -> Notice:
         retryable=False,
         data=data,
         email_subject=(
-            f"Paid credits of {expiring.principal} expire on {expiring.expires_on}: "
+            f"{kind.capitalize()} credits of {expiring.principal} expire on {expiring.expires_on}: "
             f"{credits_text(total)}"
         ),
         email_text="\n".join(lines) + "\n",
@@ -70,21 +73,41 @@ def _grant_text(grant: ExpiringGrant) -> str:
     )
 
 
+def _kind(expiring: CreditsExpiring) -> str:
+    kinds = {"trial" if grant.is_trial else "paid" for grant in expiring.grants}
+    return " and ".join(sorted(kinds))
+
+
+def _whose(expiring: CreditsExpiring) -> str:
+    principal = expiring.principal
+    return f"Team {principal.id}, your" if principal.kind == "team" else f"{principal.id}, your"
+
+
 def _fixes(expiring: CreditsExpiring) -> list[str]:
+    who, is_trial = expiring.principal.id, all(grant.is_trial for grant in expiring.grants)
     use = (
         "start the runs that you have planned before then. Within a pool, the credits that expire "
         "first are drawn first."
     )
     if expiring.principal.kind == "team":
+        about = "a contract that follows the trial" if is_trial else "the contract's next term"
         return [
-            f"Team {expiring.principal.id}: {use}",
+            f"Team {who}: {use}",
             (
-                f"An admin of team {expiring.principal.id}: contact your account manager about the "
-                "contract's next term. Expired credits are not restored."
+                f"An admin of team {who}: contact your account manager about {about}. Expired "
+                "credits are not restored."
+            ),
+        ]
+    if is_trial:
+        return [
+            f"{who}: {use}",
+            (
+                "After that, your runs draw your other credits. Purchase add-on credits if those "
+                "will not be enough; expired credits are not restored."
             ),
         ]
     return [
-        f"{expiring.principal.id}: {use}",
+        f"{who}: {use}",
         "Pools that come earlier in the waterfall are still drawn before these credits.",
         "Buy only what you will use: expired credits are not restored.",
     ]

@@ -1,7 +1,7 @@
 """The notice of a run that failed for lack of credits: one per run, at once, never in a digest."""
 
 from datetime import datetime
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from agent_credits.ledger.accounts import Account, total_microcredits
 from agent_credits.ledger.entries import Entry, PoolBalance
@@ -14,6 +14,12 @@ from agent_credits.notices.reload_declines import reload_fix
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import time_text
 from agent_credits.values.principals import Payer, Principal
+
+# What the run's events decided stays decided, so the same events would fail it again.
+RETRY: Final = (
+    "To retry: start the run again once there are credits, as a new run with new event IDs. This "
+    "run stays failed."
+)
 
 
 def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: str) -> Notice:
@@ -36,7 +42,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         "cause": entry.decline or "pools_exhausted",
         "auto_reload": {"state": reload_state(entry.decline)},
         "resets_at": iso(refill) if refill else None,
-        "fix": fixes(account, run.payer, run.team_id, refill, entry.decline),
+        "fix": [*fixes(account, run.payer, run.team_id, refill, entry.decline), RETRY],
         "problem": insufficient_credits_problem(problem_type_base_url),
     }
     if run.project_id is not None:
@@ -79,30 +85,35 @@ def fixes(
     decline: DeclineCause | None,
 ) -> list[str]:
     """Return what can be done, by whom, most direct first; it depends on who was billed."""
-    match payer:
-        case "user":
-            steps = [f"{account.principal.id}: purchase add-on credits for your own account."]
-        case "owner":
-            steps = [
-                (
-                    f"The owner of team {team_id}, {account.principal.id}: purchase add-on "
-                    "credits. The owner's pools pay for the team's unattended runs."
-                )
-            ]
-        case "team":
-            return [
-                (
-                    f"An admin of team {team_id}: contact your account manager to add credits to "
-                    "the contract."
-                )
-            ]
-        case _:
-            assert_never(payer)
-    if decline is not None:
-        steps = [*reload_fix(decline, team_id), *steps]
+    purchase = _purchase_fix(account.principal, payer, team_id)
+    if decline is not None and decline != "auto_reload_off":
+        steps = [*reload_fix(decline, team_id), purchase]
+    elif payer == "team":
+        # An enterprise buys by contract, so it is not advised to start reloading by card.
+        steps = [purchase]
+    else:
+        steps = [purchase, *reload_fix("auto_reload_off", team_id)]
     if refill is not None:
         steps.append(f"Or wait: the plan refills this account on {time_text(refill)}.")
     return steps
+
+
+def _purchase_fix(principal: Principal, payer: Payer, team_id: str) -> str:
+    match payer:
+        case "user":
+            return f"{principal.id}: purchase add-on credits for your own account."
+        case "owner":
+            return (
+                f"The owner of team {team_id}, {principal.id}: purchase add-on credits. The "
+                "owner's pools pay for the team's unattended runs."
+            )
+        case "team":
+            return (
+                f"An admin of team {team_id}: contact your account manager to add credits to the "
+                "contract."
+            )
+        case _:
+            assert_never(payer)
 
 
 def pools_to_json(pools: tuple[PoolBalance, ...]) -> list[dict[str, str]]:

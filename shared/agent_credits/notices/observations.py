@@ -22,7 +22,7 @@ from agent_credits.events.model_provider_errors import (
     ModelProviderAnswer,
     ModelProviderName,
 )
-from agent_credits.ledger.grants import GrantCause
+from agent_credits.ledger.grants import TRIAL_POOL, GrantCause
 from agent_credits.values.identifiers import Identifier, PrincipalText, SourceUri
 from agent_credits.values.strict import Strict
 
@@ -104,7 +104,7 @@ class DriftFound(Strict):
 
 
 class ExpiringGrant(Strict):
-    """A paid grant that still holds credits, and exactly when they expire."""
+    """A paid or trial grant that still holds credits, and exactly when they expire."""
 
     grant_id: str
     pool: str
@@ -112,9 +112,13 @@ class ExpiringGrant(Strict):
     remaining_microcredits: int
     expires_at: AwareDatetime
 
+    @property
+    def is_trial(self) -> bool:
+        return self.pool == TRIAL_POOL
+
 
 class CreditsExpiring(Strict):
-    """Paid credits of an account that expire soon, on one day in UTC."""
+    """Paid and trial credits of an account that expire soon, on one day in UTC."""
 
     kind: Literal["credits_expiring"] = "credits_expiring"
     principal: PrincipalText

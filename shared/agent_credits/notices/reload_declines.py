@@ -33,7 +33,12 @@ def reload_fix(cause: DeclineCause, team_id: str) -> list[str]:
     admin = f"An admin of team {team_id}"
     match cause:
         case "auto_reload_off":
-            return [f"{admin}: turn on auto-reload, or purchase add-on credits."]
+            return [
+                (
+                    f"{admin}: turn on auto-reload, subject to the team's spend cap, or purchase "
+                    "credits by hand."
+                )
+            ]
         case "auto_reload_not_applicable":
             return [
                 (
@@ -73,8 +78,8 @@ def reload_fix(cause: DeclineCause, team_id: str) -> list[str]:
         case "payment_unavailable":
             return [
                 (
-                    f"{admin}: wait, or purchase add-on credits. If the late payment succeeds, its "
-                    "credits are still added; it is not charged twice."
+                    f"{admin}: wait, or purchase credits by hand. If the late payment succeeds, "
+                    "its credits are still added; it is not charged twice."
                 )
             ]
         case _:

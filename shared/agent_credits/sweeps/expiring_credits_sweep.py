@@ -1,8 +1,9 @@
-"""Paid credits that expire soon: a daily sweep looks for them in every account.
+"""Paid and trial credits that expire soon: a daily sweep looks for them in every account.
 
-Purchases, reloads and contracts are paid for. A plan's refill is meant to expire at the end of its
-period, and a gift was not paid for. Credits that are used up or have expired are not announced.
-Each account and day of expiry is one notice, however many grants and sweeps there are.
+Purchases, reloads and contracts are paid for, and nobody should lose a trial without notice. A
+plan's refill is meant to expire at the end of its period, and any other gift was not paid for.
+Credits that are used up or have expired are not announced. Each account and day of expiry is one
+notice, however many grants and sweeps there are.
 """
 
 from collections import Counter
@@ -11,7 +12,7 @@ from typing import Final, Protocol
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import newest_team
-from agent_credits.ledger.grants import Grant, GrantCause
+from agent_credits.ledger.grants import TRIAL_POOL, Grant, GrantCause
 from agent_credits.notices.observations import CreditsExpiring, ExpiringGrant
 from agent_credits.notices.rows import ObservationRows
 from agent_credits.sweeps.rows import AccountsRows, LedgerRows, Stretch, Unreadable
@@ -72,20 +73,24 @@ class ExpiringCreditsSweep:
 def expiring_by_day(
     row: Account, now: datetime, notice_period: timedelta
 ) -> dict[date, tuple[Grant, ...]]:
-    """Return the paid grants that still hold credits and expire soon, by their day in UTC.
+    """Return the grants to announce: they still hold credits and expire soon, by their day in UTC.
 
     A grant that expires now has expired. One that expires exactly `notice_period` from now is
     included.
     """
     by_day: dict[date, tuple[Grant, ...]] = {}
     for grant in sorted(row.grants, key=lambda g: (str(g.expires_at), g.id)):
-        if grant.expires_at is None or grant.cause not in PAID:
+        if grant.expires_at is None or not _is_announced(grant):
             continue
         is_soon = now < grant.expires_at <= now + notice_period
         if is_soon and grant.remaining_microcredits > 0:
             day = grant.expires_at.astimezone(UTC).date()
             by_day[day] = (*by_day.get(day, ()), grant)
     return by_day
+
+
+def _is_announced(grant: Grant) -> bool:
+    return grant.cause in PAID or grant.pool == TRIAL_POOL
 
 
 def _expiring_grant(grant: Grant) -> ExpiringGrant:

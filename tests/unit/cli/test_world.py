@@ -318,7 +318,7 @@ def test_reads_packs_and_reload_settings_as_the_package_keeps_them(file: Path) -
         (
             'credits = "1000"',
             'credits = "400"',
-            "policy.packs[1].credits: the pack of 400 in usd is",
+            "packs[1].credits: the pack of 400 in usd",
         ),
         ("spend_cap_cents = 20000", 'spend_cap_cents = 20000\ncurrency = "eur"', "packs in eur"),
         (

@@ -26,7 +26,7 @@ from tests.unit.notices.test_model_provider_errors import EVENTS, notice_of
 from tests.unit.notices.test_spend_cap import declined_three_times, spend, world_that_spends
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_world import ReloadWorld, short_world
-from tests.unit.sweeps.sweep_observations import DRIFTED, EXPIRING
+from tests.unit.sweeps.sweep_observations import DRIFTED, EXPIRING, TRIAL_EXPIRING
 
 SLACK = GOLDEN / "slack"
 EMAIL = GOLDEN / "email"
@@ -97,6 +97,7 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "auto_reload.succeeded": _succeeded,
     "auto_reload.suspended": lambda: _only(declined_three_times(), "auto_reload.suspended"),
     "credits_expiring": lambda: notice_of_observation(EXPIRING),
+    "credits_expiring--trial": lambda: notice_of_observation(TRIAL_EXPIRING),
     "balance_report": lambda: balance_report_notice(busy_team()),
     "credits_low": _low,
     "credits_restored": _restored,

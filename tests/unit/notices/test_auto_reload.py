@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from agent_credits.aws.items import account_from_item, account_item
 from agent_credits.aws.topic import NoticesTopic
+from agent_credits.billing.teams import Tenure
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.reloads import DECLINE_HOLD, RELOAD_DEADLINE, DeclineCause
 from agent_credits.notices.announcements import (
@@ -16,13 +17,27 @@ from agent_credits.notices.announcements import (
     notices_of,
     reload_requests,
 )
+from agent_credits.notices.insufficient_credits import RETRY
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.reload_declines import reload_fix
+from agent_credits.values.principals import Principal
 from tests.golden import assert_golden, data_and_email_of
-from tests.unit.builders import ANA, ON, RELOADING_ACME, finished, pause, plan_change, usage
+from tests.unit.builders import (
+    ANA,
+    FAR_PAST,
+    ON,
+    POLICY,
+    RELOADING_ACME,
+    finished,
+    grant_change,
+    pause,
+    plan_change,
+    usage,
+)
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_world import ReloadWorld, short_world
 
+ENTERPRISE = Principal("team", "acme")
 OFF = RELOADING_ACME.model_copy(update={"auto_reload": None})
 
 
@@ -115,6 +130,56 @@ def test_a_run_that_failed_because_its_reload_was_declined() -> None:
         "reload/insufficient_credits_after_decline.txt",
         data_and_email_of(only(world, "insufficient_credits")),
     )
+
+
+def enterprise_world(confirm: Any = "success", **settings: Any) -> ReloadWorld:
+    """Return a world with an enterprise that reloads its contract, and a contract of 100."""
+    tenure = Tenure(since=FAR_PAST, kind="enterprise", owner="o", policy_version=POLICY.version)
+    into_contract = {
+        "tenures": (tenure,),
+        "auto_reload": ON.model_copy(update={"pool": "contract"}),
+    }
+    team = RELOADING_ACME.model_copy(update=into_contract | settings)
+    world = ReloadWorld(team=team, payments=FakePayments([confirm]))
+    contract = grant_change("contract", "contract", "100", principal=ENTERPRISE)
+    commit(world.rows, ENTERPRISE, [contract], now=world.now, pause=pause, opens_account=True)
+    return world
+
+
+@pytest.mark.parametrize(
+    ("settings", "confirm", "first_step"),
+    [
+        ({"spend_cap_cents": 0}, "success", "raise the spend cap"),
+        ({}, "decline", "check the payment method"),
+        ({"payment": None}, "success", "add a payment method"),
+    ],
+)
+def test_an_enterprise_whose_reload_was_declined_has_two_ways_out(
+    settings: dict[str, Any], confirm: Any, first_step: str
+) -> None:
+    world = enterprise_world(confirm, **settings)
+    event = usage("e1", "200")
+    assert world.outcome(event) == "waiting"
+    world.resolve()
+    assert world.outcome(event) == "insufficient"
+
+    fix = only(world, "insufficient_credits").data["fix"]
+
+    assert fix[0].startswith(f"An admin of team acme: {first_step}")
+    assert fix[-2:] == [
+        "An admin of team acme: contact your account manager to add credits to the contract.",
+        RETRY,
+    ]
+
+
+def test_an_enterprise_that_is_low_at_its_spend_cap() -> None:
+    world = enterprise_world(spend_cap_cents=0)
+    world.deliver(usage("e1", "91"))
+    world.resolve()
+
+    notice = only(world, "credits_low")
+
+    assert_golden("low_credits/enterprise_at_its_cap.txt", data_and_email_of(notice))
 
 
 def test_every_decline_has_a_fix_of_its_own() -> None:

@@ -1,14 +1,17 @@
 """The notice of a failed run, including the words of its e-mail (in golden/)."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
-from agent_credits.notices.insufficient_credits import insufficient_credits
+from agent_credits.notices.insufficient_credits import RETRY, fixes, insufficient_credits
 from agent_credits.notices.notice import Notice
-from agent_credits.values.principals import Principal
+from agent_credits.notices.reload_declines import reload_fix
+from agent_credits.values.principals import Payer, Principal
 from tests.golden import assert_golden, email_of
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
@@ -80,7 +83,15 @@ def test_the_notice_is_the_documented_one() -> None:
             "resets_at": "2025-12-01T00:00:00Z",
             "fix": [
                 "ana: purchase add-on credits for your own account.",
+                (
+                    "An admin of team acme: turn on auto-reload, subject to the team's spend cap, "
+                    "or purchase credits by hand."
+                ),
                 "Or wait: the plan refills this account on 2025-12-01 00:00 UTC.",
+                (
+                    "To retry: start the run again once there are credits, as a new run with new "
+                    "event IDs. This run stays failed."
+                ),
             ],
             "problem": {
                 "type": "/reference/api-and-sdk/troubleshooting/errors/insufficient-credits/",
@@ -154,12 +165,51 @@ def test_the_email_matches_its_golden_file(name: str) -> None:
 
 
 def test_the_fix_depends_on_who_was_billed() -> None:
-    fixes = {name: failure(**case).data["fix"] for name, case in CASES.items()}
+    steps = {name: failure(**case).data["fix"] for name, case in CASES.items()}
 
-    assert fixes["user"][0].startswith("ana: purchase add-on credits")
-    assert fixes["owner"][0].startswith("The owner of team acme, olga: purchase")
-    assert fixes["enterprise"][0].startswith("An admin of team bigcorp: contact your account")
-    assert [len(fix) for fix in fixes.values()] == [2, 1, 2, 1, 1]
+    assert steps["user"][0].startswith("ana: purchase add-on credits")
+    assert steps["owner"][0].startswith("The owner of team acme, olga: purchase")
+    assert steps["enterprise"][0].startswith("An admin of team bigcorp: contact your account")
+    assert [len(fix) for fix in steps.values()] == [4, 3, 4, 3, 2]
+
+
+@pytest.mark.parametrize("name", ["user", "user_without_plan", "owner", "api_key"])
+def test_with_auto_reload_off_an_admin_can_turn_it_on_subject_to_the_spend_cap(name: str) -> None:
+    fix = failure(**CASES[name]).data["fix"]
+
+    assert fix[1].startswith(
+        "An admin of team acme: turn on auto-reload, subject to the team's spend cap"
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_last_step_is_to_start_the_run_again_and_the_problem_is_not_retryable(
+    name: str,
+) -> None:
+    data = failure(**CASES[name]).data
+
+    assert data["fix"][-1] == RETRY
+    assert data["problem"]["retryable"] is False
+
+
+@pytest.mark.parametrize(
+    "cause", [cause for cause in get_args(DeclineCause) if cause != "auto_reload_off"]
+)
+@pytest.mark.parametrize("payer", get_args(Payer))
+def test_a_decline_adds_its_own_fix_to_that_of_the_payer(cause: DeclineCause, payer: Payer) -> None:
+    account = Account(BIGCORP if payer == "team" else ANA)
+
+    steps = fixes(account, payer, "bigcorp", None, cause)
+
+    assert steps[:-1] == reload_fix(cause, "bigcorp")
+    who = "contact your account manager" if payer == "team" else "purchase add-on credits"
+    assert who in steps[-1]
+
+
+def test_an_enterprise_is_not_advised_to_turn_on_auto_reload() -> None:
+    (step,) = fixes(Account(BIGCORP), "team", "bigcorp", None, "auto_reload_off")
+
+    assert "contact your account manager" in step
 
 
 def test_only_a_runs_entry_can_fail_a_run() -> None:

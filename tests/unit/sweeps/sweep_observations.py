@@ -46,3 +46,17 @@ EXPIRING = CreditsExpiring(
         ),
     ),
 )
+
+TRIAL_EXPIRING = EXPIRING.model_copy(
+    update={
+        "grants": (
+            ExpiringGrant(
+                grant_id="welcome",
+                pool="trial",
+                cause="gift",
+                remaining_microcredits=499_000_000,
+                expires_at=NOW + timedelta(days=7),
+            ),
+        ),
+    }
+)

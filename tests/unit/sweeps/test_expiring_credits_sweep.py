@@ -2,6 +2,7 @@
 
 from collections import Counter
 from datetime import UTC, date, datetime, timedelta, timezone
+from typing import get_args
 
 import pytest
 from msgspec.structs import replace
@@ -141,6 +142,46 @@ def test_grants_that_expire_on_one_day_are_one_notice_and_those_of_another_day_a
     assert first.data["credits"] == "12.5"
     assert [grant["grant_id"] for grant in first.data["grants"]] == ["deal", "early", "late"]
     assert [n.data["expires_on"] for n in (first, second)] == ["2025-11-24", "2025-11-25"]
+
+
+@pytest.mark.parametrize("cause", get_args(GrantCause))
+def test_a_trial_is_announced_whatever_its_cause(rows: MemoryRows, cause: GrantCause) -> None:
+    hold(rows, a_grant("welcome", pool="trial", cause=cause, remaining=499 * CREDIT))
+
+    sweep(rows)
+
+    (notice,) = notices(rows)
+    assert (notice.data["principal"], notice.data["credits"]) == ("user:ana", "499")
+    assert notice.email_text.startswith("ana, your trial credits expire on 2025-11-24")
+
+
+def test_a_trial_that_is_used_up_or_never_expires_is_not_announced(rows: MemoryRows) -> None:
+    hold(
+        rows,
+        a_grant("dry", pool="trial", cause="gift", remaining=0),
+        a_grant("eternal", pool="trial", cause="gift", expires_at=None),
+    )
+
+    sweep(rows)
+
+    assert notices(rows) == []
+
+
+def test_paid_and_trial_credits_of_one_day_are_one_notice(rows: MemoryRows) -> None:
+    hold(
+        rows,
+        a_grant("pack", remaining=10 * CREDIT),
+        a_grant("welcome", pool="trial", cause="gift", remaining=5 * CREDIT),
+        a_grant("bonus", cause="gift"),
+    )
+
+    sweep(rows)
+
+    (notice,) = notices(rows)
+    assert notice.data["credits"] == "15"
+    assert "paid and trial credits of user:ana" in notice.email_subject.lower()
+    # What to do about paid credits is still said.
+    assert "Buy only what you will use: expired credits are not restored." in notice.data["fix"]
 
 
 def test_several_sweeps_announce_an_expiry_once(rows: MemoryRows) -> None:
@@ -315,3 +356,16 @@ def test_the_emails_match_their_golden_files(rows: MemoryRows) -> None:
 
     assert_golden("expiry/user.txt", texts[0])
     assert_golden("expiry/enterprise.txt", texts[1])
+
+
+def test_the_emails_about_trials_address_the_person_or_the_team(rows: MemoryRows) -> None:
+    trial = a_grant("welcome", pool="trial", cause="gift", remaining=499 * CREDIT)
+    hold(rows, trial)
+    hold(rows, trial, principal=BIGCORP)
+    for principal in (ANA, BIGCORP):
+        ExpiringCreditsSweep(rows, WEEK).visit(rows.accounts[principal], NOW.date(), NOW)
+
+    texts = [email_of(notice) for notice in notices(rows)]
+
+    assert_golden("expiry/trial_of_a_user.txt", texts[0])
+    assert_golden("expiry/trial_of_a_team.txt", texts[1])
