@@ -13,7 +13,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from samtranslator.translator.transform import transform
 
 from agent_credits.aws.cached_secret import SECRET_TTL
 from agent_credits.aws.clients import CALLS
@@ -22,7 +21,7 @@ from agent_credits.aws.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
 from agent_credits.ledger.reloads import RELOAD_DEADLINE
 from agent_credits.payments.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
 from agent_credits.sweeps.sweep import STEP_ATTEMPTS_MAX, parse_sweep_message
-from tests.template import Template, load_template
+from tests.template import Template, load_template, translate
 
 OUTPUTS = {
     "AgentRunsQueueUrl": {"Ref": "AgentRunsQueue"},
@@ -692,23 +691,12 @@ def test_a_holder_of_send_events_may_send_events_and_nothing_else(template: Temp
     assert referred(statement["Resource"]) == "AgentRunsQueue"
 
 
-class NoManagedPolicies:
-    """Stands in for the list of AWS managed policies, which none of the roles may need."""
-
-    def load(self) -> dict[str, str]:
-        return {}
-
-
 def test_sam_adds_no_role_and_no_policy_of_its_own(
     template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with_code = load_template()
-    with_code["Resources"]["SharedLayer"]["Properties"]["ContentUri"] = "s3://bucket/layer"
-    for function in functions(with_code).values():
-        function["Properties"]["CodeUri"] = "s3://bucket/function"
 
-    translated = transform(with_code, {}, NoManagedPolicies())
+    translated = translate(template)
 
     iam = ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::IAM::Policy")
     assert of_type(translated, *iam) == of_type(template, *iam)
