@@ -3,13 +3,20 @@
 import importlib
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests.template import load_template
+
+ROOT = Path(__file__).parents[2]
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -50,6 +57,55 @@ class Function:
         """Return the log lines with this message."""
         lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
         return [line for line in lines if line["message"] == message]
+
+
+def variables_by_function() -> dict[str, set[str]]:
+    """Return what the template names in the environment of each function."""
+    template = load_template()
+    of_all = template["Globals"]["Function"]["Environment"]["Variables"]
+    functions = [
+        resource["Properties"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Serverless::Function"
+    ]
+    return {
+        Path(function["CodeUri"]).name: {*of_all, *function["Environment"]["Variables"]}
+        for function in functions
+    }
+
+
+def environment_of(function: str) -> dict[str, str]:
+    """Return a function's variables, each with a value that will do."""
+    values = {
+        # As it is unless a stack requires signatures; then the key of each is read, and needed.
+        "EVENT_SIGNING_SECRET_ARN": "",
+        "EXPIRY_NOTICE_DAYS": "7",
+    }
+    return {name: values.get(name, "INFO") for name in variables_by_function()[function]}
+
+
+def output_of(program: str, function: str, environment: Mapping[str, str]) -> str:
+    """Run the program beside the function's `app`, in an interpreter that has loaded nothing."""
+    folder = ROOT / "functions" / function
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={
+            **environment,
+            "PATH": os.environ["PATH"],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "dummy",
+            "AWS_SECRET_ACCESS_KEY": "dummy",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "PYTHONPATH": str(folder),
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
 
 
 def cold_start(
