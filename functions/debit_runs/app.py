@@ -16,6 +16,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.billing.directory import Directory
+from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
 from agent_credits.values.errors import QueueUnavailable
 
@@ -30,7 +31,7 @@ class Settings(BaseModel):
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
     AGENT_RUNS_QUEUE_URL: str
-    # Empty where events need no signature.
+    EVENT_SIGNATURES: SignatureMode
     EVENT_SIGNING_SECRET_ARN: str
 
 
@@ -43,11 +44,17 @@ metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 signing_keys = (
-    SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
-    if settings.EVENT_SIGNING_SECRET_ARN
-    else None
+    None
+    if settings.EVENT_SIGNATURES == "off"
+    else SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
 )
-debits = Debits(rows, Directory(rows), back_off, signing_keys)
+debits = Debits(
+    rows,
+    Directory(rows),
+    back_off,
+    signing_keys,
+    unsigned_counts=settings.EVENT_SIGNATURES == "check-signed",
+)
 
 
 @cache

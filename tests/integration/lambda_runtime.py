@@ -77,8 +77,7 @@ def variables_by_function() -> dict[str, set[str]]:
 def environment_of(function: str) -> dict[str, str]:
     """Return a function's variables, each with a value that will do."""
     values = {
-        # As it is unless a stack requires signatures; then the key of each is read, and needed.
-        "EVENT_SIGNING_SECRET_ARN": "",
+        "EVENT_SIGNATURES": "off",
         "EXPIRY_NOTICE_DAYS": "7",
     }
     return {name: values.get(name, "INFO") for name in variables_by_function()[function]}

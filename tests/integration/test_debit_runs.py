@@ -53,7 +53,8 @@ def environment(tables: StackTables, queue_url: str) -> dict[str, str]:
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNING_SECRET_ARN": "",
+        "EVENT_SIGNATURES": "off",
+        "EVENT_SIGNING_SECRET_ARN": "any",
     }
 
 

@@ -29,6 +29,7 @@ OUTPUTS = {
     "ReloadsQueueUrl": {"Ref": "ReloadsQueue"},
     "SweepsQueueUrl": {"Ref": "SweepsQueue"},
     "StripeSecretArn": {"Fn::GetAtt": ["StripeSecret", "Id"]},
+    "EventSignatures": {"Ref": "EventSignatures"},
     "EventSigningSecretArn": {"Fn::GetAtt": ["EventSigningSecret", "Id"]},
     "SlackSecretArn": {"Fn::GetAtt": ["SlackSecret", "Id"]},
     "NoticesTopicArn": {"Ref": "NoticesTopic"},
@@ -417,6 +418,12 @@ def a_secret_is_written_out(template: Template) -> Iterator[str]:
             yield f"the placeholder of {name} could pass for a key"
 
 
+def a_secret_is_lost_by_a_parameter(template: Template) -> Iterator[str]:
+    for name, secret in of_type(template, "AWS::SecretsManager::Secret").items():
+        if "Condition" in secret:
+            yield f"what was put into {name} is deleted when a parameter turns it off"
+
+
 def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     keys = {"dynamodb:LeadingKeys": "false"}
     with_observations = {
@@ -440,7 +447,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         ("sqs:ReceiveMessage", "ReloadsQueue"): {"AutoReloadRole": None},
         ("sqs:ReceiveMessage", "AgentRunsQueue"): {"DebitRunsRole": None},
         ("secretsmanager:GetSecretValue", "StripeSecret"): {"AutoReloadRole": None},
-        ("secretsmanager:GetSecretValue", "EventSigningSecret"): {"ReadEventSigningKeys": None},
+        ("secretsmanager:GetSecretValue", "EventSigningSecret"): {"DebitRunsRole": None},
         ("secretsmanager:GetSecretValue", "SlackSecret"): {"NotifySlackRole": None},
         ("sqs:ReceiveMessage", "SlackQueue"): {"NotifySlackRole": None},
         ("sqs:SendMessage", "SlackQueue"): {
@@ -625,6 +632,10 @@ def test_every_resource_that_a_variable_names_exists(template: Template) -> None
 
 def test_the_layer_follows_the_runtime_of_the_functions(template: Template) -> None:
     assert list(the_layer_is_built_for_another_runtime(template)) == []
+
+
+def test_no_parameter_deletes_a_secret(template: Template) -> None:
+    assert list(a_secret_is_lost_by_a_parameter(template)) == []
 
 
 def test_no_secret_is_written_out(template: Template) -> None:
@@ -841,6 +852,11 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (something_has_no_alarm, ("Resources", "ReloadsOpenAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "ReloadsDeadLetteredAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "ReloadsLateAlarm"), REMOVED),
+    (
+        a_secret_is_lost_by_a_parameter,
+        ("Resources", "SlackSecret", "Condition"),
+        "HasSlackNotices",
+    ),
     (a_secret_is_written_out, (*SECRET, "SecretString"), "sk_live_written_out"),
     (a_secret_is_written_out, (*SECRET, "GenerateSecretString"), REMOVED),
     (a_secret_is_written_out, (*SECRET, "GenerateSecretString", "ExcludePunctuation"), False),

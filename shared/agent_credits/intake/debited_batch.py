@@ -70,13 +70,15 @@ class LogLine(Struct, frozen=True):
 class DebitedBatch(Struct, frozen=True):
     """One disposition per message, and what came of its events.
 
-    `retries` counts the attempts to commit that other writers made fail.
+    `retries` counts the attempts to commit that other writers made fail; `unsigned` the messages
+    without a signature, where some producers sign already and others do not yet.
     """
 
     dispositions: dict[str, Disposition]
     outcomes: tuple[Outcome, ...] = ()
     reported: tuple[ReportedModelProviderError, ...] = ()
     retries: int = 0
+    unsigned: int | None = None
 
     @property
     def runs_failed(self) -> int:
@@ -99,6 +101,7 @@ class DebitedBatch(Struct, frozen=True):
             "CompareAndSetRetries": self.retries,
             "MessagesRejected": kinds[Rejected],
             "RunsFailed": self.runs_failed,
+            **({} if self.unsigned is None else {"MessagesUnsigned": self.unsigned}),
         }
 
     @property
