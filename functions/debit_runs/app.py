@@ -28,6 +28,7 @@ COMMIT_TIME_MS = 10_000
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
+    STACK_NAME: str
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
     AGENT_RUNS_QUEUE_URL: str
@@ -42,6 +43,8 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
+# Another stack in this account has the same metrics.
+metrics.set_default_dimensions(stack=settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 signing_keys = (
     None

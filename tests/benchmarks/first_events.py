@@ -48,6 +48,7 @@ def stage(endpoint_url: str) -> FirstEvents:
     client("secretsmanager").create_secret(Name=SLACK_SECRET, SecretString=webhooks)
     nowhere = f"{endpoint_url}/000000000000/no-such-queue"
     environment = {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "AGENT_RUNS_QUEUE_URL": nowhere,

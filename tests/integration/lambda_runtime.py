@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aws_lambda_powertools import Metrics
 
 from tests.template import load_template
 
@@ -107,10 +108,18 @@ def output_of(program: str, function: str, environment: Mapping[str, str]) -> st
     ).stdout
 
 
+def forget_dimensions() -> None:
+    """Powertools keeps the dimensions of metrics in the process, which outlives a cold start."""
+    metrics = Metrics()
+    metrics.clear_default_dimensions()
+    metrics.clear_metrics()
+
+
 def cold_start(
     name: str, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Function:
     """Import the function anew, as a new Lambda environment does."""
+    forget_dimensions()
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", name)
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "AgentCredits")
     monkeypatch.setenv("POWERTOOLS_LOG_LEVEL", "INFO")

@@ -61,6 +61,7 @@ def auto_reload(
     secret = aws.client("secretsmanager").create_secret(Name="stripe", SecretString=KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     environment = {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "RELOADS_QUEUE_URL": queue_url,

@@ -57,6 +57,7 @@ def world(rows: DynamoDBRows) -> DynamoDBRows:
 @pytest.fixture
 def environment(tables: StackTables, queue_url: str, secret_arn: str) -> dict[str, str]:
     return {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "AGENT_RUNS_QUEUE_URL": queue_url,

@@ -21,6 +21,7 @@ from agent_credits.aws.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
 from agent_credits.ledger.reloads import RELOAD_DEADLINE
 from agent_credits.payments.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
 from agent_credits.sweeps.sweep import STEP_ATTEMPTS_MAX, parse_sweep_message
+from tests.integration.lambda_runtime import forget_dimensions
 from tests.template import Template, load_template, translate
 
 OUTPUTS = {
@@ -172,6 +173,7 @@ def auto_reload() -> ModuleType:
         # Forgotten again, so that no other test gets this one instead of one with its own settings.
         name = "functions.auto_reload.app"
         monkeypatch.delitem(sys.modules, name, raising=False)
+        forget_dimensions()
         module = importlib.import_module(name)
         del sys.modules[name]
         return module
@@ -349,6 +351,19 @@ def an_alarm_is_of_no_use(template: Template) -> Iterator[str]:
             yield f"{name} notifies nobody"
         if properties.get("TreatMissingData") != "notBreaching":
             yield f"{name} takes a quiet stack for a broken one"
+
+
+def an_alarm_watches_other_stacks(template: Template) -> Iterator[str]:
+    for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
+        properties = alarm["Properties"]
+        if properties["Namespace"].startswith("AWS/"):
+            continue  # Its dimension is a resource of this stack.
+        dimensions = {d["Name"]: d["Value"] for d in properties["Dimensions"]}
+        # Those that the functions emit, and no others: CloudWatch would find no such metric.
+        if dimensions.keys() != {"stack", "service"}:
+            yield f"{name} watches a metric of {dimensions.keys()}"
+        elif dimensions["stack"] != {"Ref": "AWS::StackName"}:
+            yield f"{name} watches the stack {dimensions['stack']}"
 
 
 def something_has_no_alarm(template: Template) -> Iterator[str]:
@@ -614,6 +629,10 @@ def test_every_alarm_notifies_somebody_and_says_what_to_do(template: Template) -
     assert list(an_alarm_is_of_no_use(template)) == []
 
 
+def test_every_alarm_watches_its_own_stack(template: Template) -> None:
+    assert list(an_alarm_watches_other_stacks(template)) == []
+
+
 def test_every_function_table_and_queue_is_watched(template: Template) -> None:
     assert list(something_has_no_alarm(template)) == []
 
@@ -814,6 +833,8 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (an_alarm_is_of_no_use, (*ALARM, "AlarmDescription"), ""),
     (an_alarm_is_of_no_use, (*ALARM, "AlarmActions"), []),
     (an_alarm_is_of_no_use, (*ALARM, "TreatMissingData"), REMOVED),
+    (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0), REMOVED),
+    (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0, "Value"), "agent-credits"),
     (something_has_no_alarm, ("Resources", "ContentionAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "EventsDeadLetteredAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesLateAlarm"), REMOVED),
