@@ -28,7 +28,10 @@ Answer = Literal["allowed", "denied", "not allowed"]
 
 @dataclass(frozen=True)
 class Request:
-    """`account`: whose identity asks; None where `service`, one of AWS's own, asks as itself."""
+    """`account`: whose identity asks; None where `service`, one of AWS's own, asks as itself.
+
+    Where neither is named, nobody signed the request.
+    """
 
     action: str
     resource: str
@@ -39,10 +42,10 @@ class Request:
     @property
     def keys(self) -> Mapping[str, Any]:
         """The condition keys, with those that AWS itself puts into every request."""
-        of_everybody: dict[str, Any] = {
-            "aws:SecureTransport": "true",
-            "aws:PrincipalIsAWSService": "true" if self.service else "false",
-        }
+        of_everybody: dict[str, Any] = {"aws:SecureTransport": "true"}
+        # An anonymous request says nothing about a principal.
+        if self.account or self.service:
+            of_everybody["aws:PrincipalIsAWSService"] = "true" if self.service else "false"
         if self.account:
             of_everybody["aws:PrincipalAccount"] = self.account
         return {**of_everybody, **self.context}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from samtranslator.translator.transform import transform
 
 Template = dict[str, Any]
 
@@ -46,3 +47,22 @@ def _parsed() -> Template:
     template = yaml.load(TEMPLATE_FILE.read_text(), _CloudFormationLoader)  # noqa: S506 - it is safe.
     assert isinstance(template, dict)
     return template
+
+
+class _NoManagedPolicies:
+    """Stands in for the list of AWS managed policies, which none of the roles may need."""
+
+    def load(self) -> dict[str, str]:
+        return {}
+
+
+def translate(template: Template) -> Template:
+    """Return what SAM makes of the template for CloudFormation. It needs a region to be set."""
+    with_code = copy.deepcopy(template)
+    for resource in with_code["Resources"].values():
+        # SAM translates only what `sam package` has uploaded.
+        for place in ("CodeUri", "ContentUri"):
+            if place in resource.get("Properties", {}):
+                resource["Properties"][place] = "s3://bucket/code"
+    translated: Template = transform(with_code, {}, _NoManagedPolicies())
+    return translated

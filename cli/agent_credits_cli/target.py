@@ -20,6 +20,7 @@ from botocore.config import Config
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_pascal
 
+from agent_credits.events.signatures import SignatureMode
 from agent_credits_cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class StackOutputs(BaseModel):
     notices_topic_arn: str
     accounts_table_name: str
     ledger_table_name: str
-    # Only of a stack that requires signed events.
+    event_signatures: SignatureMode = "off"
     event_signing_secret_arn: str | None = None
 
     @classmethod

@@ -26,6 +26,7 @@ from agent_credits.notices.announcements import (
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
+    STACK_NAME: str
     NOTICES_TOPIC_ARN: str
     PROBLEM_TYPE_BASE_URL: str
     RELOADS_QUEUE_URL: str
@@ -34,6 +35,8 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
+# Another stack in this account has the same metrics.
+metrics.set_default_dimensions(stack=settings.STACK_NAME)
 notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
 topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
 

@@ -27,6 +27,7 @@ from agent_credits.payments.stripe_payments import StripePayments
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
+    STACK_NAME: str
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
     RELOADS_QUEUE_URL: str
@@ -42,6 +43,8 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
+# Another stack in this account has the same metrics.
+metrics.set_default_dimensions(stack=settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 stripe_secret = StripeSecret(secretsmanager_client(), settings.STRIPE_SECRET_ARN, now)
 stripe = StripePayments(stripe_secret, settings.STRIPE_API_BASE or None)

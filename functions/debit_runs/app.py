@@ -16,6 +16,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.billing.directory import Directory
+from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
 from agent_credits.values.errors import QueueUnavailable
 
@@ -27,10 +28,11 @@ COMMIT_TIME_MS = 10_000
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
+    STACK_NAME: str
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
     AGENT_RUNS_QUEUE_URL: str
-    # Empty where events need no signature.
+    EVENT_SIGNATURES: SignatureMode
     EVENT_SIGNING_SECRET_ARN: str
 
 
@@ -41,13 +43,13 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
+# Another stack in this account has the same metrics.
+metrics.set_default_dimensions(stack=settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
-signing_keys = (
-    SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
-    if settings.EVENT_SIGNING_SECRET_ARN
-    else None
-)
-debits = Debits(rows, Directory(rows), back_off, signing_keys)
+mode, keys = settings.EVENT_SIGNATURES, None
+if mode != "off":
+    keys = SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
+debits = Debits(rows, Directory(rows), back_off, keys, unsigned_counts=mode == "check-signed")
 
 
 @cache
@@ -69,11 +71,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         getattr(logger, line.level)(line.message, extra=line.fields)
     for name, count in batch.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
-    seconds_by_handle = visible_in(event["Records"], batch.dispositions)
-    if seconds_by_handle:
-        try:
+    try:
+        if seconds_by_handle := visible_in(event["Records"], batch.dispositions):
             run_queue().return_in(seconds_by_handle)
-        except QueueUnavailable as fault:
-            logger.warning("messages return only later", extra={"reason": str(fault)})
-    failures = [{"itemIdentifier": message_id} for message_id in batch.failed_message_ids]
-    return {"batchItemFailures": failures}
+    except QueueUnavailable as fault:
+        logger.warning("messages return only later", extra={"reason": str(fault)})
+    return {"batchItemFailures": [{"itemIdentifier": m} for m in batch.failed_message_ids]}

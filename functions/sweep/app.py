@@ -32,6 +32,7 @@ VISIT_TIME_MS = 20_000
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
+    STACK_NAME: str
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
     SWEEPS_QUEUE_URL: str
@@ -41,6 +42,8 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
+# Another stack in this account has the same metrics.
+metrics.set_default_dimensions(stack=settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 queue = SqsSweepQueue(sqs_client(), settings.SWEEPS_QUEUE_URL)
 sweeps: dict[SweepName, Sweep[Any]] = {

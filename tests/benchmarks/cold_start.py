@@ -184,7 +184,7 @@ def _any_settings() -> dict[str, str]:
         for name in resources[logical_id]["Properties"]["Environment"]["Variables"]
     }
     # A number that is text as well; signatures are not required unless a stack says so.
-    return {**dict.fromkeys(names, "7"), "EVENT_SIGNING_SECRET_ARN": ""}
+    return {**dict.fromkeys(names, "7"), "EVENT_SIGNATURES": "off"}
 
 
 def _run(

@@ -48,10 +48,12 @@ def stage(endpoint_url: str) -> FirstEvents:
     client("secretsmanager").create_secret(Name=SLACK_SECRET, SecretString=webhooks)
     nowhere = f"{endpoint_url}/000000000000/no-such-queue"
     environment = {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "AGENT_RUNS_QUEUE_URL": nowhere,
-        "EVENT_SIGNING_SECRET_ARN": "",
+        "EVENT_SIGNATURES": "off",
+        "EVENT_SIGNING_SECRET_ARN": "any",
         "NOTICES_TOPIC_ARN": client("sns").create_topic(Name="notices")["TopicArn"],
         "PROBLEM_TYPE_BASE_URL": "",
         "RELOADS_QUEUE_URL": nowhere,

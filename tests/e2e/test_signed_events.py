@@ -1,4 +1,4 @@
-"""A stack that requires signatures: what its own key signed is debited, and nothing else is."""
+"""A live stack that begins to require signatures loses no event and keeps its key."""
 
 import json
 import time
@@ -28,9 +28,22 @@ LOOK_EVERY_SECONDS = 0.5
 LETTERS_MAX = 10
 
 
-@pytest.fixture(scope="module")
-def signed_stack(stack: LocalTarget, stack_folder: StateFolder) -> Iterator[Target]:
+class SignedStack:
     """A second stack beside the one of the other tests, of what was built for that one."""
+
+    def __init__(self, stack: LocalTarget, deployment: Deployment) -> None:
+        self._stack = stack
+        self._deployment = deployment
+
+    def deploy(self, mode: str) -> Target:
+        self._deployment.deploy(STACK_NAME, f"EventSignatures={mode}")
+        stack = self._stack
+        outputs = deployed_outputs(stack.session, stack.config, stack.endpoint_url, STACK_NAME)
+        return replace(stack, outputs=StackOutputs.of(outputs, STACK_NAME))
+
+
+@pytest.fixture
+def signed_stack(stack: LocalTarget, stack_folder: StateFolder) -> Iterator[SignedStack]:
     assert stack.endpoint_url
     deployment = Deployment(
         stack_folder,
@@ -40,35 +53,32 @@ def signed_stack(stack: LocalTarget, stack_folder: StateFolder) -> Iterator[Targ
         stack.slack_stand_in.endpoint_url,
         Console(stderr=True),
     )
-    deployment.deploy(STACK_NAME, "RequireSignedEvents=true")
-    outputs = deployed_outputs(stack.session, stack.config, stack.endpoint_url, STACK_NAME)
-    yield replace(stack, outputs=StackOutputs.of(outputs, STACK_NAME))
+    yield SignedStack(stack, deployment)
     # Its functions would go on polling beside those of the tests that follow.
     stack.session.client(
         "cloudformation", endpoint_url=stack.endpoint_url, config=stack.config
     ).delete_stack(StackName=STACK_NAME)
 
 
-@pytest.fixture
-def key(signed_stack: Target) -> str:
-    """The key that was made with the stack, from where a producer gets it."""
-    secret_arn = signed_stack.outputs.event_signing_secret_arn
+def key_of(target: Target) -> str:
+    """Return the key that was made with the stack, from where a producer gets it."""
+    secret_arn = target.outputs.event_signing_secret_arn
     assert secret_arn
-    secret = signed_stack.secretsmanager.get_secret_value(SecretId=secret_arn)["SecretString"]
+    secret = target.secretsmanager.get_secret_value(SecretId=secret_arn)["SecretString"]
     (value,) = json.loads(secret).values()
     return str(value)
 
 
 @pytest.fixture
 def send(
-    signed_stack: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, str | None], None]:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Target, str, str | None], None]:
     """Send an event by the command line, signed with this key unless it is None."""
-    monkeypatch.setattr(send_module, "connect", lambda _: signed_stack)
     app = typer.Typer()
     app.command()(send_module.send)
 
-    def send(event_id: str, key: str | None) -> None:
+    def send(target: Target, event_id: str, key: str | None) -> None:
+        monkeypatch.setattr(send_module, "connect", lambda _: target)
         options = []
         if key is not None:
             file = tmp_path / event_id
@@ -97,20 +107,30 @@ def once_decided(target: Target, debited: int, rejected: int) -> list[DeadLetter
         time.sleep(LOOK_EVERY_SECONDS)
 
 
-def test_only_what_a_key_of_the_stack_signed_is_debited(
-    signed_stack: Target, key: str, send: Callable[[str, str | None], None]
+def test_a_live_stack_moves_over_to_signatures(
+    signed_stack: SignedStack, send: Callable[[Target, str, str | None], None]
 ) -> None:
-    rows = rows_of(signed_stack)
+    changing_over = signed_stack.deploy("check-signed")
+    key = key_of(changing_over)
+    rows = rows_of(changing_over)
     rows.put_policy(POLICY)
     rows.compare_and_set_team(ACME.model_copy(update={"version": 1}))
     open_account(rows, grant_change("g-1", credits="1000"))
 
-    send("unsigned", None)
-    send("forged", ANOTHER_KEY)
-    send("signed", key)
+    send(changing_over, "not-yet-signing", None)
+    send(changing_over, "signing", key)
+    send(changing_over, "forged", ANOTHER_KEY)
 
-    letters = once_decided(signed_stack, debited=1, rejected=2)
-    assert recorded(signed_stack) == ["signed"]
+    once_decided(changing_over, debited=2, rejected=1)
+    assert sorted(recorded(changing_over)) == ["not-yet-signing", "signing"]
+
+    changed_over = signed_stack.deploy("require")
+    assert key_of(changed_over) == key
+    send(changed_over, "unsigned", None)
+    send(changed_over, "signed", key)
+
+    letters = once_decided(changed_over, debited=3, rejected=2)
+    assert sorted(recorded(changed_over)) == ["not-yet-signing", "signed", "signing"]
     assert {letter.event_ids: letter.code for letter in letters} == {
         ("unsigned",): "unsigned",
         ("forged",): "bad_signature",

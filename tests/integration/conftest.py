@@ -95,6 +95,7 @@ def inbox_url(sqs: "SQSClient", sns: "SNSClient", topic_arn: str) -> str:
 @pytest.fixture
 def announce(topic_arn: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> Function:
     environment = {
+        "STACK_NAME": "agent-credits",
         "NOTICES_TOPIC_ARN": topic_arn,
         "PROBLEM_TYPE_BASE_URL": "https://docs.example.com",
         "RELOADS_QUEUE_URL": sqs.create_queue(

@@ -3,13 +3,21 @@
 import importlib
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aws_lambda_powertools import Metrics
+
+from tests.template import load_template
+
+ROOT = Path(__file__).parents[2]
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -52,10 +60,66 @@ class Function:
         return [line for line in lines if line["message"] == message]
 
 
+def variables_by_function() -> dict[str, set[str]]:
+    """Return what the template names in the environment of each function."""
+    template = load_template()
+    of_all = template["Globals"]["Function"]["Environment"]["Variables"]
+    functions = [
+        resource["Properties"]
+        for resource in template["Resources"].values()
+        if resource["Type"] == "AWS::Serverless::Function"
+    ]
+    return {
+        Path(function["CodeUri"]).name: {*of_all, *function["Environment"]["Variables"]}
+        for function in functions
+    }
+
+
+def environment_of(function: str) -> dict[str, str]:
+    """Return a function's variables, each with a value that will do."""
+    values = {
+        "EVENT_SIGNATURES": "off",
+        "EXPIRY_NOTICE_DAYS": "7",
+    }
+    return {name: values.get(name, "INFO") for name in variables_by_function()[function]}
+
+
+def output_of(program: str, function: str, environment: Mapping[str, str]) -> str:
+    """Run the program beside the function's `app`, in an interpreter that has loaded nothing."""
+    folder = ROOT / "functions" / function
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={
+            **environment,
+            "PATH": os.environ["PATH"],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "dummy",
+            "AWS_SECRET_ACCESS_KEY": "dummy",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "PYTHONPATH": str(folder),
+        },
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout
+
+
+def forget_dimensions() -> None:
+    """Powertools keeps the dimensions of metrics in the process, which outlives a cold start."""
+    metrics = Metrics()
+    metrics.clear_default_dimensions()
+    metrics.clear_metrics()
+
+
 def cold_start(
     name: str, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Function:
     """Import the function anew, as a new Lambda environment does."""
+    forget_dimensions()
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", name)
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "AgentCredits")
     monkeypatch.setenv("POWERTOOLS_LOG_LEVEL", "INFO")

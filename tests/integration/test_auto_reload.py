@@ -206,6 +206,7 @@ def test_a_payment_past_its_deadline_holds_up_no_other_reload_of_its_team(
         "QueueUrl"
     ]
     environment = {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "RELOADS_QUEUE_URL": queue_url,

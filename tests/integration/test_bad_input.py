@@ -70,10 +70,12 @@ def debit_runs(
     rows.compare_and_set_team(ACME.model_copy(update={"version": 1}))
     open_account(rows, grant_change("g-1", credits="1000"))
     environment = {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNING_SECRET_ARN": "",
+        "EVENT_SIGNATURES": "off",
+        "EVENT_SIGNING_SECRET_ARN": "any",
     }
     return cold_start("debit_runs", environment, monkeypatch)
 

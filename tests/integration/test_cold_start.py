@@ -1,20 +1,15 @@
 """What a cold start needs, loads and makes: nothing that its first event may never need."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 from pydantic import ValidationError
 
 from tests.integration import lambda_runtime
-from tests.template import load_template
+from tests.integration.lambda_runtime import environment_of, output_of, variables_by_function
 
-ROOT = Path(__file__).parents[2]
 # Models of what hardly any batch of runs needs.
 LOADED_WHEN_MET = {
     "agent_credits.billing.balance_reports",
@@ -47,53 +42,9 @@ class ColdStart(NamedTuple):
     modules: set[str]
 
 
-def variables_by_function() -> dict[str, set[str]]:
-    """Return what the template names in the environment of each function."""
-    template = load_template()
-    of_all = template["Globals"]["Function"]["Environment"]["Variables"]
-    functions = [
-        resource["Properties"]
-        for resource in template["Resources"].values()
-        if resource["Type"] == "AWS::Serverless::Function"
-    ]
-    return {
-        Path(function["CodeUri"]).name: {*of_all, *function["Environment"]["Variables"]}
-        for function in functions
-    }
-
-
-def environment_of(function: str) -> dict[str, str]:
-    """Return a function's variables, each with a value that will do."""
-    values = {
-        # As it is unless a stack requires signatures; then the key of each is read, and needed.
-        "EVENT_SIGNING_SECRET_ARN": "",
-        "EXPIRY_NOTICE_DAYS": "7",
-    }
-    return {name: values.get(name, "INFO") for name in variables_by_function()[function]}
-
-
 @cache
 def cold_start(function: str) -> ColdStart:
-    environment = {
-        **environment_of(function),
-        "PATH": os.environ["PATH"],
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "dummy",
-        "AWS_SECRET_ACCESS_KEY": "dummy",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "PYTHONPATH": str(ROOT / "functions" / function),
-    }
-    printed = subprocess.run(
-        [sys.executable, "-c", COLD_START],
-        env=environment,
-        cwd=ROOT / "functions" / function,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    ).stdout
+    printed = output_of(COLD_START, function, environment_of(function))
     services, modules = json.loads(printed)
     return ColdStart(services, set(modules))
 

@@ -50,10 +50,12 @@ def world(rows: DynamoDBRows) -> DynamoDBRows:
 @pytest.fixture
 def environment(tables: StackTables, queue_url: str) -> dict[str, str]:
     return {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNING_SECRET_ARN": "",
+        "EVENT_SIGNATURES": "off",
+        "EVENT_SIGNING_SECRET_ARN": "any",
     }
 
 
@@ -256,7 +258,7 @@ def test_the_metrics_of_a_batch_are_written_in_the_embedded_format(
     (metrics,) = [
         json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line
     ]
-    assert metrics["service"] == "debit_runs"
+    assert (metrics["stack"], metrics["service"]) == ("agent-credits", "debit_runs")
     assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AgentCredits"
     assert metrics["MessagesRejected"] == [1.0]
     assert metrics["RunsFailed"] == [1.0]

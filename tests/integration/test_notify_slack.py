@@ -458,7 +458,8 @@ def test_no_log_and_no_message_holds_a_secret_an_address_or_a_body(
     flow: SlackFlow,
 ) -> None:
     """Every type of notice, with teams that pay by card, while Slack fails in every way."""
-    notices = [example() for example in EXAMPLES.values()]
+    # Two examples may be of the same fact; that one is posted once.
+    notices = list({notice.id: notice for notice in (e() for e in EXAMPLES.values())}.values())
     answers(flow.slack, 503, f"at {HOOK} you sent billing@example.com")
     answers(flow.slack, 400, f"at {HOOK} you sent billing@example.com")
     answers(flow.slack, 429, "rate_limited", retry_after="1")

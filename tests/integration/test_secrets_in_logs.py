@@ -61,6 +61,7 @@ def auto_reload(
     secret = aws.client("secretsmanager").create_secret(Name="stripe", SecretString=KEY)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     environment = {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "RELOADS_QUEUE_URL": queue_url,
@@ -90,6 +91,7 @@ def test_a_key_that_stripe_refuses_is_not_logged(
         "messageId": received["MessageId"],
         "receiptHandle": received["ReceiptHandle"],
         "body": received["Body"],
+        "attributes": {"ApproximateReceiveCount": "1"},
     }
 
     failed = auto_reload.failed_ids({"Records": [record]})

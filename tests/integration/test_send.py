@@ -70,7 +70,7 @@ BAD_FILES = {
     "deep array": ("[" * 100_000, ":1: is no event: a huge number, or nested too deeply"),
     "huge number": ('{"a": ' + "9" * 5_000 + "}", ":1: is no event: a huge number"),
     "no event": ("[]", " holds no event"),
-    "bad field": (ONE + ndjson(usage("e2", "-1")), ":2: agent_run.usage.data.credits: "),
+    "bad field": (ONE + ndjson(usage("e2", "-1")), ":2: data.credits must be a decimal"),
     "unknown type": (ndjson(cloudevent("e1", type="x")), ":1: "),
     "key twice": ('{"id": "a", "id": "b"}', ":1: the body is not JSON: an object has the same key"),
     "too long": (ndjson(usage("e1", note="x" * MESSAGE_BYTES_MAX)), ":1: is longer than the"),

@@ -58,9 +58,11 @@ def world(rows: DynamoDBRows) -> DynamoDBRows:
 @pytest.fixture
 def environment(tables: StackTables, queue_url: str, secret_arn: str) -> dict[str, str]:
     return {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "AGENT_RUNS_QUEUE_URL": queue_url,
+        "EVENT_SIGNATURES": "require",
         "EVENT_SIGNING_SECRET_ARN": secret_arn,
     }
 
@@ -182,7 +184,7 @@ def test_a_rotation_stops_nobody(
     secret_arn: str,
 ) -> None:
     clock = [datetime(2026, 11, 23, tzinfo=UTC)]
-    debit_runs.app.signing_keys._keys._clock = lambda: clock[0]
+    debit_runs.app.keys._keys._clock = lambda: clock[0]
 
     def send(event_id: str, key_id: str, key: str) -> int:
         text_of_event = body(usage(event_id))
@@ -230,12 +232,56 @@ def test_messages_wait_while_the_secret_holds_no_keys(
     assert "sesame" not in debit_runs.log.getvalue()
 
 
-def test_a_stack_that_requires_none_makes_no_client_for_the_secret(
+def test_a_stack_that_checks_none_makes_no_client_for_the_secret(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    off = cold_start("debit_runs", {**environment, "EVENT_SIGNING_SECRET_ARN": ""}, monkeypatch)
+    off = cold_start("debit_runs", {**environment, "EVENT_SIGNATURES": "off"}, monkeypatch)
 
-    assert off.app.signing_keys is None
+    assert off.app.keys is None
+
+
+def test_a_live_stack_moves_over_without_losing_an_event(
+    environment: dict[str, str],
+    rows: DynamoDBRows,
+    sqs: "SQSClient",
+    queue_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def send(event_id: str, key: str | None) -> None:
+        text_of_event = body(usage(event_id))
+        attributes = (
+            {"signature": text(sign(text_of_event, "k1", key.encode()))} if key is not None else {}
+        )
+        sqs.send_message(
+            QueueUrl=queue_url, MessageBody=text_of_event, MessageAttributes=attributes
+        )
+
+    def rejected_with(mode: str) -> set[str]:
+        """Deploy with this mode, and return the events of the queue that it rejects."""
+        function = cold_start("debit_runs", {**environment, "EVENT_SIGNATURES": mode}, monkeypatch)
+        event = lambda_records(sqs, queue_url)
+        failed = function.failed_ids(event)
+        kept = [record for record in event["Records"] if record["messageId"] not in failed]
+        for record in kept:
+            sqs.delete_message(QueueUrl=queue_url, ReceiptHandle=record["receiptHandle"])
+        return {
+            json.loads(record["body"])["id"]
+            for record in event["Records"]
+            if record["messageId"] in failed
+        }
+
+    # Each mode meets what was sent while the one before it was on.
+    send("before", None)
+    assert rejected_with("check-signed") == set()
+    send("not-yet-signing", None)
+    send("signing", KEY)
+    send("forged", NEW_KEY)
+    assert rejected_with("check-signed") == {"forged"}
+    send("in-flight", KEY)
+    send("forgotten", None)
+    assert rejected_with("require") == {"forged", "forgotten"}
+
+    assert sorted(recorded(rows)) == ["before", "in-flight", "not-yet-signing", "signing"]
 
 
 class TestCommandLine:
@@ -313,13 +359,22 @@ class TestCommandLine:
 
         assert fits.size == MESSAGE_BYTES_MAX
 
+    @pytest.mark.parametrize(
+        ("mode", "codes"),
+        [
+            ("off", ["rejected_no_more"] * 3),
+            ("check-signed", ["bad_signature", "rejected_no_more", "rejected_no_more"]),
+            ("require", ["bad_signature", "rejected_no_more", "unsigned"]),
+        ],
+    )
     def test_dead_letters_say_what_is_wrong_with_the_signature(
-        self, target: Target, sqs: "SQSClient", secret_arn: str
+        self, target: Target, sqs: "SQSClient", secret_arn: str, mode: str, codes: list[str]
     ) -> None:
         dead = sqs.create_queue(QueueName="dead-letters")["QueueUrl"]
         outputs = target.outputs.model_copy(
             update={
                 "agent_runs_dead_letter_queue_url": dead,
+                "event_signatures": mode,
                 "event_signing_secret_arn": secret_arn,
             }
         )
@@ -329,8 +384,4 @@ class TestCommandLine:
 
         letters = read_dead_letters(replace(target, outputs=outputs), 10, datetime.now(UTC))
 
-        assert sorted(letter.code for letter in letters) == [
-            "bad_signature",
-            "rejected_no_more",
-            "unsigned",
-        ]
+        assert sorted(letter.code for letter in letters) == codes

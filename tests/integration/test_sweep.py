@@ -54,6 +54,7 @@ def sweeps_url(sqs: "SQSClient") -> str:
 @pytest.fixture
 def environment(tables: StackTables, sweeps_url: str) -> dict[str, str]:
     return {
+        "STACK_NAME": "agent-credits",
         "ACCOUNTS_TABLE": tables.accounts,
         "LEDGER_TABLE": tables.ledger,
         "SWEEPS_QUEUE_URL": sweeps_url,

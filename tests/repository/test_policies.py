@@ -67,11 +67,20 @@ def test_nothing_is_reached_over_plain_http(template: Template, name: str, actio
 
 
 @pytest.mark.parametrize(("name", "action"), REQUESTS)
-@pytest.mark.parametrize("account", [FOREIGN, "anonymous"])
 def test_nothing_is_reached_from_a_foreign_account(
-    template: Template, name: str, action: str, account: str
+    template: Template, name: str, action: str
 ) -> None:
-    assert ask(template, name, Request(action, arn_of(name), account=account)) == "denied"
+    assert ask(template, name, Request(action, arn_of(name), account=FOREIGN)) == "denied"
+
+
+@pytest.mark.parametrize(("name", "action"), REQUESTS)
+def test_nothing_is_reached_by_an_unsigned_request(
+    template: Template, name: str, action: str
+) -> None:
+    unsigned = Request(action, arn_of(name), account=None)
+    assert not unsigned.keys.keys() & {"aws:PrincipalAccount", "aws:PrincipalIsAWSService"}
+
+    assert ask(template, name, unsigned) == "denied"
 
 
 @pytest.mark.parametrize(("name", "action"), REQUESTS)
@@ -155,6 +164,7 @@ def refusals() -> Iterator[tuple[str, str, Request]]:
             continue  # Another statement refuses it to everybody.
         yield name, "DenyPlainHttp", Request(action, arn_of(name), context=plain)
         yield name, "DenyForeignAccounts", Request(action, arn_of(name), account=FOREIGN)
+        yield name, "DenyForeignAccounts", Request(action, arn_of(name), account=None)
 
 
 @pytest.mark.parametrize(("name", "sid", "request_"), list(refusals()))

@@ -9,7 +9,6 @@ from itertools import chain
 from typing import Any
 
 import pytest
-from samtranslator.translator.transform import transform
 
 from agent_credits.aws.cached_secret import SECRET_TTL
 from agent_credits.aws.clients import CALLS
@@ -22,7 +21,7 @@ from agent_credits.ledger.reloads import (
 )
 from agent_credits.payments.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
 from agent_credits.sweeps.sweep import STEP_ATTEMPTS_MAX, parse_sweep_message
-from tests.template import Template, load_template
+from tests.template import Template, load_template, translate
 
 OUTPUTS = {
     "AgentRunsQueueUrl": {"Ref": "AgentRunsQueue"},
@@ -30,6 +29,7 @@ OUTPUTS = {
     "ReloadsQueueUrl": {"Ref": "ReloadsQueue"},
     "SweepsQueueUrl": {"Ref": "SweepsQueue"},
     "StripeSecretArn": {"Fn::GetAtt": ["StripeSecret", "Id"]},
+    "EventSignatures": {"Ref": "EventSignatures"},
     "EventSigningSecretArn": {"Fn::GetAtt": ["EventSigningSecret", "Id"]},
     "SlackSecretArn": {"Fn::GetAtt": ["SlackSecret", "Id"]},
     "NoticesTopicArn": {"Ref": "NoticesTopic"},
@@ -333,6 +333,19 @@ def an_alarm_is_of_no_use(template: Template) -> Iterator[str]:
             yield f"{name} takes a quiet stack for a broken one"
 
 
+def an_alarm_watches_other_stacks(template: Template) -> Iterator[str]:
+    for name, alarm in of_type(template, "AWS::CloudWatch::Alarm").items():
+        properties = alarm["Properties"]
+        if properties["Namespace"].startswith("AWS/"):
+            continue  # Its dimension is a resource of this stack.
+        dimensions = {d["Name"]: d["Value"] for d in properties["Dimensions"]}
+        # Those that the functions emit, and no others: CloudWatch would find no such metric.
+        if dimensions.keys() != {"stack", "service"}:
+            yield f"{name} watches a metric of {dimensions.keys()}"
+        elif dimensions["stack"] != {"Ref": "AWS::StackName"}:
+            yield f"{name} watches the stack {dimensions['stack']}"
+
+
 def something_has_no_alarm(template: Template) -> Iterator[str]:
     watched = {
         (alarm["Properties"]["MetricName"], referred(dimension["Value"]) or dimension["Value"])
@@ -400,6 +413,12 @@ def a_secret_is_written_out(template: Template) -> Iterator[str]:
             yield f"the placeholder of {name} could pass for a key"
 
 
+def a_secret_is_lost_by_a_parameter(template: Template) -> Iterator[str]:
+    for name, secret in of_type(template, "AWS::SecretsManager::Secret").items():
+        if "Condition" in secret:
+            yield f"what was put into {name} is deleted when a parameter turns it off"
+
+
 def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     keys = {"dynamodb:LeadingKeys": "false"}
     with_observations = {
@@ -423,7 +442,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         ("sqs:ReceiveMessage", "ReloadsQueue"): {"AutoReloadRole": None},
         ("sqs:ReceiveMessage", "AgentRunsQueue"): {"DebitRunsRole": None},
         ("secretsmanager:GetSecretValue", "StripeSecret"): {"AutoReloadRole": None},
-        ("secretsmanager:GetSecretValue", "EventSigningSecret"): {"ReadEventSigningKeys": None},
+        ("secretsmanager:GetSecretValue", "EventSigningSecret"): {"DebitRunsRole": None},
         ("secretsmanager:GetSecretValue", "SlackSecret"): {"NotifySlackRole": None},
         ("sqs:ReceiveMessage", "SlackQueue"): {"NotifySlackRole": None},
         ("sqs:SendMessage", "SlackQueue"): {
@@ -591,6 +610,10 @@ def test_every_alarm_notifies_somebody_and_says_what_to_do(template: Template) -
     assert list(an_alarm_is_of_no_use(template)) == []
 
 
+def test_every_alarm_watches_its_own_stack(template: Template) -> None:
+    assert list(an_alarm_watches_other_stacks(template)) == []
+
+
 def test_every_function_table_and_queue_is_watched(template: Template) -> None:
     assert list(something_has_no_alarm(template)) == []
 
@@ -609,6 +632,10 @@ def test_every_resource_that_a_variable_names_exists(template: Template) -> None
 
 def test_the_layer_follows_the_runtime_of_the_functions(template: Template) -> None:
     assert list(the_layer_is_built_for_another_runtime(template)) == []
+
+
+def test_no_parameter_deletes_a_secret(template: Template) -> None:
+    assert list(a_secret_is_lost_by_a_parameter(template)) == []
 
 
 def test_no_secret_is_written_out(template: Template) -> None:
@@ -675,23 +702,12 @@ def test_a_holder_of_send_events_may_send_events_and_nothing_else(template: Temp
     assert referred(statement["Resource"]) == "AgentRunsQueue"
 
 
-class NoManagedPolicies:
-    """Stands in for the list of AWS managed policies, which none of the roles may need."""
-
-    def load(self) -> dict[str, str]:
-        return {}
-
-
 def test_sam_adds_no_role_and_no_policy_of_its_own(
     template: Template, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with_code = load_template()
-    with_code["Resources"]["SharedLayer"]["Properties"]["ContentUri"] = "s3://bucket/layer"
-    for function in functions(with_code).values():
-        function["Properties"]["CodeUri"] = "s3://bucket/function"
 
-    translated = transform(with_code, {}, NoManagedPolicies())
+    translated = translate(template)
 
     iam = ("AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::IAM::Policy")
     assert of_type(translated, *iam) == of_type(template, *iam)
@@ -798,6 +814,8 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (an_alarm_is_of_no_use, (*ALARM, "AlarmDescription"), ""),
     (an_alarm_is_of_no_use, (*ALARM, "AlarmActions"), []),
     (an_alarm_is_of_no_use, (*ALARM, "TreatMissingData"), REMOVED),
+    (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0), REMOVED),
+    (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0, "Value"), "agent-credits"),
     (something_has_no_alarm, ("Resources", "ContentionAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "EventsDeadLetteredAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesLateAlarm"), REMOVED),
@@ -836,6 +854,11 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (something_has_no_alarm, ("Resources", "ReloadsOpenAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "ReloadsDeadLetteredAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "ReloadsLateAlarm"), REMOVED),
+    (
+        a_secret_is_lost_by_a_parameter,
+        ("Resources", "SlackSecret", "Condition"),
+        "HasSlackNotices",
+    ),
     (a_secret_is_written_out, (*SECRET, "SecretString"), "sk_live_written_out"),
     (a_secret_is_written_out, (*SECRET, "GenerateSecretString"), REMOVED),
     (a_secret_is_written_out, (*SECRET, "GenerateSecretString", "ExcludePunctuation"), False),

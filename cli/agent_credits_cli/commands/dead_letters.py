@@ -79,7 +79,9 @@ def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLet
     for message in peek(target, limit):
         attributes = message["Attributes"]
         parsed = parse_message(message["Body"])
-        rejection = _why_not_authentic(message, keys) or why_rejected(parsed, rows, directory, now)
+        rejection = _why_not_authentic(
+            message, keys, unsigned_counts=target.outputs.event_signatures == "check-signed"
+        ) or why_rejected(parsed, rows, directory, now)
         letters.append(
             DeadLetter(
                 message_id=message["MessageId"],
@@ -98,18 +100,20 @@ def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLet
 
 def _signing_keys(target: Target) -> Keys | None:
     secret = target.outputs.event_signing_secret_arn
-    if secret is None:
+    if target.outputs.event_signatures == "off" or secret is None:
         return None
     return SigningKeys(target.secretsmanager, secret, lambda: datetime.now(UTC))
 
 
-def _why_not_authentic(message: "MessageTypeDef", keys: Keys | None) -> Rejection | None:
+def _why_not_authentic(
+    message: "MessageTypeDef", keys: Keys | None, *, unsigned_counts: bool
+) -> Rejection | None:
     if keys is None:
         return None
     attributes = message.get("MessageAttributes", {})
     signature = attributes[ATTRIBUTE].get("StringValue") if ATTRIBUTE in attributes else None
     try:
-        return why_not_authentic(message["Body"], signature, keys)
+        return why_not_authentic(message["Body"], signature, keys, unsigned_counts=unsigned_counts)
     except SecretUnavailable as fault:
         raise CommandError(
             f"signatures cannot be checked: {fault}; ask for the right to read the secret that the"

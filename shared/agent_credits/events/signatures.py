@@ -6,6 +6,9 @@ keeps the attribute through a dead-letter queue and back:
 
     signature = <key id>:<64 hexadecimal digits>
 
+A stack that starts to require signatures first checks those that are there (`check-signed`): its
+producers move over one by one, and no message is lost.
+
 No time is signed. A message that arrives late, or from the dead-letter queue after weeks, stays
 valid, and one that is sent again changes nothing: its events are already recorded.
 """
@@ -15,6 +18,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from agent_credits.events.agent_runs import Rejection
 
@@ -27,6 +31,8 @@ KEYS_MAX = 20
 
 _SIGNATURE = re.compile(rf"({KEY_ID.pattern}):([0-9a-f]{{64}})")
 
+# Nothing is checked, what is signed is checked, or an unsigned message is rejected too.
+SignatureMode = Literal["off", "check-signed", "require"]
 # Returns the key of this id, or None if there is none.
 Keys = Callable[[str], bytes | None]
 
@@ -40,9 +46,16 @@ def sign(body: str, key_id: str, key: bytes) -> str:
     return f"{key_id}:{_digest(body, key)}"
 
 
-def why_not_authentic(body: str, signature: str | None, keys: Keys) -> Rejection | None:
-    """Return why the message is not authentic, or None if one of the keys signed it."""
+def why_not_authentic(
+    body: str, signature: str | None, keys: Keys, *, unsigned_counts: bool = False
+) -> Rejection | None:
+    """Return why the message is not authentic, or None if one of the keys signed it.
+
+    With `unsigned_counts`, a message without a signature is accepted; a wrong one never is.
+    """
     if signature is None:
+        if unsigned_counts:
+            return None
         return Rejection("unsigned", f"the message has no attribute {ATTRIBUTE!r} of type String")
     parts = _SIGNATURE.fullmatch(signature)
     if parts is None:

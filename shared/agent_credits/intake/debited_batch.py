@@ -70,7 +70,8 @@ class LogLine(Struct, frozen=True):
 class DebitedBatch(Struct, frozen=True):
     """One disposition per message, and what came of its events.
 
-    `retries` counts the attempts to commit that other writers made fail.
+    `retries` counts the attempts to commit that other writers made fail; `unsigned` the messages
+    without a signature, where some producers sign already and others do not yet.
     """
 
     dispositions: dict[str, Disposition]
@@ -78,6 +79,7 @@ class DebitedBatch(Struct, frozen=True):
     reported: tuple[ReportedModelProviderError, ...] = ()
     retries: int = 0
     errored_runs_forgotten: int = 0
+    unsigned: int | None = None
 
     @property
     def runs_failed(self) -> int:
@@ -101,6 +103,7 @@ class DebitedBatch(Struct, frozen=True):
             "ErroredRunsForgotten": self.errored_runs_forgotten,
             "MessagesRejected": kinds[Rejected],
             "RunsFailed": self.runs_failed,
+            **({} if self.unsigned is None else {"MessagesUnsigned": self.unsigned}),
         }
 
     @property

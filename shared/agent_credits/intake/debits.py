@@ -83,7 +83,8 @@ class _Group(Struct, frozen=True):
 class Debits:
     """One worker: its rows, and what it keeps warm from one batch to the next.
 
-    With `signing_keys`, a message counts only if one of them signed it.
+    With `signing_keys`, a message counts only if one of them signed it; with `unsigned_counts`, one
+    that nobody signed counts too.
     """
 
     def __init__(
@@ -92,11 +93,14 @@ class Debits:
         directory: Directory,
         pause: Pause,
         signing_keys: Keys | None = None,
+        *,
+        unsigned_counts: bool = False,
     ) -> None:
         self._rows = rows
         self._directory = directory
         self._pause = pause
         self._signing_keys = signing_keys
+        self._unsigned_counts = unsigned_counts
         self._warm: dict[Principal, Account] = {}
         self._provider_errors = ModelProviderErrors(rows)
 
@@ -128,6 +132,9 @@ class Debits:
             reported=tuple(o for o in observed if isinstance(o, ReportedModelProviderError)),
             retries=sum(group.retries for group in groups),
             errored_runs_forgotten=sum(group.errored_runs_forgotten for group in groups),
+            unsigned=sum(delivery.signature is None for delivery in deliveries)
+            if self._unsigned_counts
+            else None,
         )
 
     def _read(
@@ -159,7 +166,12 @@ class Debits:
         if self._signing_keys is None:
             return None
         try:
-            rejection = why_not_authentic(delivery.body, delivery.signature, self._signing_keys)
+            rejection = why_not_authentic(
+                delivery.body,
+                delivery.signature,
+                self._signing_keys,
+                unsigned_counts=self._unsigned_counts,
+            )
         except AgentCreditsError as error:
             return RetryLater(error)
         return Rejected(rejection) if rejection else None

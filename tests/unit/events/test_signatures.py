@@ -111,6 +111,18 @@ class TestSignature:
         assert rejection is not None
         assert rejection.code == "unsigned"
 
+    def test_may_be_missing_while_producers_change_over(self) -> None:
+        assert why_not_authentic(BODY, None, KEYS, unsigned_counts=True) is None
+
+    @pytest.mark.parametrize("signature", ["", "k1:" + "0" * 64, sign(f"{BODY} ", "k1", KEY)])
+    def test_that_is_wrong_is_rejected_also_while_producers_change_over(
+        self, signature: str
+    ) -> None:
+        rejection = why_not_authentic(BODY, signature, KEYS, unsigned_counts=True)
+
+        assert rejection is not None
+        assert rejection.code == "bad_signature"
+
 
 class TestKeys:
     def test_are_read_by_their_ids(self) -> None:
@@ -237,9 +249,15 @@ class TestDebiting:
         return rows
 
     def debit(
-        self, rows: MemoryRows, *deliveries: Delivery, keys: Keys | None = KEYS
+        self,
+        rows: MemoryRows,
+        *deliveries: Delivery,
+        keys: Keys | None = KEYS,
+        unsigned_counts: bool = False,
     ) -> DebitedBatch:
-        debits = Debits(rows, Directory(rows), pause, signing_keys=keys)
+        debits = Debits(
+            rows, Directory(rows), pause, signing_keys=keys, unsigned_counts=unsigned_counts
+        )
         return debits.debit(deliveries, now=TIME, time_is_left=lambda: True)
 
     def test_an_unsigned_message_fails_alone(self, rows: MemoryRows) -> None:
@@ -258,6 +276,32 @@ class TestDebiting:
             "m3": "bad_signature",
         }
         assert [outcome.message_id for outcome in batch.outcomes] == ["m2"]
+
+    def test_while_producers_change_over_only_a_wrong_signature_fails(
+        self, rows: MemoryRows
+    ) -> None:
+        signed, unsigned, forged = (body(usage(event_id)) for event_id in ("e1", "e2", "e3"))
+
+        batch = self.debit(
+            rows,
+            Delivery("m1", unsigned),
+            Delivery("m2", signed, sign(signed, "k1", KEY)),
+            Delivery("m3", forged, sign(signed, "k1", KEY)),
+            unsigned_counts=True,
+        )
+
+        assert {m: rejection.code for m, rejection in rejected(batch).items()} == {
+            "m3": "bad_signature",
+        }
+        assert {outcome.message_id for outcome in batch.outcomes} == {"m1", "m2"}
+        # By this the operator sees when every producer signs.
+        assert batch.counts["MessagesUnsigned"] == 1
+
+    def test_unsigned_messages_are_counted_only_while_producers_change_over(
+        self, rows: MemoryRows
+    ) -> None:
+        assert "MessagesUnsigned" not in self.debit(rows, Delivery("m", BODY)).counts
+        assert "MessagesUnsigned" not in self.debit(rows, Delivery("m", BODY), keys=None).counts
 
     def test_a_packed_array_is_signed_once_and_counts_whole(self, rows: MemoryRows) -> None:
         packed = body([usage("e1"), usage("e2")])
