@@ -1,5 +1,5 @@
-"""Whoever subscribes with the filter policies of docs/subscribers.md, or of the template, gets what
-they are meant to get and nothing else: over a topic and queues, with every notice there is."""
+"""The filter policies of docs/how-to/subscribers.md, and of the template, let through what they are
+for and nothing else: over a topic and queues, with every notice there is."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.unit.notices.every_notice import EXAMPLES
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-DOCS = Path(__file__).parents[2] / "docs" / "subscribers.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "subscribers.md"
 ATTRIBUTES = re.compile(r"--attributes '(\{.*\})'")
 ACME = "acme"
 
