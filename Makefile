@@ -19,7 +19,8 @@ unexport VIRTUAL_ENV
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help setup demo down replay test test-quick simulate explore mutants kill-test
-.PHONY: bench bench-quick pictures lint format types template security audit lock byte-code clean
+.PHONY: bench bench-quick pictures reference tutorial docs docs-serve lint format types template
+.PHONY: security audit lock byte-code clean
 .PHONY: FORCE
 
 help: ## list the targets
@@ -42,10 +43,10 @@ ifdef CI
 test: .tools/dynamodb-local/.ready .tools/plots/.ready
 endif
 
-test: lint types template security ## run every check: lint, types, template, security, all tests
+test: lint types template security docs ## run every check: lint, types, template, security, docs, tests
 	.venv/bin/pytest
 
-test-quick: lint types .tools/localstripe/.ready ## run every check that needs no embedded stack
+test-quick: lint types docs .tools/localstripe/.ready ## run every check that needs no embedded stack
 	.venv/bin/pytest -m "not e2e and not aws"
 
 simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
@@ -66,8 +67,23 @@ bench: $(READY) .tools/plots/.ready ## measure beside other designs, and write i
 bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## hold what an event costs to its bounds
 	@.venv/bin/python -m tests.benchmarks.bench --quick
 
-pictures: .venv/.ready ## draw the pictures of the README anew
+pictures: .venv/.ready ## draw the pictures of the documentation again
 	@.venv/bin/python tools/pictures.py
+
+reference: .venv/.ready ## write docs/reference again, after a change of what it lists
+	@.venv/bin/python -m tools.reference
+
+tutorial: $(READY) ## run the commands of tutorial and README, and write what they print
+	@.venv/bin/python -m tests.e2e.pages
+
+# Material for MkDocs would advertise its successor with each build.
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .tools/docs/.ready ## build the documentation into .site; a broken link or anchor fails it
+	@.tools/docs/bin/mkdocs build
+
+docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs-serve: .tools/docs/.ready ## serve the documentation on port 8000 while you write it
+	@.tools/docs/bin/mkdocs serve
 
 lint: .venv/.ready ## check style, format, and who imports whom
 	.venv/bin/ruff check
@@ -120,7 +136,7 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 		--output-file functions/auto_reload/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group slack \
 		--output-file functions/notify_slack/requirements.txt
-	for tool in uv ministack sam localstripe bandit checkov pip-audit plots; do \
+	for tool in uv ministack sam localstripe bandit checkov pip-audit plots docs; do \
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
 
@@ -129,7 +145,7 @@ byte-code: ## add byte code to what `sam build` built, before `sam deploy`: a qu
 
 clean: ## stop the embedded stack and remove everything that was installed or built here
 	@if [ -x .venv/bin/agent-credits ]; then .venv/bin/agent-credits local down; fi
-	rm -rf .venv .tools .local .aws-sam .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .local .aws-sam .site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamps. Another interpreter, or a moved checkout, changes this file and so rebuilds them all.
 .tools/interpreter: FORCE

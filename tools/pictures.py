@@ -1,4 +1,4 @@
-"""Draws the pictures of the README: two notices as people see them in Slack, from golden files.
+"""Draws the pictures of the documentation: two notices as they look in Slack, from golden files.
 
 `make pictures` writes docs/pictures/; tests/repository/test_pictures.py checks that they are still
 what the code posts.

@@ -1,7 +1,8 @@
 """`make bench` and `make bench-quick`: measure, show, and hold the figures to their bounds.
 
 The quick one counts only what is gated on. The full one also times, models and measures end to end,
-and writes docs/benchmarks.json, the plots, and the figures of README.md and docs/benchmarks.md.
+and writes docs/benchmarks.json, the plots, and the figures of README.md and
+docs/explanation/benchmarks.md.
 """
 
 import json

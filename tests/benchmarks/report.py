@@ -1,21 +1,23 @@
-"""The figures in README.md and docs/benchmarks.md: written from the JSON, never by hand.
+"""The figures of README.md and docs/explanation/benchmarks.md, written from the JSON.
 
 Each block of a page stands between two comments, `<!-- bench:NAME -->` and `<!-- bench:end -->`.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.stores import Network
+from tools import blocks
+from tools.blocks import table as _table
 
 Document = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 RESULTS_FILE = ROOT / "docs" / "benchmarks.json"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
-BLOCK = re.compile(r"<!-- bench:(?P<name>[a-z-]+) -->\n.*?<!-- bench:end -->", re.DOTALL)
+PAGES = (ROOT / "README.md", ROOT / "docs" / "explanation" / "benchmarks.md")
+BLOCK = blocks.pattern("bench")
 
 TITLES = {
     "agent-credits": "this project",
@@ -36,25 +38,14 @@ WORKLOADS = {
 
 
 def refreshed(page: str, document: Document) -> str:
-    """Return the page with each of its blocks written anew."""
-
-    def written(block: re.Match[str]) -> str:
-        name = block["name"]
-        return f"<!-- bench:{name} -->\n{BLOCKS[name](document)}\n<!-- bench:end -->"
-
-    return BLOCK.sub(written, page)
+    """Return the page with each of its blocks written again."""
+    written = {name: partial(block, document) for name, block in BLOCKS.items()}
+    return blocks.refreshed(page, "bench", written)
 
 
 def refresh_pages(document: Document) -> None:
     for page in PAGES:
         page.write_text(refreshed(page.read_text(), document))
-
-
-def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; all columns but those of text, which come first, hold numbers."""
-    ruler = ["---:" if heading.startswith(">") else "---" for heading in headings]
-    lines = [[heading.removeprefix(">") for heading in headings], ruler, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _machine(document: Document) -> str:
@@ -70,8 +61,22 @@ def _machine(document: Document) -> str:
     )
 
 
+def _sentence(document: Document) -> str:
+    """Return what an event costs, in the one sentence of the README."""
+    one, many = (_model(document, "agent-credits", size) for size in (1, 100))
+    low, high = (many["total_dollars_per_million"], one["total_dollars_per_million"])
+    kept = [model["dollars_per_million"]["storage"] for model in (many, one)]
+    prices = document["prices"]
+    return (
+        f"A million events cost ${low:.2f} where an account gets a hundred in a batch and"
+        f" ${high:.2f} where it gets one, of which a year of storage is ${kept[0]:.2f} and"
+        f" ${kept[1]:.2f}: counted requests and bytes, priced by AWS's list for"
+        f" {prices['region']} as of {prices['as_of']}."
+    )
+
+
 def _summary(document: Document) -> str:
-    """Return what the README shows: units and dollars, at one and at a hundred events."""
+    """Return units and dollars of each design, at one and at a hundred events."""
     rows = []
     for size in (1, 100):
         for design in ("agent-credits", "powertools", "transaction-1", "transaction-99"):
@@ -348,6 +353,7 @@ def _range(fewest: int, most: int) -> str:
 
 BLOCKS: dict[str, Callable[[Document], str]] = {
     "machine": _machine,
+    "sentence": _sentence,
     "summary": _summary,
     "costs": _costs,
     "depths": _depths,

@@ -23,7 +23,8 @@ def test_the_docs_show_the_least_as_it_is() -> None:
     source = (LEAST_SOURCE / "app.py").read_text()
     imports_and_what_follows = source[source.index("import os") :]
 
-    assert f"```python\n{imports_and_what_follows}```" in (ROOT / "docs/benchmarks.md").read_text()
+    page = (ROOT / "docs/explanation/benchmarks.md").read_text()
+    assert f"```python\n{imports_and_what_follows}```" in page
 
 
 def test_every_function_of_the_checkout_is_started() -> None:

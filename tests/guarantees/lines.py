@@ -1,7 +1,7 @@
 """The lines that the guarantees rest on, each with a test that fails once it is removed.
 
 `make mutants` removes them one by one, in a copy, and sees those tests fail. The table of
-docs/guarantees.md is made from this list.
+docs/explanation/guarantees.md is made from this list.
 """
 
 from dataclasses import dataclass
@@ -162,7 +162,7 @@ LINES = (
 
 
 def table() -> str:
-    """Return the list as the table of docs/guarantees.md."""
+    """Return the list as the table of docs/explanation/guarantees.md."""
     rows = [f"| {line.invariant} | {line.path} | {line.shown} | {_named(line)} |" for line in LINES]
     head = ["| invariant | file | without this line | fails |", "| --- | --- | --- | --- |"]
     return "\n".join([*head, *rows]) + "\n"

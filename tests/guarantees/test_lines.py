@@ -30,4 +30,4 @@ def test_every_invariant_has_a_line() -> None:
 
 
 def test_the_docs_show_the_list() -> None:
-    assert table() in (ROOT / "docs" / "guarantees.md").read_text()
+    assert table() in (ROOT / "docs" / "explanation" / "guarantees.md").read_text()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 KEY, NEW_KEY = "first-signing-key-of-the-platform", "second-signing-key-of-the-platform"
 BODY = body(usage("e1"))
-DOCS = Path(__file__).parents[2] / "docs" / "signed-events.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "signed-events.md"
 
 
 @pytest.fixture

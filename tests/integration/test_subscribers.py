@@ -1,4 +1,4 @@
-"""The filter policies of docs/subscribers.md match the notices that they should, and no others.
+"""The filter policies of docs/how-to/subscribers.md match the notices they should, and no others.
 
 Every type of notice is published to a topic with a queue subscribed.
 """
@@ -18,7 +18,7 @@ from tests.unit.notices.every_notice import EXAMPLES
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
-DOCS = Path(__file__).parents[2] / "docs" / "subscribers.md"
+DOCS = Path(__file__).parents[2] / "docs" / "how-to" / "subscribers.md"
 ATTRIBUTES = re.compile(r"--attributes '(\{.*\})'")
 ACME = "acme"
 

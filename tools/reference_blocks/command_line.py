@@ -1,0 +1,110 @@
+"""Every command of `agent-credits` with its options, as the program itself describes them."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import typer
+
+from agent_credits_cli.main import app
+from tools.blocks import table
+
+# Typer's own copy of click, which has no public types.
+Command = Any
+Parameter = Any
+
+
+def commands() -> str:
+    """Return a section for each command, in the order in which `--help` lists them."""
+    program = typer.main.get_command(app)
+    context = typer.Context(program)
+    return "\n".join(_section(path, command) for path, command in _commands("", program, context))
+
+
+def options_for_all() -> str:
+    """Return the options that stand in front of every command."""
+    return _parameters(typer.main.get_command(app))
+
+
+def _commands(prefix: str, group: Command, context: Any) -> Iterator[tuple[str, Command]]:
+    # By the methods of a group, which may load its commands only when they are asked for.
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        path = f"{prefix}{name}"
+        if hasattr(command, "list_commands"):
+            yield from _commands(f"{path} ", command, context)
+        elif not command.hidden:
+            yield path, command
+
+
+def _section(path: str, command: Command) -> str:
+    arguments = [_usage(p) for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join(("agent-credits", path, "[OPTIONS]", *arguments))
+    return f"""
+## `{path}`
+
+```text
+{usage}
+```
+
+{_escaped(inspect.cleandoc(command.help))}
+
+{_parameters(command)}
+"""
+
+
+def _parameters(command: Command) -> str:
+    return table(
+        ("argument or option", "default", "meaning"),
+        [
+            (_names(parameter), _default(parameter), _escaped(parameter.help or ""))
+            for parameter in command.params
+            if parameter.name != "help" and not parameter.hidden
+        ],
+    )
+
+
+def _escaped(text: str) -> str:
+    """Return help as Markdown: `user:<id>` is no tag, and a bar ends no cell."""
+    return text.replace("<", "&lt;").replace("|", "&#124;")
+
+
+def _usage(argument: Parameter) -> str:
+    return _metavar(argument) if argument.required else f"[{_metavar(argument)}]"
+
+
+def _names(parameter: Parameter) -> str:
+    is_argument = parameter.param_type_name == "argument"
+    value = "" if is_argument or parameter.is_flag else f" {_metavar(parameter)}"
+    named = [_metavar(parameter)] if is_argument else parameter.opts
+    names = ", ".join(f"`{name}{value}`" for name in named)
+    variable = f", or the variable `{parameter.envvar}`" if parameter.envvar else ""
+    return f"{names}{_bounds(parameter)}{variable}"
+
+
+def _metavar(parameter: Parameter) -> str:
+    name = (parameter.metavar or parameter.name).upper().replace("_", "-")
+    if parameter.param_type_name == "option" and not parameter.metavar:
+        name = parameter.opts[0].lstrip("-").upper()
+    return f"{name}..." if parameter.nargs == -1 else name
+
+
+def _bounds(parameter: Parameter) -> str:
+    choices = [c for c in get_args(parameter.type_descriptor.annotation) if isinstance(c, str)]
+    match parameter.min, parameter.max:
+        case None, None:
+            return f": {' or '.join(choices)}" if choices else ""
+        case low, None:
+            return f": {low} or more"
+        case low, high:
+            return f": {low} to {high:,}"
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.required:
+        return "required"
+    if isinstance(parameter.show_default, str):
+        return parameter.show_default
+    if getattr(parameter, "is_flag", False):
+        return "on" if parameter.default else "off"
+    return "none" if parameter.default is None else f"`{parameter.default}`"

@@ -1,0 +1,140 @@
+"""The events that come in: their JSON Schema, and why a message is rejected."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, get_args, get_type_hints
+
+from pydantic import Field, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from agent_credits.events.agent_runs import AgentRunEvent, Rejection
+from agent_credits.events.model_provider_errors import ModelProviderAnswer
+from agent_credits.ledger.entries import Outcome
+from agent_credits.values.credits import CREDITS_MAX, parse_usage
+from tools.blocks import table
+
+# What `parse_usage` takes: zero or more, at most CREDITS_MAX, at most 6 places.
+_DIGITS: Final = len(str(CREDITS_MAX)) - 1
+CREDITS: Final[JsonSchemaValue] = {
+    "description": "Credits: a decimal string with at most 6 places, or an integer; never a float.",
+    "oneOf": [
+        {
+            "type": "string",
+            "pattern": (
+                rf"^((0|[1-9][0-9]{{0,{_DIGITS - 1}}})(\.[0-9]{{1,6}})?|{CREDITS_MAX}(\.0{{1,6}})?)$"
+            ),
+        },
+        {"type": "integer", "minimum": 0, "maximum": CREDITS_MAX},
+    ],
+}
+TIME: Final[JsonSchemaValue] = {
+    "description": "RFC 3339 with an offset, in the years 2000 to 2200.",
+    "type": "string",
+    "format": "date-time",
+    "pattern": (
+        r"^2([0-1][0-9]{2}|200)-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}"
+        r"(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+    ),
+}
+# By the name of the function that reads a value; pydantic alone would describe what it returns.
+_READ_BY: Final[Mapping[str, JsonSchemaValue]] = {parse_usage.__name__: CREDITS, "_rfc3339": TIME}
+
+REJECTIONS: Final[Mapping[str, tuple[str, str]]] = {
+    "unsigned": (
+        "The stack requires signed events, and the message has no signature.",
+        "Sign it and send it again.",
+    ),
+    "bad_signature": (
+        "The signature is malformed, made with an unknown key, or of another body.",
+        "Sign the bytes that you send, with a key of the secret.",
+    ),
+    "malformed": (
+        "The body is not JSON, or an event breaks the schema.",
+        "Correct the event; the reason names the field.",
+    ),
+    "unknown_team": (
+        "`team_id` names no team.",
+        "Apply the team, then redrive the message.",
+    ),
+    "unknown_user": (
+        "The user is no member of the team, or the payer has no account.",
+        "Apply the member, then redrive the message.",
+    ),
+    "from_the_future": (
+        "`time` is more than five minutes ahead.",
+        "Correct the producer's clock; redrive the message once its time has come.",
+    ),
+    "conflicting": (
+        "The same identity is recorded with another payload.",
+        "Give every event an id of its own. What was recorded first stands.",
+    ),
+}
+
+OUTCOMES: Final[Mapping[str, str]] = {
+    "accepted": "A request that the pools can cover. It takes nothing.",
+    "debited": "Usage that was drawn in full.",
+    "insufficient": (
+        "The pools held too little. Usage drew what there was, and the rest is the shortfall. The"
+        " first such event fails the run."
+    ),
+    "waived": "Usage of a run that had already ended with a platform error. It takes nothing.",
+    "finished": "The end of a run.",
+    "returned": "The end of a run with a platform error. Its draws went back to their grants.",
+    "granted": "Credits that were granted, purchased or reloaded.",
+    "refilled": "The plan's credits of a new period.",
+    "expired": "What a grant still held at its expiry.",
+    "changed": "Another plan, from the next refill.",
+    "reload_requested": "A reload was asked for; events wait for it.",
+    "reload_declined": "A reload was declined; the entry names the cause.",
+}
+
+
+class _InputSchema(GenerateJsonSchema):
+    """Describes what is sent, where pydantic would describe what it is turned into."""
+
+    def function_before_schema(
+        self, schema: core_schema.BeforeValidatorFunctionSchema
+    ) -> JsonSchemaValue:
+        name = getattr(schema["function"]["function"], "__name__", "")
+        return dict(_READ_BY[name]) if name in _READ_BY else super().function_before_schema(schema)
+
+    def field_title_should_be_set(self, _schema: object) -> bool:
+        """Leave out titles, which would only repeat the names of the fields."""
+        return False
+
+
+def event_schema() -> str:
+    """Return the JSON Schema of one event as a document."""
+    adapter: TypeAdapter[AgentRunEvent] = TypeAdapter(
+        Annotated[AgentRunEvent, Field(discriminator="type")]
+    )
+    schema = adapter.json_schema(schema_generator=_InputSchema)
+    for definition in schema["$defs"].values():
+        # Computed when an event is read; an event that carries it is rejected.
+        if "payload_hash" in definition["properties"]:
+            del definition["properties"]["payload_hash"]
+            definition["required"].remove("payload_hash")
+    # A check of the model as a whole, which pydantic does not describe.
+    schema["$defs"][ModelProviderAnswer.__name__]["anyOf"] = [
+        {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+        for name in ("status_code", "type", "code", "reason")
+    ]
+    document: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Agent-run event",
+        "description": "One CloudEvent 1.0 for Agent Credits, in structured mode.",
+        **schema,
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def rejections() -> str:
+    codes = get_args(get_type_hints(Rejection)["code"])
+    rows = [(f"`{code}`", *REJECTIONS[code]) for code in codes]
+    return table(("code", "when", "what to do"), rows)
+
+
+def outcomes() -> str:
+    rows = [(f"`{outcome}`", OUTCOMES[outcome]) for outcome in get_args(Outcome)]
+    return table(("outcome", "meaning"), rows)
