@@ -60,7 +60,7 @@ def console() -> Console:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Checkout:
-    """A checkout whose tools are stand-ins: a `sam` that reports its environment, then fails."""
+    """A checkout whose tools are stand-ins: a `sam` that reports where it runs, then fails."""
     checkout = Checkout(tmp_path / "checkout")
     checkout.ministack_python.parent.mkdir(parents=True)
     checkout.sam_folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def checkout(tmp_path: Path) -> Checkout:
     checkout.localstripe_python.parent.mkdir(parents=True)
     checkout.localstripe_python.symlink_to(sys.executable)
     sam = checkout.sam_folder / "sam"
-    sam.write_text("#!/bin/sh\nenv\necho the reason it failed\nexit 1\n")
+    sam.write_text('#!/bin/sh\nenv\necho "folder=$(pwd)"\necho the reason it failed\nexit 1\n')
     sam.chmod(0o755)
     (checkout.root / "template.yaml").write_text("Resources: {}\n")
     return checkout
@@ -103,7 +103,7 @@ def worker_pid_of(home: Path) -> str:
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -311,6 +311,20 @@ def test_the_tools_see_nothing_of_the_callers_aws_account(folder, checkout, cons
     }
     assert emulator.HOST in environment["NO_PROXY"]
     assert environment["HTTP_PROXY"] == "http://proxy.example.com"
+
+
+def test_builds_of_two_stacks_run_in_a_folder_each(tmp_path, checkout, console):
+    folders = [StateFolder(tmp_path / name) for name in ("one", "other")]
+    for folder in folders:
+        folder.path.mkdir()
+
+        with pytest.raises(CommandError):
+            Deployment(
+                folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, STAND_IN_URL, console
+            ).build()
+
+    for folder in folders:
+        assert f"folder={folder.path}" in folder.log_of("sam build").read_text().splitlines()
 
 
 def test_the_session_for_the_local_stack_sees_nothing_of_the_callers_aws_account(
