@@ -53,7 +53,7 @@ def locked_moto() -> Iterator[None]:
     elsewhere = {name: v for name, v in os.environ.items() if not name.startswith("AWS_")}
     with (
         mock.patch.dict("os.environ", elsewhere | ENVIRONMENT, clear=True),
-        mock.patch.object(botocore.session, "create_loader", lambda _: SERVICES),
+        mock.patch.object(botocore.session, "create_loader", return_value=SERVICES),
         mock.patch.object(BotocoreStubber, "__call__", answer_alone),
         mock.patch.object(DynamoDBBackend, "batch_execute_statement", insert),
         moto.mock_aws(),
