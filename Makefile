@@ -4,6 +4,7 @@
 PYTHON ?= python3
 SEEDS ?= 1000
 SECONDS ?= 120
+PROCESSES ?= auto
 
 UV := .tools/uv/bin/uv
 READY := .venv/.ready .tools/ministack/.ready .tools/sam/.ready .tools/localstripe/.ready
@@ -37,17 +38,29 @@ down: .venv/.ready ## stop the embedded stack
 replay: $(READY) ## send a production trace through the embedded stack, verify the ledger: PORT=4566
 	@.venv/bin/agent-credits-demo replay $(if $(PORT),--port $(PORT))
 
+# The tests run in as many processes as there are cores, but in no more than four: those on the
+# embedded stack have to follow one another, and the rest is done before they are. Progress shows
+# while they run. PROCESSES=0 runs all of them in one process, as plain pytest does.
+PYTEST := .venv/bin/pytest --numprocesses=$(PROCESSES) --maxprocesses=4
+
+# Two checks at a time, and all of them even if one fails. The output of each stands together, unless
+# make is too old for that (macOS brings version 3.81).
+CHECK := $(MAKE) --no-print-directory --jobs=2 --keep-going \
+	$(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
+
 # DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
 # they are not installed, but for continuous integration.
 ifdef CI
 test: .tools/dynamodb-local/.ready .tools/plots/.ready
 endif
 
-test: lint types template security docs ## run every check: lint, types, template, security, docs, tests
-	.venv/bin/pytest
+test: $(READY) ## run every check: lint, types, template, security, docs, tests; PROCESSES=1
+	@+$(CHECK) lint types template security docs
+	$(PYTEST)
 
-test-quick: lint types docs .tools/localstripe/.ready ## run every check that needs no embedded stack
-	.venv/bin/pytest -m "not e2e and not aws"
+test-quick: .venv/.ready .tools/localstripe/.ready ## run every check that needs no embedded stack
+	@+$(CHECK) lint types docs
+	$(PYTEST) -m "not e2e and not aws"
 
 simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
 	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation.simulate $(SEEDS)

@@ -42,6 +42,7 @@ class Deployment:
                 self.checkout.sam_folder / "sam",
                 "build",
                 *self._configuration(),
+                f"--template-file={self.checkout.root / 'template.yaml'}",
                 f"--build-dir={self.folder.build}",
                 f"--cache-dir={self.folder.build_cache}",
             ],
@@ -107,7 +108,9 @@ class Deployment:
             try:
                 status = subprocess.run(
                     command,
-                    cwd=self.checkout.root,
+                    # A build keeps what it downloaded in the folder that it runs in, and removes
+                    # what it has no use for: another one that ran there would miss it.
+                    cwd=self.folder.path,
                     env=self._environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=output,

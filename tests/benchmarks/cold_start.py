@@ -68,13 +68,13 @@ class ColdStarts:
     uncounted_because: str | None
 
     @property
-    def share_of_least(self) -> float:
-        """Return the import of debit_runs by that of the least, with byte code in both."""
+    def share_of_least(self) -> float | None:
+        """Return the import of debit_runs by that of the least; None where none was counted."""
         least = self.starts[0]
         ours = next(start for start in self.starts if start.function == "debit_runs")
-        if ours.instructions is not None and least.instructions is not None:
-            return ours.instructions / least.instructions
-        return ours.with_byte_code.import_milliseconds / least.with_byte_code.import_milliseconds
+        if ours.instructions is None or least.instructions is None:
+            return None
+        return ours.instructions / least.instructions
 
 
 def why_uncounted() -> str | None:

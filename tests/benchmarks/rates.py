@@ -73,7 +73,8 @@ def runs_over_networks(assumptions: Assumptions) -> list[Run]:
     """One account again, with the latencies of the cost model.
 
     Also with a transaction that takes no longer than any other request, to show what of the
-    difference is that assumption's. What is held to a ratio may use as many workers as help it.
+    difference is that assumption's. The two designs that are compared may use as many workers as
+    help them.
     """
     network = far(assumptions)
     slow = Network(assumptions.request_milliseconds_slow, assumptions.transaction_requests)

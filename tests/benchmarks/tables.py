@@ -1,6 +1,6 @@
 """The figures as tables on the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.table import Table
 
@@ -9,7 +9,7 @@ from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.end_to_end import EndToEnd
 from tests.benchmarks.gates import Gate
 from tests.benchmarks.modelled import Modelled
-from tests.benchmarks.throughput import Rate
+from tests.benchmarks.throughput import Rate, best_rate
 from tests.benchmarks.write_path import Cost, Depth
 
 
@@ -88,6 +88,23 @@ def rate_table(rates: Iterable[Rate]) -> Table:
             f"{rate.races_lost:,}",
             f"{rate.cpu_microseconds:,.0f} µs",
         )
+    return listing
+
+
+def advantage_table(rates: Sequence[Rate]) -> Table:
+    listing = table(
+        "network",
+        ">agent-credits, events/s",
+        ">transaction-1, events/s",
+        ">times",
+        title="One account, each design at its best number of workers",
+    )
+    for network in dict.fromkeys(rate.network for rate in rates):
+        ours, theirs = (
+            best_rate(rates, design, network).events_per_second
+            for design in ("agent-credits", "transaction-1")
+        )
+        listing.add_row(network.title, f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.1f}")
     return listing
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.benchmarks import stores
 from tests.benchmarks.design import Done
-from tests.benchmarks.gates import best_rate
 from tests.benchmarks.stores import NEAR, Network, connect
-from tests.benchmarks.throughput import Rate, crew
+from tests.benchmarks.tables import advantage_table
+from tests.benchmarks.throughput import Rate, best_rate, crew
 
 # A store that is never asked for anything: the client is only made.
 NOWHERE = "http://127.0.0.1:9"
@@ -71,8 +71,28 @@ def test_the_best_rate_is_that_of_the_same_place_and_load() -> None:
         rate("a", 1, 13, far),
     ]
 
-    assert best_rate(rates, "a", NEAR) == 7
-    assert best_rate(rates, "a", far) == 13
+    assert best_rate(rates, "a", NEAR) == rates[1]
+    assert best_rate(rates, "a", far) == rates[4]
+
+
+def test_how_far_ahead_one_account_is_is_shown_for_each_network() -> None:
+    far = Network(5, 2)
+
+    def rate(design: str, workers: int, events: int, network: Network) -> Rate:
+        return Rate(design, "store", 1, 100, workers, network, events, 1.0, 0, 1.0)
+
+    listing = advantage_table(
+        [
+            rate("agent-credits", 1, 800, NEAR),
+            rate("transaction-1", 1, 200, NEAR),
+            rate("transaction-1", 2, 400, NEAR),
+            rate("agent-credits", 1, 1_880, far),
+            rate("transaction-1", 1, 100, far),
+        ]
+    )
+
+    assert [*listing.columns[0].cells] == ["none", "5 ms a request, 10 ms a transaction"]
+    assert [*listing.columns[-1].cells] == ["2.0", "18.8"]
 
 
 def test_a_transaction_takes_as_long_as_the_requests_it_stands_for() -> None:

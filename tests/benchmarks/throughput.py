@@ -7,7 +7,7 @@ together on its cores. So the figures compare designs; they say nothing about wh
 import multiprocessing
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -48,6 +48,18 @@ class Rate:
     @property
     def events_per_second(self) -> float:
         return self.events / self.seconds
+
+
+def best_rate(rates: Iterable[Rate], design: str, network: Network) -> Rate:
+    """Return the rate on one account at the number of workers that suits the design best."""
+    return max(
+        (
+            rate
+            for rate in rates
+            if (rate.design, rate.accounts, rate.network) == (design, 1, network)
+        ),
+        key=lambda rate: rate.events_per_second,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The end-to-end tests run on an embedded stack of their own, beside whatever else is running."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
     folder = StateFolder(tmp_path_factory.mktemp("stack"))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # The processes of one run have folders side by side. Whoever comes second fails here.
+        (tmp_path_factory.getbasetemp().parent / "one-stack-for-all").touch(exist_ok=False)
     try:
         embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
         yield folder

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import botocore.loaders
+import botocore.session
 import moto
 from moto.core.botocore_stubber import BotocoreStubber
 from moto.dynamodb.exceptions import ConditionalCheckFailed
@@ -28,6 +30,10 @@ ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "test",
     "AWS_DEFAULT_REGION": REGION,
 }
+
+# What botocore knows of the services. It is megabytes of JSON, the same for every session, and a
+# test that read it again would mostly do that.
+SERVICES = botocore.loaders.create_loader()
 
 
 @contextmanager
@@ -47,6 +53,7 @@ def locked_moto() -> Iterator[None]:
     elsewhere = {name: v for name, v in os.environ.items() if not name.startswith("AWS_")}
     with (
         mock.patch.dict("os.environ", elsewhere | ENVIRONMENT, clear=True),
+        mock.patch.object(botocore.session, "create_loader", return_value=SERVICES),
         mock.patch.object(BotocoreStubber, "__call__", answer_alone),
         mock.patch.object(DynamoDBBackend, "batch_execute_statement", insert),
         moto.mock_aws(),

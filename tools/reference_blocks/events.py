@@ -22,7 +22,8 @@ CREDITS: Final[JsonSchemaValue] = {
         {
             "type": "string",
             "pattern": (
-                rf"^((0|[1-9][0-9]{{0,{_DIGITS - 1}}})(\.[0-9]{{1,6}})?|{CREDITS_MAX}(\.0{{1,6}})?)$"
+                rf"^((0|[1-9][0-9]{{0,{_DIGITS - 1}}})(\.[0-9]{{1,6}})?"
+                rf"|{CREDITS_MAX}(\.0{{1,6}})?)$"
             ),
         },
         {"type": "integer", "minimum": 0, "maximum": CREDITS_MAX},

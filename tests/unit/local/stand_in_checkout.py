@@ -14,7 +14,7 @@ def checkout_of_stand_ins(root: Path) -> Checkout:
         python.symlink_to(sys.executable)
     checkout.sam_folder.mkdir(parents=True)
     sam = checkout.sam_folder / "sam"
-    sam.write_text("#!/bin/sh\nenv\necho the reason it failed\nexit 1\n")
+    sam.write_text('#!/bin/sh\nenv\necho "folder=$(pwd)"\necho the reason it failed\nexit 1\n')
     sam.chmod(0o755)
     (checkout.root / "template.yaml").write_text("Resources: {}\n")
     return checkout

@@ -94,7 +94,7 @@ def worker_pid_of(home: Path) -> str:
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -317,6 +317,20 @@ def test_the_tools_see_nothing_of_the_callers_aws_account(folder, checkout, cons
     }
     assert emulator.HOST in environment["NO_PROXY"]
     assert environment["HTTP_PROXY"] == "http://proxy.example.com"
+
+
+def test_builds_of_two_stacks_run_in_a_folder_each(tmp_path, checkout, console):
+    folders = [StateFolder(tmp_path / name) for name in ("one", "other")]
+    for folder in folders:
+        folder.path.mkdir()
+
+        with pytest.raises(CommandError):
+            Deployment(
+                folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, STAND_IN_URL, console
+            ).build()
+
+    for folder in folders:
+        assert f"folder={folder.path}" in folder.log_of("sam build").read_text().splitlines()
 
 
 def test_the_session_for_the_local_stack_sees_nothing_of_the_callers_aws_account(
