@@ -4,7 +4,7 @@ Applying is repeatable: a second run finds nothing to change, and a run that was
 completed by the next.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ from agent_credits_cli.target import connect
 from agent_credits_cli.world import World, load_world
 
 Thing = TypeVar("Thing")
+Clock = Callable[[], datetime]
 
 # So many accounts take long enough to want to see how far it is.
 PROGRESS_FROM: Final = 100
@@ -74,11 +75,10 @@ def apply(
     world = load_world(file)
     target = connect(context)
     rows = rows_of(target)
-    now = datetime.now(UTC)
     try:
-        steps = plan_steps(world, read_stack(rows, world), now)
+        steps = plan_steps(world, read_stack(rows, world), utc_now())
         if not dry_run:
-            carry_out(rows, steps, now=now, pause=back_off)
+            carry_out(rows, steps, clock=utc_now, pause=back_off)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
         raise CommandError(
             f"{target.name}: {error}; run apply again, it goes on from there"
@@ -117,16 +117,25 @@ def recorded_grants(
     return {identity: receipt.entry for identity, receipt in receipts.items()} | on_page
 
 
-def carry_out(rows: OperatorRows, steps: Sequence[Step], *, now: datetime, pause: Pause) -> None:
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def carry_out(rows: OperatorRows, steps: Sequence[Step], *, clock: Clock, pause: Pause) -> None:
+    """Carry the steps out, each by the time at which it is its turn.
+
+    Opening thousands of accounts takes minutes. A tenure that was dated before that could begin
+    before every worker knows it, and one event would be billed to two accounts.
+    """
     for step in _with_progress(steps, "applying"):
         match step:
             case PutPolicy(policy):
                 if rows.put_policy(policy) != policy:
                     raise changed_policy(policy.version)
             case ChangeAccount():
-                change_account(rows, step, now=now, pause=pause)
+                change_account(rows, step, now=clock(), pause=pause)
             case SetTeam():
-                _set_team(rows, step, now, pause)
+                _set_team(rows, step, clock, pause)
             case _:
                 assert_never(step)
 
@@ -147,9 +156,9 @@ def change_account(rows: Rows, step: ChangeAccount, *, now: datetime, pause: Pau
     return account
 
 
-def _set_team(rows: OperatorRows, step: SetTeam, now: datetime, pause: Pause) -> None:
+def _set_team(rows: OperatorRows, step: SetTeam, clock: Clock, pause: Pause) -> None:
     def changed(before: Team | None) -> Team:
-        return team_after(before, step.declared, step.policy_version, now)
+        return team_after(before, step.declared, step.policy_version, clock())
 
     if step.before is None:
         first = changed(None).model_copy(update={"version": 1})

@@ -22,7 +22,7 @@ from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import rows_of
-from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.apply import carry_out, read_stack, utc_now
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.drain import drain
 from agent_credits_cli.errors import CommandError
@@ -144,7 +144,7 @@ def run_replay(target: Target, replay: Replay, *, pack: int, is_repeat: bool) ->
             f"this stack has not seen the replay {replay.options.tag}; leave out --again"
         )
     steps = plan_steps(replay.world, read_stack(rows, replay.world), now)
-    carry_out(rows, steps, now=now, pause=back_off)
+    carry_out(rows, steps, clock=utc_now, pause=back_off)
     before = [rows.read_account(principal) for principal in replay.principals]
     messages = packed(replay.deliveries, pack)
     started_at = time.monotonic()

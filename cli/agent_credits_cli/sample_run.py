@@ -24,7 +24,7 @@ from agent_credits.notices.slack_messages import slack_message
 from agent_credits.values.principals import Principal
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import Holdings, holdings_at, rows_of
-from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.apply import carry_out, read_stack, utc_now
 from agent_credits_cli.dead_letters import peek
 from agent_credits_cli.drain import DRY_LOOKS, drain, messages_in
 from agent_credits_cli.errors import CommandError
@@ -108,7 +108,7 @@ def run_samples(target: Target, world_file: Path) -> SampleRun:
     rows, now = rows_of(target), datetime.now(UTC)
     stand_in, slack = _stand_in_of(target), _slack_of(target)
     world = with_cards_on_file(load_world(world_file), lambda number: _method(stand_in, number))
-    carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
+    carry_out(rows, plan_steps(world, read_stack(rows, world), now), clock=utc_now, pause=back_off)
     before = _holdings(rows, world)
     seen = _Seen()
     # Whoever used the stack before may have been told of something, too.

@@ -19,7 +19,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
-from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.apply import carry_out, read_stack, utc_now
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.emulator import HOST, free_port
 from agent_credits_cli.replay import misrecorded, packed, read_entries
@@ -120,7 +120,7 @@ def test_a_database_that_is_killed_in_the_middle_of_commits_loses_nothing(tmp_pa
         rows = DynamoDBRows(client, *tables)
         now = datetime.now(UTC)
         steps = plan_steps(replay.world, read_stack(rows, replay.world), now)
-        carry_out(rows, steps, now=now, pause=back_off)
+        carry_out(rows, steps, clock=utc_now, pause=back_off)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         impatient = DynamoDBRows(client_of(port, IMPATIENT), *tables)

@@ -31,7 +31,7 @@ from rich.console import Console
 from agent_credits.aws.backoff import back_off
 from agent_credits_cli import local_stack
 from agent_credits_cli.account import rows_of
-from agent_credits_cli.apply import carry_out, read_stack
+from agent_credits_cli.apply import carry_out, read_stack, utc_now
 from agent_credits_cli.checkout import this_checkout
 from agent_credits_cli.drain import drain, messages_in
 from agent_credits_cli.local_state import StackState, StateFolder
@@ -129,7 +129,7 @@ def _run_round(
 ) -> None:
     rows, now = rows_of(target), datetime.now(UTC)
     steps = plan_steps(replay.world, read_stack(rows, replay.world), now)
-    carry_out(rows, steps, now=now, pause=back_off)
+    carry_out(rows, steps, clock=utc_now, pause=back_off)
     # From here on a kill goes back to no earlier than this.
     stop_and_start(folder)
     messages = packed(replay.deliveries, PACK)
