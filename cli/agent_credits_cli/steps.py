@@ -146,10 +146,36 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
             steps.append(ChangeAccount(account, changes))
     for team in world.teams:
         before = stack.teams.get(team.team_id)
+        for principal in payers_until_changed(world, team, before, since=now):
+            if principal not in stack.accounts:
+                account = Account(principal)
+                changes = tuple(_plan_changes(account, team, world.plan_of(team)))
+                steps.append(ChangeAccount(account, changes))
+    for team in world.teams:
+        before = stack.teams.get(team.team_id)
         after = team_after(before, team, policy.version, now)
         if after != before:
             steps.append(SetTeam(team, policy.version, before, after))
     return steps
+
+
+def payers_until_changed(
+    world: World, team: DeclaredTeam, before: Team | None, since: datetime | None = None
+) -> list[Principal]:
+    """Return who also pays from `since` on, until the declared kind of team begins.
+
+    A user who joins in the same file already runs agents by then. Without an account, what they use
+    would be rejected, at once and whenever it comes again.
+    """
+    if before is None or team.takes_everyone:
+        return []
+    tenures = before.tenures
+    if since is not None:
+        tenures = (before.tenure_at(since), *(t for t in tenures if t.since > since))
+    others = sorted({tenure.kind for tenure in tenures} - {team.kind})
+    as_others = [team.model_copy(update={"kind": kind}) for kind in others]
+    declared = world.team_of_accounts()
+    return [p for other in as_others for p in world.payers_of(other) if p not in declared]
 
 
 def changed_policy(version: str) -> CommandError:
