@@ -66,6 +66,8 @@ class Report:
     events: int
     commits: int
     faults: Counter[str]
+    # What operators changed of teams, by applying files.
+    applied: Counter[str]
 
 
 class Failed(AssertionError):
@@ -111,6 +113,7 @@ class History:
         )
         self.page_sizes = self.random.choice(((8,), (3,), (3, 8)))
         self.announced = 0
+        self.applied: Counter[str] = Counter()
         self._misses = 0
         self.team_ids = [team.team_id for team in world.teams]
         self.anchor = world.anchor
@@ -141,6 +144,7 @@ class History:
             events=len(self._billed_to),
             commits=len(self.rows.changes),
             faults=self.scheduler.faults.injected,
+            applied=self.applied,
         )
 
     def send_reload(self, request: ReloadRequest, now: datetime) -> None:

@@ -62,6 +62,7 @@ Result = TypeVar("Result")
 BATCH_MAX = 6
 RECORDS_MAX = 5
 ASK_AGAIN = timedelta(seconds=15)
+OPERATES_PER_TURN = 0.05
 # A request that AWS receives longer after it was signed is rejected.
 SIGNATURE_VALID_FOR = timedelta(minutes=5)
 SETTINGS = NoticeSettings("https://docs.example.com")
@@ -417,9 +418,11 @@ class Operator(StackWorker):
         return False
 
     def next_invocation(self) -> Callable[[], None] | None:
-        if not self.scheduler.faults.enabled or self.scheduler.random.random() > 0.02:
+        if not self.scheduler.faults.enabled or self.scheduler.random.random() > OPERATES_PER_TURN:
             return None
-        act = self.scheduler.random.choice((self._top_up, self._change_team, self._apply))
+        act = self.scheduler.random.choice(
+            (self._top_up, self._change_team, self._apply, self._apply)
+        )
         return partial(self._act, act)
 
     def _act(self, act: Callable[[], None]) -> None:
@@ -486,6 +489,7 @@ class Operator(StackWorker):
                 self.history.invariants.plans.setdefault(change.identity, planned)
         self.scheduler.note(self.name, f"applies {[(d.what, d.after) for d in differences]}")
         carry_out(self.rows, steps, clock=self.clock, pause=pause)
+        self.history.applied.update(d.what for d in differences if d.kind == "team")
 
 
 @dataclass(frozen=True)
