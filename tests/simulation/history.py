@@ -154,7 +154,8 @@ class History:
             self.reload_queue.send(request, request.team_id, now)
 
     def _open_world(self) -> None:
-        self.rows.teams.update({team.team_id: team for team in self._world.teams})
+        for team in self._world.teams:
+            self.rows.compare_and_set_team(team)
         self.rows.policies[POLICY.version] = POLICY
         for principal, changes in self._world.accounts.items():
             for change in changes:
@@ -192,17 +193,24 @@ class History:
         if self.random.random() < 0.02:
             self.scheduler.land_one_late_write()
         if faults.happens("clock jumped to a boundary", 0.01):
-            ahead = [b for b in BOUNDARIES if b > self.scheduler.now + timedelta(seconds=2)]
+            boundaries = [*BOUNDARIES, *self._ends_of_notices()]
+            ahead = [b for b in boundaries if b > self.scheduler.now + timedelta(seconds=2)]
             if ahead:
                 self.scheduler.now = min(ahead) - timedelta(seconds=1)
         if faults.happens("clock jumped", 0.02):
-            minutes = self.random.choice((1, 6, 11, 60, 1_500))
+            minutes = self.random.choice((1, 6, 11, 60, 900, 1_500))
             self.scheduler.now += timedelta(minutes=minutes)
         if (self.run_queue.dead or self.reload_queue.dead) and faults.happens(
             "dead letters redriven a month later", 0.05
         ):
             self.scheduler.now += A_MONTH
             self._redrive()
+
+    def _ends_of_notices(self) -> Iterator[datetime]:
+        """Yield when another tenure begins or the events of a former member no longer count."""
+        for team in self.rows.teams.values():
+            yield from (tenure.since for tenure in team.tenures)
+            yield from (end for _, end in team.former_members)
 
     def _redrive(self) -> int:
         self.scheduler.note("operator", "redrives the dead letters")

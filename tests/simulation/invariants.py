@@ -6,7 +6,7 @@ checked here is taken from the code that is checked.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -106,6 +106,8 @@ class Invariants:
         self.now: Callable[[], datetime] = lambda: datetime.min.replace(tzinfo=UTC)
         # When a user became a member of a team that they were not in before.
         self.joined: dict[tuple[str, str], datetime] = {}
+        # Every row that a team ever had, and at which step it was written.
+        self.team_rows: dict[str, list[tuple[int, Team]]] = defaultdict(list)
         self.recorded_at_step: dict[Identity, int] = {}
         # By reload, the pools that its purchase may go to.
         self.may_buy: dict[str, frozenset[str]] = {}
@@ -301,17 +303,19 @@ class Invariants:
         found = self.recorded.get(identity)
         return found is not None and found[1].payload_hash == payload_hash
 
-    def check_rejected(
-        self, message: Sent, teams: Mapping[str, Sequence[Team]], began: int
-    ) -> None:
-        """Check that a worker which read these teams since that step may reject the message."""
+    def check_rejected(self, message: Sent, began: int) -> None:
+        """Check that a worker which began at that step may reject the message."""
         if message.is_rejected:
             return
         is_conflict = any(
             identity in self.recorded and not self.has_outcome(identity, payload_hash)
             for identity, payload_hash in message.events
         )
-        absent = [s for s in message.senders if any(s.is_absent(t) for t in teams[s.team_id][-1:])]
+        absent = [
+            sender
+            for sender in message.senders
+            if any(sender.is_absent(team) for team in self._teams_since(sender.team_id, began))
+        ]
         check(is_conflict or absent, "usage dated before a removal's end is never rejected")
         for sender in absent:
             step = self.recorded_at_step.get(sender.of) if isinstance(sender.of, Identity) else None
@@ -319,6 +323,15 @@ class Invariants:
                 step is None or step > began,
                 "a recorded event is recognised when it comes again, whatever changed",
             )
+
+    def _teams_since(self, team_id: str, step: int) -> list[Team]:
+        """Return the team as it was at the step, and as it became since."""
+        rows = self.team_rows[team_id]
+        return [
+            team
+            for number, (_, team) in enumerate(rows)
+            if number + 1 == len(rows) or rows[number + 1][0] >= step
+        ]
 
     def observation_put(self, observation: Observation) -> None:
         check(isinstance(observation, ModelProviderError), "no healthy account is found drifted")
@@ -358,8 +371,14 @@ class Invariants:
             new.version == (old.version if old else 0) + 1,
             "a team's version grows by one per commit",
         )
+        self.team_rows[new.team_id].append((self.steps(), new))
         if old is not None:
             self._check_notice(old, new)
+            is_lifted = new.settings_version > old.settings_version
+            check(
+                is_lifted or _settings_of_money(old) == _settings_of_money(new),
+                "a change of settings lifts what was declined for the old ones",
+            )
         spent = self.spent[new.team_id]
         there = {r.purchase_id: r for r in new.spending.reservations}
         for purchase_id in spent.reserved.keys() - there.keys():
@@ -511,6 +530,10 @@ def _check_drawn(held: CapReservation) -> None:
     kind = held.principal.partition(":")[0]
     drawn = {pool for pools in POOLS.values() for pool in pools[kind]}
     check(held.pool in drawn, "nothing is charged into a pool that no rule draws")
+
+
+def _settings_of_money(team: Team) -> tuple[object, ...]:
+    return team.auto_reload, team.payment, team.spend_cap_cents, team.time_zone, team.currency
 
 
 def _rules_out(team: Team, reload: Reload) -> bool:

@@ -264,7 +264,7 @@ class DebitWorker(StackWorker):
     ) -> None:
         for message_id in rejected(batch):
             sent = deliveries[int(message_id)][0].sent
-            self.history.invariants.check_rejected(sent, self.teams_read, began)
+            self.history.invariants.check_rejected(sent, began)
         for error in postponed(batch).values():
             if isinstance(error, InvariantViolated):
                 raise Violation(str(error)) from error
