@@ -20,7 +20,14 @@ from tests.conformance.samples import model_provider_error
 from tests.memory_rows import MemoryRows
 from tests.simulation import history
 from tests.simulation.history import Failed, run_history
-from tests.simulation.invariants import EVERY_WORKER_KNOWS, Invariants, Sender, Sent, Violation
+from tests.simulation.invariants import (
+    BILLED_AHEAD,
+    EVERY_WORKER_KNOWS,
+    Invariants,
+    Sender,
+    Sent,
+    Violation,
+)
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import StoredRows
 from tests.simulation.reference import POOLS
@@ -596,16 +603,29 @@ def test_a_tenure_without_a_notice() -> None:
         rows.compare_and_set_team(team(2).model_copy(update={"tenures": at_once}))
 
 
+@pytest.mark.parametrize("begins_in", [timedelta(0), BILLED_AHEAD])
+def test_a_tenure_that_is_dropped_though_it_may_have_billed(begins_in: timedelta) -> None:
+    invariants = Invariants()
+    rows = rows_at_noon(invariants)
+    first = team(1).tenures[0]
+    another = (first, first.model_copy(update={"since": NOW + 2 * EVERY_WORKER_KNOWS}))
+    rows.compare_and_set_team(team(2).model_copy(update={"tenures": another}))
+    invariants.now = lambda: NOW + 2 * EVERY_WORKER_KNOWS - begins_in
+
+    with pytest.raises(Violation, match="a tenure that may have billed never changes"):
+        rows.compare_and_set_team(team(3))
+
+
 def test_a_tenure_that_changes_after_it_began() -> None:
     rows = rows_at_noon()
     another = (team(1).tenures[0].model_copy(update={"owner": "ben"}),)
 
-    with pytest.raises(Violation, match="a tenure that has begun never changes"):
+    with pytest.raises(Violation, match="a tenure that may have billed never changes"):
         rows.compare_and_set_team(team(2).model_copy(update={"tenures": another}))
 
 
-def rows_at_noon() -> StoredRows:
-    invariants = Invariants()
+def rows_at_noon(invariants: Invariants | None = None) -> StoredRows:
+    invariants = invariants or Invariants()
     invariants.now = lambda: NOW
     rows = StoredRows(invariants)
     rows.compare_and_set_team(team(1))
