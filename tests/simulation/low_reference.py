@@ -1,8 +1,8 @@
 """When an account is notified that it is low, written down a second time, commit by commit.
 
 Nothing of the decision is imported. What a worker knew of the team when it billed is told by its
-own reads. Where there are none, or they do not agree on whether a reload can help, the row's word
-is taken.
+own reads. Where there are none, or they do not agree on whether a reload can help, or one commit
+bills under two policies, the row's word is taken.
 """
 
 from collections.abc import Callable, Collection, Iterable

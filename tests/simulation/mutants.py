@@ -98,6 +98,13 @@ class ForgetsWhatWasTold(WorkerRows):
         return super().compare_and_set(replace(account, low=None))
 
 
+class ForgetsErroredRuns(WorkerRows):
+    """Late usage is charged, though its run ended in a platform error."""
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return super().compare_and_set(replace(account, errored_runs=()))
+
+
 class TellsAtEveryCommit(AnnounceWorker):
     """As long as an account is low, and not only when it falls."""
 
@@ -246,6 +253,7 @@ MUTANTS: Mapping[str, Parts] = {
     "stream record done before it is announced": Parts(announcer=AnnouncesAtMostOnce),
     "notice lost where the topic fails": Parts(announcer=LosesNoticesOnFaults),
     "what was told is forgotten": Parts(rows=ForgetsWhatWasTold),
+    "late usage is charged": Parts(rows=ForgetsErroredRuns),
     "told again while it is low": Parts(announcer=TellsAtEveryCommit),
     "reserved after the charge": Parts(saga=ReservesAfterCharging),
     "charged without a stored payment": Parts(saga=StoresNoPayment),
