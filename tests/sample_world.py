@@ -90,7 +90,7 @@ class SampleRun:
 
     def __post_init__(self) -> None:
         steps = plan_steps(self.world, read_stack(self.rows, self.world), NOW)
-        carry_out(self.rows, steps, now=NOW, pause=pause)
+        carry_out(self.rows, steps, clock=lambda: NOW, pause=pause)
         self.debits = Debits(self.rows, Directory(self.rows), pause)
         self.payments.declining = {f"pm_{CARD_THAT_DECLINES}"}
         self.saga = ReloadSaga(self.rows, self.rows, {"stripe": self.payments}, pause)

@@ -14,8 +14,9 @@ from agent_credits.billing.teams import (
     Tenure,
 )
 from agent_credits.values.display import money_text
+from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.world import DeclaredTeam
+from agent_credits_cli.world import DeclaredTeam, World
 
 # A tenure that starts within this may have billed an event already: workers take events from a
 # little ahead of their clock and know the settings for a while, which is half of the notice, and
@@ -51,6 +52,25 @@ def team_after(
         spending=_spending_after(before, declared) if before else Spending(),
         tenures=_tenures_after(before, declared, policy_version, now),
     )
+
+
+def payers_until_changed(
+    world: World, team: DeclaredTeam, before: Team | None, since: datetime | None = None
+) -> list[Principal]:
+    """Return who also pays from `since` on, until the declared kind of team begins.
+
+    A user who joins in the same file already runs agents by then. Without an account, what they use
+    would be rejected, at once and whenever it comes again.
+    """
+    if before is None or team.takes_everyone:
+        return []
+    tenures = before.tenures
+    if since is not None:
+        tenures = (before.tenure_at(since), *(t for t in tenures if t.since > since))
+    others = sorted({tenure.kind for tenure in tenures} - {team.kind})
+    as_others = [team.model_copy(update={"kind": kind}) for kind in others]
+    declared = world.team_of_accounts()
+    return [p for other in as_others for p in world.payers_of(other) if p not in declared]
 
 
 def _check_currency(before: Team, declared: DeclaredTeam, now: datetime) -> None:

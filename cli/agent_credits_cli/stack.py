@@ -10,6 +10,7 @@ from agent_credits.commit.rows import Rows, TeamRows
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity, grant_identity
 from agent_credits.values.principals import Principal
+from agent_credits_cli.declared_teams import payers_until_changed
 from agent_credits_cli.tables import tracked
 from agent_credits_cli.world import World
 
@@ -42,15 +43,18 @@ def read_stack(rows: OperatorRows, world: World) -> Stack:
     grant_ids: dict[Principal, list[str]] = {}
     for grant in world.grants:
         grant_ids.setdefault(grant.principal, []).append(grant.id)
-    for principal in tracked(list(world.team_of_accounts()), "reading accounts"):
+    teams = {team.team_id: rows.read_team(team.team_id) for team in world.teams}
+    principals = list(world.team_of_accounts())
+    for team in world.teams:
+        principals += payers_until_changed(world, team, teams[team.team_id])
+    for principal in tracked(principals, "reading accounts"):
         account = rows.read_account(principal)
         if account is not None:
             accounts[principal] = account
             recorded.update(recorded_grants(rows, account, grant_ids.get(principal, ())))
-    teams = [rows.read_team(team.team_id) for team in world.teams]
     return Stack(
         policy=rows.read_policy(world.policy.version),
-        teams={team.team_id: team for team in teams if team},
+        teams={team_id: team for team_id, team in teams.items() if team},
         accounts=accounts,
         recorded=recorded,
     )

@@ -5,9 +5,9 @@ alone. A step names every difference that it removes, so that a plan can be read
 of, being carried out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, assert_never
 
 from agent_credits.billing.policy import BillingPolicy
@@ -23,12 +23,14 @@ from agent_credits.values.credits import format_credits
 from agent_credits.values.display import money_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.declared_grants import changed_grant, grant_changes
-from agent_credits_cli.declared_teams import team_after
+from agent_credits_cli.declared_teams import payers_until_changed, team_after
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.stack import OperatorRows, Stack
 from agent_credits_cli.tables import tracked
 from agent_credits_cli.team_settings import team_differences
 from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
+
+Clock = Callable[[], datetime]
 
 # Small enough for entries with the longest ids to fit one row beside as many grants.
 CHANGES_PER_COMMIT: Final = 50
@@ -124,6 +126,13 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
             steps.append(ChangeAccount(account, changes))
     for team in world.teams:
         before = stack.teams.get(team.team_id)
+        for principal in payers_until_changed(world, team, before, since=now):
+            if principal not in stack.accounts:
+                account = Account(principal)
+                changes = tuple(_plan_changes(account, team, world.plan_of(team)))
+                steps.append(ChangeAccount(account, changes))
+    for team in world.teams:
+        before = stack.teams.get(team.team_id)
         after = team_after(before, team, policy.version, now)
         if after != before:
             steps.append(SetTeam(team, policy.version, before, after))
@@ -170,16 +179,25 @@ def _grant_text(change: GrantChange) -> str:
     return f"{format_credits(change.microcredits)} {change.pool} ({change.cause}){expiry}"
 
 
-def carry_out(rows: OperatorRows, steps: Sequence[Step], *, now: datetime, pause: Pause) -> None:
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def carry_out(rows: OperatorRows, steps: Sequence[Step], *, clock: Clock, pause: Pause) -> None:
+    """Carry the steps out, each by the time at which it is its turn.
+
+    Opening thousands of accounts takes minutes. A tenure that was dated before that could begin
+    before every worker knows it, and one event would be billed to two accounts.
+    """
     for step in tracked(steps, "applying"):
         match step:
             case PutPolicy(policy):
                 if rows.put_policy(policy) != policy:
                     raise changed_policy(policy.version)
             case ChangeAccount():
-                change_account(rows, step, now=now, pause=pause)
+                change_account(rows, step, now=clock(), pause=pause)
             case SetTeam():
-                _set_team(rows, step, now, pause)
+                _set_team(rows, step, clock, pause)
             case _:
                 assert_never(step)
 
@@ -200,9 +218,9 @@ def change_account(rows: Rows, step: ChangeAccount, *, now: datetime, pause: Pau
     return account
 
 
-def _set_team(rows: OperatorRows, step: SetTeam, now: datetime, pause: Pause) -> None:
+def _set_team(rows: OperatorRows, step: SetTeam, clock: Clock, pause: Pause) -> None:
     def changed(before: Team | None) -> Team:
-        return team_after(before, step.declared, step.policy_version, now)
+        return team_after(before, step.declared, step.policy_version, clock())
 
     if step.before is None:
         first = changed(None).model_copy(update={"version": 1})

@@ -20,7 +20,7 @@ from agent_credits_cli.errors import CommandError
 from agent_credits_cli.messages import Message
 from agent_credits_cli.run_queue import send_messages
 from agent_credits_cli.stack import read_stack
-from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.steps import carry_out, plan_steps, utc_now
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import Verified, verify_all
 from agent_credits_demo.drain import drain
@@ -77,7 +77,7 @@ def run_replay(target: Target, replay: Replay, *, pack: int, is_repeat: bool) ->
             f"this stack has not seen the replay {replay.options.tag}; leave out --again"
         )
     steps = plan_steps(replay.world, read_stack(rows, replay.world), now)
-    carry_out(rows, steps, now=now, pause=back_off)
+    carry_out(rows, steps, clock=utc_now, pause=back_off)
     before = [rows.read_account(principal) for principal in replay.principals]
     messages = packed(replay.deliveries, pack)
     started_at = time.monotonic()

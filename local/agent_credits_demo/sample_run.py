@@ -26,7 +26,7 @@ from agent_credits_cli.dead_letter_queue import peek
 from agent_credits_cli.holdings import Holdings, holdings_at
 from agent_credits_cli.run_queue import send_messages
 from agent_credits_cli.stack import read_stack
-from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.steps import carry_out, plan_steps, utc_now
 from agent_credits_cli.subscription import Watch, subscribed
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import Verified, verify_all
@@ -117,7 +117,7 @@ def run_samples(target: LocalTarget, world_file: Path) -> SampleRun:
     world = with_cards_on_file(
         load_sample_world(world_file), lambda number: _method(stand_in, number)
     )
-    carry_out(rows, plan_steps(world, read_stack(rows, world), now), now=now, pause=back_off)
+    carry_out(rows, plan_steps(world, read_stack(rows, world), now), clock=utc_now, pause=back_off)
     before = _holdings(rows, world)
     seen = _Seen()
     # Whoever used the stack before may have been told of something, too.

@@ -20,7 +20,7 @@ from agent_credits.billing.directory import Directory
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
 from agent_credits_cli.stack import read_stack
-from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.steps import carry_out, plan_steps, utc_now
 from agent_credits_cli.verification import verify_all
 from agent_credits_demo.replay_run import misrecorded, packed, read_entries
 from agent_credits_demo.trace import TRACE_FILE, Replay, ReplayOptions, plan_replay, read_trace
@@ -120,7 +120,7 @@ def test_a_database_that_is_killed_in_the_middle_of_commits_loses_nothing(tmp_pa
         rows = DynamoDBRows(client, *tables)
         now = datetime.now(UTC)
         steps = plan_steps(replay.world, read_stack(rows, replay.world), now)
-        carry_out(rows, steps, now=now, pause=back_off)
+        carry_out(rows, steps, clock=utc_now, pause=back_off)
 
     with ThreadPoolExecutor(WORKERS) as pool:
         impatient = DynamoDBRows(client_of(port, IMPATIENT), *tables)

@@ -32,7 +32,7 @@ from agent_credits.aws.backoff import back_off
 from agent_credits_cli.messages import Message
 from agent_credits_cli.run_queue import send_messages
 from agent_credits_cli.stack import read_stack
-from agent_credits_cli.steps import carry_out, plan_steps
+from agent_credits_cli.steps import carry_out, plan_steps, utc_now
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import verify_all
 from agent_credits_demo.drain import drain, messages_in
@@ -130,7 +130,7 @@ def _run_round(
 ) -> None:
     rows, now = rows_of(target), datetime.now(UTC)
     steps = plan_steps(replay.world, read_stack(rows, replay.world), now)
-    carry_out(rows, steps, now=now, pause=back_off)
+    carry_out(rows, steps, clock=utc_now, pause=back_off)
     # From here on a kill goes back to no earlier than this.
     stop_and_start(folder)
     messages = packed(replay.deliveries, PACK)

@@ -51,7 +51,7 @@ def declare(tmp_path: Path) -> Declare:
 
 def applied(rows: DynamoDBRows, world: World, now: datetime = NOW) -> list[Step]:
     steps = plan_steps(world, read_stack(rows, world), now)
-    carry_out(rows, steps, now=now, pause=pause)
+    carry_out(rows, steps, clock=lambda: now, pause=pause)
     return steps
 
 
@@ -109,7 +109,7 @@ class TestApplying:
     ) -> None:
         world = declare()
         steps = plan_steps(world, read_stack(rows, world), NOW)
-        carry_out(rows, steps[:4], now=NOW, pause=pause)
+        carry_out(rows, steps[:4], clock=lambda: NOW, pause=pause)
 
         rest = applied(rows, world)
 
@@ -130,8 +130,8 @@ class TestApplying:
         world = declare()
         steps = plan_steps(world, read_stack(rows, world), NOW)
 
-        carry_out(rows, steps, now=NOW, pause=pause)
-        carry_out(rows, steps, now=NOW, pause=pause)
+        carry_out(rows, steps, clock=lambda: NOW, pause=pause)
+        carry_out(rows, steps, clock=lambda: NOW, pause=pause)
 
         assert balance(rows, ANA) == {"refill:2026-11-15": 1_500_000_000, "order-1001": 200_000_000}
         assert applied(rows, world) == []
@@ -163,7 +163,7 @@ class TestPolicies:
         rows.put_policy(declare(("grace_days = 30", "grace_days = 31")).policy)
 
         with pytest.raises(CommandError, match="2026-11 is applied already"):
-            carry_out(rows, steps, now=NOW, pause=pause)
+            carry_out(rows, steps, clock=lambda: NOW, pause=pause)
 
     def test_a_new_version_bills_every_team_after_the_notice(
         self, rows: DynamoDBRows, declare: Declare
@@ -301,11 +301,24 @@ class TestTeams:
         steps = plan_steps(declare(self.NEW_OWNER), read_stack(rows, declare(self.NEW_OWNER)), NOW)
         applied(rows, declare(('"olga", "ana", "ben"', '"olga", "ana", "ben", "zoe"')))
 
-        carry_out(rows, steps, now=NOW, pause=pause)
+        carry_out(rows, steps, clock=lambda: NOW, pause=pause)
 
         after = team(rows, "acme")
         assert after.version == 3
         assert after.tenures[-1].owner == "ben"
+
+    def test_an_owner_who_is_written_late_still_begins_after_the_notice(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        """Opening the accounts of the same file may have taken longer than the notice."""
+        applied(rows, declare())
+        world = declare(self.NEW_OWNER)
+        steps = plan_steps(world, read_stack(rows, world), NOW)
+        written_at = NOW + 2 * TENURE_NOTICE
+
+        carry_out(rows, steps, clock=lambda: written_at, pause=pause)
+
+        assert team(rows, "acme").tenures[-1].since == written_at + TENURE_NOTICE
 
     def test_a_team_that_keeps_changing_is_given_up(
         self, rows: DynamoDBRows, declare: Declare, monkeypatch: pytest.MonkeyPatch

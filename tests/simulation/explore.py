@@ -38,6 +38,16 @@ ROOM_FOR_TWO: dict[str, Any] = {
 }
 
 
+# A file is applied at any moment; head-room for the dearer pack of the next policy.
+KIND_CHANGES: dict[str, Any] = {
+    "deliveries": (2,),
+    "clocks": (IN_TIME, TOO_LATE),
+    "endings": ("paid", "declined"),
+    "applies": "another kind",
+}
+POLICY_CHANGES = KIND_CHANGES | {"applies": "another policy", "cap_cents": 2 * PRICE_CENTS}
+
+
 def asks_again(earlier: Begins) -> dict[str, Any]:
     """Return the bounds of an account that asks again while its earlier payment is open."""
     return {
@@ -64,6 +74,8 @@ MODELS: Mapping[str, Callable[[], int]] = {
     "reload saga: one reload, in time or late": lambda: saga(ONE_ASKS),
     "reload saga: two reloads, a cap for one": lambda: saga(TWO_ASK),
     "reload saga: one reload, a cap for two": lambda: saga(ROOM_FOR_TWO),
+    "reload saga: one reload, the kind changes": lambda: saga(KIND_CHANGES),
+    "reload saga: one reload, the policy changes": lambda: saga(POLICY_CHANGES),
     "reload saga: asks again, an earlier payment made": lambda: saga(asks_again("made")),
     "reload saga: asks again, an earlier payment processing": lambda: saga(
         asks_again("processing")

@@ -7,20 +7,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agent_credits.billing.directory import Directory
-from agent_credits.billing.teams import TENURE_NOTICE, Team, Tenure
+from agent_credits.billing.teams import Team, Tenure
 from agent_credits.commit.changes import PlanChange
 from agent_credits.commit.write_protocol import commit
-from agent_credits.events.agent_runs import ModelProviderErrorReported, parse_message
+from agent_credits.events.agent_runs import (
+    AgentRunEvent,
+    ModelProviderErrorReported,
+    parse_message,
+)
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
+from agent_credits.ledger.entries import Identity
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.values.principals import Principal
 from tests.simulation.faults import Faults
-from tests.simulation.invariants import Invariants, Sent, Violation, check, report_name
+from tests.simulation.invariants import (
+    Invariants,
+    Sender,
+    Sent,
+    Violation,
+    check,
+    report_name,
+)
 from tests.simulation.outside import Provider, Queue, StoredRows
 from tests.simulation.scheduler import Scheduler
 from tests.simulation.workers import (
@@ -30,10 +42,7 @@ from tests.simulation.workers import (
     StackWorker,
     pause,
 )
-from tests.simulation.world import BOUNDARIES, POLICY, build_world
-
-if TYPE_CHECKING:
-    from agent_credits.ledger.entries import Identity
+from tests.simulation.world import BOUNDARIES, FAR_PAST, POLICY, build_world
 
 MESSAGES_MIN, MESSAGES_MAX = 10, 120
 SENDS_PER_TURN = 0.012
@@ -57,6 +66,8 @@ class Report:
     events: int
     commits: int
     faults: Counter[str]
+    # What operators changed of teams, by applying files.
+    applied: Counter[str]
 
 
 class Failed(AssertionError):
@@ -87,6 +98,7 @@ class History:
         self.scheduler = Scheduler(self.random, Faults(self.random), world.starts_at)
         self.invariants = Invariants()
         self.invariants.steps = lambda: self.scheduler.steps
+        self.invariants.now = lambda: self.scheduler.now
         self.rows = StoredRows(
             self.invariants,
             checks_version=parts.checks_version,
@@ -101,12 +113,13 @@ class History:
         )
         self.page_sizes = self.random.choice(((8,), (3,), (3, 8)))
         self.announced = 0
+        self.applied: Counter[str] = Counter()
         self._misses = 0
         self.team_ids = [team.team_id for team in world.teams]
-        self.principals = list(world.accounts)
+        self.anchor = world.anchor
         self._world = world
         self._sent: list[Sent] = []
-        self._billed_to: dict[Identity, Principal] = {}
+        self._billed_to: dict[Identity, tuple[Principal, str]] = {}
         self._runs: list[dict[str, Any]] = []
         self._requested_at: dict[ReloadRequest, datetime] = {}
         self.workers: list[StackWorker] = [
@@ -131,6 +144,7 @@ class History:
             events=len(self._billed_to),
             commits=len(self.rows.changes),
             faults=self.scheduler.faults.injected,
+            applied=self.applied,
         )
 
     def send_reload(self, request: ReloadRequest, now: datetime) -> None:
@@ -141,7 +155,8 @@ class History:
             self.reload_queue.send(request, group, now)
 
     def _open_world(self) -> None:
-        self.rows.teams.update({team.team_id: team for team in self._world.teams})
+        for team in self._world.teams:
+            self.rows.compare_and_set_team(team)
         self.rows.policies[POLICY.version] = POLICY
         for principal, changes in self._world.accounts.items():
             for change in changes:
@@ -179,33 +194,29 @@ class History:
         if self.random.random() < 0.02:
             self.scheduler.land_one_late_write()
         if faults.happens("clock jumped to a boundary", 0.01):
-            ahead = [b for b in BOUNDARIES if b > self.scheduler.now + timedelta(seconds=2)]
+            boundaries = [*BOUNDARIES, *self._ends_of_notices()]
+            ahead = [b for b in boundaries if b > self.scheduler.now + timedelta(seconds=2)]
             if ahead:
                 self.scheduler.now = min(ahead) - timedelta(seconds=1)
         if faults.happens("clock jumped", 0.02):
-            minutes = self.random.choice((1, 6, 11, 60, 1_500))
+            minutes = self.random.choice((1, 6, 11, 60, 900, 1_500))
             self.scheduler.now += timedelta(minutes=minutes)
         if (self.run_queue.dead or self.reload_queue.dead) and faults.happens(
             "dead letters redriven a month later", 0.05
         ):
             self.scheduler.now += A_MONTH
             self._redrive()
-        if self.random.random() < 0.0005:
-            self._change_owner()
+
+    def _ends_of_notices(self) -> Iterator[datetime]:
+        """Yield when another tenure begins or the events of a former member no longer count."""
+        for team in self.rows.teams.values():
+            yield from (tenure.since for tenure in team.tenures)
+            yield from (end for _, end in team.former_members)
 
     def _redrive(self) -> int:
         self.scheduler.note("operator", "redrives the dead letters")
         now = self.scheduler.now
         return self.run_queue.redrive(now) + self.reload_queue.redrive(now)
-
-    def _change_owner(self) -> None:
-        team = self.rows.teams["acme"]
-        owner = self.random.choice(("olga", "ana"))
-        since = max(self.scheduler.now, team.tenures[-1].since) + TENURE_NOTICE
-        tenure = team.tenures[-1].model_copy(update={"since": since, "owner": owner})
-        changed = {"tenures": (*team.tenures, tenure), "version": team.version + 1}
-        self.rows.compare_and_set_team(team.model_copy(update=changed))
-        self.scheduler.note("operator", f"makes {owner} the owner of acme")
 
     # What is sent
 
@@ -228,11 +239,15 @@ class History:
         message = parse_message(body)
         for event in message.events:
             team = self.rows.teams[event.data.team_id]
-            self._billed_to.setdefault(event.identity, _payer(team, event))
+            self._billed_to.setdefault(event.identity, _billed(team, event))
         reports = [e for e in message.events if isinstance(e, ModelProviderErrorReported)]
         events = tuple((e.identity, e.payload_hash) for e in message.events if e not in reports)
         answers = tuple(_report_name(report) for report in reports)
-        sent = Sent(len(self._sent), body, events, bool(message.rejections), answers)
+        billed = frozenset(self._billed_to[event.identity] for event in message.events)
+        senders = tuple(s for event in message.events for s in _senders(event))
+        sent = Sent(
+            len(self._sent), body, events, bool(message.rejections), answers, billed, senders
+        )
         self._sent.append(sent)
         names = [event.id for event in message.events]
         self.scheduler.note("platform", f"sends {names} as {self.run_queue.next_number}")
@@ -243,7 +258,6 @@ class History:
             self._runs.append(self._run(len(self._runs)))
         run = self.random.choice(self._runs[-6:])
         run["events"] += 1
-        lag = timedelta(microseconds=self.random.choice((0, 10**5, 3 * 10**7, 10**11)))
         kind, data = self._what_happened()
         return {
             "specversion": "1.0",
@@ -251,9 +265,13 @@ class History:
             "source": "/platform",
             "type": f"agent_run.{kind}",
             "subject": run["id"],
-            "time": (self.scheduler.now - lag).isoformat(),
-            "data": {"team_id": run["team"], "trigger": run["trigger"], **data},
+            "time": max(self._a_while_ago(), run["not before"]).isoformat(),
+            "data": {"team_id": run["team"], "trigger": run["trigger"], **run["started"], **data},
         }
+
+    def _a_while_ago(self) -> datetime:
+        lag = self.random.choice((0, 10**5, 3 * 10**7, 10**11))
+        return self.scheduler.now - timedelta(microseconds=lag)
 
     def _what_happened(self) -> tuple[str, dict[str, Any]]:
         drawn = self.random.random()
@@ -277,7 +295,18 @@ class History:
             {"kind": "schedule", "schedule_id": "nightly"},
         )
         trigger = self.random.choice(triggers)
-        return {"id": f"run-{number}", "team": team_id, "trigger": trigger, "events": 0}
+        # A run does not begin before its user has joined the team.
+        joined = self.invariants.joined.get((team_id, trigger.get("user_id", "")), FAR_PAST)
+        run = {"id": f"run-{number}", "team": team_id, "trigger": trigger, "events": 0}
+        if self.random.random() < 0.5:
+            return {**run, "started": {}, "not before": joined}
+        started_at = max(self._a_while_ago(), joined)
+        self.invariants.whole_runs.add(f"run-{number}")
+        return {
+            **run,
+            "started": {"started_at": started_at.isoformat()},
+            "not before": started_at,
+        }
 
     # The end
 
@@ -307,22 +336,33 @@ class History:
 
     def _is_hopeless(self, sent: Sent) -> bool:
         """Tell whether all was recorded that could be, and still the message will never be done."""
-        recorded = self.invariants.recorded
-        if not self.invariants.observed.issuperset(sent.reports):
+        absent = self._absent(sent)
+        if self._missing(sent) - absent:
             return False
-        if any(identity not in recorded for identity, _ in sent.events):
-            return False
-        return sent.is_rejected or not all(
-            self.invariants.has_outcome(*event) for event in sent.events
+        return (
+            sent.is_rejected
+            or bool(absent)
+            or not all(self.invariants.has_outcome(*event) for event in sent.events)
         )
+
+    def _missing(self, sent: Sent) -> set[Identity | str]:
+        recorded, observed = self.invariants.recorded, self.invariants.observed
+        missing: set[Identity | str] = {i for i, _ in sent.events if i not in recorded}
+        return missing | {report for report in sent.reports if report not in observed}
+
+    def _absent(self, sent: Sent) -> set[Identity | str]:
+        """Return the events of users who were removed before."""
+        return {s.of for s in sent.senders if s.is_absent(self.rows.teams[s.team_id])}
 
     def _check_at_rest(self) -> None:
         for sent in self._sent:
+            missing = self._missing(sent) - self._absent(sent)
+            check(not missing, f"each event has an outcome, and each answer is observed: {missing}")
             for identity, _ in sent.events:
-                check(identity in self.invariants.recorded, "each event id has an outcome")
-                principal, _ = self.invariants.recorded[identity]
-                check(principal == self._billed_to[identity], "who has to pay is billed")
-            check(self.invariants.observed.issuperset(sent.reports), "each answer is observed")
+                if identity in self.invariants.recorded:
+                    principal, entry = self.invariants.recorded[identity]
+                    found = (principal, entry.run.policy_version if entry.run else "")
+                    check(found == self._billed_to[identity], "who has to pay is billed, by rule")
         for account in self.rows.accounts.values():
             self.invariants.check_ledger(
                 account, lambda number, p=account.principal: self.rows.pages.get((p, number))
@@ -361,13 +401,22 @@ class _Unbroken:
         self.put_observation = rows.put_observation
 
 
-def _payer(team: Team, event: Any) -> Principal:
-    tenure = _tenure_at(team, event.time)
+def _billed(team: Team, event: AgentRunEvent) -> tuple[Principal, str]:
+    """Return who pays, and by which policy: a run's beginning decides, or else the event's time."""
+    tenure = _tenure_at(team, event.data.started_at or event.time)
     if tenure.kind == "enterprise":
-        return Principal("team", team.team_id)
+        return Principal("team", team.team_id), tenure.policy_version
     if event.data.trigger.kind == "user":
-        return Principal("user", event.data.trigger.user_id)
-    return Principal("user", tenure.owner)
+        return Principal("user", event.data.trigger.user_id), tenure.policy_version
+    return Principal("user", tenure.owner), tenure.policy_version
+
+
+def _senders(event: AgentRunEvent) -> Iterator[Sender]:
+    if event.data.trigger.kind == "user":
+        is_report = isinstance(event, ModelProviderErrorReported)
+        name = _report_name(event) if is_report else event.identity
+        at = event.data.started_at or event.time
+        yield Sender(name, event.data.team_id, event.data.trigger.user_id, at)
 
 
 def _report_name(event: ModelProviderErrorReported) -> str:

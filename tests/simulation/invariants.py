@@ -8,22 +8,36 @@ checked here is taken from the code that is checked.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from agent_credits.billing.spend_cap import CapReservation
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
+from agent_credits.ledger.reloads import Reload
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import ModelProviderError, Observation
 from agent_credits.values.principals import Principal
-from tests.simulation.low_reference import Knowledge, LowReference, base_of
-from tests.simulation.reference import Expected, Passing, Reference
-from tests.simulation.world import POLICY
+from tests.simulation.low_reference import BaseOf, Knowledge, LowReference, base_of
+from tests.simulation.reference import FOR_EVER, PACKS, POOLS, Expected, Passing, Reference
 
 if TYPE_CHECKING:
     from datetime import date
+
+
+CREDIT = 1_000_000
+EVERYONE = "*"
+# Workers cache settings for a minute and take events from five minutes ahead of their clock.
+EVERY_WORKER_KNOWS = timedelta(minutes=6)
+LIFTED_ONLY_BY_SETTINGS = ("auto_reload_off", "payment_method_missing", "suspended")
+BY_SETTINGS = (*LIFTED_ONLY_BY_SETTINGS, "auto_reload_not_applicable")
+# A worker may have billed an event from so far ahead of its clock: the five minutes that it takes,
+# less what the write of another tenure may be late by.
+BILLED_AHEAD = timedelta(minutes=3)
+# No other decline holds for longer: the cap's ends with the month.
+A_DECLINE_ENDS_WITHIN = timedelta(days=32)
 
 
 class Violation(AssertionError):
@@ -35,11 +49,28 @@ def check(holds: object, invariant: str) -> None:
         raise Violation(invariant)
 
 
+class Sender(NamedTuple):
+    """The user who triggered an event (or a report, by its name), and the moment that counts."""
+
+    of: Identity | str
+    team_id: str
+    user_id: str
+    at: datetime
+
+    def is_absent(self, team: Team) -> bool:
+        """Tell whether the user is no member, and was removed before the moment."""
+        if team.members == EVERYONE or self.user_id in team.members:
+            return False
+        ends = [end for who, end in team.former_members if who in (self.user_id, EVERYONE)]
+        return all(end <= self.at for end in ends)
+
+
 @dataclass(frozen=True)
 class Sent:
     """A message as it was sent: the events that must be recorded, unless it is rejected.
 
     `reports`: what providers answered, each under the name that it must be announced under once.
+    `billed`: who pays for its events, and under which policy.
     """
 
     number: int
@@ -47,6 +78,8 @@ class Sent:
     events: tuple[tuple[Identity, str], ...]
     is_rejected: bool
     reports: tuple[str, ...] = ()
+    billed: frozenset[tuple[Principal, str]] = frozenset()
+    senders: tuple[Sender, ...] = ()
 
 
 @dataclass
@@ -73,6 +106,18 @@ class Invariants:
         self.plans: dict[Identity, tuple[int, date]] = {}
         self.reload_resolved_at: dict[str, int] = {}
         self.steps: Callable[[], int] = lambda: 0
+        self.now: Callable[[], datetime] = lambda: datetime.min.replace(tzinfo=UTC)
+        # When a user became a member of a team that they were not in before.
+        self.joined: dict[tuple[str, str], datetime] = {}
+        # Every row that a team ever had, and at which step it was written.
+        self.team_rows: dict[str, list[tuple[int, Team]]] = defaultdict(list)
+        self.recorded_at_step: dict[Identity, int] = {}
+        # By reload, the pools that its purchase may go to.
+        self.may_buy: dict[str, frozenset[str]] = {}
+        # Runs whose events say when it began: where they are, and what they hold of which grant.
+        self.whole_runs: set[str] = set()
+        self.account_of_run: dict[str, Principal] = {}
+        self.held_by_run: dict[str, Counter[tuple[Principal, str]]] = defaultdict(Counter)
         self.low: dict[Principal, LowReference] = defaultdict(LowReference)
         # Of whoever makes the next commit; a commit that bills nothing knows nothing.
         self.known = Knowledge()
@@ -100,6 +145,7 @@ class Invariants:
             check(entry.identity not in self.recorded, "each event id has exactly one outcome")
             check(entry.recorded_at == now, "a commit has one time")
             self.recorded[entry.identity] = (new.principal, entry)
+            self.recorded_at_step[entry.identity] = self.steps()
             past.append(entry)
             if entry.outcome in ("expired", "refilled"):
                 expire = Passing(entry.outcome, _grant_id(entry), entry.amount_microcredits)
@@ -117,14 +163,42 @@ class Invariants:
         held = {grant.id: grant.remaining_microcredits for grant in new.grants}
         check(all(left > 0 for left in held.values()), "no grant is below zero")
         check(held == reference.balances(), "the row holds what the ledger leaves")
-        self._check_low(old, new, entries, base_of(old, new, in_commit, reference))
+        self._check_expiry(new, reference)
+        self._check_reload(old, new, now)
+        self._check_low(old, new, entries, partial(base_of, old, new, in_commit, reference))
+
+    def _check_expiry(self, account: Account, reference: Reference) -> None:
+        for grant in account.grants:
+            check(
+                (grant.expires_at or FOR_EVER) <= reference.held[grant.id].expires_at,
+                "grace ends once, counted from the grant's own expiry",
+            )
+
+    def _check_reload(self, old: Account | None, new: Account, now: datetime) -> None:
+        before, reload = old.reload if old else None, new.reload
+        if reload is None or reload == before:
+            return
+        if before is None or before.id != reload.id:
+            check(reload.pools in self.known.asking, "a reload is asked for by a run that is there")
+            self.may_buy[reload.id] = frozenset(reload.pools)
+        check(
+            before is None or before.id != reload.id or before.pools == reload.pools,
+            "a reload keeps the pools of the run that asked",
+        )
+        if reload.state == "declined" and reload.cause in BY_SETTINGS:
+            is_set = any(_rules_out(team, reload) for team in self.known.decliners)
+            check(is_set, "what is declined for its settings has settings that rule it out")
+        has_end = reload.until is not None or reload.cause in LIFTED_ONLY_BY_SETTINGS
+        check(has_end, "a decline that settings did not cause has an end")
+        if reload.until is not None:
+            check(reload.until <= now + A_DECLINE_ENDS_WITHIN, "a decline ends within a month")
 
     def _check_low(
-        self, old: Account | None, new: Account, entries: Sequence[Entry], base: int
+        self, old: Account | None, new: Account, entries: Sequence[Entry], base: BaseOf
     ) -> None:
         low, version = self.low[new.principal], (new.principal, str(new.version))
         was_told = bool(low.notified)
-        is_told = low.commit(new, entries, base, self.known, POLICY)
+        is_told = low.commit(new, entries, base, self.known)
         found = (set(new.low.notified), set(new.low.deferred)) if new.low else (set(), set())
         check(
             found == (low.notified, low.deferred),
@@ -159,6 +233,8 @@ class Invariants:
         if entry.type == "agent_run.usage" and entry.outcome != "waived":
             total = entry.drawn_microcredits + entry.shortfall_microcredits
             check(total == entry.amount_microcredits, "draws plus shortfall equal the amount")
+        if entry.type.startswith("agent_run.") and entry.identity.subject in self.whole_runs:
+            self._check_whole_run(principal, reference, entry)
         if entry.outcome == "insufficient":
             self.failed_runs.add((principal, entry.identity.subject))
         if entry.reload and entry.type in ("reload.granted", "reload.declined"):
@@ -170,15 +246,29 @@ class Invariants:
                 "no credits unpaid",
             )
 
+    def _check_whole_run(self, principal: Principal, reference: Reference, entry: Entry) -> None:
+        run, held = entry.identity.subject, self.held_by_run[entry.identity.subject]
+        account = self.account_of_run.setdefault(run, principal)
+        check(account == principal, "a run that says when it began is on one account")
+        sign = -1 if entry.outcome == "returned" else 1
+        for draw in entry.draws:
+            held[principal, draw.grant_id] += sign * draw.microcredits
+        if entry.outcome == "returned":
+            grants = reference.held
+            kept = {grant_id for (_, grant_id), left in held.items() if left and grant_id in grants}
+            check(not kept, "what a run drew is given back whole, but for what is past its grace")
+
     def _expected(self, reference: Reference, entry: Entry) -> Expected | None:
         run, amount, now = entry.identity.subject, entry.amount_microcredits, entry.recorded_at
+        policy = entry.run.policy_version if entry.run else ""
         match entry.type:
             case "agent_run.requested":
-                return reference.request(run, amount, now)
+                return reference.request(run, amount, now, policy)
             case "agent_run.usage":
-                return reference.use(run, amount, now)
+                return reference.use(run, amount, now, policy)
             case "agent_run.finished":
-                return reference.finish(run, "error" if entry.outcome == "returned" else "ok", now)
+                status = "error" if entry.outcome == "returned" else "ok"
+                return reference.finish(run, status, now, policy)
             case "credits.granted" | "reload.granted":
                 grant = entry.grant
                 assert grant is not None
@@ -215,6 +305,36 @@ class Invariants:
     def has_outcome(self, identity: Identity, payload_hash: str) -> bool:
         found = self.recorded.get(identity)
         return found is not None and found[1].payload_hash == payload_hash
+
+    def check_rejected(self, message: Sent, began: int) -> None:
+        """Check that a worker which began at that step may reject the message."""
+        if message.is_rejected:
+            return
+        is_conflict = any(
+            identity in self.recorded and not self.has_outcome(identity, payload_hash)
+            for identity, payload_hash in message.events
+        )
+        absent = [
+            sender
+            for sender in message.senders
+            if any(sender.is_absent(team) for team in self._teams_since(sender.team_id, began))
+        ]
+        check(is_conflict or absent, "usage dated before a removal's end is never rejected")
+        for sender in absent:
+            step = self.recorded_at_step.get(sender.of) if isinstance(sender.of, Identity) else None
+            check(
+                step is None or step > began,
+                "a recorded event is recognised when it comes again, whatever changed",
+            )
+
+    def _teams_since(self, team_id: str, step: int) -> list[Team]:
+        """Return the team as it was at the step, and as it became since."""
+        rows = self.team_rows[team_id]
+        return [
+            team
+            for number, (_, team) in enumerate(rows)
+            if number + 1 == len(rows) or rows[number + 1][0] >= step
+        ]
 
     def observation_put(self, observation: Observation) -> None:
         check(isinstance(observation, ModelProviderError), "no healthy account is found drifted")
@@ -254,6 +374,14 @@ class Invariants:
             new.version == (old.version if old else 0) + 1,
             "a team's version grows by one per commit",
         )
+        self.team_rows[new.team_id].append((self.steps(), new))
+        if old is not None:
+            self._check_notice(old, new)
+            is_lifted = new.settings_version > old.settings_version
+            check(
+                is_lifted or _settings_of_money(old) == _settings_of_money(new),
+                "a change of settings lifts what was declined for the old ones",
+            )
         spent = self.spent[new.team_id]
         there = {r.purchase_id: r for r in new.spending.reservations}
         for purchase_id in spent.reserved.keys() - there.keys():
@@ -261,6 +389,7 @@ class Invariants:
         for purchase_id in there.keys() - spent.reserved.keys():
             check(purchase_id not in spent.ended, "a purchase that has ended is not made again")
             self._check_cap(spent, there[purchase_id], new)
+            self._check_pool(there[purchase_id], new)
         for purchase_id in there.keys() & spent.reserved.keys():
             before, after = spent.reserved[purchase_id], there[purchase_id]
             check(before.payment_id in (None, after.payment_id), "a stored payment stays the one")
@@ -268,6 +397,35 @@ class Invariants:
         spent.reserved = there
         owners = Counter(reservation.principal for reservation in there.values())
         check(not owners or max(owners.values()) == 1, "one live reload per account")
+
+    def _check_notice(self, old: Team, new: Team) -> None:
+        """Whoever pays, and whoever is a member no longer, changes only once each worker knows."""
+        known_from = self.now() + EVERY_WORKER_KNOWS
+        kept = tuple(t for t in old.tenures if t.since <= self.now() + BILLED_AHEAD)
+        check(new.tenures[: len(kept)] == kept, "a tenure that may have billed never changes")
+        added = [tenure for tenure in new.tenures if tenure not in old.tenures]
+        check(all(t.since >= known_from for t in added), "a new tenure starts after a notice")
+        if new.members == EVERYONE:
+            return
+        if old.members != EVERYONE:
+            for who in new.members - old.members:
+                self.joined[new.team_id, who] = self.now()
+        before = {EVERYONE} if old.members == EVERYONE else set(old.members)
+        ends = dict(new.former_members)
+        for who in before - new.members:
+            check(who in ends and ends[who] >= known_from, "a removal ends after a notice")
+        for who, end in old.former_members:
+            is_back = who in new.members
+            check(is_back or (who in ends and ends[who] >= end), "a removal's end stays")
+
+    def _check_pool(self, added: CapReservation, team: Team) -> None:
+        if added.is_reload:
+            pools = self.may_buy.get(added.purchase_id, frozenset())
+            check(added.pool in pools, "a reload buys into a pool that the run which asked draws")
+            pack = added.microcredits // added.packs // CREDIT
+            price = PACKS[team.tenures[-1].policy_version].get(pack, 0)
+            check(added.price_cents == added.packs * price, "a pack costs what its policy says")
+        _check_drawn(added)
 
     def _purchase_ended(self, spent: Spent, held: CapReservation, new: Team) -> None:
         # What was given up before anything was charged leaves no record.
@@ -307,6 +465,7 @@ class Invariants:
         if held is not None:
             check(held.payment_id == payment_id, "nothing is charged that the row does not name")
             check(held.price_cents == cents, "what is charged is what was reserved")
+            _check_drawn(held)
         self.charged[purchase_id] = cents
 
     def declined_card(self, payment_id: str) -> None:
@@ -368,6 +527,35 @@ def report_of(rejected: ModelProviderError) -> str:
     return report_name(
         rejected.classification, rejected.run_id, rejected.event_id, rejected.team_id, rejected.time
     )
+
+
+def _check_drawn(held: CapReservation) -> None:
+    kind = held.principal.partition(":")[0]
+    drawn = {pool for pools in POOLS.values() for pool in pools[kind]}
+    check(held.pool in drawn, "nothing is charged into a pool that no rule draws")
+
+
+def _settings_of_money(team: Team) -> tuple[object, ...]:
+    return team.auto_reload, team.payment, team.spend_cap_cents, team.time_zone, team.currency
+
+
+def _rules_out(team: Team, reload: Reload) -> bool:
+    """Tell whether the team's settings alone are why this reload is declined."""
+    settings = team.auto_reload
+    match reload.cause:
+        case "auto_reload_off":
+            return settings is None or not settings.enabled
+        case "payment_method_missing":
+            return team.payment is None
+        case "suspended":
+            suspended = team.spending.suspended_payment_method
+            return team.payment is not None and team.payment.name == suspended
+        case _:
+            packs = PACKS[team.tenures[-1].policy_version]
+            return settings is not None and (
+                settings.pool not in reload.pools
+                or settings.pack_microcredits // CREDIT not in packs
+            )
 
 
 def _grant_id(entry: Entry) -> str:

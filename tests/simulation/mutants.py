@@ -6,8 +6,12 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from agent_credits.billing.directory import Directory
 from agent_credits.billing.spend_cap import CapReservation, release, settle
+from agent_credits.billing.teams import Billing, Team
 from agent_credits.commit.team_changes import read_team
+from agent_credits.events.agent_runs import AgentRunEvent, Rejection
+from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
 from agent_credits.ledger.reloads import ReloadRequest
@@ -18,7 +22,7 @@ from agent_credits.payments.reload_saga import ReloadSaga, Resolution
 from agent_credits.values.errors import QueueUnavailable, RowsUnavailable
 from agent_credits.values.principals import Principal
 from tests.simulation.outside import Message
-from tests.simulation.workers import AnnounceWorker, DebitWorker, Parts, WorkerRows
+from tests.simulation.workers import AnnounceWorker, DebitWorker, Parts, WorkerRows, pause
 
 
 class NeverFlushes(WorkerRows):
@@ -94,6 +98,13 @@ class ForgetsWhatWasTold(WorkerRows):
         return super().compare_and_set(replace(account, low=None))
 
 
+class ForgetsErroredRuns(WorkerRows):
+    """Late usage is charged, though its run ended in a platform error."""
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return super().compare_and_set(replace(account, errored_runs=()))
+
+
 class TellsAtEveryCommit(AnnounceWorker):
     """As long as an account is low, and not only when it falls."""
 
@@ -152,6 +163,52 @@ class GrantsBeforeItIsPaid(ReloadSaga):
         return Paid("hopefully") if isinstance(state, PaymentUnavailable) else state
 
 
+class BuysWhatTheSettingsSay(ReloadSaga):
+    """Into the settings' pool, whether the run that asked draws it or not."""
+
+    def _priced(self, request, team, account, now):  # type: ignore[no-untyped-def]
+        if account.reload and team.auto_reload:
+            pools = (*account.reload.pools, team.auto_reload.pool)
+            account = replace(account, reload=replace(account.reload, pools=pools))
+        return super()._priced(request, team, account, now)
+
+
+class LooksPacksUpInTheTenure(ReloadSaga):
+    """In the policy that is in force, though the settings came with the next one."""
+
+    def _priced(self, request, team, account, now):  # type: ignore[no-untyped-def]
+        in_force = team.model_copy(update={"tenures": (team.tenure_at(now),)})
+        return super()._priced(request, in_force, account, now)
+
+
+class DeclinesUnsoldPacksForGood(LooksPacksUpInTheTenure):
+    """As if the settings had switched reloads off: until they change again, which may be never."""
+
+    def _priced(self, request, team, account, now):  # type: ignore[no-untyped-def]
+        priced = super()._priced(request, team, account, now)
+        return "auto_reload_off" if priced == "auto_reload_not_applicable" else priced
+
+
+class ByEachEventsTime(Directory):
+    def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
+        data = event.data.model_copy(update={"started_at": None})
+        return super().bill(event.model_copy(update={"data": data}), now)
+
+
+class IgnoresWhenARunBegan(DebitWorker):
+    def boot(self) -> None:
+        super().boot()
+        self.debits = Debits(self.rows, ByEachEventsTime(self.rows), pause)
+
+
+class ForgetsWhoLeft(WorkerRows):
+    """Membership as of now, whatever the event's time."""
+
+    def read_team(self, team_id: str) -> Team | None:
+        team = super().read_team(team_id)
+        return team.model_copy(update={"former_members": ()}) if team else None
+
+
 class ShutsNobodyOut(ReloadSaga):
     """A reload that ends without a reservation leaves the team's row as it is."""
 
@@ -196,10 +253,16 @@ MUTANTS: Mapping[str, Parts] = {
     "stream record done before it is announced": Parts(announcer=AnnouncesAtMostOnce),
     "notice lost where the topic fails": Parts(announcer=LosesNoticesOnFaults),
     "what was told is forgotten": Parts(rows=ForgetsWhatWasTold),
+    "late usage is charged": Parts(rows=ForgetsErroredRuns),
     "told again while it is low": Parts(announcer=TellsAtEveryCommit),
     "reserved after the charge": Parts(saga=ReservesAfterCharging),
     "charged without a stored payment": Parts(saga=StoresNoPayment),
     "released on an unknown outcome": Parts(saga=ReleasesOnUnknownOutcome),
     "settled before the credits are granted": Parts(saga=SettlesBeforeGranting),
     "granted before it is paid": Parts(saga=GrantsBeforeItIsPaid),
+    "bought into a pool of the settings alone": Parts(saga=BuysWhatTheSettingsSay),
+    "packs of the policy in force": Parts(saga=LooksPacksUpInTheTenure),
+    "declined for good for want of a pack": Parts(saga=DeclinesUnsoldPacksForGood),
+    "billed by each event's time": Parts(debits=IgnoresWhenARunBegan),
+    "removed with all that was used": Parts(rows=ForgetsWhoLeft),
 }

@@ -10,8 +10,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
-POOLS = {"user": ("trial", "plan", "add_on"), "team": ("trial", "contract")}
-GRACE = timedelta(days=30)
+FIRST_POLICY = "v1"
+_AT_FIRST = {"user": ("trial", "plan", "add_on"), "team": ("trial", "contract")}
+# Which pools are drawn in which order, by the policy and by whether a user or a team pays.
+POOLS: dict[str, dict[str, tuple[str, ...]]] = {
+    "v1": _AT_FIRST,
+    "v2": _AT_FIRST,
+    "v3": {"user": ("add_on", "plan", "trial"), "team": ("contract", "trial")},
+    "v4": {"user": ("trial", "plan", "extra"), "team": ("trial", "committed")},
+    # The policy of the unit tests.
+    "2025-11": _AT_FIRST,
+}
+# What a pack costs in cents, by the policy and by its credits.
+PACKS = {
+    "v1": {20: 1_000, 50: 2_000},
+    "v2": {30: 1_500, 80: 3_000},
+    "v3": {20: 1_200, 30: 1_500},
+    "v4": {20: 1_000, 50: 2_000},
+    "2025-11": {400: 2_000, 1_000: 4_500, 3_000: 12_000, 6_500: 24_000},
+}
+GRACE = {policy: timedelta(days=30) for policy in POOLS}
+GRACE |= {"v3": timedelta(days=5), "v4": timedelta(days=60)}
 ERRORED_FOR, ERRORED_MAX = timedelta(hours=24), 1_000
 FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
@@ -78,17 +97,19 @@ class Reference:
         self.plan = (amount, anchor)
         return Expected("changed")
 
-    def request(self, run: str, estimate: int, now: datetime) -> Expected:
-        available = sum(held.left for _, held in self._in_order(now))
+    def request(
+        self, run: str, estimate: int, now: datetime, policy: str = FIRST_POLICY
+    ) -> Expected:
+        available = sum(held.left for _, held in self._in_order(now, policy))
         if available >= max(estimate, 1):
             return Expected("accepted")
         return self._fail(run, (), max(estimate - available, 0))
 
-    def use(self, run: str, amount: int, now: datetime) -> Expected:
+    def use(self, run: str, amount: int, now: datetime, policy: str = FIRST_POLICY) -> Expected:
         if run in self.errored:
             return Expected("waived")
         draws = []
-        for name, held in self._in_order(now):
+        for name, held in self._in_order(now, policy):
             part = min(held.left, amount)
             if part:
                 held.left -= part
@@ -100,20 +121,26 @@ class Reference:
             self._fail(run, tuple(draws), amount) if amount else Expected("debited", tuple(draws))
         )
 
-    def finish(self, run: str, status: str, now: datetime) -> Expected:
+    def finish(self, run: str, status: str, now: datetime, policy: str = FIRST_POLICY) -> Expected:
         if status != "error":
             return Expected("finished")
         self.errored.pop(run, None)
         self.errored[run] = now
         drawn = self.drawn.pop(run, {})
-        returned = [(n, amount) for n, amount in drawn.items() if self._give_back(n, amount, now)]
+        returned = [
+            (n, amount) for n, amount in drawn.items() if self._give_back(n, amount, now, policy)
+        ]
+        # A policy with a longer grace may still give back what this one does not.
+        taken_by_time = {n: amount for n, amount in drawn.items() if (n, amount) not in returned}
+        if taken_by_time:
+            self.drawn[run] = taken_by_time
         return Expected("returned", tuple(returned))
 
     def balances(self) -> dict[str, int]:
         return {name: held.left for name, held in self.held.items() if held.left}
 
-    def _in_order(self, now: datetime) -> list[tuple[str, Credits]]:
-        pools = POOLS[self.kind]
+    def _in_order(self, now: datetime, policy: str) -> list[tuple[str, Credits]]:
+        pools = POOLS[policy][self.kind]
         live = [(n, c) for n, c in self.held.items() if c.pool in pools and c.expires_at > now]
         return sorted(
             live, key=lambda g: (pools.index(g[1].pool), g[1].expires_at, g[1].granted_at, g[0])
@@ -124,12 +151,12 @@ class Reference:
         self.failed.add(run)
         return Expected("insufficient", draws, shortfall, first)
 
-    def _give_back(self, name: str, amount: int, now: datetime) -> bool:
+    def _give_back(self, name: str, amount: int, now: datetime, policy: str) -> bool:
         """Give credits back, and tell whether the grant or its one grace still takes them."""
         if name not in self.held:
             made = self.made[name]
             is_over = made.expires_at <= now
-            expires_at = made.expires_at + GRACE if is_over else made.expires_at
+            expires_at = made.expires_at + GRACE[policy] if is_over else made.expires_at
             if expires_at <= now:
                 return False
             self.held[name] = Credits(made.pool, 0, expires_at, made.granted_at)

@@ -7,7 +7,8 @@ answered so far, so a worker's state is that sequence of answers, and its next c
 running the saga on it again.
 
 A model begins with accounts that ask for a reload each, or with one account that asks again while
-its earlier reload, long declined, is still open at the provider.
+its earlier reload, long declined, is still open at the provider. Between any two calls the operator
+may apply another file, once: the team becomes an enterprise, or a policy with other packs begins.
 """
 
 from collections.abc import Hashable, Iterator
@@ -16,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending
-from agent_credits.billing.teams import AutoReload, Team, Tenure
+from agent_credits.billing.teams import TENURE_NOTICE, AutoReload, Team, Tenure
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, ReloadRequest
 from agent_credits.payments.port import (
@@ -32,19 +33,26 @@ from agent_credits.values.errors import AgentCreditsError, InvariantViolated
 from agent_credits.values.principals import Principal
 from tests.simulation.exploration import explored
 from tests.simulation.workers import pause
-from tests.simulation.world import CREDIT, FAR_PAST, POLICY
+from tests.simulation.world import CREDIT, FAR_PAST, POLICIES, POLICY
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 IN_TIME, TOO_LATE = 0, 1
 CLOCKS = (NOW + timedelta(seconds=5), NOW + RELOAD_DEADLINE + timedelta(seconds=5))
 PRICE_CENTS = 1_000
 STATES_MAX = 2_000_000
+# Of the policy that is applied meanwhile; it sells no pack of the first one.
+NEXT_POLICY = POLICIES["v2"]
+PACKS_ON_SALE = {(p.microcredits, p.price_cents) for p in (*POLICY.packs, *NEXT_POLICY.packs)}
 ROW_OF_TEAM = -1
+# What the runs draw that asked for the reloads.
+POOLS_OF_RUNS = ("plan", "add_on")
 CARD = PaymentMethod(provider="stripe", customer="cus-1", payment_method="pm-1")
 
 # Each account asks for its first reload; or one asks again, and at the provider the payment of its
 # earlier reload is as far as that.
 Begins = Literal["each account asks", "made", "processing", "paid"]
+# What the operator applies meanwhile.
+Applies = Literal["nothing", "another kind", "another policy"]
 
 
 class Asked(BaseException):
@@ -58,9 +66,8 @@ class Asked(BaseException):
 class Answered:
     """Rows and provider in one, that answer from a recorded sequence and stop where it ends."""
 
-    def __init__(self, answers: list[Any], policy: BillingPolicy) -> None:
+    def __init__(self, answers: list[Any]) -> None:
         self._answers = iter(answers)
-        self._policy = policy
 
     def _next(self, name: str, argument: Any) -> Any:
         for answer in self._answers:
@@ -73,8 +80,7 @@ class Answered:
         return self._next("read_team", team_id)
 
     def read_policy(self, version: str) -> BillingPolicy:
-        assert version == self._policy.version
-        return self._policy
+        return POLICIES[version]  # A policy never changes, so that reading it is no step.
 
     def read_account(self, principal: Principal) -> Any:
         return self._next("read_account", principal)
@@ -126,6 +132,7 @@ class State(NamedTuple):
     deliveries: tuple[int, ...]
     done: frozenset[int]
     workers: tuple[Worker, ...]
+    is_applied: bool = False
 
 
 class Model:
@@ -138,12 +145,14 @@ class Model:
         endings: tuple[str, ...],
         cap_cents: int = PRICE_CENTS,
         begins: Begins = "each account asks",
+        applies: Applies = "nothing",
         checks_version: bool = True,
     ) -> None:
         self._saga = saga
         self._deliveries_max = deliveries
         self._clocks = clocks
         self._endings = endings
+        self._applies = applies
         self._checks_version = checks_version
         self._values: list[Any] = []
         self._numbers: dict[Hashable, int] = {}
@@ -165,6 +174,9 @@ class Model:
         return explored(self._first, self._successors, self._check, STATES_MAX)
 
     def _successors(self, state: State) -> Iterator[State]:
+        if self._applies != "nothing" and not state.is_applied:
+            team = _applied(self._values[state.team], self._applies)
+            yield state._replace(team=self._intern(team), is_applied=True)
         for number, worker in enumerate(state.workers):
             if worker.request < 0:
                 yield from self._deliveries_to(state, number)
@@ -252,7 +264,7 @@ class Model:
 
     def _next_step(self, worker: Worker) -> Asked | Resolution | AgentCreditsError:
         if worker not in self._steps:
-            ports: Any = Answered([self._values[number] for number in worker.answers], POLICY)
+            ports: Any = Answered([self._values[number] for number in worker.answers])
             saga = self._saga(ports, ports, {"stripe": ports}, pause)
             try:
                 step: Asked | Resolution | AgentCreditsError = saga.resolve(
@@ -273,7 +285,8 @@ class Model:
         settled = [p.purchase_id for p in spending.recent if p.outcome == "settled"]
         held = {reservation.purchase_id for reservation in spending.reservations}
         paid = [purchase for purchase, ending in state.payments if ending == "paid"]
-        committed = PRICE_CENTS * (len(settled) + len(held))
+        committed = sum(p.price_cents for p in spending.recent if p.outcome == "settled")
+        committed += sum(reservation.price_cents for reservation in spending.reservations)
         assert committed <= team.spend_cap_cents, "spent plus reserved never passes the cap"
         assert len(paid) == len(set(paid)), "a purchase is charged once"
         assert len(settled) == len(set(settled)), "a purchase is settled once"
@@ -281,22 +294,38 @@ class Model:
         assert set(paid) <= held | set(settled), "what is charged is on the row"
         reloads = [r.principal for r in spending.reservations]
         assert len(reloads) == len(set(reloads)), "one live reload per account"
+        for reservation in spending.reservations:
+            assert reservation.pool in POOLS_OF_RUNS, "bought into a pool that the run draws"
+            packs = reservation.packs
+            pack = (reservation.microcredits // packs, reservation.price_cents // packs)
+            assert pack in PACKS_ON_SALE, "bought at the price of its policy"
         for number, request in enumerate(self._requests):
             account: Account = self._values[state.accounts[self._account_of(request.principal)]]
             has_credits = any(grant.id == request.reload_id for grant in account.grants)
             assert not has_credits or request.reload_id in paid, "no credits unpaid"
             assert request.reload_id not in settled or has_credits, "no credits are owed"
+            self._check_decline(account, is_applied=state.is_applied)
             if number in state.done and all(w.request != number for w in state.workers):
                 assert request.reload_id not in held, "what nobody asks about any more has ended"
+
+    def _check_decline(self, account: Account, *, is_applied: bool) -> None:
+        """Neither file rules reloads out, except that one buys what the run does not draw."""
+        reload = account.reload
+        if reload is None or reload.state != "declined":
+            return
+        assert reload.until, "a decline that settings did not cause has an end"
+        if reload.cause == "auto_reload_not_applicable":
+            is_enterprise = is_applied and self._applies == "another kind"
+            assert is_enterprise, "a pack that is sold is not declined for want of it"
 
     def _account_of(self, principal: Principal) -> int:
         return self._accounts[principal]
 
     def _with(self, state: State, number: int, worker: Worker) -> State:
         # Made field by field, as `_replace` takes several times as long.
-        team, accounts, payments, deliveries, done, (first, second) = state
+        team, accounts, payments, deliveries, done, (first, second), is_applied = state
         workers = (first, worker) if number else (worker, second)
-        return State(team, accounts, payments, deliveries, done, workers)
+        return State(team, accounts, payments, deliveries, done, workers, is_applied)
 
     def _intern(self, value: Hashable) -> int:
         number = self._numbers.get(value)
@@ -304,6 +333,27 @@ class Model:
             number = self._numbers[value] = len(self._values)
             self._values.append(value)
         return number
+
+
+def _applied(team: Team, applies: Applies) -> Team:
+    """Return the team as the operator's file leaves it; its tenure begins twelve minutes later."""
+    newest, settings = team.tenures[-1], team.auto_reload
+    assert settings
+    since = NOW + TENURE_NOTICE
+    if applies == "another kind":
+        tenure = newest.model_copy(update={"since": since, "kind": "enterprise"})
+        settings = settings.model_copy(update={"pool": "contract"})
+    else:
+        tenure = newest.model_copy(update={"since": since, "policy_version": NEXT_POLICY.version})
+        pack = NEXT_POLICY.packs[0].microcredits
+        settings = settings.model_copy(update={"pack_microcredits": pack})
+    changed = {
+        "version": team.version + 1,
+        "settings_version": team.settings_version + 1,
+        "auto_reload": settings,
+        "tenures": (*team.tenures, tenure),
+    }
+    return team.model_copy(update=changed)
 
 
 def _answer(payment_id: str, ending: str) -> PaymentState:

@@ -21,6 +21,7 @@ def main(wanted: str) -> int:
     began = time.monotonic()
     totals: Counter[str] = Counter()
     faults: Counter[str] = Counter()
+    applied: Counter[str] = Counter()
     status = 0
     with contextlib.closing(_reports(seeds)) as reports:
         try:
@@ -32,6 +33,7 @@ def main(wanted: str) -> int:
                     histories=1, steps=report.steps, events=report.events, commits=report.commits
                 )
                 faults.update(report.faults)
+                applied.update(report.applied)
                 if totals["histories"] % PROGRESS_EVERY == 0:
                     done = f"{totals['histories']:,} histories, {faults.total():,} faults"
                     sys.stdout.write(f"… {done}\n")
@@ -40,7 +42,7 @@ def main(wanted: str) -> int:
             # What was run was run, in the order of the seeds.
             status = INTERRUPTED_STATUS
     ran = seeds[: totals["histories"]]
-    sys.stdout.write(summary(ran, totals, faults, time.monotonic() - began))
+    sys.stdout.write(summary(ran, totals, faults, applied, time.monotonic() - began))
     return status
 
 
@@ -52,7 +54,13 @@ def parse_seeds(wanted: str) -> range:
     return range(int(first), int(last) + 1) if dots else range(1, int(first) + 1)
 
 
-def summary(seeds: range, totals: Counter[str], faults: Counter[str], seconds: float) -> str:
+def summary(
+    seeds: range,
+    totals: Counter[str],
+    faults: Counter[str],
+    applied: Counter[str],
+    seconds: float,
+) -> str:
     rate = totals["events"] / max(seconds, 0.001)
     lines = [
         f"seeds      {seeds.start}..{seeds.stop - 1}, each a history of its own",
@@ -61,6 +69,8 @@ def summary(seeds: range, totals: Counter[str], faults: Counter[str], seconds: f
         f"violations 0 in {seconds:,.0f} s",
         f"faults     {faults.total():,}",
         *(f"  {count:>9,}  {kind}" for kind, count in faults.most_common()),
+        f"applied    {applied.total():,} changes of teams meanwhile",
+        *(f"  {count:>9,}  {what}" for what, count in applied.most_common()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,11 +18,14 @@ from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, ReloadRequest
 from agent_credits.payments.port import Charge, Paid, PaymentState
 from agent_credits.payments.reload_saga import Granted, NotGranted, ReloadSaga
 from agent_credits.values.principals import Principal
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import carry_out, plan_steps
 from tests.conformance.engines import Unwatched
-from tests.dispositions import waiting
+from tests.dispositions import rejected, waiting
+from tests.sample_world import OperatedRows
 from tests.simulation.outside import StoredRows
 from tests.simulation.workers import pause
-from tests.simulation.world import CREDIT, FAR_PAST, POLICY
+from tests.simulation.world import CREDIT, FAR_PAST, POLICY, declared_document
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 ANA = Principal("user", "ana")
@@ -167,6 +170,26 @@ def test_a_reload_that_is_paid_already_is_not_paid_again() -> None:
 
     assert len(_purchases(rows)) == 1
     assert rows.teams["acme"].spending.spent_cents == 1_000
+
+
+def test_a_user_who_joins_as_the_team_becomes_an_enterprise_pays_until_it_is_one() -> None:
+    rows = OperatedRows()
+    apply_file(rows, kind="self_serve", plan="max", members=["olga"])
+    apply_file(rows, kind="enterprise", plan="enterprise", members=["olga", "ana"])
+
+    batch = debit(Debits(rows, Directory(rows), pause), usage(1, 8))
+
+    assert rejected(batch) == {}
+    assert [(o.principal, o.name) for o in batch.outcomes] == [(ANA, "insufficient")]
+
+
+def apply_file(rows: OperatedRows, **declared: object) -> None:
+    world = declared_document(
+        POLICY,
+        {"team_id": "acme", "owner": "olga", "time_zone": "UTC", "anchor": NOW.date()} | declared,
+    )
+    steps = plan_steps(world, read_stack(rows, world), NOW)
+    carry_out(rows, steps, clock=lambda: NOW, pause=pause)
 
 
 class _Sleeping:

@@ -13,17 +13,27 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.intake.debits import DebitedBatch, Debits
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Draw, Entry, Page, Receipt
+from agent_credits.ledger.reloads import Reload
 from agent_credits.notices.announcements import notice_of
 from agent_credits.values.principals import Principal
 from tests.conformance.samples import model_provider_error
 from tests.memory_rows import MemoryRows
 from tests.simulation import history
 from tests.simulation.history import Failed, run_history
-from tests.simulation.invariants import Invariants, Sent, Violation
+from tests.simulation.invariants import (
+    BILLED_AHEAD,
+    EVERY_WORKER_KNOWS,
+    Invariants,
+    Sender,
+    Sent,
+    Violation,
+)
+from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import StoredRows
+from tests.simulation.reference import POOLS
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT, FAR_PAST
-from tests.unit.builders import ANA, NOW, run_changes, usage
+from tests.unit.builders import ACME, ANA, MINUTE, NOW, ON, finished, run_changes, usage
 
 BEN = Principal("user", "ben")
 CARD = PaymentMethod(provider="stripe", customer="cus-1", payment_method="pm-1")
@@ -197,7 +207,7 @@ def reservation(purchase: str, principal: str = "user:ana", **fields: object) ->
             "month": "2026-11",
             "packs": 1,
             "pool": "add_on",
-            "microcredits": CREDIT,
+            "microcredits": 20 * CREDIT,
             "price_cents": 1_000,
             "currency": "usd",
             "method": CARD,
@@ -224,8 +234,15 @@ def team(version: int, *reservations: CapReservation, cap_cents: int = 1_500) ->
     )
 
 
+def asked_for(*purchases: str) -> Invariants:
+    """Return invariants that have seen a run ask for these reloads."""
+    invariants = Invariants()
+    invariants.may_buy.update(dict.fromkeys(purchases, frozenset(POOLS["v1"]["user"])))
+    return invariants
+
+
 def test_10_reservations_past_the_cap() -> None:
-    rows = StoredRows(Invariants())
+    rows = StoredRows(asked_for("reload:1", "reload:2"))
     rows.compare_and_set_team(team(1, reservation("reload:1")))
 
     with pytest.raises(Violation, match="spent plus reserved never passes the cap"):
@@ -235,7 +252,7 @@ def test_10_reservations_past_the_cap() -> None:
 
 
 def test_11_two_live_reloads_of_one_account() -> None:
-    rows = StoredRows(Invariants())
+    rows = StoredRows(asked_for("reload:1", "reload:2"))
 
     with pytest.raises(Violation, match="one live reload per account"):
         rows.compare_and_set_team(
@@ -260,7 +277,7 @@ def test_12_a_replay_that_changes_something(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def charged_and_open() -> tuple[StoredRows, Invariants]:
-    invariants = Invariants()
+    invariants = asked_for("reload:1")
     rows = StoredRows(invariants)
     held = reservation("reload:1", payment_id="pi-1")
     rows.compare_and_set_team(team(1, held))
@@ -293,7 +310,7 @@ def test_a_reservation_released_although_it_was_charged() -> None:
 
 
 def test_a_decline_that_is_given_up_instead_of_counted() -> None:
-    invariants = Invariants()
+    invariants = asked_for("reload:1")
     rows = StoredRows(invariants)
     rows.compare_and_set_team(team(1, reservation("reload:1", payment_id="pi-1")))
     invariants.declined_card("pi-1")
@@ -340,3 +357,276 @@ def test_a_providers_answer_that_is_never_announced() -> None:
 def test_a_providers_answer_that_is_announced_though_nobody_observed_it() -> None:
     with pytest.raises(Violation, match="only what a provider answered is announced"):
         Invariants().published(notice_of(model_provider_error("run-1")))
+
+
+# What changes while runs are under way: settings, policies, owners and members.
+
+
+def test_a_purchase_into_a_pool_that_the_run_which_asked_does_not_draw() -> None:
+    rows = StoredRows(asked_for("reload:1"))
+
+    with pytest.raises(Violation, match="a pool that the run which asked draws"):
+        rows.compare_and_set_team(team(1, reservation("reload:1", pool="extra")))
+
+
+def test_a_pack_at_another_price_than_its_policy_says() -> None:
+    rows = StoredRows(asked_for("reload:1"))
+
+    with pytest.raises(Violation, match="a pack costs what its policy says"):
+        rows.compare_and_set_team(team(1, reservation("reload:1", price_cents=999)))
+
+
+def test_a_charge_into_a_pool_that_no_rule_draws() -> None:
+    held = reservation("purchase:1", pool="contract", payment_id="pi-1")
+
+    with pytest.raises(Violation, match="nothing is charged into a pool that no rule draws"):
+        Invariants().charged_card("purchase:1", "pi-1", 1_000, held)
+
+
+def with_reload(ledger: Ledger, **fields: object) -> Account:
+    """Return the row of one more event, with a reload of ours on it."""
+    row = ledger.next_row("e2", "1")
+    reload = Reload(
+        "reload:user:ana:3", "acme", POOLS["v1"]["user"], "requested", 0, 1, NOW, NOW + 5 * MINUTE
+    )
+    return replace(row, reload=replace(reload, **fields))
+
+
+def knows(*teams: Team, asking: tuple[str, ...] = POOLS["v1"]["user"]) -> Knowledge:
+    return Knowledge((ACME,), NOW, frozenset({asking}), teams)
+
+
+def test_a_reload_that_no_run_asked_for(ledger: Ledger) -> None:
+    ledger.invariants.known = knows(asking=POOLS["v1"]["team"])
+
+    with pytest.raises(Violation, match="a reload is asked for by a run that is there"):
+        ledger.write(with_reload(ledger))
+
+
+def test_a_reload_that_changes_its_pools(ledger: Ledger) -> None:
+    ledger.invariants.known = knows()
+    ledger.write(with_reload(ledger))
+    row = ledger.next_row("e3", "1")
+    assert row.reload
+
+    with pytest.raises(Violation, match="keeps the pools of the run that asked"):
+        ledger.write(replace(row, reload=replace(row.reload, pools=("contract",))))
+
+
+@pytest.mark.parametrize("cause", ["auto_reload_off", "payment_method_missing", "suspended"])
+def test_a_decline_for_settings_that_do_not_rule_it_out(ledger: Ledger, cause: str) -> None:
+    pays = {"auto_reload": ON, "payment": CARD}
+    ledger.invariants.known = knows(team(1).model_copy(update=pays))
+
+    with pytest.raises(Violation, match="has settings that rule it out"):
+        ledger.write(with_reload(ledger, state="declined", until=None, cause=cause))
+
+
+def test_a_decline_for_want_of_a_pack_that_is_sold(ledger: Ledger) -> None:
+    sold = ON.model_copy(update={"pack_microcredits": 20 * CREDIT})
+    ledger.invariants.known = knows(team(1).model_copy(update={"auto_reload": sold}))
+    until = NOW + 10 * MINUTE
+
+    with pytest.raises(Violation, match="has settings that rule it out"):
+        ledger.write(
+            with_reload(ledger, state="declined", until=until, cause="auto_reload_not_applicable")
+        )
+
+
+@pytest.mark.parametrize("cause", ["auto_reload_not_applicable", "payment_unavailable"])
+def test_a_decline_without_an_end_that_settings_did_not_cause(ledger: Ledger, cause: str) -> None:
+    unsold = ON.model_copy(update={"pack_microcredits": 21 * CREDIT})
+    ledger.invariants.known = knows(team(1).model_copy(update={"auto_reload": unsold}))
+
+    with pytest.raises(Violation, match="a decline that settings did not cause has an end"):
+        ledger.write(with_reload(ledger, state="declined", until=None, cause=cause))
+
+
+def test_a_decline_that_holds_for_a_year(ledger: Ledger) -> None:
+    ledger.invariants.known = knows(team(1))
+    until = NOW + timedelta(days=365)
+
+    with pytest.raises(Violation, match="a decline ends within a month"):
+        ledger.write(
+            with_reload(ledger, state="declined", until=until, cause="payment_unavailable")
+        )
+
+
+def test_a_whole_run_on_two_accounts(ledger: Ledger) -> None:
+    ledger.invariants.whole_runs.add("run-e2")
+    ledger.invariants.account_of_run["run-e2"] = BEN
+
+    with pytest.raises(Violation, match="a run that says when it began is on one account"):
+        ledger.write(ledger.next_row("e2", "1"))
+
+
+def test_a_whole_run_that_is_given_back_in_part(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.invariants.whole_runs.add("run-e1")
+    ledger.invariants.held_by_run["run-e1"][ANA, "soon"] = 2 * CREDIT
+    row = with_last_entry(
+        ledger.next_row("e2", "0"),
+        lambda e: replace(
+            e,
+            type="agent_run.finished",
+            outcome="returned",
+            identity=replace(e.identity, subject="run-e1"),
+            draws=(Draw("add_on", "soon", CREDIT),),
+        ),
+    )
+    # The rules would notice it as well; the whole run has to be noticed without them.
+    monkeypatch.setattr(ledger.invariants, "_expected", lambda *_: None)
+
+    with pytest.raises(Violation, match="what a run drew is given back whole"):
+        ledger.invariants.account_committed(ledger.account, row)
+
+
+def test_late_usage_of_an_errored_run_that_is_charged(ledger: Ledger) -> None:
+    commit(
+        ledger.rows, ANA, run_changes(finished("f1", "error", run="run-e2")), now=NOW, pause=pause
+    )
+    row = ledger.next_row("e2", "1")
+    charged = with_last_entry(
+        row, lambda e: replace(e, outcome="debited", draws=(Draw("add_on", "soon", CREDIT),))
+    )
+
+    with pytest.raises(Violation, match=r"outcome='debited'.*the rules say .*outcome='waived'"):
+        ledger.write(charged)
+
+
+def test_a_grace_that_begins_again(ledger: Ledger) -> None:
+    row = ledger.next_row("e2", "1")
+    soon, later = row.grants
+    renewed = replace(soon, expires_at=NOW + timedelta(days=31))
+
+    with pytest.raises(Violation, match="grace ends once, counted from the grant's own expiry"):
+        ledger.write(replace(row, grants=(renewed, later)))
+
+
+REMOVED_AT = NOW
+ENDS_AT = NOW + 2 * EVERY_WORKER_KNOWS
+WITHOUT_BEN = team(2).model_copy(
+    update={"members": frozenset({"ana"}), "former_members": (("ben", ENDS_AT),)}
+)
+OF_BEN = run_changes(usage("b1", "1", user="ben"))[0]
+
+
+def sent_by_ben(at: datetime) -> Sent:
+    event = (OF_BEN.identity, OF_BEN.payload_hash)
+    return Sent(1, "", (event,), is_rejected=False, senders=(Sender(event[0], "acme", "ben", at),))
+
+
+def without_ben() -> Invariants:
+    invariants = Invariants()
+    invariants.team_committed(team(1), WITHOUT_BEN)
+    return invariants
+
+
+def test_a_member_who_is_rejected_by_what_a_worker_read_before_they_joined() -> None:
+    steps = iter((3, 7))
+    invariants = Invariants()
+    invariants.steps = lambda: next(steps)
+    invariants.team_committed(team(1), WITHOUT_BEN)
+    invariants.team_committed(WITHOUT_BEN, team(3))
+
+    invariants.check_rejected(sent_by_ben(ENDS_AT), began=7)
+    with pytest.raises(Violation, match="usage dated before a removal's end is never rejected"):
+        invariants.check_rejected(sent_by_ben(ENDS_AT), began=8)
+
+
+@pytest.mark.parametrize("setting", [{"time_zone": "Asia/Tokyo"}, {"spend_cap_cents": 2_000}])
+def test_a_change_of_settings_that_lifts_nothing(setting: dict[str, object]) -> None:
+    changed = team(2).model_copy(update=setting)
+
+    with pytest.raises(Violation, match="a change of settings lifts what was declined"):
+        Invariants().team_committed(team(1), changed)
+
+    Invariants().team_committed(team(1), changed.model_copy(update={"settings_version": 2}))
+
+
+def test_usage_dated_before_a_removals_end_that_is_rejected() -> None:
+    before = sent_by_ben(ENDS_AT - timedelta(seconds=1))
+
+    with pytest.raises(Violation, match="usage dated before a removal's end is never rejected"):
+        without_ben().check_rejected(before, began=1)
+
+    without_ben().check_rejected(sent_by_ben(ENDS_AT), began=1)
+
+
+def test_a_recorded_event_that_is_not_recognised_when_it_comes_again(ledger: Ledger) -> None:
+    gift = GrantChange(BEN, "g-1", "add_on", 5 * CREDIT, None, "gift")
+    commit(ledger.rows, BEN, [gift], now=NOW, pause=pause, opens_account=True)
+    commit(ledger.rows, BEN, [OF_BEN], now=NOW, pause=pause)
+    ledger.invariants.team_committed(team(1), WITHOUT_BEN)
+
+    with pytest.raises(Violation, match="a recorded event is recognised when it comes again"):
+        ledger.invariants.check_rejected(sent_by_ben(ENDS_AT), began=1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "violation"),
+    [
+        ({"former_members": ()}, "a removal ends after a notice"),
+        ({"former_members": (("ben", NOW),)}, "a removal ends after a notice"),
+    ],
+)
+def test_a_removal_that_no_worker_can_know_of_in_time(
+    changes: dict[str, object], violation: str
+) -> None:
+    rows = rows_at_noon()
+
+    with pytest.raises(Violation, match=violation):
+        rows.compare_and_set_team(WITHOUT_BEN.model_copy(update=changes))
+
+
+@pytest.mark.parametrize(
+    ("former", "violation"),
+    [((), "a removal's end stays"), ((("ben", NOW),), "a removal's end stays")],
+)
+def test_a_removal_that_changes_afterwards(former: tuple[object, ...], violation: str) -> None:
+    rows = rows_at_noon()
+    rows.compare_and_set_team(WITHOUT_BEN)
+
+    with pytest.raises(Violation, match=violation):
+        rows.compare_and_set_team(
+            WITHOUT_BEN.model_copy(update={"version": 3, "former_members": former})
+        )
+
+
+def test_a_tenure_without_a_notice() -> None:
+    rows = rows_at_noon()
+    first = team(1).tenures[0]
+    at_once = (first, first.model_copy(update={"since": NOW, "owner": "ben"}))
+
+    with pytest.raises(Violation, match="a new tenure starts after a notice"):
+        rows.compare_and_set_team(team(2).model_copy(update={"tenures": at_once}))
+
+
+@pytest.mark.parametrize("begins_in", [timedelta(0), BILLED_AHEAD])
+def test_a_tenure_that_is_dropped_though_it_may_have_billed(begins_in: timedelta) -> None:
+    invariants = Invariants()
+    rows = rows_at_noon(invariants)
+    first = team(1).tenures[0]
+    another = (first, first.model_copy(update={"since": NOW + 2 * EVERY_WORKER_KNOWS}))
+    rows.compare_and_set_team(team(2).model_copy(update={"tenures": another}))
+    invariants.now = lambda: NOW + 2 * EVERY_WORKER_KNOWS - begins_in
+
+    with pytest.raises(Violation, match="a tenure that may have billed never changes"):
+        rows.compare_and_set_team(team(3))
+
+
+def test_a_tenure_that_changes_after_it_began() -> None:
+    rows = rows_at_noon()
+    another = (team(1).tenures[0].model_copy(update={"owner": "ben"}),)
+
+    with pytest.raises(Violation, match="a tenure that may have billed never changes"):
+        rows.compare_and_set_team(team(2).model_copy(update={"tenures": another}))
+
+
+def rows_at_noon(invariants: Invariants | None = None) -> StoredRows:
+    invariants = invariants or Invariants()
+    invariants.now = lambda: NOW
+    rows = StoredRows(invariants)
+    rows.compare_and_set_team(team(1))
+    return rows

@@ -45,6 +45,8 @@ TEAM = ACME.model_copy(
     }
 )
 
+POOLS_OF_RUNS = POOLS[POLICY.version]["user"]
+
 thresholds = st.lists(
     st.sampled_from(["90%", "60%", "30%", "10%", "25", "7"]), min_size=1, max_size=4, unique=True
 )
@@ -74,7 +76,8 @@ class LowCreditsLaws(RuleBasedStateMachine):
         return reload if reload and reload.state == "requested" else None
 
     def commit(self, *changes: Change) -> None:
-        self.kept.known = Knowledge((self.team,), self.now)
+        # Only users pay here, so a reload of any commit is asked for by the run of one.
+        self.kept.known = Knowledge((self.team,), self.now, frozenset({POOLS_OF_RUNS}))
         commit(self.rows, ANA, changes, now=self.now, pause=pause, opens_account=True)
 
     def billed(self, document: dict[str, object]) -> RunChange:
@@ -126,7 +129,7 @@ class LowCreditsLaws(RuleBasedStateMachine):
     @rule(left=st.sampled_from([29, 31, 9, 12, 59, 0]))
     def fall_to(self, left: int) -> None:
         """Use what is more than this, so that a balance comes to stand around a threshold."""
-        used = available_microcredits(self.account, POOLS["user"], self.now) - left * CREDIT
+        used = available_microcredits(self.account, POOLS_OF_RUNS, self.now) - left * CREDIT
         if used > 0 and self.requested is None:
             self.use([used // CREDIT or 1])
 

@@ -14,14 +14,12 @@ from tests.simulation.invariants import Invariants, Violation
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import StoredRows
 from tests.simulation.workers import pause
-from tests.simulation.world import CREDIT, POLICY
+from tests.simulation.world import CREDIT
 from tests.unit.builders import ACME, ANA, CARD, NOW, ON, run_change, usage
 
-SMALL_PACK = ON.model_copy(
-    update={"threshold_microcredits": 1, "pack_microcredits": POLICY.packs[0].microcredits}
-)
+AT_NEXT_TO_NOTHING = ON.model_copy(update={"threshold_microcredits": 1})
 RELOADING = ACME.model_copy(
-    update={"auto_reload": SMALL_PACK, "payment": CARD, "spend_cap_cents": 100_000}
+    update={"auto_reload": AT_NEXT_TO_NOTHING, "payment": CARD, "spend_cap_cents": 100_000}
 )
 
 

@@ -1,12 +1,16 @@
 """The models of the write protocol and of the reload saga, and that they notice what is broken."""
 
+from typing import Any
+
 import pytest
 
 from agent_credits.payments.reload_saga import ReloadSaga
 from tests.simulation import mutants, reload_saga_model, write_protocol_model
 from tests.simulation.explore import (
+    KIND_CHANGES,
     MODELS,
     ONE_ASKS,
+    POLICY_CHANGES,
     ROOM_FOR_TWO,
     TWO_ASK,
     USAGE,
@@ -64,6 +68,21 @@ def test_a_broken_protocol_is_caught(mutant: Mutant, violation: str) -> None:
 def test_a_broken_saga_is_caught(broken: type[ReloadSaga], violation: str) -> None:
     with pytest.raises(AssertionError, match=violation):
         reload_saga_model.Model(broken, **ONE_ASKS).explore()
+
+
+@pytest.mark.parametrize(
+    ("broken", "bounds", "violation"),
+    [
+        (mutants.BuysWhatTheSettingsSay, KIND_CHANGES, "bought into a pool that the run draws"),
+        (mutants.LooksPacksUpInTheTenure, POLICY_CHANGES, "not declined for want of it"),
+        (mutants.DeclinesUnsoldPacksForGood, POLICY_CHANGES, "a decline .* has an end"),
+    ],
+)
+def test_a_saga_that_misreads_a_file_applied_meanwhile_is_caught(
+    broken: type[ReloadSaga], bounds: dict[str, Any], violation: str
+) -> None:
+    with pytest.raises(AssertionError, match=violation):
+        reload_saga_model.Model(broken, **bounds).explore()
 
 
 def test_a_purchase_made_again_on_an_old_read_is_caught_where_the_cap_does_not_hide_it() -> None:

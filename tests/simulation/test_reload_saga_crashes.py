@@ -2,11 +2,13 @@
 
 Explored breadth first, like the model of the write protocol: the message is delivered a bounded
 number of times, to either worker, before or after its deadline; a worker may crash before and after
-each of its calls. The provider may take the money or decline, answer or not. A worker is the
-sequence of answers it has had; its next step is found by replaying the real saga over them.
+each of its calls. The provider may take the money or decline, answer or not. Between any two calls
+a file may be applied that makes the team an enterprise. A worker is the sequence of answers it has
+had; its next step is found by replaying the real saga over them.
 
 Checked in every state: the card is charged once at most, the credits are granted once at most, and
-what is spent and reserved is within the cap. Checked of every state: if the message is delivered
+what is spent and reserved is within the cap; nothing is bought that the run which asked does not
+draw. Checked of every state: if the message is delivered
 once more, and then all goes well, nothing stays open, and who was charged has the credits. Where
 one worker acknowledged the message while the other crashed, it never comes again, and the account's
 next reload does as much.
@@ -18,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytest
 
-from agent_credits.billing.teams import Team
+from agent_credits.billing.teams import TENURE_NOTICE, Team
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity
@@ -28,12 +30,14 @@ from agent_credits.payments.reload_saga import Open, ReloadSaga
 from agent_credits.values.errors import Contended
 from tests.memory_rows import MemoryRows
 from tests.simulation.exploration import explored
+from tests.simulation.mutants import BuysWhatTheSettingsSay
 from tests.unit.builders import (
     ANA,
     MINUTE,
     NOW,
     PACK_CENTS,
     POLICY,
+    POOLS,
     RELOADING_ACME,
     pause,
     run_change,
@@ -108,6 +112,8 @@ class State(NamedTuple):
     deliveries_left: int
     # The message was acknowledged, so it never comes again.
     is_acknowledged: bool = False
+    # The operator has applied the file that changes the team.
+    is_applied: bool = False
 
 
 Outcome = Literal["takes the money", "declines"]
@@ -144,9 +150,12 @@ class Model:
         nows: tuple[datetime, ...],
         deliveries_max: int,
         first: ReloadWorld,
+        *,
+        becomes_enterprise: bool = False,
     ) -> None:
         self._confirm: OfConfirm = "success" if outcome == "takes the money" else "decline"
         self._nows = nows
+        self._becomes_enterprise = becomes_enterprise
         self._request = first.requests[0]
         self._values: list[Any] = []
         self._numbers: dict[Hashable, int] = {}
@@ -162,6 +171,10 @@ class Model:
         return explored(self._first, self._successors, self._check, STATES_MAX)
 
     def _successors(self, state: State) -> Iterator[State]:
+        if self._becomes_enterprise and not state.is_applied:
+            world: World = self._values[state.world]
+            changed = world._replace(team=as_enterprise(world.team))
+            yield state._replace(world=self._intern(changed), is_applied=True)
         for number, worker in enumerate(state.workers):
             others = tuple(w for n, w in enumerate(state.workers) if n != number)
             if worker != Worker():
@@ -275,6 +288,20 @@ def grants(world: World) -> int:
     return sum(entry.type == "reload.granted" for entry in world.account.entries)
 
 
+def as_enterprise(team: Team) -> Team:
+    """Return the team as a file leaves it whose tenure begins after the notice."""
+    assert team.auto_reload
+    newest = team.tenures[-1]
+    enterprise = newest.model_copy(update={"since": NOW + TENURE_NOTICE, "kind": "enterprise"})
+    changed = {
+        "version": team.version + 1,
+        "settings_version": team.settings_version + 1,
+        "auto_reload": team.auto_reload.model_copy(update={"pool": "contract"}),
+        "tenures": (*team.tenures, enterprise),
+    }
+    return team.model_copy(update=changed)
+
+
 def check(world: World) -> None:
     assert charges(world) <= 1, "the card was charged twice"
     assert grants(world) <= 1, "the credits were granted twice"
@@ -282,6 +309,9 @@ def check(world: World) -> None:
     held = spending.spent_in("2025-11") + spending.reserved_in("2025-11")
     assert held <= world.team.spend_cap_cents, "the cap was passed"
     assert spending.declines_in_a_row <= 1, "one decline was counted twice"
+    bought = [reservation.pool for reservation in spending.reservations]
+    bought += [grant.pool for grant in world.account.grants if grant.cause == "reload"]
+    assert set(bought) <= set(POOLS), "credits were bought that the run cannot draw"
 
 
 def check_nothing_is_open(world: World) -> None:
@@ -310,3 +340,24 @@ def test_two_workers_that_crash_anywhere_charge_grant_and_settle_once(
     states = Model(outcome, nows, deliveries_max, world).explore()
 
     assert states > 300
+
+
+@pytest.mark.parametrize("outcome", ["takes the money", "declines"])
+def test_a_team_that_becomes_an_enterprise_meanwhile_is_charged_for_nothing_it_cannot_draw(
+    outcome: Outcome,
+) -> None:
+    world, _ = short_world(team=RELOADING_ACME)
+
+    model = Model(outcome, (IN_TIME, LATE), 2, world, becomes_enterprise=True)
+
+    assert model.explore() > 300
+
+
+def test_a_saga_that_buys_what_the_settings_say_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(__name__ + ".ReloadSaga", BuysWhatTheSettingsSay)
+    world, _ = short_world(team=RELOADING_ACME)
+
+    with pytest.raises(AssertionError, match="credits were bought that the run cannot draw"):
+        Model("takes the money", (IN_TIME,), 2, world, becomes_enterprise=True).explore()

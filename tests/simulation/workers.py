@@ -43,12 +43,16 @@ from agent_credits.values.errors import (
     RowsUnavailable,
 )
 from agent_credits.values.principals import Principal
+from agent_credits_cli.errors import CommandError
+from agent_credits_cli.stack import read_stack
+from agent_credits_cli.steps import ChangeAccount, carry_out, plan_steps
 from tests.dispositions import postponed, rejected, waiting
 from tests.simulation.invariants import Sent, Violation, check
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import Message
+from tests.simulation.reference import POOLS
 from tests.simulation.scheduler import Worker
-from tests.simulation.world import CREDIT, payment_method
+from tests.simulation.world import CREDIT, LAST_POOLS, declared_world, payment_method
 
 if TYPE_CHECKING:
     from tests.simulation.history import History
@@ -57,6 +61,9 @@ Result = TypeVar("Result")
 
 BATCH_MAX = 6
 RECORDS_MAX = 5
+OPERATES_PER_TURN = 0.05
+# A request that AWS receives longer after it was signed is rejected.
+SIGNATURE_VALID_FOR = timedelta(minutes=5)
 SETTINGS = NoticeSettings("https://docs.example.com")
 
 
@@ -89,7 +96,13 @@ class StackWorker(Worker):
         """Return what this worker goes by when it commits to the account."""
         billed = (entry.run.team_id for entry in reversed(account.entries) if entry.run)
         teams = self.teams_read.get(next(billed, ""), [])
-        return Knowledge(tuple(teams), self.began_at)
+        decliners = self.teams_read.get(account.reload.team_id, []) if account.reload else []
+        asking = self.pools_of_runs(account.principal)
+        return Knowledge(tuple(teams), self.began_at, asking, tuple(decliners))
+
+    def pools_of_runs(self, _: Principal) -> frozenset[tuple[str, ...]]:
+        """Return which pools the runs draw that this worker has been told of."""
+        return frozenset()
 
     def before_resuming(self) -> None:
         accounts.PAGE_ENTRIES_FULL = self.page_entries_full
@@ -153,6 +166,14 @@ class WorkerRows:
             RowsUnavailable,
         )
 
+    def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
+        return self._worker.call(
+            "write",
+            f"put policy {policy.version}",
+            lambda: self._rows.policies.setdefault(policy.version, policy),
+            RowsUnavailable,
+        )
+
     def put_page(self, page: Page) -> None:
         items = [page, *(Receipt(page.principal, page.number, entry) for entry in page.entries)]
         puts = [partial(self._rows.put_item, item) for item in items]
@@ -171,12 +192,31 @@ class WorkerRows:
         return self._worker.call("read", what, read, RowsUnavailable)
 
 
+class OperatorRows(WorkerRows):
+    """A request that took too long on its way is not carried out: its signature has expired."""
+
+    def compare_and_set_team(self, team: Team) -> Team | None:
+        scheduler, signed_at = self._worker.scheduler, self._worker.scheduler.now
+
+        def write() -> Team | None:
+            if scheduler.now > signed_at + SIGNATURE_VALID_FOR:
+                raise RowsUnavailable("the signature has expired")
+            return self._rows.compare_and_set_team(team)
+
+        what = f"write team {team.team_id} version {team.version}"
+        return self._worker.call("write", what, write, RowsUnavailable)
+
+
 class DebitWorker(StackWorker):
     """functions/debit_runs, with the poller that Lambda puts before it."""
 
     def boot(self) -> None:
         super().boot()
+        self.billed: frozenset[tuple[Principal, str]] = frozenset()
         self.debits = Debits(self.rows, Directory(self.rows), pause)
+
+    def pools_of_runs(self, principal: Principal) -> frozenset[tuple[str, ...]]:
+        return frozenset(POOLS[policy][who.kind] for who, policy in self.billed if who == principal)
 
     def has_work(self) -> bool:
         return bool(self.history.run_queue.receivable(self.scheduler.now))
@@ -197,12 +237,15 @@ class DebitWorker(StackWorker):
     def _debit(self, deliveries: Mapping[int, tuple[Message, int]]) -> None:
         began = self.scheduler.steps
         self.scheduler.note(self.name, f"receives messages {[*deliveries]}")
+        self.billed = frozenset[tuple[Principal, str]]().union(
+            *(message.sent.billed for message, _ in deliveries.values())
+        )
         batch = self.debits.debit(
             [Delivery(str(number), m.sent.body) for number, (m, _) in deliveries.items()],
             now=self.begin(),
             time_is_left=lambda: not self.scheduler.faults.happens("function's time was up"),
         )
-        self._check(batch, began)
+        self._check(batch, deliveries, began)
         now = self.scheduler.now
         returned = {int(m): now for m in rejected(batch) if m not in postponed(batch)}
         for message_id in waiting(batch):
@@ -215,7 +258,12 @@ class DebitWorker(StackWorker):
         if done:
             self._call_queue(f"acknowledge {[*done]}", lambda: self._acknowledge(done))
 
-    def _check(self, batch: DebitedBatch, began: int) -> None:
+    def _check(
+        self, batch: DebitedBatch, deliveries: Mapping[int, tuple[Message, int]], began: int
+    ) -> None:
+        for message_id in rejected(batch):
+            sent = deliveries[int(message_id)][0].sent
+            self.history.invariants.check_rejected(sent, began)
         for error in postponed(batch).values():
             if isinstance(error, InvariantViolated):
                 raise Violation(str(error)) from error
@@ -306,7 +354,8 @@ class ReloadWorker(StackWorker):
         self.scheduler.note(self.name, f"receives the request of {request.reload_id}")
         queue = self.history.reload_queue
         try:
-            resolution = self.saga.resolve(request, self.clock())
+            self.teams_read.clear()
+            resolution = self.saga.resolve(request, self.begin())
             self.scheduler.note(self.name, f"resolved: {type(resolution).__name__}")
             is_followed_up = isinstance(resolution, Open) and resolution.is_followed_up
             if isinstance(resolution, Open) and (request.follows_up or not is_followed_up):
@@ -358,38 +407,47 @@ class AnnounceWorker(StackWorker):
 
 
 class Operator(StackWorker):
-    """Somebody at a terminal: tops up, changes plans, caps, cards and owners."""
+    """Somebody at a terminal: tops up, changes caps and cards, and applies another file."""
+
+    def boot(self) -> None:
+        super().boot()
+        self.rows = OperatorRows(self)
 
     def has_work(self) -> bool:
         return False
 
     def next_invocation(self) -> Callable[[], None] | None:
-        if not self.scheduler.faults.enabled or self.scheduler.random.random() > 0.02:
+        if not self.scheduler.faults.enabled or self.scheduler.random.random() > OPERATES_PER_TURN:
             return None
-        return partial(self._act, self.scheduler.random.choice((self._top_up, self._change_team)))
+        act = self.scheduler.random.choice(
+            (self._top_up, self._change_team, self._apply, self._apply)
+        )
+        return partial(self._act, act)
 
     def _act(self, act: Callable[[], None]) -> None:
         try:
             act()
         except InvariantViolated as violated:
             raise Violation(str(violated)) from violated
-        except AgentCreditsError as error:
-            self.scheduler.note(self.name, f"is told {type(error).__name__}")
+        except (AgentCreditsError, CommandError) as error:
+            self.scheduler.note(self.name, f"is told {type(error).__name__} {error}")
 
     def _top_up(self) -> None:
         randomness = self.scheduler.random
-        principal = randomness.choice(self.history.principals)
+        principal = randomness.choice([*self.history.rows.accounts])
         # A top-up is repeated where the first answer was lost, so a repeat must do nothing.
         name = f"top-up-{randomness.randint(1, 12)}"
         if principal.kind == "user" and randomness.random() < 0.2:
-            anchor = self.scheduler.now.date() - timedelta(days=randomness.randint(0, 40))
+            # Another day than the file says is found, and told, by the next apply.
+            days = randomness.choice((0, 0, 0, 0, 0, randomness.randint(1, 40)))
+            anchor = self.history.anchor - timedelta(days=days)
             change = PlanChange(principal, f"plan:{name}", name, "plan", 7 * CREDIT, anchor)
             planned = self.history.invariants.plans.setdefault(
                 change.identity, (change.microcredits, change.anchor)
             )
             change = PlanChange(principal, f"plan:{name}", name, "plan", planned[0], planned[1])
         else:
-            pool = "contract" if principal.kind == "team" else "add_on"
+            pool = randomness.choice(LAST_POOLS["team" if principal.kind == "team" else "user"])
             hours = randomness.choice((None, 1, 30))
             expires_at = self.scheduler.now + timedelta(hours=hours) if hours else None
             change = GrantChange(principal, name, pool, 9 * CREDIT, expires_at, "purchase")
@@ -416,6 +474,21 @@ class Operator(StackWorker):
             return team.model_copy(update=settings)
 
         change_team(self.rows, team_id, changed, pause)
+
+    def _apply(self) -> None:
+        """Apply a file in which something of one team is written otherwise than it is now."""
+        team = self.history.rows.teams[self.scheduler.random.choice(self.history.team_ids)]
+        declared = declared_world(self.scheduler.random, team, self.history.anchor)
+        steps = plan_steps(declared, read_stack(self.rows, declared), self.clock())
+        differences = [d for step in steps for d in step.differences]
+        for step in steps:
+            for change in step.changes if isinstance(step, ChangeAccount) else ():
+                assert isinstance(change, PlanChange)
+                planned = (change.microcredits, change.anchor)
+                self.history.invariants.plans.setdefault(change.identity, planned)
+        self.scheduler.note(self.name, f"applies {[(d.what, d.after) for d in differences]}")
+        carry_out(self.rows, steps, clock=self.clock, pause=pause)
+        self.history.applied.update(d.what for d in differences if d.kind == "team")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The teams, prices and starting credits of one history, drawn from its seed."""
 
 import random
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from agent_credits.billing.alerts import Alerts
@@ -12,9 +13,12 @@ from agent_credits.billing.teams import AutoReload, Team, Tenure
 from agent_credits.commit.changes import Change, GrantChange, PlanChange
 from agent_credits.ledger.thresholds import Threshold
 from agent_credits.values.principals import Payer, Principal
+from agent_credits_cli.world import World as DeclaredWorld
 
 CREDIT = 1_000_000
 FAR_PAST = datetime(2020, 1, 1, tzinfo=UTC)
+ZONES = ("Europe/Berlin", "America/New_York", "Asia/Kathmandu", "UTC")
+CAPS = (0, 2_500, 6_000, 20_000)
 
 # Histories begin a little before these: month ends, leap days, and hours that come twice or never.
 BOUNDARIES = tuple(
@@ -36,24 +40,59 @@ BOUNDARIES = tuple(
 )
 
 
-def _rule(team: TeamKind, triggers: tuple[TriggerKind, ...], payer: Payer) -> BillingRule:
-    last = "contract" if team == "enterprise" else "add_on"
-    pools = ("trial", last) if team == "enterprise" else ("trial", "plan", last)
-    return BillingRule(team=team, triggers=triggers, payer=payer, pools=pools)
+def _policy(
+    version: str,
+    user_pools: tuple[str, ...],
+    team_pools: tuple[str, ...],
+    packs: tuple[tuple[int, int], ...],
+    grace_days: int = 30,
+) -> BillingPolicy:
+    def rule(team: TeamKind, triggers: tuple[TriggerKind, ...], payer: Payer) -> BillingRule:
+        pools = team_pools if team == "enterprise" else user_pools
+        return BillingRule(team=team, triggers=triggers, payer=payer, pools=pools)
+
+    return BillingPolicy(
+        version=version,
+        grace_days=grace_days,
+        rules=(
+            rule("self_serve", ("user",), "user"),
+            rule("self_serve", ("team_api_key", "schedule"), "owner"),
+            rule("enterprise", ("user", "team_api_key", "schedule"), "team"),
+        ),
+        packs=tuple(
+            Pack(microcredits=credits_sold * CREDIT, price_cents=cents, currency="usd")
+            for credits_sold, cents in packs
+        ),
+    )
 
 
-POLICY = BillingPolicy(
-    version="v1",
-    rules=(
-        _rule("self_serve", ("user",), "user"),
-        _rule("self_serve", ("team_api_key", "schedule"), "owner"),
-        _rule("enterprise", ("user", "team_api_key", "schedule"), "team"),
-    ),
-    packs=(
-        Pack(microcredits=20 * CREDIT, price_cents=1_000, currency="usd"),
-        Pack(microcredits=50 * CREDIT, price_cents=2_000, currency="usd"),
-    ),
+POLICY = _policy(
+    "v1", ("trial", "plan", "add_on"), ("trial", "contract"), ((20, 1_000), (50, 2_000))
 )
+# What an operator may apply later: other packs; another order, prices and grace; other pools.
+POLICIES = {
+    policy.version: policy
+    for policy in (
+        POLICY,
+        _policy(
+            "v2", ("trial", "plan", "add_on"), ("trial", "contract"), ((30, 1_500), (80, 3_000))
+        ),
+        _policy(
+            "v3", ("add_on", "plan", "trial"), ("contract", "trial"), ((20, 1_200), (30, 1_500)), 5
+        ),
+        _policy(
+            "v4", ("trial", "plan", "extra"), ("trial", "committed"), ((20, 1_000), (50, 2_000)), 60
+        ),
+    )
+}
+# Where credits that are bought go, by who pays: the last pool, whatever the policy's order.
+LAST_POOLS = {"user": ("add_on", "extra"), "team": ("contract", "committed")}
+# Each team's users; those who are not members at first may join.
+CANDIDATES = {
+    "acme": ("ana", "ben", "olga"),
+    "solo": ("cara", "dora"),
+    "bigcorp": ("anybody", "boss", "zoe"),
+}
 
 
 # Not drawn, so that every seed goes on telling the history that it told before.
@@ -68,6 +107,8 @@ THRESHOLDS = (
 @dataclass(frozen=True)
 class World:
     starts_at: datetime
+    # The day on which each plan's periods begin.
+    anchor: date
     teams: tuple[Team, ...]
     accounts: dict[Principal, tuple[Change, ...]]
 
@@ -81,8 +122,9 @@ def build_world(randomness: random.Random) -> World:
     )
     principals = [Principal("user", name) for name in ("ana", "olga", "cara")]
     principals.append(Principal("team", "bigcorp"))
-    accounts = {p: tuple(_first_changes(randomness, p, starts_at)) for p in principals}
-    return World(starts_at, teams[: randomness.randint(1, 3)], accounts)
+    anchor = starts_at.date() - timedelta(days=randomness.choice((0, 20, 29, 300)))
+    accounts = {p: tuple(_first_changes(randomness, p, starts_at, anchor)) for p in principals}
+    return World(starts_at, anchor, teams[: randomness.randint(1, 3)], accounts)
 
 
 def _team(
@@ -105,13 +147,13 @@ def _team(
         team_id=team_id,
         version=1,
         plan="max",
-        time_zone=randomness.choice(("Europe/Berlin", "America/New_York", "Asia/Kathmandu", "UTC")),
+        time_zone=randomness.choice(ZONES),
         members=members,
         alerts=Alerts(low=THRESHOLDS[(starts_at.month + len(team_id)) % len(THRESHOLDS)]),
         settings_version=1,
         auto_reload=reloads if randomness.random() < 0.9 else None,
         payment=payment_method(randomness, team_id) if randomness.random() < 0.95 else None,
-        spend_cap_cents=randomness.choice((0, 2_500, 6_000, 20_000)),
+        spend_cap_cents=randomness.choice(CAPS),
         tenures=(Tenure(since=FAR_PAST, kind=kind, owner=owner, policy_version=POLICY.version),),
     )
 
@@ -123,7 +165,9 @@ def payment_method(randomness: random.Random, team_id: str) -> PaymentMethod:
     return PaymentMethod(provider="stripe", customer=f"cus-{team_id}", payment_method=card)
 
 
-def _first_changes(randomness: random.Random, principal: Principal, now: datetime) -> list[Change]:
+def _first_changes(
+    randomness: random.Random, principal: Principal, now: datetime, anchor: date
+) -> list[Change]:
     pool = "contract" if principal.kind == "team" else "add_on"
     soon = now + timedelta(seconds=randomness.choice((60, 4_000, 90_000)))
     changes: list[Change] = [
@@ -131,7 +175,6 @@ def _first_changes(randomness: random.Random, principal: Principal, now: datetim
         _gift(principal, "trial", "trial", randomness.choice((1, 5)), soon),
     ]
     if principal.kind == "user" and randomness.random() < 0.7:
-        anchor = now.date() - timedelta(days=randomness.choice((0, 20, 29, 300)))
         amount = randomness.choice((0, 5, 30)) * CREDIT
         changes.append(PlanChange(principal, "plan:first", "max", "plan", amount, anchor))
     return changes
@@ -141,3 +184,97 @@ def _gift(
     principal: Principal, name: str, pool: str, credits_given: int, expires_at: datetime | None
 ) -> GrantChange:
     return GrantChange(principal, name, pool, credits_given * CREDIT, expires_at, "gift")
+
+
+# What an operator may write otherwise in the file, and the more often what decides who pays.
+ASPECTS = (
+    *("kind", "policy", "kind", "policy", "owner", "members"),
+    *("time zone", "cap", "payment", "auto-reload", "plan"),
+)
+
+
+def declared_world(randomness: random.Random, team: Team, anchor: date) -> DeclaredWorld:
+    """Return a file that declares the team as it is declared now, but for one aspect or two."""
+    changes = set(randomness.sample(ASPECTS, randomness.choice((1, 1, 2, 3))))
+    newest, candidates = team.tenures[-1], CANDIDATES[team.team_id]
+    kind, owner, version = newest.kind, newest.owner, newest.policy_version
+    if "kind" in changes:
+        kind = "enterprise" if kind == "self_serve" else "self_serve"
+    if "policy" in changes:
+        version = randomness.choice([other for other in POLICIES if other != version])
+    members = {*candidates} if team.members == "*" else {*team.members}
+    if "members" in changes:
+        members ^= {randomness.choice(candidates)}
+        owner = owner if owner in members else min(members, default=candidates[0])
+    if "owner" in changes:
+        owner = randomness.choice(candidates)
+    everyone = team.members == "*" and kind == "enterprise" and "members" not in changes
+    cap = randomness.choice(CAPS) if "cap" in changes else team.spend_cap_cents
+    payment = payment_method(randomness, team.team_id) if "payment" in changes else team.payment
+    policy = POLICIES[version]
+    plan = randomness.choice(("max", "pro")) if "plan" in changes else team.plan
+    declared = {
+        "team_id": team.team_id,
+        "kind": kind,
+        "plan": "enterprise" if kind == "enterprise" else "max" if plan == "enterprise" else plan,
+        "owner": owner,
+        "members": ["*"] if everyone else sorted({*members, owner}),
+        "time_zone": randomness.choice(ZONES) if "time zone" in changes else team.time_zone,
+        "anchor": anchor,
+        "spend_cap_cents": cap,
+        "payment": payment,
+        "alerts": team.alerts,
+        "auto_reload": _declared_reload(randomness, team, kind, policy, changes),
+    }
+    return declared_document(policy, declared)
+
+
+def declared_document(policy: BillingPolicy, team: Mapping[str, object]) -> DeclaredWorld:
+    """Return the file that declares this policy and this team."""
+    packs = [
+        {
+            "credits": str(pack.microcredits // CREDIT),
+            "price_cents": pack.price_cents,
+            "currency": pack.currency,
+        }
+        for pack in policy.packs
+    ]
+    return DeclaredWorld.model_validate(
+        {
+            "policy": {**policy.model_dump(exclude={"packs"}), "packs": packs},
+            "plans": [
+                {"name": "max", "kind": "self_serve", "credits": "30"},
+                {"name": "pro", "kind": "self_serve", "credits": "5"},
+                {"name": "enterprise", "kind": "enterprise"},
+            ],
+            "teams": [team],
+        }
+    )
+
+
+def _declared_reload(
+    randomness: random.Random,
+    team: Team,
+    kind: TeamKind,
+    policy: BillingPolicy,
+    changes: Collection[str],
+) -> dict[str, object] | None:
+    """Return settings that go with the kind and the policy, or the file would be refused."""
+    settings = team.auto_reload
+    if settings is None:
+        return None
+    pools = policy.rule_for(kind, "user").pools
+    pack_sizes = [pack.microcredits for pack in policy.packs]
+    pack = settings.pack_microcredits
+    if "auto-reload" in changes or pack not in pack_sizes:
+        pack = randomness.choice(pack_sizes)
+    return {
+        "enabled": settings.enabled or "auto-reload" in changes,
+        "pool": next(
+            p for p in LAST_POOLS["team" if kind == "enterprise" else "user"] if p in pools
+        ),
+        "threshold": str(settings.threshold_microcredits // CREDIT),
+        "pack": str(pack // CREDIT),
+        "reloads_max": settings.reloads_max,
+        "window_minutes": settings.window_minutes,
+    }

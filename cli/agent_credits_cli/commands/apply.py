@@ -6,7 +6,6 @@ completed by the next.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +15,7 @@ from agent_credits.aws.backoff import back_off
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.stack import read_stack
-from agent_credits_cli.steps import Step, carry_out, plan_steps
+from agent_credits_cli.steps import Step, carry_out, plan_steps, utc_now
 from agent_credits_cli.tables import AsJson, out, print_json, table
 from agent_credits_cli.target import connect, rows_of
 from agent_credits_cli.world_file import load_world
@@ -38,11 +37,10 @@ def apply(
     world = load_world(file)
     target = connect(context)
     rows = rows_of(target)
-    now = datetime.now(UTC)
     try:
-        steps = plan_steps(world, read_stack(rows, world), now)
+        steps = plan_steps(world, read_stack(rows, world), utc_now())
         if not dry_run:
-            carry_out(rows, steps, now=now, pause=back_off)
+            carry_out(rows, steps, clock=utc_now, pause=back_off)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
         raise CommandError(
             f"{target.name}: {error}; run apply again, it goes on from there"

@@ -51,7 +51,7 @@ def entries(planned: Replay) -> dict[Principal, list[Entry]]:
     """What the domain records of the deliveries, one commit after the other."""
     rows = OperatedRows()
     steps = plan_steps(planned.world, read_stack(rows, planned.world), NOW)
-    carry_out(rows, steps, now=NOW, pause=pause)
+    carry_out(rows, steps, clock=lambda: NOW, pause=pause)
     recorded: dict[Principal, list[Entry]] = {principal: [] for principal in planned.principals}
     team = rows.teams[OPTIONS.team_id]
     policy = rows.policies[planned.world.policy.version]
