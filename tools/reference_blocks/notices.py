@@ -26,7 +26,8 @@ PUBLISHED: Final[Mapping[str, str]] = {
         " again."
     ),
     "credits_expiring": (
-        "Paid credits expire within `ExpiryNoticeDays`. Once for each account and day of expiry."
+        "Paid credits, or credits in the pool `trial`, expire within `ExpiryNoticeDays`. Once for"
+        " each account and day of expiry."
     ),
     "balance_report": "Once a day for each team, where the stack has `BalanceReports=true`.",
     "auto_reload.succeeded": "A reload was paid and its credits granted.",
