@@ -15,7 +15,8 @@ from tools.blocks import table
 PUBLISHED: Final[Mapping[str, str]] = {
     "insufficient_credits": (
         "A run failed because the pools of its payer held too little. One for each failed run, at"
-        " once, never in a digest."
+        " once, never in a digest. `fix` lists every way to get credits, and how to retry: as a new"
+        " run with new event ids, because this one stays failed."
     ),
     "credits_low": (
         "An account fell below a threshold of its team and no reload is about to help. Once for"
