@@ -32,7 +32,9 @@ MEANINGS: Final[Mapping[str, str]] = {
         " never changes: give changed rules a new one."
     ),
     "policy.grace_days": (
-        "Credits that come back to a grant which has expired meanwhile can be used for this long."
+        "Credits that come back to a grant which has expired meanwhile can be used until this many"
+        " days after the grant's own expiry, however often credits come back to it. Later than that"
+        " they do not come back."
     ),
     "policy.rules.team": (
         "The kind of team that the rule is for. For each kind of team and trigger, exactly one rule"
@@ -44,9 +46,13 @@ MEANINGS: Final[Mapping[str, str]] = {
         " In an enterprise team the payer is `user` or `team`."
     ),
     "policy.rules.pools": "The payer's pools in the order in which they are drawn; each once.",
-    "policy.packs.credits": "Credits in the pack. No two packs have the same size.",
+    "policy.packs.credits": (
+        "Credits in the pack. No two packs of one currency have the same size."
+    ),
     "policy.packs.price_cents": "Its price in minor units: 1000 is 10.00 USD.",
-    "policy.packs.currency": "ISO 4217 code in lower case; the same for all packs.",
+    "policy.packs.currency": (
+        "ISO 4217 code in lower case. A team reloads with packs in its own `currency` alone."
+    ),
     "plans.name": "The name that teams refer to.",
     "plans.kind": "The kind of team that may have the plan.",
     "plans.pool": "The pool that the plan refills. A rule for this kind of team must draw it.",
@@ -63,9 +69,14 @@ MEANINGS: Final[Mapping[str, str]] = {
     ),
     "teams.members": (
         'The users who may start runs. `"*"` is every user of the platform, for teams in which no'
-        " user pays. A user whose own account pays belongs to one team."
+        " user pays. A user whose own account pays belongs to one team. A user who joins counts at"
+        f" once; one who is removed starts no run from {_NOTICE_MINUTES} minutes after it is"
+        " applied, and what they used before still counts."
     ),
-    "teams.time_zone": "The zone of the spend cap's calendar month. Plan periods are in UTC.",
+    "teams.time_zone": (
+        "The zone of the spend cap's calendar month, so another zone ends a decline because of the"
+        " cap. Plan periods are in UTC."
+    ),
     "teams.anchor": (
         "The day on which plan periods begin, each month on the same day; in a shorter month, on"
         " its last. It cannot change once an account has been refilled."
@@ -75,13 +86,20 @@ MEANINGS: Final[Mapping[str, str]] = {
         " At 0 nothing can be purchased."
     ),
     "teams.currency": (
-        "ISO 4217 code of the cap and of every purchase, which no other currency may be part of. It"
-        " changes only in a month in which nothing was spent or reserved."
+        "ISO 4217 code, in lower case, of the cap and of every purchase, by reload or by hand. The"
+        " pack of `auto_reload` must be in it. It changes only while nothing is spent or reserved"
+        " in the current month."
     ),
     "teams.auto_reload.enabled": "Turns reloading on. It needs a spend cap and `[teams.payment]`.",
-    "teams.auto_reload.pool": "The pool that reloads go into. A rule for this team must draw it.",
+    "teams.auto_reload.pool": (
+        "The pool that reloads go into. A rule for this team must draw it, and only runs that draw"
+        " it ask for a reload."
+    ),
     "teams.auto_reload.threshold": "Reload when fewer credits than this are available.",
-    "teams.auto_reload.pack": "The pack to buy: the size of one of `[[policy.packs]]`.",
+    "teams.auto_reload.pack": (
+        "The pack to buy: the size of one of `[[policy.packs]]` in the team's currency. Its price"
+        " is that of the newest policy, at once."
+    ),
     "teams.auto_reload.reloads_max": (
         "Reloads of one account within the window; one more freezes its reloads until the window"
         " has passed."
@@ -104,7 +122,10 @@ MEANINGS: Final[Mapping[str, str]] = {
     ),
     "grants.pool": "The pool to put the credits into. A rule must draw it.",
     "grants.credits": "How many.",
-    "grants.cause": "Why. Purchases, reloads and contracts are announced before they expire.",
+    "grants.cause": (
+        "Why. Purchases, contracts, and whatever is in the pool `trial` are announced before they"
+        " expire."
+    ),
     "grants.expires_at": "When the credits expire; never, if neither this nor the next is there.",
     "grants.expires_in_days": "The same, in days from when the grant is applied.",
 }

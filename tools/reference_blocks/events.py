@@ -59,7 +59,10 @@ REJECTIONS: Final[Mapping[str, tuple[str, str]]] = {
         "Apply the team, then redrive the message.",
     ),
     "unknown_user": (
-        "The user is no member of the team, or the payer has no account.",
+        (
+            "The user is no member of the team, and was none when the run began (without"
+            " `data.started_at`: at the event's `time`); or the payer has no account."
+        ),
         "Apply the member, then redrive the message.",
     ),
     "from_the_future": (
@@ -74,14 +77,20 @@ REJECTIONS: Final[Mapping[str, tuple[str, str]]] = {
 
 OUTCOMES: Final[Mapping[str, str]] = {
     "accepted": "A request that the pools can cover. It takes nothing.",
-    "debited": "Usage that was drawn in full.",
+    "debited": "Usage that was drawn in full; usage of 0 credits draws nothing.",
     "insufficient": (
         "The pools held too little. Usage drew what there was, and the rest is the shortfall. The"
         " first such event fails the run."
     ),
-    "waived": "Usage of a run that had already ended with a platform error. It takes nothing.",
+    "waived": (
+        "Usage of a run that had already ended with a platform error, for at least 24 hours after"
+        " that. It takes nothing."
+    ),
     "finished": "The end of a run.",
-    "returned": "The end of a run with a platform error. Its draws went back to their grants.",
+    "returned": (
+        "The end of a run with a platform error. Its draws went back to their grants, but for those"
+        " of a grant whose grace is over."
+    ),
     "granted": "Credits that were granted, purchased or reloaded.",
     "refilled": "The plan's credits of a new period.",
     "expired": "What a grant still held at its expiry.",

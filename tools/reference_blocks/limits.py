@@ -33,10 +33,12 @@ EVENTS: Final[Words] = {
 SETTINGS: Final[Words] = {
     "billing.teams.MEMBERS_MAX": 'members that a team lists; `"*"` has no bound',
     "billing.teams.FORMER_MEMBERS_MAX": (
-        "users who left that a team remembers, so that what they used before still counts"
+        "users who were removed that a team remembers, so that what they used before still counts"
     ),
     "billing.teams.TENURES_MAX": "changes of owner, kind or policy that a team remembers",
-    "billing.teams.TENURE_NOTICE": "after which another owner, kind or policy counts",
+    "billing.teams.TENURE_NOTICE": (
+        "after which another owner, kind or policy, or a member's removal, counts"
+    ),
     "billing.teams.SETTINGS_TTL": "how old the settings may be that a worker bills by",
     "billing.policy.POOLS_PER_RULE_MAX": "pools in one rule",
     "billing.policy.GRACE_DAYS_DEFAULT": "days of grace where the policy names none",
@@ -51,22 +53,23 @@ ACCOUNTS: Final[Words] = {
     "ledger.accounts.ERRORED_RUNS_MAX": (
         "runs that ended with a platform error that an account remembers, to waive late usage"
     ),
-    "commit.decide.ERRORED_RUNS_REMEMBERED_FOR": "how long it remembers them",
+    "commit.decide.ERRORED_RUNS_REMEMBERED_FOR": ("how long it remembers them, at the least"),
 }
 MONEY: Final[Words] = {
     "ledger.reloads.RELOAD_DEADLINE": "how long events wait for a reload before they fail",
     "ledger.reloads.DECLINE_HOLD": (
-        "how long a declined payment or an unavailable provider stands before the next attempt"
+        "how long a declined payment, an unavailable provider, or settings that do not apply stand"
+        " before the next attempt"
     ),
     "billing.spend_cap.DECLINES_MAX": "declines in a row after which a card is not tried again",
     "billing.spend_cap.WARNING_PERCENTS": "per cent of the spend cap that are announced",
     "billing.spend_cap.RESERVATIONS_MAX": "purchases of one team that are under way",
     "billing.spend_cap.RECENT_MAX": "last purchases that a team's row keeps",
     "ledger.reloads.ASK_AGAIN_SECONDS": (
-        "seconds after which an open payment is asked about again"
+        "seconds after which an open payment is asked about again, until the deadline"
     ),
     "ledger.reloads.ASK_AGAIN_SECONDS_LONGEST": (
-        "longest such wait in seconds, after the deadline"
+        "longest such wait in seconds after the deadline, which doubles each time"
     ),
     "ledger.accounts.RELOADS_REMEMBERED_MAX": "reloads that an account remembers",
     "payments.stripe_payments.CALLS_PER_ATTEMPT_MAX": "calls to Stripe in one attempt",

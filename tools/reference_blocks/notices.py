@@ -15,7 +15,8 @@ from tools.blocks import table
 PUBLISHED: Final[Mapping[str, str]] = {
     "insufficient_credits": (
         "A run failed because the pools of its payer held too little. One for each failed run, at"
-        " once, never in a digest."
+        " once, never in a digest. `fix` lists every way to get credits, and how to retry: as a new"
+        " run with new event ids, because this one stays failed."
     ),
     "credits_low": (
         "An account fell below a threshold of its team and no reload is about to help. Once for"
@@ -26,7 +27,8 @@ PUBLISHED: Final[Mapping[str, str]] = {
         " again."
     ),
     "credits_expiring": (
-        "Paid credits expire within `ExpiryNoticeDays`. Once for each account and day of expiry."
+        "Paid credits, or credits in the pool `trial`, expire within `ExpiryNoticeDays`. Once for"
+        " each account and day of expiry."
     ),
     "balance_report": "Once a day for each team, where the stack has `BalanceReports=true`.",
     "auto_reload.succeeded": "A reload was paid and its credits granted.",
