@@ -265,12 +265,13 @@ class History:
             "source": "/platform",
             "type": f"agent_run.{kind}",
             "subject": run["id"],
-            "time": max(self._a_while_ago(), run["not before"]).isoformat(),
+            "time": max(self._around_now(), run["not before"]).isoformat(),
             "data": {"team_id": run["team"], "trigger": run["trigger"], **run["started"], **data},
         }
 
-    def _a_while_ago(self) -> datetime:
-        lag = self.random.choice((0, 10**5, 3 * 10**7, 10**11))
+    def _around_now(self) -> datetime:
+        """Return a moment by a producer's clock, which may be ahead by less than five minutes."""
+        lag = self.random.choice((0, 10**5, 3 * 10**7, 10**11, -24 * 10**7))
         return self.scheduler.now - timedelta(microseconds=lag)
 
     def _what_happened(self) -> tuple[str, dict[str, Any]]:
@@ -300,7 +301,7 @@ class History:
         run = {"id": f"run-{number}", "team": team_id, "trigger": trigger, "events": 0}
         if self.random.random() < 0.5:
             return {**run, "started": {}, "not before": joined}
-        started_at = max(self._a_while_ago(), joined)
+        started_at = max(self._around_now(), joined)
         self.invariants.whole_runs.add(f"run-{number}")
         return {
             **run,

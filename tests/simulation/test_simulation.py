@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(1_200)
 
 HISTORIES = 50
 # Histories that come far enough for every mutant to do its damage in one of them.
-TELLING_SEEDS = (7, 44, 22, 1, 3, 10, 12, *range(14, 60))
+TELLING_SEEDS = (58, 32, 1, 3, 10, 12, 7, *range(14, 60))
 
 FOUND_SEEDS = [
     int(line.split()[0])
