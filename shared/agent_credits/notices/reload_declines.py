@@ -11,7 +11,10 @@ def decline_in_words(cause: DeclineCause) -> str:
         case "auto_reload_off":
             return "auto-reload is off"
         case "auto_reload_not_applicable":
-            return "auto-reload buys credits that this run cannot draw"
+            return (
+                "auto-reload is set to a pool that this run does not draw, or to a pack that is "
+                "not sold"
+            )
         case "spend_cap_reached":
             return "the team has reached its spend cap for this month"
         case "payment_declined":
