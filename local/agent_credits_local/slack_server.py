@@ -66,7 +66,7 @@ class SlackServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: SlackServer
-    # One that connects and then says nothing does not keep a thread for ever.
+    # A client that connects and sends nothing must not keep a thread for ever.
     timeout = 10.0
 
     def do_GET(self) -> None:
@@ -98,15 +98,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, body: bytes) -> None:
         memory = self.server.memory
         with memory.lock:
-            told = next((a for a in memory.answers if a["path"] == self.path and a["times"]), None)
-            if told is not None:
-                told["times"] -= 1
-        if told is not None:
-            self._answer(told["status"], told["body"], told["retry_after"])
+            scripted = next(
+                (a for a in memory.answers if a["path"] == self.path and a["times"]), None
+            )
+            if scripted is not None:
+                scripted["times"] -= 1
+        if scripted is not None:
+            self._answer(scripted["status"], scripted["body"], scripted["retry_after"])
             return
-        refusal = rejection_of(self.path, self.headers.get("Content-Type", ""), body)
-        if refusal is not None:
-            self._answer(*refusal)
+        rejection = rejection_of(self.path, self.headers.get("Content-Type", ""), body)
+        if rejection is not None:
+            self._answer(*rejection)
             return
         with memory.lock:
             memory.messages.append({"path": self.path, "payload": json.loads(body)})
@@ -123,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there.
-        """Keep silent: the path of a webhook is a secret, also of a stand-in's."""
+        """Log nothing: the path of a webhook is a secret, even a stand-in's."""
 
 
 def rejection_of(path: str, content_type: str, body: bytes) -> tuple[int, str] | None:

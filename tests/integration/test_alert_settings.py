@@ -77,7 +77,9 @@ def test_an_account_shows_what_it_was_told(run: Run, rows: DynamoDBRows) -> None
         "percent_of_credits": "100",
         "decline": "auto_reload_off",
     }
-    line = "low: told of 30%, auto_reload_off (per cent of 100)"
+    line = (
+        "Low: below 30% of 100 credits; subscribers were notified. No reload: auto-reload is off."
+    )
     assert line in run("account", "user:ana").stdout
 
 
@@ -95,7 +97,9 @@ def test_an_account_shows_what_a_reload_keeps_silent(run: Run, rows: DynamoDBRow
 
     shown = run("account", "user:ana").stdout
 
-    assert "low: silent about 30% while a reload is able or under way (per cent of 100)" in shown
+    assert (
+        "Low: below 30% of 100 credits; the notice is deferred because a reload may help." in shown
+    )
 
 
 def test_a_refill_that_is_due_is_taken_into_account(settled: DynamoDBRows) -> None:

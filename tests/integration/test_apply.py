@@ -153,7 +153,7 @@ class TestPolicies:
         applied(rows, declare())
         changed = declare(("grace_days = 30", "grace_days = 31"))
 
-        with pytest.raises(CommandError, match=r"2026-11 is applied already .* a new version"):
+        with pytest.raises(CommandError, match=r"2026-11 is already applied .* a new version"):
             applied(rows, changed)
 
     def test_a_version_that_another_operator_put_meanwhile_is_rejected(
@@ -162,7 +162,7 @@ class TestPolicies:
         steps = plan_steps(declare(), read_stack(rows, declare()), NOW)
         rows.put_policy(declare(("grace_days = 30", "grace_days = 31")).policy)
 
-        with pytest.raises(CommandError, match="2026-11 is applied already"):
+        with pytest.raises(CommandError, match="2026-11 is already applied"):
             carry_out(rows, steps, now=NOW, pause=pause)
 
     def test_a_new_version_bills_every_team_after_the_notice(
@@ -172,7 +172,7 @@ class TestPolicies:
 
         steps = applied(rows, declare(('version = "2026-11"', 'version = "2026-12"')))
 
-        starts = "2026-12, from 2026-11-21T10:12:00Z"
+        starts = "2026-12, from 2026-11-21 10:12 UTC"
         assert ("team", "acme", "policy", "2026-11", starts) in differences(steps)
         acme = team(rows, "acme")
         assert acme.tenure_at(NOW + TENURE_NOTICE).policy_version == "2026-12"
@@ -210,6 +210,21 @@ class TestTeams:
             ("team", "acme", "members", "3 members", "3 members (+zoe -ben)"),
         ]
 
+    def test_a_warning_says_what_a_leaving_member_holds_and_until_when_their_events_count(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        applied(rows, declare())
+
+        steps = applied(rows, declare(('"olga", "ana", "ben"', '"olga", "ana"')))
+
+        warnings = [warning for step in steps for warning in step.warnings]
+        assert warnings == [
+            (
+                "user:ben leaves team acme and still holds 1,500 credits; events of their runs in "
+                "the team count until 2026-11-21 10:12 UTC"
+            )
+        ]
+
     def test_a_member_who_comes_back_is_no_former_member(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
@@ -244,7 +259,7 @@ class TestTeams:
 
         steps = applied(rows, declare(self.NEW_OWNER))
 
-        starts = "ben, from 2026-11-21T10:12:00Z"
+        starts = "ben, from 2026-11-21 10:12 UTC"
         assert differences(steps) == [("team", "acme", "owner", "olga", starts)]
         assert team(rows, "acme").tenure_at(NOW).owner == "olga"
         assert team(rows, "acme").tenure_at(NOW + TENURE_NOTICE).owner == "ben"
@@ -353,7 +368,7 @@ class TestMoney:
         steps = applied(rows, declare(self.CAPPED))
 
         assert differences(steps) == [
-            ("team", "acme", "spend cap", "0 cents a month", "5000 cents a month")
+            ("team", "acme", "spend cap", "no cap set: purchases are off", "50.00 USD a month")
         ]
         assert team(rows, "acme").settings_version == before + 1
         assert applied(rows, declare(self.CAPPED)) == []
@@ -420,7 +435,13 @@ class TestPlans:
         steps = applied(rows, upgraded, NOW + timedelta(days=1))
         applied(rows, upgraded, NOW + timedelta(days=40))
 
-        assert ("account", "user:ana", "plan") in [d[:3] for d in differences(steps)]
+        assert (
+            "account",
+            "user:ana",
+            "plan",
+            "business: 1,500 plan a month, anchor 2025-01-15",
+            "max: 2,000 plan a month, anchor 2025-01-15, from 2026-12-15 00:00 UTC",
+        ) in differences(steps)
         assert balance(rows, ANA)["refill:2026-11-15"] == 1_500_000_000
         account = commit(
             rows, ANA, [grant_change("touch")], now=NOW + timedelta(days=40), pause=pause
@@ -492,7 +513,7 @@ class TestGrants:
         applied(rows, declare())
 
         with pytest.raises(
-            CommandError, match=r"is recorded already .* give the new grant another id"
+            CommandError, match=r"is already recorded .* give the new one another id"
         ):
             applied(rows, declare(change), NOW + timedelta(days=2))
 
@@ -500,7 +521,8 @@ class TestGrants:
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         with pytest.raises(
-            CommandError, match="contract-2025 of team:globex expired at 2020-01-01"
+            CommandError,
+            match="contract-2025 of team:globex expires before it is made, at 2020-01-01",
         ):
             applied(rows, declare(("2040-01-01", "2020-01-01")))
 
@@ -558,7 +580,7 @@ class TestCommands:
         second = run("apply", str(SAMPLES_FILE))
 
         assert first.exit_code == second.exit_code == 0
-        assert "business: 1500 plan a month, anchor 2025-01-15" in first.output
+        assert "business: 1,500 plan a month, anchor 2025-01-15" in first.output
         assert second.output == "moto: nothing to change\n"
 
     def test_dry_run_changes_nothing(self, run: Callable[..., Result], rows: DynamoDBRows) -> None:
@@ -581,9 +603,9 @@ class TestCommands:
 
         first, second = run(*command), run(*command)
 
-        assert first.output == "Granted user:ana 5 add_on credits as order-7.\n"
+        assert first.output == "Granted user:ana 5 credits in pool add_on as order-7.\n"
         assert second.output == (
-            "user:ana was granted 5 add_on credits as order-7 already; 5 are left.\n"
+            "user:ana was already granted 5 credits in pool add_on as order-7; 5 credits left.\n"
         )
         assert balance(rows, ANA)["order-7"] == 5_000_000
 
@@ -611,7 +633,7 @@ class TestCommands:
                 ["user:ana", "--price-cents=500", "--team=acme"],
                 "spend_cap_reached: the cap of team acme leaves 0.00 USD this month",
             ),
-            (["user:ana", "--id=order-1001"], "grant order-1001 of user:ana is recorded already"),
+            (["user:ana", "--id=order-1001"], "grant order-1001 of user:ana is already recorded"),
             (["user:ana", "--id=refill:x"], "--id: ids that begin with 'refill:' are reserved"),
             (["user:ana", "--credits=1.0000001"], "--credits: credits must be a decimal"),
             (["user:ana", "--pool=Add-On"], "--pool: String should match pattern"),

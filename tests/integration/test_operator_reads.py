@@ -211,8 +211,15 @@ class TestTeam:
         told = run("team", "acme").stdout
         shown = json.loads(run("team", "acme", "--json").stdout)["spending"]
 
-        assert f"spend in {month}: 12.50 spent, 0.00 reserved, 37.50 left" in told
+        assert (
+            f"spend in {month} ({team.time_zone}): 12.50 USD spent, 0.00 USD reserved, "
+            "37.50 USD left of the cap of 50.00 USD\n"
+        ) in told
         assert (shown["spent_cents"], shown["head_room_cents"]) == (1_250, 3_750)
+
+    @pytest.mark.usefixtures("settled")
+    def test_a_team_without_a_cap_is_said_to_purchase_nothing(self, run: Run) -> None:
+        assert "0.00 USD reserved, no cap set: purchases are off\n" in run("team", "acme").stdout
 
 
 def replace_owner(owner: str, since: datetime) -> Team:
@@ -255,12 +262,15 @@ class TestLedger:
     def test_an_entry_is_one_line_for_people(self, run: Run) -> None:
         lines = run("ledger", "user:ana").stdout.splitlines()
 
-        assert lines[0] == "2025-11-20 10:00:00Z  page 1  granted       pack  10 credits add_on"
+        assert (
+            lines[0]
+            == "2025-11-20 10:00 UTC  page 1  granted       pack  10 credits in pool add_on"
+        )
         assert lines[1] == (
-            "2025-11-21 10:00:00Z  page 1  debited       evt-00 of run-long  1 credits,"
+            "2025-11-21 10:00 UTC  page 1  debited       evt-00 of run-long  1 credit,"
             " 1 add_on (pack)"
         )
-        assert lines[12].endswith("insufficient  evt-11 of run-long  1 credits, short by 1")
+        assert lines[12].endswith("insufficient  evt-11 of run-long  1 credit, short by 1 credit")
 
 
 class TestExplain:
@@ -332,12 +342,15 @@ class TestExplain:
 
         text = run("explain", "run-1").stdout + run("explain", "run-2").stdout
 
-        assert "accepted: the pools cover it; a request takes nothing" in text
-        assert "returned 2 add_on (pack): the run ended by the platform's fault" in text
-        assert "waived 1: the run had ended by the platform's fault" in text
-        assert "insufficient: short by 45; this failed the run" in text
+        assert "accepted: the pools cover it; a request takes no credits" in text
+        assert "returned 2 add_on (pack): the run ended with a platform error" in text
+        assert "waived 1 credit: the run had ended with a platform error" in text
+        assert "insufficient: short by 45 credits; this failed the run" in text
         assert "finished: the run ended" in text
-        assert "insufficient, drew 5 add_on (pack): short by 1; the run had failed already" in text
+        assert (
+            "insufficient, drew 5 add_on (pack): short by 1 credit; the run had failed already"
+            in text
+        )
 
     @pytest.mark.usefixtures("several_pages")
     def test_one_event_can_be_asked_for(self, run: Run) -> None:
@@ -370,8 +383,7 @@ class TestVerify:
 
         assert result.exit_code == 0
         assert (
-            "zero drift: 1 accounts, 19 entries; granted 10 + returned 0 - drawn 10"
-            in result.stdout
+            "zero drift: 1 account, 19 entries; granted 10 + returned 0 - drawn 10" in result.stdout
         )
 
     def test_a_changed_row_is_drift(
@@ -500,7 +512,7 @@ class TestDeadLetters:
 
     @pytest.mark.usefixtures("settled", "dead_letter_queue")
     def test_an_empty_queue_is_said_to_be(self, run: Run) -> None:
-        assert run("dead-letters").stdout == "the dead-letter queue is empty\n"
+        assert run("dead-letters").stdout == "The dead-letter queue is empty.\n"
 
 
 @dataclass(frozen=True)

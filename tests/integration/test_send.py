@@ -61,14 +61,14 @@ ONE, TWO = ndjson(usage("e1")), ndjson(usage("e2"))
 BAD_FILES = {
     "cut line": (ONE + '{"id": \n', ":2: is not JSON: Expecting value at line"),
     "no JSON": (ONE + "nonsense", ":2: is not JSON: Expecting value at line 2"),
-    "no comma": (f"[{ONE}{TWO}]", ":2: is not JSON: the array lacks a comma or its end"),
-    "no end": (f"[{ONE}", ":2: is not JSON: the array lacks a comma or its end"),
+    "no comma": (f"[{ONE}{TWO}]", ":2: is not JSON: the array has no comma or end here"),
+    "no end": (f"[{ONE}", ":2: is not JSON: the array has no comma or end here"),
     "comma before the end": (f"[{ONE},]", ":2: is not JSON: Expecting value at line 2"),
-    "number": ("12", ":1: is no event: it is not a JSON object"),
-    "array in an array": (f"[[{ONE}]]", ":1: is no event: it is not a JSON object"),
-    "deep object": ('{"a":' * 100_000, ":1: is no event: a huge number, or nested too deeply"),
-    "deep array": ("[" * 100_000, ":1: is no event: a huge number, or nested too deeply"),
-    "huge number": ('{"a": ' + "9" * 5_000 + "}", ":1: is no event: a huge number"),
+    "number": ("12", ":1: is not an event: it is not a JSON object"),
+    "array in an array": (f"[[{ONE}]]", ":1: is not an event: it is not a JSON object"),
+    "deep object": ('{"a":' * 100_000, ":1: is not an event: a huge number, or nested too deeply"),
+    "deep array": ("[" * 100_000, ":1: is not an event: a huge number, or nested too deeply"),
+    "huge number": ('{"a": ' + "9" * 5_000 + "}", ":1: is not an event: a huge number"),
     "no event": ("[]", " holds no event"),
     "bad field": (ONE + ndjson(usage("e2", "-1")), ":2: data.credits must be a decimal"),
     "unknown type": (ndjson(cloudevent("e1", type="x")), ":1: "),
@@ -203,9 +203,7 @@ class TestSending:
             for _ in range(ATTEMPTS_MAX):
                 stubber.add_response("send_message_batch", answer(failed=["0"]), entries(1))
 
-            with pytest.raises(
-                CommandError, match="0 of 1 messages were sent, then SQS failed 6 times"
-            ):
+            with pytest.raises(CommandError, match="0 of 1 message sent, then SQS failed 6 times"):
                 send_messages(sqs, "q", messages(1), pause=pause)
 
     def test_does_not_repeat_what_the_sender_has_to_correct(self, sqs: "SQSClient") -> None:
@@ -213,9 +211,7 @@ class TestSending:
             stubber.add_response("send_message_batch", answer(*map(str, range(10))))
             stubber.add_response("send_message_batch", answer(failed=["0"], sender_fault=True))
 
-            with pytest.raises(
-                CommandError, match="10 of 11 messages were sent, then SQS rejected one"
-            ):
+            with pytest.raises(CommandError, match="10 of 11 messages sent, then SQS rejected one"):
                 send_messages(sqs, "q", messages(11), pause=pause)
 
     def test_a_queue_that_does_not_answer_is_rejected_with_how_far_it_came(
@@ -226,7 +222,7 @@ class TestSending:
             stubber.add_client_error("send_message_batch", "ServiceUnavailable")
 
             with pytest.raises(
-                CommandError, match=r"10 of 11 messages were sent, then: .* send the same"
+                CommandError, match=r"10 of 11 messages sent, then: .* send the same"
             ):
                 send_messages(sqs, "q", messages(11), pause=pause)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.target import Target, choose
+from agent_credits_cli.target import Target, choose, connect_to_aws
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,12 @@ def test_aws_is_never_chosen_by_halves(environment, options, complaint, monkeypa
 
     with pytest.raises(CommandError, match=complaint):
         choose(state_path=tmp_path, connect_to_local=connect, **options)
+
+
+def test_a_missing_region_is_named_first(monkeypatch, tmp_path):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+
+    with pytest.raises(CommandError, match=r"^no AWS region is set; set AWS_REGION to the region"):
+        connect_to_aws("live")

@@ -47,10 +47,7 @@ def test_reads_the_thresholds_of_a_team(text: str, low: list[str], tmp_path: Pat
         ),
         (
             'high = ["90%"]',
-            (
-                ": teams[0].alerts.high: is no key that is known here; remove it or correct its "
-                "spelling"
-            ),
+            (": teams[0].alerts.high: is not a known key; remove it or correct its spelling"),
         ),
         (
             'low = "30%"',

@@ -16,8 +16,8 @@ from tests.unit.local.stand_in_checkout import checkout_of_stand_ins
 @pytest.mark.parametrize(
     ("command", "module", "advice"),
     [
-        ("samples", samples, "`make demo PORT=0` takes any free one"),
-        ("replay", replay, "`make replay PORT=0` takes any free one"),
+        ("samples", samples, "use any free port: `make demo PORT=0`"),
+        ("replay", replay, "use any free port: `make replay PORT=0`"),
     ],
 )
 def test_the_advice_is_the_target_of_make(

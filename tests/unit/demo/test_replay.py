@@ -190,5 +190,5 @@ def test_a_sum_that_is_not_that_of_the_trace_is_wrong(
 
 @pytest.mark.parametrize("tag", ["", "t", "t-1-2", "t-1-2-x", "t-1-2-3-4"])
 def test_what_is_no_tag_is_rejected(tag: str) -> None:
-    with pytest.raises(CommandError, match="is no tag of a replay"):
+    with pytest.raises(CommandError, match="is not the tag of a replay"):
         ReplayOptions.from_tag(tag)

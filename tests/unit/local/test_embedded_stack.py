@@ -134,7 +134,7 @@ def test_missing_tools_are_named_together_with_the_command_that_installs_them(
 def test_a_second_command_at_work_in_the_same_folder_is_rejected(folder, checkout, console):
     with (
         folder.locked(),
-        pytest.raises(CommandError, match="another command is at work on the local stack"),
+        pytest.raises(CommandError, match="another command is using the local stack"),
     ):
         embedded_stack.up(folder, checkout, port=0, console=console)
 
@@ -152,7 +152,7 @@ def test_a_command_refuses_in_one_line_with_exit_status_2(folder):
 
 
 def test_a_target_is_rejected_while_the_stack_is_down(folder):
-    with pytest.raises(CommandError, match="not up; start it with `agent-credits local up`"):
+    with pytest.raises(CommandError, match="not running; start it with `agent-credits local up`"):
         connect_to_local(folder)
 
 
@@ -161,7 +161,7 @@ def test_a_target_is_rejected_when_its_process_has_died(folder, outputs):
     died = Emulator(pid=dead_pid(), birth="once", port=emulator.free_port())
     folder.write(StackState(emulator=died, outputs=outputs))
 
-    with pytest.raises(CommandError, match="not up"):
+    with pytest.raises(CommandError, match="not running"):
         connect_to_local(folder)
 
 
