@@ -66,7 +66,7 @@ def explain(
     ] = None,
     principal: Annotated[
         str | None,
-        typer.Option(help="Read only the open page of this account: user:<id> or team:<id>."),
+        typer.Option(help="Read the open page of this account, and of no other account."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
