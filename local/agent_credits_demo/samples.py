@@ -74,7 +74,7 @@ def _show(run: SampleRun, seconds: float) -> None:
     for finding in run.verified.findings:
         out().print(str(finding), soft_wrap=True)
     met = sum(check.is_met for check in run.checks)
-    verdict = "All results are as expected" if run.is_as_expected else "NOT as expected"
+    verdict = "All came as expected" if run.is_as_expected else "NOT all came as expected"
     out().print(f"{verdict}: {met} of {len(run.checks)} checks met in {seconds:.0f} s.")
 
 

@@ -127,7 +127,7 @@ class ReloadingTeam:
 
 
 def once(look: Callable[[], Seen]) -> Seen:
-    """Look again and again until there is something to see, and return that."""
+    """Poll until there is a result, and return it."""
     deadline = time.monotonic() + SECONDS_MAX
     while not (seen := look()):
         assert time.monotonic() < deadline, "it did not come about in time"

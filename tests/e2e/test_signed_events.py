@@ -107,7 +107,7 @@ def once_decided(target: Target, debited: int, rejected: int) -> list[DeadLetter
         time.sleep(LOOK_EVERY_SECONDS)
 
 
-def test_a_live_stack_moves_over_to_signatures(
+def test_a_live_stack_starts_to_require_signatures(
     signed_stack: SignedStack, send: Callable[[Target, str, str | None], None]
 ) -> None:
     changing_over = signed_stack.deploy("check-signed")

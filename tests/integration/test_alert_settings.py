@@ -1,4 +1,4 @@
-"""A team's thresholds from the operator's file to what an account is told, and is shown."""
+"""A team's thresholds, from the operator's file to the notices and the output of `account`."""
 
 import json
 
@@ -64,7 +64,7 @@ def test_a_team_shows_its_thresholds(run: Run, rows: DynamoDBRows) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_an_account_shows_what_it_was_told(run: Run, rows: DynamoDBRows) -> None:
+def test_an_account_shows_its_notified_thresholds(run: Run, rows: DynamoDBRows) -> None:
     # No period begins between the run and the day of this test: what is told stays told.
     open_account(rows)
     debit(rows, usage("e1", "75"))
@@ -90,7 +90,7 @@ def reloading_team() -> Team:
 
 
 @pytest.mark.usefixtures("settled")
-def test_an_account_shows_what_a_reload_keeps_silent(run: Run, rows: DynamoDBRows) -> None:
+def test_an_account_shows_its_deferred_thresholds(run: Run, rows: DynamoDBRows) -> None:
     open_account(rows)
     change = run_change(usage("e1", "75"), reloading_team())
     commit(rows, ANA, [change], now=NOW, pause=pause)

@@ -104,7 +104,7 @@ class TestApplying:
         assert list(rows.list_accounts()) == []
         assert list(rows.list_teams()) == []
 
-    def test_a_run_that_was_broken_off_is_completed_by_the_next(
+    def test_an_interrupted_run_is_completed_by_the_next(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         world = declare()
@@ -116,7 +116,7 @@ class TestApplying:
         assert len(rest) == len(steps) - 4
         assert applied(rows, world) == []
 
-    def test_a_team_is_there_only_after_the_accounts_of_its_members(
+    def test_a_team_is_written_after_the_accounts_of_its_members(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         world = declare()
@@ -156,7 +156,7 @@ class TestPolicies:
         with pytest.raises(CommandError, match=r"2026-11 is already applied .* a new version"):
             applied(rows, changed)
 
-    def test_a_version_that_another_operator_put_meanwhile_is_rejected(
+    def test_a_version_that_another_operator_put_in_the_meantime_is_rejected(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         steps = plan_steps(declare(), read_stack(rows, declare()), NOW)
@@ -225,7 +225,7 @@ class TestTeams:
             )
         ]
 
-    def test_a_member_who_comes_back_is_no_former_member(
+    def test_a_member_who_comes_back_is_not_a_former_member(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -235,7 +235,7 @@ class TestTeams:
 
         assert team(rows, "acme").former_members == ()
 
-    def test_of_too_many_who_left_the_first_are_forgotten(
+    def test_the_oldest_former_members_are_forgotten_beyond_the_limit(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -309,7 +309,7 @@ class TestTeams:
             ("ana", timedelta(minutes=17)),
         ]
 
-    def test_a_change_made_meanwhile_by_another_operator_is_built_upon(
+    def test_a_concurrent_change_by_another_operator_is_kept(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -322,7 +322,7 @@ class TestTeams:
         assert after.version == 3
         assert after.tenures[-1].owner == "ben"
 
-    def test_a_team_that_keeps_changing_is_given_up(
+    def test_apply_gives_up_on_a_team_that_keeps_changing(
         self, rows: DynamoDBRows, declare: Declare, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         applied(rows, declare())
@@ -373,7 +373,7 @@ class TestMoney:
         assert team(rows, "acme").settings_version == before + 1
         assert applied(rows, declare(self.CAPPED)) == []
 
-    def test_another_zone_moves_the_cap_s_month_and_counts_as_new_settings(
+    def test_a_new_time_zone_moves_the_caps_month_and_counts_as_new_settings(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         """A decline because of the cap holds until the settings change or the month ends."""
@@ -450,7 +450,7 @@ class TestPlans:
             2_000_000_000
         )
 
-    def test_going_back_to_an_earlier_plan_is_a_change_of_its_own(
+    def test_returning_to_an_earlier_plan_is_another_change(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -548,7 +548,7 @@ class TestGrants:
         assert sum(grant_id.startswith("g-") for grant_id in balance(rows, ANA)) == 120
         assert applied(rows, world) == []
 
-    def test_more_grants_than_an_account_may_hold_are_refused(
+    def test_more_grants_than_an_account_may_hold_are_rejected(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare(("user:ana", "user:ben")))
@@ -562,7 +562,7 @@ class TestGrants:
 
 
 class TestCommands:
-    """`apply` and `grant` as the operator meets them."""
+    """`apply` and `grant` on the command line."""
 
     @pytest.fixture
     def run(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
@@ -573,7 +573,7 @@ class TestCommands:
         app.command()(grant_module.grant)
         return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
-    def test_apply_shows_what_changes_and_then_that_nothing_does(
+    def test_apply_shows_the_changes_and_the_second_time_none(
         self, run: Callable[..., Result]
     ) -> None:
         first = run("apply", str(SAMPLES_FILE))
@@ -644,7 +644,7 @@ class TestCommands:
         ],
         ids=str,
     )
-    def test_grant_refuses_in_one_line(
+    def test_grant_fails_in_one_line(
         self, arguments: list[str], complaint: str, run: Callable[..., Result]
     ) -> None:
         run("apply", str(SAMPLES_FILE))
@@ -656,7 +656,7 @@ class TestCommands:
         assert refused.output.startswith(f"agent-credits: {complaint}")
         assert refused.output.count("\n") == 1
 
-    def test_apply_refuses_in_one_line(self, run: Callable[..., Result], tmp_path: Path) -> None:
+    def test_apply_fails_in_one_line(self, run: Callable[..., Result], tmp_path: Path) -> None:
         refused = run("apply", str(tmp_path / "nowhere.toml"))
 
         assert refused.exit_code == 2

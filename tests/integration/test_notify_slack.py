@@ -1,4 +1,4 @@
-"""The function notify_slack from its cold start on: what a queue holds, and what Slack gets.
+"""The function notify_slack from its cold start on: what a queue holds, and what Slack receives.
 
 The topic, the queues and the table are moto's, made from the template; Slack is the stand-in, over
 real HTTP.
@@ -88,7 +88,7 @@ class SlackFlow:
             self.topic.publish(notice)
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next visible message as Lambda hands it over; none where there is none."""
+        """Return the next visible message as Lambda delivers it, or None."""
         messages = self.sqs.receive_message(
             QueueUrl=self.queue_url, AttributeNames=["ApproximateReceiveCount"]
         ).get("Messages", [])
@@ -221,7 +221,7 @@ def headers_of(messages: list[Message]) -> list[str]:
     return [m["payload"]["attachments"][0]["blocks"][0]["text"]["text"] for m in messages]
 
 
-def test_a_notice_is_posted_as_slack_wants_it(flow: SlackFlow) -> None:
+def test_a_notice_is_posted_in_slacks_format(flow: SlackFlow) -> None:
     flow.publish(NOTICE)
 
     flow.deliver_all()

@@ -150,7 +150,7 @@ class TestAccount:
         ("principal", "reason"),
         [("ana", "is not a principal"), ("user:nobody", "user:nobody has no account")],
     )
-    def test_rejects_what_is_no_account(
+    def test_rejects_an_unknown_or_invalid_account(
         self, run: Run, command: str, principal: str, reason: str
     ) -> None:
         result = run(command, principal)
@@ -198,9 +198,7 @@ class TestTeam:
         assert result.exit_code == 2
         assert "there is no team nowhere" in result.stderr
 
-    def test_shows_what_is_spent_and_reserved_under_which_cap(
-        self, run: Run, settled: DynamoDBRows
-    ) -> None:
+    def test_shows_spend_reservations_and_cap(self, run: Run, settled: DynamoDBRows) -> None:
         team = settled.read_team("acme")
         assert team is not None
         month = month_of(datetime.now(UTC), team.time_zone)
@@ -255,7 +253,7 @@ class TestLedger:
         assert [page.number for page in all_pages(settled, row)] == [1]
 
     @pytest.mark.usefixtures("several_pages")
-    def test_limit_ends_the_reading(self, run: Run) -> None:
+    def test_limit_stops_after_that_many_entries(self, run: Run) -> None:
         assert len(run("ledger", "user:ana", "--limit", "9").stdout.splitlines()) == 9
 
     @pytest.mark.usefixtures("several_pages")
@@ -274,7 +272,7 @@ class TestLedger:
 
 
 class TestExplain:
-    def test_tells_what_each_pool_held_and_what_was_drawn(
+    def test_shows_what_each_pool_held_and_what_was_drawn(
         self, run: Run, settled: DynamoDBRows
     ) -> None:
         open_account(
@@ -290,9 +288,7 @@ class TestExplain:
         assert "outcome    debited 2.5 trial (gift) + 7.5 add_on (pack)" in text
         assert "trial held 0; plan held 0; add_on held 2.5, drew 1" in text
 
-    def test_a_pool_that_was_not_needed_is_said_to_be(
-        self, run: Run, settled: DynamoDBRows
-    ) -> None:
+    def test_a_pool_that_was_not_needed_is_marked(self, run: Run, settled: DynamoDBRows) -> None:
         open_account(settled, grant_change("gift", "trial", "5"))
         debit(settled, usage("evt-1", "1"))
 
@@ -353,12 +349,14 @@ class TestExplain:
         )
 
     @pytest.mark.usefixtures("several_pages")
-    def test_one_event_can_be_asked_for(self, run: Run) -> None:
+    def test_event_option_shows_only_that_event(self, run: Run) -> None:
         shown = json.loads(run("explain", "run-long", "--event", "evt-03", "--json").stdout)
 
         assert [event["id"] for event in shown] == ["evt-03"]
 
-    def test_another_principal_can_be_named(self, run: Run, several_pages: DynamoDBRows) -> None:
+    def test_principal_option_reads_that_accounts_open_page(
+        self, run: Run, several_pages: DynamoDBRows
+    ) -> None:
         open_account(several_pages, grant_change("g-ben", principal=BEN))
         debit(several_pages, usage("evt-ben", user="ben", run="run-long"), principal=BEN)
 
@@ -369,7 +367,7 @@ class TestExplain:
         assert {event["principal"] for event in named} == {"user:ana", "user:ben"}
 
     @pytest.mark.usefixtures("settled")
-    def test_rejects_a_run_that_nobody_recorded(self, run: Run) -> None:
+    def test_rejects_a_run_that_no_account_recorded(self, run: Run) -> None:
         result = run("explain", "run-none")
 
         assert result.exit_code == 2
@@ -378,7 +376,7 @@ class TestExplain:
 
 class TestVerify:
     @pytest.mark.usefixtures("several_pages")
-    def test_a_clean_ledger_is_told_with_its_sums(self, run: Run) -> None:
+    def test_a_clean_ledger_is_reported_with_its_sums(self, run: Run) -> None:
         result = run("verify")
 
         assert result.exit_code == 0
@@ -453,7 +451,7 @@ class TestDeadLetters:
             ),
         ],
     )
-    def test_tells_why_it_would_be_rejected_now(
+    def test_shows_why_a_message_would_be_rejected_now(
         self, several_pages: DynamoDBRows, message: str, code: str | None, reason: str
     ) -> None:
         debit(several_pages, usage("on-page", "1"))
@@ -476,7 +474,7 @@ class TestDeadLetters:
         assert (shown["code"], shown["event_ids"]) == ("conflicting", ["twin", "twin"])
 
     @pytest.mark.usefixtures("settled")
-    def test_looking_takes_nothing_out(self, target: Target, dead_letter_queue: str) -> None:
+    def test_showing_messages_removes_none(self, target: Target, dead_letter_queue: str) -> None:
         for number in range(25):
             target.sqs.send_message(QueueUrl=dead_letter_queue, MessageBody=f"no JSON {number}")
 
@@ -488,7 +486,7 @@ class TestDeadLetters:
         assert {letter.receive_count for letter in second} == {2}
 
     @pytest.mark.usefixtures("settled")
-    def test_looks_at_no_more_than_asked_for(
+    def test_shows_at_most_the_limit(
         self, run: Run, target: Target, dead_letter_queue: str
     ) -> None:
         for number in range(5):
@@ -497,7 +495,7 @@ class TestDeadLetters:
         assert len(json.loads(run("dead-letters", "--limit", "3", "--json").stdout)) == 3
 
     @pytest.mark.usefixtures("settled")
-    def test_a_body_is_shown_only_when_asked_for_and_never_whole(
+    def test_a_body_is_shown_only_on_request_and_truncated(
         self, run: Run, target: Target, dead_letter_queue: str
     ) -> None:
         target.sqs.send_message(QueueUrl=dead_letter_queue, MessageBody="\x1b[31m" + "x" * 500)
@@ -511,7 +509,7 @@ class TestDeadLetters:
         assert len(document["body"]) == 200
 
     @pytest.mark.usefixtures("settled", "dead_letter_queue")
-    def test_an_empty_queue_is_said_to_be(self, run: Run) -> None:
+    def test_an_empty_queue_is_reported(self, run: Run) -> None:
         assert run("dead-letters").stdout == "The dead-letter queue is empty.\n"
 
 
@@ -581,7 +579,7 @@ class TestWatch:
         assert json.loads(line)["type"] == "insufficient_credits"
         assert json.loads(line)["data"]["run_id"] == "run-dry"
 
-    def test_looks_once_at_least_however_slow_the_machine_is(
+    def test_receives_at_least_once_on_a_slow_machine(
         self,
         run: Run,
         topic: Topic,
@@ -608,7 +606,7 @@ class TestWatch:
             "aws:SourceArn": topic.target.outputs.notices_topic_arn
         }
 
-    def test_whatever_goes_wrong_its_queue_is_removed(self, topic: Topic) -> None:
+    def test_its_queue_is_removed_after_any_error(self, topic: Topic) -> None:
         with pytest.raises(KeyboardInterrupt), subscribed(topic.target):
             raise KeyboardInterrupt
 

@@ -88,12 +88,12 @@ class TestReading:
         assert from_array == from_lines == [json.dumps(one), json.dumps(two)]
         assert [json.loads(body) for body in from_documents] == [one, two]
 
-    def test_an_event_is_sent_as_the_very_text_of_the_file(self) -> None:
+    def test_an_event_is_sent_as_the_exact_text_of_the_file(self) -> None:
         text = (EVENTS / "user_run.json").read_text()
 
         assert bodies(f"\n [ {text} ]\n") == [text.strip()]
 
-    def test_a_byte_order_mark_and_empty_lines_mean_nothing(self, tmp_path: Path) -> None:
+    def test_a_byte_order_mark_and_empty_lines_are_ignored(self, tmp_path: Path) -> None:
         file = tmp_path / "events.ndjson"
         file.write_text("\ufeff\n" + ndjson(usage("e1")) + "\r\n\n" + ndjson(usage("e2")))
 
@@ -177,7 +177,7 @@ class TestSending:
             [*((m.body, m.group) for m in messages), ("bare", None)], key=str
         )
 
-    def test_large_messages_share_no_call_that_they_do_not_fit(
+    def test_large_messages_are_split_over_calls_that_they_fit(
         self, sqs: "SQSClient", queue_url: str
     ) -> None:
         messages = [Message(letter * 600_000, None, 1) for letter in "abc"]
@@ -206,7 +206,7 @@ class TestSending:
             with pytest.raises(CommandError, match="0 of 1 message sent, then SQS failed 6 times"):
                 send_messages(sqs, "q", messages(1), pause=pause)
 
-    def test_does_not_repeat_what_the_sender_has_to_correct(self, sqs: "SQSClient") -> None:
+    def test_does_not_repeat_a_message_that_the_sender_must_correct(self, sqs: "SQSClient") -> None:
         with Stubber(sqs) as stubber:
             stubber.add_response("send_message_batch", answer(*map(str, range(10))))
             stubber.add_response("send_message_batch", answer(failed=["0"], sender_fault=True))
@@ -247,7 +247,7 @@ class TestCommand:
         assert sent.output == "Sent 4 events in 2 messages to moto.\n"
         assert {group for _, group in received(sqs, queue_url)} == {"user:ana", "user:hana"}
 
-    def test_sends_what_comes_by_standard_input(self, run: Callable[..., Result]) -> None:
+    def test_sends_events_from_standard_input(self, run: Callable[..., Result]) -> None:
         sent = run("-", "--json", input=ndjson(usage("e1"), usage("e2")))
 
         assert json.loads(sent.output) == {"messages": 2, "events": 2, "repeated": 0}
@@ -288,7 +288,7 @@ class TestCommand:
         assert complaint in rejected.output
         assert rejected.output.count("\n") == 1
 
-    def test_long_input_shows_how_far_it_is(self, run: Callable[..., Result]) -> None:
+    def test_long_input_shows_progress(self, run: Callable[..., Result]) -> None:
         long = ndjson(*(usage(f"e{n}") for n in range(PROGRESS_FROM)))
 
         sent = run("-", input=long)

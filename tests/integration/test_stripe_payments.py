@@ -222,7 +222,7 @@ def test_a_card_that_needs_its_holder_to_confirm_is_declined(stand_in, payments)
     assert charged(stand_in, card) == []
 
 
-def test_a_no_that_cannot_be_made_definite_is_asked_about_again(payments, card):
+def test_a_decline_that_cannot_be_confirmed_leaves_the_outcome_open(payments, card):
     """Stripe answers an attempt to cancel what has just succeeded with an invalid request."""
     payment_id = payments.create(charge_to(card))
     assert payments.confirm(payment_id) == Paid(payment_id)

@@ -22,12 +22,13 @@ def paths(group: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 COMMANDS = [
-    *((app, path) for path in paths(typer.main.get_command(app))),
-    *((demo_app, path) for path in paths(typer.main.get_command(demo_app))),
+    pytest.param(program, path, id=" ".join((name, *path)))
+    for name, program in (("agent-credits", app), ("agent-credits-demo", demo_app))
+    for path in paths(typer.main.get_command(program))
 ]
 
 
-@pytest.mark.parametrize(("program", "path"), COMMANDS, ids=str)
+@pytest.mark.parametrize(("program", "path"), COMMANDS)
 def test_every_command_prints_the_version(program: typer.Typer, path: tuple[str, ...]) -> None:
     printed = CliRunner().invoke(program, [*path, "--version"])
 
@@ -35,7 +36,7 @@ def test_every_command_prints_the_version(program: typer.Typer, path: tuple[str,
     assert printed.output == f"agent-credits {importlib.metadata.version('agent-credits')}\n"
 
 
-@pytest.mark.parametrize(("program", "path"), COMMANDS, ids=str)
+@pytest.mark.parametrize(("program", "path"), COMMANDS)
 def test_every_command_shows_help_without_types_of_python(
     program: typer.Typer, path: tuple[str, ...]
 ) -> None:

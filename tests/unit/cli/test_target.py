@@ -1,4 +1,4 @@
-"""Where a command talks to: never to an account unless AWS and a stack are both named."""
+"""The target of a command is AWS only if AWS and a stack are both named."""
 
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from agent_credits_cli.target import Target, choose, connect_to_aws
         ("production", {"aws": False, "stack_name": None}, "set it to `local` or `aws`"),
     ],
 )
-def test_aws_is_never_chosen_by_halves(environment, options, complaint, monkeypatch, tmp_path):
+def test_aws_needs_both_the_option_and_a_stack_name(
+    environment, options, complaint, monkeypatch, tmp_path
+):
     def connect(path: Path) -> Target:
-        raise AssertionError(f"nothing is to connect to a stack in {path}")
+        raise AssertionError(f"no command may connect to the stack in {path}")
 
     monkeypatch.setenv("AGENT_CREDITS_TARGET", environment)
 
@@ -31,6 +33,7 @@ def test_a_missing_region_is_named_first(monkeypatch, tmp_path):
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
     with pytest.raises(CommandError, match=r"^no AWS region is set; set AWS_REGION to the region"):
         connect_to_aws("live")

@@ -104,7 +104,7 @@ def test_reads_credits_as_microcredits_and_dates_as_dates(file: Path) -> None:
     assert world.teams[0].anchor.isoformat() == "2025-01-31"
 
 
-def test_whoever_may_pay_for_a_run_of_a_team_has_an_account(file: Path) -> None:
+def test_everyone_who_may_pay_for_a_team_has_an_account(file: Path) -> None:
     file.write_text(WORLD)
 
     accounts = load_world(file).team_of_accounts()
@@ -197,7 +197,7 @@ def test_members_may_be_everyone_only_where_the_team_pays(file: Path) -> None:
         ("[policy]", "[policy", " is not TOML: "),
     ],
 )
-def test_refuses_in_one_line_that_names_the_place(
+def test_rejects_in_one_line_that_names_the_place(
     old: str, new: str, complaint: str, file: Path
 ) -> None:
     assert complaint_about(file, changed(old, new)).startswith(complaint)
@@ -239,19 +239,19 @@ def test_a_principal_has_a_bounded_number_of_grants(file: Path) -> None:
     assert "has more than 200 grants" in complaint_about(file, with_grants(*grants))
 
 
-def test_refuses_a_file_that_cannot_be_read(file: Path) -> None:
+def test_rejects_a_file_that_cannot_be_read(file: Path) -> None:
     with pytest.raises(CommandError, match=r"cannot be read \(No such file or directory\)"):
         load_world(file)
 
 
-def test_refuses_a_file_that_is_not_utf_8(file: Path) -> None:
+def test_rejects_a_file_that_is_not_utf_8(file: Path) -> None:
     file.write_bytes(b"\xff\xfe")
 
     with pytest.raises(CommandError, match="is not UTF-8"):
         load_world(file)
 
 
-def test_what_is_to_be_tried_on_the_world_is_passed_over(file: Path) -> None:
+def test_the_tables_of_the_demo_are_ignored(file: Path) -> None:
     file.write_text(f"{WORLD}\n[[samples]]\nname = 1\n\n[[cards]]\n\n[[balances]]\n")
 
     assert len(load_world(file).teams) == 2
@@ -335,7 +335,7 @@ def test_reads_packs_and_reload_settings_as_the_package_keeps_them(file: Path) -
         ('threshold = "100"', 'threshold = "100"\nlimit = 1', "teams[0].auto_reload.limit: is no"),
     ],
 )
-def test_refuses_reloads_that_could_never_be_made(
+def test_rejects_reloads_that_could_never_be_made(
     file: Path, old: str, new: str, complaint: str
 ) -> None:
     assert RELOADING_WORLD.count(old) >= 1, "the test changes what is there"

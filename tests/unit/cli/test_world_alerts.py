@@ -55,7 +55,7 @@ def test_reads_the_thresholds_of_a_team(text: str, low: list[str], tmp_path: Pat
         ),
     ],
 )
-def test_refuses_what_is_no_threshold_with_its_place(
+def test_rejects_an_invalid_threshold_and_names_its_place(
     alerts: str, complaint: str, tmp_path: Path
 ) -> None:
     assert complaint_about(tmp_path / "world.toml", with_alerts(alerts)) == complaint
