@@ -9,11 +9,11 @@ PROCESSES ?= auto
 UV := .tools/uv/bin/uv
 READY := .venv/.ready .tools/ministack/.ready .tools/sam/.ready .tools/localstripe/.ready
 
-# One interpreter everywhere: what uv finds or downloads by itself could be another one, and the
-# embedded stack runs the functions on the very version that they were built for.
+# One interpreter everywhere: uv could find or download another one, and the embedded stack runs the
+# functions on the version that they were built for.
 export UV_PYTHON := $(CURDIR)/.tools/uv/bin/python
 export UV_PYTHON_DOWNLOADS := never
-# An active venv of the caller's is not ours to use.
+# The caller's active venv must not be used.
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
@@ -49,7 +49,7 @@ CHECK := $(MAKE) --no-print-directory --jobs=2 --keep-going \
 	$(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 # DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
-# they are not installed, but for continuous integration.
+# they are not installed, except in continuous integration.
 ifdef CI
 test: .tools/dynamodb-local/.ready .tools/plots/.ready
 endif

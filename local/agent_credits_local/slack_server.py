@@ -1,8 +1,8 @@
-"""A stand-in for Slack's incoming webhooks: it takes and refuses what Slack does.
+"""A stand-in for Slack's incoming webhooks: it accepts and rejects what Slack does.
 
-A program of its own, on the standard library alone: `slack_server.py PORT` answers until it is
-stopped, and remembers every message until then. Whoever asks may have it answer otherwise for a
-while, as Slack does when it is busy, down, or when a webhook was revoked.
+A separate program that needs only the standard library: `slack_server.py PORT` answers until it is
+stopped, and keeps every message until then. A client can set its next answers, as Slack gives them
+when it is busy or down, or when a webhook was revoked.
 """
 
 import http
@@ -35,7 +35,7 @@ BLOCK_ID_MAX: Final = 255
 
 
 class Answer(TypedDict):
-    """How the next posts to a webhook are answered: `times` of them, and not at all for 0."""
+    """The answer to the next `times` posts to a webhook."""
 
     path: str
     status: int
@@ -129,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def rejection_of(path: str, content_type: str, body: bytes) -> tuple[int, str] | None:
-    """Return the status and the code with which Slack refuses a post; None for one it takes."""
+    """Return the status and the code with which Slack rejects a post; None if it accepts it."""
     # /services/T…/B…/…: the workspace, the app and the webhook's own secret.
     parts = path.removeprefix(WEBHOOK_PREFIX).split("/")
     if not path.startswith(WEBHOOK_PREFIX) or len(parts) != 3 or not all(parts):
@@ -147,7 +147,7 @@ def rejection_of(path: str, content_type: str, body: bytes) -> tuple[int, str] |
 
 
 def code_of(payload: object) -> str | None:
-    """Return Slack's code for what is wrong with a message; None for a good one."""
+    """Return Slack's code for what is wrong with a message; None for a valid one."""
     if not isinstance(payload, dict):
         return "invalid_payload"
     text, blocks = payload.get("text"), payload.get("blocks", [])

@@ -22,7 +22,7 @@ def ana() -> Principal:
 
 
 def swept(rows: AllRows, rows_max: int) -> list[tuple[str, Account | Unreadable]]:
-    """Return all accounts, read in stretches. Other tests' rows stand among them."""
+    """Return all accounts, read in stretches. Rows of other tests are among them."""
     found, after = [], None
     for _ in range(10_000):
         stretch = rows.read_accounts(after, rows_max)

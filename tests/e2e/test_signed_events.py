@@ -73,7 +73,7 @@ def key_of(target: Target) -> str:
 def send(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Target, str, str | None], None]:
-    """Send an event by the command line, signed with this key unless it is None."""
+    """Send an event with the command line, signed with this key unless it is None."""
     app = typer.Typer()
     app.command()(send_module.send)
 
@@ -97,7 +97,7 @@ def recorded(target: Target) -> list[str]:
 
 
 def once_decided(target: Target, debited: int, rejected: int) -> list[DeadLetter]:
-    """Return what was set aside when so many events are debited and so many messages rejected."""
+    """Wait for this many debits and rejections; return the rejected messages."""
     deadline = time.monotonic() + SECONDS_MAX
     while True:
         letters = read_dead_letters(target, LETTERS_MAX, datetime.now(UTC))

@@ -65,7 +65,7 @@ def test_a_team_shows_its_thresholds(run: Run, rows: DynamoDBRows) -> None:
 
 @pytest.mark.usefixtures("settled")
 def test_an_account_shows_its_notified_thresholds(run: Run, rows: DynamoDBRows) -> None:
-    # No period begins between the run and the day of this test: what is told stays told.
+    # No period begins between the run and the day of this test, so no refill lifts the account.
     open_account(rows)
     debit(rows, usage("e1", "75"))
 

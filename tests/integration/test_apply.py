@@ -272,7 +272,7 @@ class TestTeams:
 
         assert applied(rows, declare(self.NEW_OWNER), NOW + timedelta(minutes=1)) == []
 
-    def test_a_pending_change_is_replaced_while_nobody_can_have_billed_by_it(
+    def test_a_pending_change_is_replaced_before_any_event_can_be_billed_by_it(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())

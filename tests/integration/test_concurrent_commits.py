@@ -34,7 +34,7 @@ COMMITTERS = 16
 EVENTS = 200
 DUPLICATED_ONE_IN = 5
 BATCH_SIZE = 4
-# A batch that was given back comes again; each round in which nobody commits is impossible.
+# A returned batch is delivered again; in every round at least one commit succeeds.
 REDELIVERIES_MAX = 1_000
 
 

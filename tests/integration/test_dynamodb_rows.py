@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 def page_of(count: int, number: int = 1) -> Page:
-    """Return a page as a commit of so many events leaves it."""
+    """Return a page after a commit of this many events."""
     rows = MemoryRows()
     open_account(rows, grant_change("g-1", credits="10000"))
     changes = run_changes(*[usage(f"e{n}") for n in range(count)])

@@ -67,9 +67,7 @@ def received(target: Target, url: str) -> list[dict[str, Any]]:
     return [json.loads(json.loads(message["Body"])["Message"]) for message in messages]
 
 
-def test_a_test_of_slack_reaches_the_queue_of_slack_and_pages_nobody(
-    topic: Target, run: Run
-) -> None:
+def test_a_test_of_slack_reaches_only_the_queue_of_slack(topic: Target, run: Run) -> None:
     slack = subscribe(topic, "stack-slack", policy_of("SlackSubscription"))
     pager = subscribe(topic, "pager", {"severity": ["critical"]})
 

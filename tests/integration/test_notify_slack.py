@@ -33,7 +33,7 @@ ACME_HOOK = "/services/T000/B000/acme-secret"
 RECEIVES_MAX = load_template()["Resources"]["SlackQueue"]["Properties"]["RedrivePolicy"][
     "maxReceiveCount"
 ]
-# What a test waits for at most; nothing here takes so long unless it hangs.
+# The longest that a test waits; only a hang takes this long.
 SECONDS_MAX = 30.0
 
 NOTICE = Notice(
@@ -289,7 +289,7 @@ def test_a_notice_for_a_revoked_webhook_is_dead_lettered(
     assert flow.left(flow.queue_url) == 0
     assert flow.left(flow.dead_letters_url) == 1
     assert flow.posted == []
-    # It was asked once: the answer of a webhook that is gone stands for a minute.
+    # Slack was asked once: the answer of a revoked webhook is cached for a minute.
     assert set(flow.reasons) == {f"Slack answered {status} ({code})"}
     assert flow.slack.memory.answers[0]["times"] == 0
 

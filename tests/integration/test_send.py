@@ -146,7 +146,7 @@ class TestGrouping:
         assert [m.events for m in messages] == [2, 2, 2, 1]
 
     def test_a_packed_message_fits_the_queue(self) -> None:
-        # White space is sent as it stands in the file.
+        # White space is sent as it is in the file.
         long = "".join(json.dumps(usage(f"e{n}"), indent=100) for n in range(1_000))
 
         messages = checked_messages("f", long, 1_000)

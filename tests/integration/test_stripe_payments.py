@@ -324,7 +324,7 @@ def test_a_refused_connection_leaves_the_outcome_unknown(card):
         payments.confirm("pi_any")
 
 
-def test_a_connection_that_nobody_accepts_ends_within_the_timeout_of_a_call(card):
+def test_a_connection_that_is_never_accepted_ends_within_the_timeout_of_a_call(card):
     with socket.socket() as deaf:
         deaf.bind((HOST, 0))
         deaf.listen(1)

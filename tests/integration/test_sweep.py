@@ -213,7 +213,7 @@ def test_an_unreadable_row_is_observed_and_the_others_are_reconciled(
 
 
 @pytest.mark.usefixtures("open_rows")
-def test_the_next_day_a_quiet_account_costs_its_checkpoint_and_the_receipts_of_its_page(
+def test_the_next_day_a_quiet_account_needs_only_its_checkpoint_and_the_receipts_of_its_page(
     sweep: Function,
 ) -> None:
     sweep.invoke(record(beginning("reconciliation")))

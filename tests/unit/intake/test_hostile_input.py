@@ -43,7 +43,7 @@ BODY_BYTES_MAX = 1 << 20
 MIB = 1 << 20
 # With any of them a record of the change stream fails alone, and is set aside after its retries.
 UNDERSTOOD_AS_WRONG = (ValueError, TypeError, KeyError, AgentCreditsError)
-# What the rows take for a row that they do not understand.
+# The errors of the rows for a row that they cannot read.
 ROW_NOT_UNDERSTOOD = (KeyError, ValueError, TypeError)
 NESTED_TOO_DEEPLY = "[" * 100_000 + "]" * 100_000
 

@@ -27,7 +27,7 @@ from agent_credits_local.stack_state import StackState, StateFolder
 from agent_credits_local.target import connect_to_local
 from tests.unit.local.stand_in_checkout import checkout_of_stand_ins
 
-# Stands in for MiniStack: a process with one worker in its group that outlives everything gentle.
+# A stand-in for MiniStack: a process with one worker in its group that ignores SIGTERM.
 STAND_IN = """
 import pathlib, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
