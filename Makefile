@@ -9,11 +9,11 @@ PROCESSES ?= auto
 UV := .tools/uv/bin/uv
 READY := .venv/.ready .tools/ministack/.ready .tools/sam/.ready .tools/localstripe/.ready
 
-# One interpreter everywhere: what uv finds or downloads by itself could be another one, and the
-# embedded stack runs the functions on the very version that they were built for.
+# One interpreter everywhere: uv could find or download another one, and the embedded stack runs the
+# functions on the version that they were built for.
 export UV_PYTHON := $(CURDIR)/.tools/uv/bin/python
 export UV_PYTHON_DOWNLOADS := never
-# An active venv of the caller's is not ours to use.
+# The caller's active venv must not be used.
 unexport VIRTUAL_ENV
 
 .DEFAULT_GOAL := help
@@ -29,7 +29,7 @@ help: ## list the targets
 
 setup: $(READY) ## install the tools and the project into this checkout
 
-demo: $(READY) ## deploy to the embedded stack, send the sample events, show the result: PORT=4566
+demo: $(READY) ## deploy to the embedded stack, send the sample events, show the results: PORT=4566
 	@.venv/bin/agent-credits-demo samples $(if $(PORT),--port $(PORT))
 
 down: .venv/.ready ## stop the embedded stack
@@ -49,7 +49,7 @@ CHECK := $(MAKE) --no-print-directory --jobs=2 --keep-going \
 	$(if $(filter output-sync,$(.FEATURES)),--output-sync=target)
 
 # DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
-# they are not installed, but for continuous integration.
+# they are not installed, except in continuous integration.
 ifdef CI
 test: .tools/dynamodb-local/.ready .tools/plots/.ready
 endif
@@ -65,40 +65,40 @@ test-quick: .venv/.ready .tools/localstripe/.ready ## run every check that needs
 simulate: .venv/.ready ## run seeded histories with faults: SEEDS=1000, SEEDS=7..9 or SEEDS==42
 	@PYTHONHASHSEED=0 .venv/bin/python -m tests.simulation.simulate $(SEEDS)
 
-explore: .venv/.ready ## visit every state of the models of the protocol and the saga
+explore: .venv/.ready ## check every state of the models of the write protocol and the saga
 	@.venv/bin/python -m tests.simulation.explore
 
-mutants: .venv/.ready ## remove each line that a guarantee rests on, and see its test fail
+mutants: .venv/.ready ## remove each line that a guarantee rests on, and check that a test fails
 	@.venv/bin/python -m tests.guarantees.mutants
 
 kill-test: $(READY) ## kill consumers and the emulator during replays: SECONDS=120
 	@.venv/bin/python -m tests.e2e.kills $(SECONDS)
 
-bench: $(READY) .tools/plots/.ready ## measure beside other designs, and write it into the docs
+bench: $(READY) .tools/plots/.ready ## measure this and other designs, and write the docs
 	@.venv/bin/python -m tests.benchmarks.bench
 
-bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## hold what an event costs to its bounds
+bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## check the cost of an event against its bounds
 	@.venv/bin/python -m tests.benchmarks.bench --quick
 
-pictures: .venv/.ready ## draw the pictures of the documentation again
+pictures: .venv/.ready ## draw the pictures of the documentation
 	@.venv/bin/python tools/pictures.py
 
-reference: .venv/.ready ## write docs/reference again, after a change of what it lists
+reference: .venv/.ready ## write docs/reference after a change of what it lists
 	@.venv/bin/python -m tools.reference
 
-tutorial: $(READY) ## run the commands of tutorial and README, and write what they print
+tutorial: $(READY) ## run the commands of the tutorial and the README, and write what they print
 	@.venv/bin/python -m tests.e2e.pages
 
 # Material for MkDocs would advertise its successor with each build.
 docs: export NO_MKDOCS_2_WARNING := 1
-docs: .tools/docs/.ready ## build the documentation into .site; a broken link or anchor fails it
+docs: .tools/docs/.ready ## build the documentation into .site and check its links
 	@.tools/docs/bin/mkdocs build
 
 docs-serve: export NO_MKDOCS_2_WARNING := 1
 docs-serve: .tools/docs/.ready ## serve the documentation on port 8000 while you write it
 	@.tools/docs/bin/mkdocs serve
 
-lint: .venv/.ready ## check style, format, and who imports whom
+lint: .venv/.ready ## check style, format and imports between rooms
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/lint-imports --no-cache
@@ -111,12 +111,12 @@ types: .venv/.ready ## check the types of functions, package and command lines
 	.venv/bin/mypy
 
 # Validation is offline, but SAM insists on a region and looks for credentials first.
-template: $(READY) ## let SAM validate the template
+template: $(READY) ## validate the template with SAM
 	env -u AWS_PROFILE AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test SAM_CLI_TELEMETRY=0 \
 		.tools/sam/bin/sam validate --lint --region us-east-1
 
 # checkov leaves out what is deployed only under a condition, so it is shown a copy without them.
-security: .tools/bandit/.ready .tools/checkov/.ready ## look for insecure Python and insecure resources
+security: .tools/bandit/.ready .tools/checkov/.ready ## check for insecure Python and insecure resources
 	.tools/bandit/bin/bandit --quiet --configfile pyproject.toml --recursive \
 		shared functions cli local tools
 	sed 's/^    Condition: /    # &/' template.yaml > .tools/template-without-conditions.yaml
@@ -129,7 +129,7 @@ AUDITED := shared/requirements.txt $(wildcard functions/*/requirements.txt) $(wi
 ACCEPTED := $(shell sed 's/\#.*//' tools/accepted-advisories)
 AUDIT_OPTIONS ?=
 
-audit: .tools/pip-audit/.ready ## look for known vulnerabilities in everything that is pinned
+audit: .tools/pip-audit/.ready ## check all pins for known vulnerabilities
 	@failed=0; for file in $(AUDITED); do \
 		echo "$$file"; \
 		.tools/pip-audit/bin/pip-audit --strict --disable-pip --require-hashes \
@@ -153,10 +153,10 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
 
-byte-code: ## add byte code to what `sam build` built, before `sam deploy`: a quicker cold start
+byte-code: ## add byte code to the build, before `sam deploy`, for a faster cold start
 	@$(PYTHON) tools/byte_code.py .aws-sam/build
 
-clean: ## stop the embedded stack and remove everything that was installed or built here
+clean: ## stop the embedded stack and remove all that was installed or built here
 	@if [ -x .venv/bin/agent-credits ]; then .venv/bin/agent-credits local down; fi
 	rm -rf .venv .tools .local .aws-sam .site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 

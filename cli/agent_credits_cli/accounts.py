@@ -1,4 +1,4 @@
-"""An account that a command names: read from the command line, and found in the stack."""
+"""The account that a command names: its principal is parsed, and its row is read."""
 
 from agent_credits.commit.rows import Rows
 from agent_credits.ledger.accounts import Account
@@ -7,7 +7,7 @@ from agent_credits_cli.errors import CommandError
 
 
 def principal_from(text: str) -> Principal:
-    """Read a principal from the command line. Raises `CommandError` for what is none."""
+    """Parse a principal of the command line. Raises `CommandError` if it is not one."""
     try:
         return parse_principal(text)
     except ValueError as error:
@@ -15,7 +15,7 @@ def principal_from(text: str) -> Principal:
 
 
 def existing_account(rows: Rows, principal: Principal) -> Account:
-    """Return the account as its row stands. Raises `CommandError` where there is none."""
+    """Return the account's row. Raises `CommandError` if there is no such account."""
     account = rows.read_account(principal)
     if account is None:
         raise CommandError(

@@ -1,4 +1,4 @@
-"""Looking into the dead-letter queue without taking anything out of it."""
+"""Reading the dead-letter queue without removing anything from it."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -9,16 +9,16 @@ from agent_credits_cli.target import Target
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-# Messages that were looked at stay hidden for so long, so that the next look finds others; they are
-# made visible again as soon as all were seen.
+# A message stays hidden for this long after it was read, so that the next call returns others. All
+# are made visible again as soon as the last was read.
 HIDDEN_SECONDS: Final = 60
 MESSAGES_PER_RECEIVE: Final = 10
-# A look that waits asks every server of the queue, so that nothing found means nothing there.
+# A call that waits asks every server of the queue, so an empty answer means an empty queue.
 WAIT_SECONDS: Final = 1
 
 
 def peek(target: Target, limit: int) -> "list[MessageTypeDef]":
-    """Return at most `limit` messages of the dead-letter queue, and leave all of them in it."""
+    """Return at most `limit` messages of the dead-letter queue, and leave them in it."""
     queue_url = target.outputs.agent_runs_dead_letter_queue_url
     seen: dict[str, MessageTypeDef] = {}
     try:

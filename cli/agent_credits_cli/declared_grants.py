@@ -1,4 +1,4 @@
-"""Declared grants as changes of an account: those that were not made yet, each exactly once."""
+"""Declared grants as changes of an account: each is made exactly once."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -8,11 +8,11 @@ from agent_credits.commit.changes import GrantChange
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.ledger.grants import GRANTS_MAX, Grant
-from agent_credits.notices.notice import iso
+from agent_credits.values.display import time_text
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import DeclaredGrant
 
-# Between planning a grant and recording it passes less than this.
+# Planning a grant and recording it are less than this far apart.
 SECONDS_TO_RECORD_MAX: Final = 3_600
 
 
@@ -22,7 +22,7 @@ def grant_changes(
     recorded: Mapping[Identity, Entry],
     now: datetime,
 ) -> list[GrantChange]:
-    """Return the grants that were not made yet. Raises `CommandError` for one that never can be."""
+    """Return the grants that are not recorded yet. Raises `CommandError` for an impossible one."""
     changes = []
     for grant in grants:
         change = grant_change(grant, now)
@@ -42,8 +42,8 @@ def grant_changes(
 
 def changed_grant(change: GrantChange) -> CommandError:
     return CommandError(
-        f"grant {change.grant_id} of {change.principal} is recorded already with another pool, "
-        "amount, cause or expiry, and what is recorded never changes; give the new grant another id"
+        f"grant {change.grant_id} of {change.principal} is already recorded with another pool, "
+        "amount, cause or expiry, and a recorded grant never changes; give the new one another id"
     )
 
 
@@ -64,18 +64,18 @@ def grant_change(grant: DeclaredGrant, now: datetime) -> GrantChange:
 def _check_outlives(change: GrantChange, now: datetime) -> None:
     if change.expires_at is not None and change.expires_at <= now:
         raise CommandError(
-            f"grant {change.grant_id} of {change.principal} expired at {iso(change.expires_at)}, "
-            "before it was made; give it a later expires_at, or remove it"
+            f"grant {change.grant_id} of {change.principal} expires before it is made, at "
+            f"{time_text(change.expires_at)}; give it a later expires_at, or remove it"
         )
 
 
 def _expires_alike(made: Grant | None, declared: DeclaredGrant) -> bool:
-    """Tell whether the grant was made with the declared expiry, which its hash leaves out."""
+    """Return whether the grant was made with the declared expiry, which its hash leaves out."""
     if made is None or made.expires_at is None:
         return declared.expires_at is None and declared.expires_in_days is None
     if declared.expires_in_days is None:
         return declared.expires_at is not None and _seconds_apart(made, declared.expires_at) < 1
-    # Days count from when it was made, give or take what recording it took.
+    # Days count from when it was made, plus or minus the time that recording it took.
     expected = made.granted_at + timedelta(days=declared.expires_in_days)
     return _seconds_apart(made, expected) < SECONDS_TO_RECORD_MAX
 

@@ -1,4 +1,4 @@
-"""A declared team as the row that it becomes."""
+"""The row that a declared team becomes."""
 
 from datetime import datetime
 from typing import Final
@@ -18,19 +18,19 @@ from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import DeclaredTeam, World
 
-# A tenure that starts within this may have billed an event already: workers take events from a
-# little ahead of their clock and know the settings for a while, which is half of the notice, and
-# the rest is for clocks that differ. Such a tenure stays, or a repeat would find another payer.
+# A tenure that starts within this time may already have billed an event: workers accept events from
+# slightly ahead of their clock and cache the settings, which takes half of the notice, and the rest
+# allows for clocks that differ. Such a tenure stays, or a repeat would find another payer.
 TENURE_BINDS_WITHIN: Final = TENURE_NOTICE * 3 / 4
 
 
 def team_after(
     before: Team | None, declared: DeclaredTeam, policy_version: str, now: datetime
 ) -> Team:
-    """Return the team as declared, still with the version of what it is to replace.
+    """Return the team as declared, with the version of the row that it replaces.
 
-    Members join at once. Who pays, and who no longer is a member, changes after a notice. What is
-    spent and reserved is not declared: it stays as it is on the row that is read for this change.
+    Members join at once. Who pays, and who is no longer a member, changes after a notice. What is
+    spent and reserved is not declared: it is kept from the row that is read for this change.
     """
     if before is not None:
         _check_currency(before, declared, now)
@@ -74,7 +74,7 @@ def payers_until_changed(
 
 
 def _check_currency(before: Team, declared: DeclaredTeam, now: datetime) -> None:
-    """Raise `CommandError` where this month's cap would add up money of two currencies."""
+    """Raise `CommandError` if this month's cap would add up money of two currencies."""
     if before.currency == declared.currency:
         return
     month = month_of(now, before.time_zone)
@@ -82,19 +82,19 @@ def _check_currency(before: Team, declared: DeclaredTeam, now: datetime) -> None
     if counted:
         raise CommandError(
             f"team {before.team_id} has spent or reserved {money_text(counted, before.currency)} "
-            f"in {month}, and one cap cannot add up two currencies; change the currency when the "
-            "month has ended"
+            f"in {month} ({before.time_zone}), and one cap cannot add up two currencies; change "
+            "the currency when that month has ended"
         )
 
 
 def _former_members(
     before: Team, declared: DeclaredTeam, now: datetime
 ) -> tuple[tuple[str, datetime], ...]:
-    """Return until when events of those who left count: newest last, the oldest forgotten."""
+    """Return those who left and until when their events count: newest last, oldest forgotten."""
     members = declared.member_set
     if isinstance(members, str):
         return before.former_members
-    # As for a tenure: by then, every worker knows of it.
+    # As for a tenure: by then every worker has read the new members.
     until = now.replace(microsecond=0) + TENURE_NOTICE
     who_left = {EVERYONE} if isinstance(before.members, str) else before.members - members
     left = ((who, until) for who in sorted(who_left))
@@ -105,7 +105,7 @@ def _former_members(
 def _money_settings(
     team: Team | DeclaredTeam,
 ) -> tuple[AutoReload | None, PaymentMethod | None, int, str, str]:
-    # The cap's month begins and ends in the team's zone.
+    # The time zone is one of them because the cap's month is in the team's zone.
     return (
         team.auto_reload,
         team.payment,
@@ -120,7 +120,7 @@ def _spending_after(before: Team, declared: DeclaredTeam) -> Spending:
     if before.spend_cap_cents != declared.spend_cap_cents:
         spending = with_cap(spending, declared.spend_cap_cents)
     if before.payment != declared.payment:
-        # A method that was declined too often stays suspended by its name, another one is free.
+        # A suspended payment method stays suspended by its name; another one starts afresh.
         spending = spending.model_copy(
             update={"declines_in_a_row": 0, "declined_payment_method": None}
         )
@@ -137,7 +137,7 @@ def _tenures_after(
         policy_version=policy_version,
     )
     if before is None:
-        # The first tenure reaches back for ever, whenever it starts.
+        # The first tenure covers all earlier times, whenever it starts.
         return (wanted,)
     first, *later = before.tenures
     kept = (first, *(tenure for tenure in later if tenure.since <= now + TENURE_BINDS_WITHIN))
@@ -147,7 +147,7 @@ def _tenures_after(
     if len(kept) >= TENURES_MAX:
         raise CommandError(
             f"team {before.team_id} has changed owner, kind or policy {TENURES_MAX} times, which "
-            "is as much as a team remembers; declare it under a new team_id"
+            "is the maximum; declare it under a new team_id"
         )
     return (*kept, wanted.model_copy(update={"since": wanted.since + TENURE_NOTICE}))
 

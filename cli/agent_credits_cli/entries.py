@@ -7,11 +7,12 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Draw, Entry, Page
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text
 from agent_credits.values.principals import Principal
 
 
 class PageRows(Protocol):
-    """What a ledger is read from; the tests' rows in memory are the other implementation."""
+    """The rows that a ledger is read from; the tests implement them in memory."""
 
     def read_account(self, principal: Principal) -> Account | None: ...
 
@@ -19,7 +20,7 @@ class PageRows(Protocol):
 
 
 def all_pages(rows: PageRows, row: Account) -> Iterator[Page]:
-    """Yield an account's pages as of its row; a page that is full and still on it comes once."""
+    """Yield an account's pages as of its row; a full page that is still on the row comes once."""
     for page in rows.read_pages(row.principal):
         if page.number >= row.page_number:
             break
@@ -73,5 +74,5 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
 
 
 def draws_text(draws: tuple[Draw, ...]) -> str:
-    """Return draws in one phrase: 2.5 plan (refill:2026-11-01) + 7.5 add_on (pack-1)."""
-    return " + ".join(f"{format_credits(d.microcredits)} {d.pool} ({d.grant_id})" for d in draws)
+    """Return draws in one line: 2.5 plan (refill:2026-11-01) + 7.5 add_on (pack-1)."""
+    return " + ".join(f"{amount_text(d.microcredits)} {d.pool} ({d.grant_id})" for d in draws)

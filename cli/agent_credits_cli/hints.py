@@ -1,7 +1,7 @@
-"""Our commands as they work where a message names them.
+"""Hints in messages, as commands that work exactly as they are printed.
 
-The program is rarely on the PATH, and the options in front of a command say which stack it talks
-to. A hint that leaves out either does not work as it is printed.
+The program is rarely on the PATH, and the options before a command select the stack. A hint that
+leaves out either would not work.
 """
 
 import os
@@ -18,18 +18,18 @@ _NAMED: Final = re.compile(r"`(agent-credits(?:-demo)? [^`]+)`")
 
 
 def as_typed(context: typer.Context, text: str) -> str:
-    """Return the text with each of our commands in it, in back quotes, as it works here."""
+    """Return the text with each of our commands, in back quotes, as it works here."""
     return _NAMED.sub(lambda named: f"`{typed(context, named[1])}`", text)
 
 
 def typed(context: typer.Context, command: str) -> str:
-    """Return a command with the path of its program and the options that this one was given."""
+    """Return a command with the path of its program and the options of the current command."""
     program, _, arguments = command.partition(" ")
     return f"{shlex.join([_path_of(program), *_options_in_front(context)])} {arguments}"
 
 
 def _path_of(program: str) -> str:
-    """Return the program's path as this one's was typed; the programs stand beside each other."""
+    """Return the program's path as this one's was typed; the programs are in one folder."""
     folder, slash, _ = sys.argv[0].rpartition(os.sep)
     for path in (f"{folder}{slash}{program}", f"{sysconfig.get_path('scripts')}{os.sep}{program}"):
         if Path(path).is_file():
@@ -38,7 +38,7 @@ def _path_of(program: str) -> str:
 
 
 def _options_in_front(context: typer.Context) -> list[str]:
-    """Return what was typed in front of the command; the environment holds for the next one too."""
+    """Return the options before the command; the environment also holds for the next command."""
     main = context.find_root()
     options: list[str] = []
     for parameter in main.command.params:

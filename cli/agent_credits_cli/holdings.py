@@ -21,7 +21,7 @@ from agent_credits_cli.teams import teams_billing
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """An account at a time; `pools` are in drawing order and leave out what no run may draw."""
+    """An account at a time; `pools` are in drawing order, without those that no run may draw."""
 
     account: Account
     pools: tuple[str, ...]
@@ -46,9 +46,9 @@ class Holdings:
 
 
 def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
-    """Bring an account up to now as its next commit would; nothing is written."""
+    """Return the account as its next commit would bring it up to `now`; nothing is written."""
     current = bring_up_to(row, now)
-    # A refill that is due, too, may have lifted the account above its thresholds.
+    # A refill that is due may also have lifted the account above its thresholds.
     expires = current.entries[len(row.entries) :]
     current = with_low_credits(current, (), expires, DecisionContext(row, Past(), now))
     if policy is None:
@@ -59,8 +59,8 @@ def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Ho
 def policy_of(rows: DynamoDBRows, row: Account, now: datetime) -> BillingPolicy | None:
     """Return the policy that the account's runs are billed under.
 
-    The newest run on the open page names it. Before the first run it is that of a team which bills
-    this account, and finding that team may mean to read them all.
+    The newest run on the open page names it. Before the first run, it is the policy of a team that
+    bills this account, and finding that team may mean reading all teams.
     """
     versions = [entry.run.policy_version for entry in row.entries if entry.run]
     if versions:

@@ -1,4 +1,4 @@
-"""The command `agent-credits`: options that hold for every command, and the commands themselves.
+"""The command `agent-credits`: the options for every command, and the commands themselves.
 
 The one place where the operator's commands meet the embedded stack.
 """
@@ -22,6 +22,7 @@ from agent_credits_cli.commands import (
     verify,
     watch,
 )
+from agent_credits_cli.conventions import CONTEXT_SETTINGS, Command, Version
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import choose
 from agent_credits_local import commands as local
@@ -32,24 +33,28 @@ from agent_credits_local.target import connect_to_local
 app = typer.Typer(
     name="agent-credits",
     cls=CommandGroup,
+    context_settings=CONTEXT_SETTINGS,
     no_args_is_help=True,
-    # A traceback is for a bug, and then the plain one is the one to report.
+    # Only a bug has a traceback, and the plain one is easier to report.
     pretty_exceptions_enable=False,
 )
 app.add_typer(local.app, name="local")
 app.add_typer(notices.app, name="notices")
-app.command()(apply.apply)
-app.command()(send.send)
-app.command()(grant.grant)
-app.command()(account.account)
-app.command()(team.team)
-app.command()(report.report)
-app.command()(ledger.ledger)
-app.command()(explain.explain)
-app.command()(watch.watch)
-app.command()(verify.verify)
-app.command()(sweep.sweep)
-app.command()(dead_letters.dead_letters)
+for command in (
+    apply.apply,
+    send.send,
+    grant.grant,
+    account.account,
+    team.team,
+    report.report,
+    ledger.ledger,
+    explain.explain,
+    watch.watch,
+    verify.verify,
+    sweep.sweep,
+    dead_letters.dead_letters,
+):
+    app.command(cls=Command)(command)
 
 
 @app.callback()
@@ -59,15 +64,17 @@ def options(
     aws: Annotated[
         bool,
         typer.Option(
-            "--aws", help="Talk to AWS, not to the local stack (or AGENT_CREDITS_TARGET=aws)."
+            "--aws",
+            help="Use a stack on AWS, not the local stack (or set AGENT_CREDITS_TARGET=aws).",
         ),
     ] = False,
     stack_name: Annotated[
         str | None,
-        typer.Option(help="The stack on AWS to talk to."),
+        typer.Option(metavar="NAME", help="The name of the stack on AWS."),
     ] = None,
+    _version: Version = False,
 ) -> None:
-    """Credits of AI-agent runs: feed the meter, look into accounts, verify the ledger."""
+    """Meter the credits of AI-agent runs: send events, read accounts, verify the ledger."""
     context.obj = choose(
         aws=aws,
         stack_name=stack_name,

@@ -1,7 +1,7 @@
 """Messages for the queue of agent-run events, made from files of events.
 
-Each event is the very text that stands in the file, and nothing is made of a file that cannot be
-read to its end.
+Each event keeps the exact text of the file, and a file that cannot be read to its end yields no
+message.
 """
 
 import json
@@ -18,7 +18,7 @@ from agent_credits_cli.errors import CommandError
 
 STDIN: Final = "-"
 
-# Limits of SQS: of one message, of the name of a group.
+# Limits of SQS: the size of a message, and the length of a group's name.
 MESSAGE_BYTES_MAX: Final = 1_048_576
 GROUP_LENGTH_MAX: Final = 128
 
@@ -37,7 +37,7 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Return what SQS counts: the body, and the name, type and value of the attribute."""
+        """Return the size that SQS counts: the body, and the attribute's name, type and value."""
         size = len(self.body.encode())
         if self.signature is not None:
             size += len(ATTRIBUTE) + len("String") + len(self.signature)
@@ -60,7 +60,7 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class _Event:
-    """An event, and its text as it stands in the file."""
+    """An event, and its text in the file."""
 
     text: str
     event: AgentRunEvent
@@ -68,7 +68,7 @@ class _Event:
 
 @dataclass(slots=True)
 class _Pack:
-    """The texts of events that are to become one array; `size` is what it would take."""
+    """The texts of events that become one array of `size` bytes."""
 
     texts: list[str] = field(default_factory=list)
     size: int = 1
@@ -88,18 +88,18 @@ class _Pack:
 
 
 def signed(messages: Sequence[Message], key_id: str, key: bytes) -> list[Message]:
-    """Return the messages with their signatures. Raises `CommandError` where one no longer fits."""
+    """Return the messages with their signatures. Raises `CommandError` if one no longer fits."""
     with_signatures = [replace(m, signature=sign(m.body, key_id, key)) for m in messages]
     if any(message.size > MESSAGE_BYTES_MAX for message in with_signatures):
         raise CommandError(
-            f"a message is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries with its"
-            " signature; pack fewer events into one, nothing was sent"
+            f"a message with its signature is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS"
+            " accepts; pack fewer events into one, nothing was sent"
         )
     return with_signatures
 
 
 def read_text(name: str) -> str:
-    """Read a file, or standard input, as UTF-8; SQS carries nothing else."""
+    """Read a file, or standard input, as UTF-8; SQS accepts nothing else."""
     try:
         raw = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
     except OSError as error:
@@ -112,25 +112,25 @@ def read_text(name: str) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise CommandError(f"{name}:{line}: is not UTF-8; save it as UTF-8") from error
     if not text.strip():
-        raise CommandError(f"{name} is empty; give it at least one event")
+        raise CommandError(f"{name} is empty; add at least one event")
     return text
 
 
 def message_of(name: str, text: str) -> Message:
-    """Return a file as one message, unread; its group is that of the first event, if there is one.
+    """Return a file as one unchecked message, in the group of its first readable event, if any.
 
-    Raises `CommandError` only where SQS could not carry it.
+    Raises `CommandError` only if SQS could not accept it.
     """
     events = parse_message(text).events
     if len(text.encode()) > MESSAGE_BYTES_MAX:
         raise CommandError(
-            f"{name} is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries"
+            f"{name} is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS accepts"
         )
     return Message(text, group_of(events[0]) if events else None, max(len(events), 1))
 
 
 def checked_messages(name: str, text: str, pack: int) -> list[Message]:
-    """Return the file's events as messages. Raises `CommandError` that names file and line."""
+    """Return the file's events as messages. A `CommandError` names file and line."""
     packs: dict[str, _Pack] = {}
     messages: list[Message] = []
     for checked in _checked_events(_Source(name, text)):
@@ -141,16 +141,16 @@ def checked_messages(name: str, text: str, pack: int) -> list[Message]:
             waiting = packs[group] = _Pack()
         waiting.add(checked.text)
         if pack == 1:
-            # Without packing the order of the file is kept.
+            # Without packing, messages keep the order of the file.
             messages.append(packs.pop(group).message(group))
     messages += [waiting.message(group) for group, waiting in packs.items()]
     if not messages:
-        raise CommandError(f"{name} holds no event; give it at least one")
+        raise CommandError(f"{name} holds no event; add at least one")
     return messages
 
 
 def group_of(event: AgentRunEvent) -> str:
-    """Return the message group: whoever most likely pays, so that nobody delays the others."""
+    """Return the message group: the likely payer, so that no payer delays the others."""
     trigger = event.data.trigger
     if isinstance(trigger, UserTrigger):
         return f"user:{trigger.user_id}"[:GROUP_LENGTH_MAX]
@@ -158,7 +158,7 @@ def group_of(event: AgentRunEvent) -> str:
 
 
 def _checked_events(source: _Source) -> Iterator[_Event]:
-    """Read one JSON value after the other; the elements of an array each count as one."""
+    """Yield each JSON value; each element of an array counts as one."""
     at = source.after_space(0)
     while at < len(source.text):
         if source.text[at] == "[":
@@ -180,7 +180,7 @@ def _checked_elements(source: _Source, start: int) -> Generator[_Event, None, in
         if source.text.startswith("]", at):
             return at + 1
         if not source.text.startswith(",", at):
-            raise source.rejection(at, "is not JSON: the array lacks a comma or its end")
+            raise source.rejection(at, "is not JSON: the array has no comma or end here")
         at = source.after_space(at + 1)
 
 
@@ -191,13 +191,15 @@ def _checked_event(source: _Source, at: int) -> tuple[_Event, int]:
     except json.JSONDecodeError as error:
         raise source.rejection(at, f"is not JSON: {error.msg} at line {error.lineno}") from error
     except (ValueError, RecursionError) as error:
-        raise source.rejection(at, "is no event: a huge number, or nested too deeply") from error
+        raise source.rejection(
+            at, "is not an event: a huge number, or nested too deeply"
+        ) from error
     if not isinstance(value, dict):
-        raise source.rejection(at, "is no event: it is not a JSON object")
+        raise source.rejection(at, "is not an event: it is not a JSON object")
     text = source.text[at:end]
     if len(text.encode()) > MESSAGE_BYTES_MAX:
         raise source.rejection(
-            at, f"is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS carries"
+            at, f"is longer than the {MESSAGE_BYTES_MAX:,} bytes that SQS accepts"
         )
     message = parse_message(text)
     for rejected in message.rejections:

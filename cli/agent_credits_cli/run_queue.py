@@ -1,4 +1,4 @@
-"""The queue of agent-run events: messages are sent in batches, until SQS has taken each."""
+"""The queue of agent-run events: messages are sent in batches until SQS has accepted each."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from agent_credits.aws.backoff import back_off
 from agent_credits.aws.sqs_batches import BATCH_ENTRIES_MAX
 from agent_credits.commit.write_protocol import Pause
 from agent_credits.events.signatures import ATTRIBUTE
+from agent_credits.values.display import count_text
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.messages import Message
 from agent_credits_cli.tables import progress
@@ -24,12 +25,12 @@ BATCH_BYTES_MAX: Final = 1_048_576
 ATTEMPTS_MAX: Final = 6
 PROGRESS_FROM: Final = 200
 
-SEND_AGAIN: Final = "send the same again, for what is recorded already is not debited twice"
+SEND_AGAIN: Final = "send the same again; a recorded event is not debited twice"
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The ids that SQS gave, in the order of the messages, and how many had to be repeated."""
+    """The ids from SQS in the order of the messages, and how many sends were repeated."""
 
     message_ids: tuple[str, ...]
     repeated: int
@@ -42,14 +43,14 @@ def send_messages(
     *,
     pause: Pause = back_off,
 ) -> Sent:
-    """Send all, batch after batch, in their order: a run's end should not overtake its usage.
+    """Send all messages in order, in batches: a run's end should not overtake its usage.
 
-    Raises `CommandError` with how far it came when SQS does not take a message.
+    Raises `CommandError`, with how many were sent, if SQS does not accept a message.
     """
     ids: list[str] = []
     repeated = 0
     for batch in _shown(_batches(messages), len(messages)):
-        so_far = f"{len(ids)} of {len(messages)} messages were sent"
+        so_far = f"{len(ids):,} of {count_text(len(messages), 'message')} sent"
         batch_ids, batch_repeated = _send_batch(client, queue_url, batch, pause, so_far)
         ids += batch_ids
         repeated += batch_repeated
@@ -57,7 +58,7 @@ def send_messages(
 
 
 def _shown(batches: Iterator[list[Message]], total: int) -> Iterator[list[Message]]:
-    """Yield the batches, behind a bar that counts their messages where there are many."""
+    """Yield the batches, with a progress bar if there are many messages."""
     if total < PROGRESS_FROM:
         yield from batches
         return

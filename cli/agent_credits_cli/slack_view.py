@@ -1,4 +1,4 @@
-"""A message for Slack as people see it there: its colour, headline, facts in two columns, steps."""
+"""A message for Slack as Slack shows it: its colour, headline, facts in two columns, steps."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,13 @@ WIDTH_MAX: Final = 88
 
 
 def slack_view(attachment: Mapping[str, Any]) -> RenderableType:
-    """Return a message of ours, as it was posted, for a terminal."""
+    """Return a posted message as a terminal shows it."""
     parts: list[RenderableType] = []
     for block in attachment["blocks"]:
-        # A little room, as between the blocks of a message.
+        # An empty line, as Slack leaves room between blocks.
         parts += [Text(""), *_block(block)] if parts else _block(block)
     message = Table.grid()
-    # The coloured bar at the left of an attachment, and some room beside it.
+    # The coloured bar at the left of an attachment, and a margin.
     message.add_column(width=1, style=f"on {attachment['color']}")
     message.add_column(width=2)
     message.add_column(width=WIDTH_MAX)
@@ -42,7 +42,7 @@ def _block(block: Mapping[str, Any]) -> Iterator[RenderableType]:
         case "section":
             yield _markdown(block["text"]["text"])
         case _:
-            # Slack itself says so of what a client is too old for.
+            # Slack's own text for a block that a client does not know.
             yield Text("This content can't be displayed.", style="dim")
 
 
@@ -59,7 +59,7 @@ def _two_columns(fields: list[Text]) -> Table:
 
 
 def _markdown(text: str) -> Text:
-    """Return Slack's markup as it shows, of which our messages use no more than this."""
+    """Return text with the part of Slack's markup that our messages use."""
     shown = Text()
     end = 0
     for bold in BOLD.finditer(text):

@@ -1,4 +1,4 @@
-"""What a stack holds of what a file declares."""
+"""What a stack already holds of what a file declares."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,16 @@ from agent_credits.ledger.entries import Entry, Identity, grant_identity
 from agent_credits.values.principals import Principal
 from agent_credits_cli.declared_teams import payers_until_changed
 from agent_credits_cli.tables import tracked
-from agent_credits_cli.world import World
+from agent_credits_cli.world import DeclaredTeam, World
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """What the stack holds of what the file names. `recorded`: its grants that were made."""
+    """What the stack holds of what the file names.
+
+    `accounts` includes those of members who leave a team and of users who pay until its kind
+    changes. `recorded`: the grants that were made.
+    """
 
     policy: BillingPolicy | None
     teams: Mapping[str, Team]
@@ -26,7 +30,7 @@ class Stack:
 
 
 class OperatorRows(Rows, TeamRows, Protocol):
-    """What applying needs of the rows. Those in memory of the tests are the other implementation.
+    """The rows that applying needs; the tests implement them in memory.
 
     Each method raises `RowsUnavailable` on a fault.
     """
@@ -37,27 +41,38 @@ class OperatorRows(Rows, TeamRows, Protocol):
 
 
 def read_stack(rows: OperatorRows, world: World) -> Stack:
-    """Read what the file names: each row first, then the receipts of its grants."""
+    """Read what the file names: each account first, then the receipts of its grants."""
+    rows_of_teams = [rows.read_team(team.team_id) for team in world.teams]
+    teams = {team.team_id: team for team in rows_of_teams if team}
+    principals = dict.fromkeys(world.team_of_accounts())
+    for declared in world.teams:
+        before = teams.get(declared.team_id)
+        principals |= dict.fromkeys(leaving_members(before, declared))
+        principals |= dict.fromkeys(payers_until_changed(world, declared, before))
     accounts: dict[Principal, Account] = {}
     recorded: dict[Identity, Entry] = {}
     grant_ids: dict[Principal, list[str]] = {}
     for grant in world.grants:
         grant_ids.setdefault(grant.principal, []).append(grant.id)
-    teams = {team.team_id: rows.read_team(team.team_id) for team in world.teams}
-    principals = list(world.team_of_accounts())
-    for team in world.teams:
-        principals += payers_until_changed(world, team, teams[team.team_id])
-    for principal in tracked(principals, "reading accounts"):
+    for principal in tracked(list(principals), "reading accounts"):
         account = rows.read_account(principal)
         if account is not None:
             accounts[principal] = account
             recorded.update(recorded_grants(rows, account, grant_ids.get(principal, ())))
     return Stack(
         policy=rows.read_policy(world.policy.version),
-        teams={team_id: team for team_id, team in teams.items() if team},
+        teams=teams,
         accounts=accounts,
         recorded=recorded,
     )
+
+
+def leaving_members(before: Team | None, declared: DeclaredTeam) -> list[Principal]:
+    """Return the users who are listed as members and are no longer declared."""
+    members = declared.member_set
+    if before is None or isinstance(before.members, str) or isinstance(members, str):
+        return []
+    return [Principal("user", member) for member in sorted(before.members - members)]
 
 
 def recorded_grants(

@@ -1,8 +1,8 @@
-"""The steps that bring a stack to what a file declares.
+"""The steps that make a stack what a file declares.
 
-They are planned from rows and file alone, and what stands in the stack and not in the file is left
-alone. A step names every difference that it removes, so that a plan can be read before, or instead
-of, being carried out.
+They are planned from the rows and the file alone, and what the file does not name stays as it is. A
+step lists every difference that it makes, so that a plan can be read before it is carried out, or
+instead.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,29 +16,37 @@ from agent_credits.commit.changes import Conflicting, GrantChange, PlanChange
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.team_changes import change_team
 from agent_credits.commit.write_protocol import Pause, commit
-from agent_credits.ledger.accounts import Account, PlanSubscription
+from agent_credits.ledger.accounts import Account, PlanSubscription, available_microcredits
+from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.ledger.grants import PLAN_CHANGE_PREFIX
-from agent_credits.notices.notice import iso
-from agent_credits.values.credits import format_credits
-from agent_credits.values.display import money_text
+from agent_credits.values.display import (
+    amount_text,
+    count_text,
+    credits_text,
+    money_text,
+    time_text,
+)
+from agent_credits.values.periods import next_period_starts_at
 from agent_credits.values.principals import Principal
 from agent_credits_cli.declared_grants import changed_grant, grant_changes
 from agent_credits_cli.declared_teams import payers_until_changed, team_after
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.stack import OperatorRows, Stack
+from agent_credits_cli.stack import OperatorRows, Stack, leaving_members
 from agent_credits_cli.tables import tracked
 from agent_credits_cli.team_settings import team_differences
 from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
 
 Clock = Callable[[], datetime]
 
-# Small enough for entries with the longest ids to fit one row beside as many grants.
+# Few enough that entries with the longest ids fit one row, together with as many grants.
 CHANGES_PER_COMMIT: Final = 50
+
+LEAVING_NAMED_MAX: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What of one thing changes; `before` is None where it is not there yet."""
+    """One change of one thing; `before` is None if the thing does not exist yet."""
 
     kind: str
     name: str
@@ -52,13 +60,19 @@ class PutPolicy:
     policy: BillingPolicy
 
     @property
+    def warnings(self) -> list[str]:
+        return []
+
+    @property
     def differences(self) -> list[Difference]:
         policy = self.policy
-        rules = Difference("policy", policy.version, "rules", None, f"{len(policy.rules)} rules")
+        rules = Difference(
+            "policy", policy.version, "rules", None, count_text(len(policy.rules), "rule")
+        )
         if not policy.packs:
             return [rules]
         packs = ", ".join(
-            f"{format_credits(p.microcredits)} for {money_text(p.price_cents, p.currency)}"
+            f"{credits_text(p.microcredits)} for {money_text(p.price_cents, p.currency)}"
             for p in policy.packs
         )
         return [rules, Difference("policy", policy.version, "packs", None, packs)]
@@ -66,10 +80,18 @@ class PutPolicy:
 
 @dataclass(frozen=True, slots=True)
 class ChangeAccount:
-    """Changes of one account, which is opened where it is not there."""
+    """Changes of one account, which is opened if it does not exist.
+
+    `plan_counts_from`: when a new plan refills first, if an earlier one has refilled this period.
+    """
 
     account: Account
     changes: tuple[PlanChange | GrantChange, ...]
+    plan_counts_from: datetime | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        return []
 
     @property
     def differences(self) -> list[Difference]:
@@ -78,11 +100,20 @@ class ChangeAccount:
     def _difference(self, change: PlanChange | GrantChange) -> Difference:
         name = str(self.account.principal)
         if isinstance(change, PlanChange):
-            before = self.account.plan
-            return Difference(
-                "account", name, "plan", _plan_text(before) if before else None, _plan_text(change)
-            )
+            before = _plan_text(self.account.plan) if self.account.plan else None
+            starts = self.plan_counts_from
+            after = _plan_text(change) + (f", from {time_text(starts)}" if starts else "")
+            return Difference("account", name, "plan", before, after)
         return Difference("grant", name, change.grant_id, None, _grant_text(change))
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A member who leaves a team; `held_microcredits` is None if they have no account."""
+
+    principal: Principal
+    held_microcredits: int | None
+    events_count_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +122,25 @@ class SetTeam:
     policy_version: str
     before: Team | None
     after: Team
+    leaving: tuple[Leaving, ...] = ()
+
+    @property
+    def warnings(self) -> list[str]:
+        named = [self._warning(member) for member in self.leaving[:LEAVING_NAMED_MAX]]
+        more = len(self.leaving) - len(named)
+        if more:
+            named.append(
+                f"{count_text(more, 'more member')} of team {self.after.team_id} leave too"
+            )
+        return named
+
+    def _warning(self, member: Leaving) -> str:
+        held = member.held_microcredits
+        still = f" and still holds {credits_text(held)}" if held is not None else ""
+        return (
+            f"{member.principal} leaves team {self.after.team_id}{still}; events of their runs in "
+            f"the team count until {time_text(member.events_count_until)}"
+        )
 
     @property
     def differences(self) -> list[Difference]:
@@ -104,10 +154,10 @@ Step = PutPolicy | ChangeAccount | SetTeam
 
 
 def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
-    """Return the steps in the order in which each finds what it builds on.
+    """Return the steps, each after those that it depends on.
 
-    A team comes after its accounts: events of a team that is not there are refused anyhow, those of
-    a team whose members have no accounts would be refused without need.
+    A team comes after its accounts. Until a team exists its events are rejected anyway, but events
+    of a team whose members have no accounts yet would be rejected needlessly.
     """
     policy = world.policy
     if stack.policy is not None and stack.policy != policy:
@@ -123,7 +173,7 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
             *grant_changes(account, grants.get(principal, ()), stack.recorded, now),
         )
         if changes:
-            steps.append(ChangeAccount(account, changes))
+            steps.append(ChangeAccount(account, changes, _plan_counts_from(account, team, now)))
     for team in world.teams:
         before = stack.teams.get(team.team_id)
         for principal in payers_until_changed(world, team, before, since=now):
@@ -135,13 +185,34 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
         before = stack.teams.get(team.team_id)
         after = team_after(before, team, policy.version, now)
         if after != before:
-            steps.append(SetTeam(team, policy.version, before, after))
+            leaving = tuple(_leaving(stack, before, team, after, now))
+            steps.append(SetTeam(team, policy.version, before, after, leaving))
     return steps
+
+
+def _plan_counts_from(account: Account, team: DeclaredTeam, now: datetime) -> datetime | None:
+    if account.plan is None or account.plan.refilled_from is None:
+        return None
+    return next_period_starts_at(team.anchor, now)
+
+
+def _leaving(
+    stack: Stack, before: Team | None, declared: DeclaredTeam, after: Team, now: datetime
+) -> Iterator[Leaving]:
+    count_until = dict(after.former_members)
+    for principal in leaving_members(before, declared):
+        held, account = None, stack.accounts.get(principal)
+        if account is not None:
+            current = bring_up_to(account, now)
+            held = available_microcredits(current, {grant.pool for grant in current.grants}, now)
+        # Of thousands who leave at once, the team keeps only some, and warns of those.
+        if principal.id in count_until:
+            yield Leaving(principal, held, count_until[principal.id])
 
 
 def changed_policy(version: str) -> CommandError:
     return CommandError(
-        f"policy.version: policy {version} is applied already with other content, and entries name "
+        f"policy.version: policy {version} is already applied with other content, and entries name "
         "it; give the changed policy a new version"
     )
 
@@ -158,7 +229,7 @@ def _plan_changes(account: Account, team: DeclaredTeam, plan: Plan) -> Iterator[
         return
     yield PlanChange(
         principal=account.principal,
-        # One id per row that was read: an apply that is repeated after a crash changes it once.
+        # The id includes the row's version, so an apply repeated after a crash changes it once.
         change_id=f"{PLAN_CHANGE_PREFIX}{account.version}:{plan.name}",
         plan_name=plan.name,
         pool=plan.pool,
@@ -170,13 +241,14 @@ def _plan_changes(account: Account, team: DeclaredTeam, plan: Plan) -> Iterator[
 def _plan_text(plan: PlanSubscription | PlanChange) -> str:
     name = plan.name if isinstance(plan, PlanSubscription) else plan.plan_name
     if plan.microcredits == 0:
-        return f"{name}: nothing into {plan.pool}, anchor {plan.anchor}"
-    return f"{name}: {format_credits(plan.microcredits)} {plan.pool} a month, anchor {plan.anchor}"
+        return f"{name}: no credits, anchor {plan.anchor}"
+    amount = amount_text(plan.microcredits)
+    return f"{name}: {amount} {plan.pool} a month, anchor {plan.anchor}"
 
 
 def _grant_text(change: GrantChange) -> str:
-    expiry = f", expires {iso(change.expires_at)}" if change.expires_at else ""
-    return f"{format_credits(change.microcredits)} {change.pool} ({change.cause}){expiry}"
+    expiry = f", expires {time_text(change.expires_at)}" if change.expires_at else ""
+    return f"{amount_text(change.microcredits)} {change.pool} ({change.cause}){expiry}"
 
 
 def utc_now() -> datetime:
@@ -214,7 +286,7 @@ def change_account(rows: Rows, step: ChangeAccount, *, now: datetime, pause: Pau
             if isinstance(result, Conflicting):
                 if isinstance(change, GrantChange):
                     raise changed_grant(change)
-                raise CommandError(f"{account.principal} was changed meanwhile; run apply again")
+                raise CommandError(f"{account.principal} changed in the meantime; run apply again")
     return account
 
 

@@ -1,7 +1,7 @@
-"""A subscription of our own to the notices.
+"""A temporary subscription to the notices.
 
-A topic keeps nothing, so watching means to be subscribed: a queue of our own receives what is
-published from now on, and is removed again however the watching ends.
+A topic keeps nothing, so a new queue is subscribed. It receives what is published from now on, and
+it is always removed at the end.
 """
 
 import json
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 QUEUE_PREFIX: Final = "agent-credits-watch-"
-# Should this process be killed, its queue keeps no notice for longer than this.
+# If this process is killed, its queue keeps no notice for longer than this.
 RETENTION_SECONDS: Final = 3_600
 MESSAGES_PER_RECEIVE: Final = 10
 
@@ -30,7 +30,7 @@ class Watch:
         self._queue_url = queue_url
 
     def receive(self, wait_seconds: int) -> list[Published]:
-        """Return notices as soon as there are any, or none after the wait; each comes once."""
+        """Return notices as soon as there are any, or none after the wait; each comes only once."""
         messages = self._sqs.receive_message(
             QueueUrl=self._queue_url,
             MaxNumberOfMessages=MESSAGES_PER_RECEIVE,
@@ -49,7 +49,7 @@ class Watch:
 
 @contextmanager
 def subscribed(target: Target) -> Iterator[Watch]:
-    """Subscribe a queue of our own to the topic; at the end both are removed."""
+    """Subscribe a new queue to the topic; remove both at the end."""
     name = f"{QUEUE_PREFIX}{uuid.uuid4().hex[:12]}"
     topic_arn = target.outputs.notices_topic_arn
     queue_url = target.sqs.create_queue(
@@ -62,7 +62,7 @@ def subscribed(target: Target) -> Iterator[Watch]:
         target.sqs.set_queue_attributes(
             QueueUrl=queue_url, Attributes={"Policy": _only_the_topic_sends(queue_arn, topic_arn)}
         )
-        # Not raw, because the envelope alone carries the subject that an e-mail has.
+        # Not raw delivery, because only the envelope has the e-mail's subject.
         subscription_arn = target.sns.subscribe(
             TopicArn=topic_arn, Protocol="sqs", Endpoint=queue_arn, ReturnSubscriptionArn=True
         )["SubscriptionArn"]

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
@@ -14,10 +13,10 @@ from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-# A pipe has no width, and the default for what has none is too narrow for the tables here.
+# A pipe has no width, and rich's default for a pipe is too narrow for these tables.
 WIDTH_IN_A_PIPE: Final = 120
 
-# So many things take long enough to want to see how far it is.
+# From this many things on, the work takes long enough to show a progress bar.
 TRACKED_FROM: Final = 100
 
 Thing = TypeVar("Thing")
@@ -34,7 +33,7 @@ def err() -> Console:
 
 
 def table(*headings: str, title: str | None = None) -> Table:
-    """Return an empty table; a heading that begins with ">" is of a column of numbers."""
+    """Return an empty table; a heading that begins with ">" heads a column of numbers."""
     empty = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     for heading in headings:
         justify: Any = "right" if heading.startswith(">") else "left"
@@ -43,7 +42,7 @@ def table(*headings: str, title: str | None = None) -> Table:
 
 
 def progress(*, shown: bool = True) -> Progress:
-    """Return a progress bar that counts; on what is no terminal it leaves one line at the end."""
+    """Return a progress bar that counts; without a terminal it prints one line at the end."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -68,13 +67,6 @@ def print_json(document: object) -> None:
 
 
 def print_json_line(document: object) -> None:
-    """Print one line of NDJSON at once, so that a reader of a long output sees it as it comes."""
+    """Print one line of NDJSON and flush it, so that a reader of long output need not wait."""
     typer.echo(json.dumps(document))
     sys.stdout.flush()
-
-
-def moment(instant: datetime | None) -> str:
-    """Return an instant for people, in UTC: 2026-12-01 00:00:00Z; none is a dash."""
-    if instant is None:
-        return "-"
-    return instant.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")

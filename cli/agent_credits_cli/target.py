@@ -1,8 +1,8 @@
-"""Where a command talks to: the embedded stack unless AWS is asked for by name.
+"""The stack that a command works on: the embedded one, unless AWS is asked for explicitly.
 
-AWS needs `--aws` (or AGENT_CREDITS_TARGET=aws) together with the name of a stack, and then uses the
-caller's credentials like any other AWS tool. How the embedded stack is reached is not known here:
-`main` says how, so that no command depends on what is there for trying things out.
+AWS needs `--aws` (or AGENT_CREDITS_TARGET=aws) and the name of a stack, and then uses the caller's
+credentials like any other AWS tool. `main` passes in how to connect to the embedded stack, so that
+no command depends on it.
 """
 
 import os
@@ -59,7 +59,7 @@ class StackOutputs(BaseModel):
 
     @classmethod
     def of(cls, outputs: Mapping[str, str], stack: str) -> Self:
-        """Check the outputs of a stack. Raises `CommandError` where one is missing."""
+        """Check the outputs of a stack. Raises `CommandError` if one is missing."""
         try:
             return cls.model_validate(outputs)
         except pydantic.ValidationError as error:
@@ -102,15 +102,15 @@ class Target:
         return self.session.client("logs", endpoint_url=self.endpoint_url, config=self.config)
 
     def posted_to_slack(self) -> Sequence[Mapping[str, Any]] | None:
-        """Return what this stack has posted to Slack so far; None where only Slack knows."""
+        """Return what this stack has posted to Slack so far; None if only Slack knows."""
         return None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the options in front of every command say about where it talks to."""
+    """The stack that the options before the command select."""
 
-    # Where the local stack keeps its state, and what connects to the stack that does so there.
+    # The folder of the local stack's state, and how to connect to the stack of such a folder.
     state_path: Path
     connect_to_local: Callable[[Path], Target]
     aws_stack_name: str | None = None
@@ -123,7 +123,7 @@ def choose(
     state_path: Path,
     connect_to_local: Callable[[Path], Target],
 ) -> Choice:
-    """Turn the options of the command line, and the environment behind them, into a choice."""
+    """Return the choice that the options of the command line and the environment make."""
     wanted = os.environ.get("AGENT_CREDITS_TARGET", "local")
     if wanted not in ("local", "aws"):
         raise CommandError(f"AGENT_CREDITS_TARGET is {wanted!r}; set it to `local` or `aws`")
@@ -132,7 +132,7 @@ def choose(
             raise CommandError("--stack-name names a stack on AWS; add --aws, or leave it out")
         return Choice(state_path, connect_to_local)
     if stack_name is None:
-        raise CommandError("which stack on AWS? name it with --stack-name")
+        raise CommandError("no stack on AWS is named; name it with --stack-name")
     return Choice(state_path, connect_to_local, aws_stack_name=stack_name)
 
 
@@ -143,7 +143,7 @@ def choice_of(context: typer.Context) -> Choice:
 
 
 def connect(context: typer.Context) -> Target:
-    """The target of a command. This is the only call a command needs."""
+    """Return the target of a command. A command needs no other call of this module."""
     choice = choice_of(context)
     if choice.aws_stack_name is None:
         return choice.connect_to_local(choice.state_path)
@@ -154,16 +154,22 @@ def connect_to_aws(stack_name: str) -> Target:
     try:
         session = boto3.Session()
         outputs = deployed_outputs(session, CLIENT_CONFIG, None, stack_name)
+    except botocore.exceptions.NoRegionError as error:
+        raise CommandError(
+            f"no AWS region is set; set AWS_REGION to the region of the stack {stack_name}"
+        ) from error
+    except botocore.exceptions.NoCredentialsError as error:
+        raise CommandError(
+            "no AWS credentials were found; sign in with `aws sso login`, or set AWS_PROFILE"
+        ) from error
     except (
         botocore.exceptions.ClientError,
         botocore.exceptions.HTTPClientError,
-        botocore.exceptions.NoCredentialsError,
-        botocore.exceptions.NoRegionError,
         botocore.exceptions.ProfileNotFound,
     ) as error:
         raise CommandError(
-            f"AWS does not tell about the stack {stack_name} ({error});"
-            " check its name, and your credentials and region"
+            f"{error}; so the stack {stack_name} cannot be read: check its name, and your"
+            " credentials and region"
         ) from error
     name = f"the stack {stack_name} in {session.region_name}"
     return Target(

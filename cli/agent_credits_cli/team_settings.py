@@ -1,4 +1,4 @@
-"""A team's settings in words, and what differs between two rows of a team."""
+"""A team's settings in words, and the differences between two rows of a team."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -6,17 +6,24 @@ from typing import Final
 from agent_credits.billing.alerts import Alerts
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import AutoReload, Team
-from agent_credits.notices.notice import iso
-from agent_credits.values.credits import format_credits
+from agent_credits.values.display import (
+    amount_text,
+    count_text,
+    credits_text,
+    money_text,
+    time_text,
+)
 
-# What a team that is not there yet shows of its money.
-_NO_MONEY: Final = ("0 cents a month", "usd", "off", "none")
+NO_CAP: Final = "no cap set: purchases are off"
+
+# The money settings of a team before it is created.
+_NO_MONEY: Final = (NO_CAP, "usd", "off", "none")
 
 MEMBERS_NAMED_MAX: Final = 5
 
 
 def team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, str | None, str]]:
-    """Yield what differs, as it was, None where there was no team, and as it becomes."""
+    """Yield what differs, with its value before (None for a new team) and after."""
     new = after.tenures[-1]
     if before is None:
         settings = (
@@ -37,7 +44,7 @@ def team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, st
     if before.alerts != after.alerts:
         yield "alerts", alerts_text(before.alerts), alerts_text(after.alerts)
     old = before.tenures[-1]
-    starts = "" if new in before.tenures else f", from {iso(new.since)}"
+    starts = "" if new in before.tenures else f", from {time_text(new.since)}"
     for what, was, becomes in (
         ("kind", old.kind, new.kind),
         ("owner", old.owner, new.owner),
@@ -60,27 +67,34 @@ def _money_differences(before: Team | None, after: Team) -> Iterator[tuple[str, 
 
 def _money_texts(team: Team) -> tuple[str, str, str, str]:
     return (
-        f"{team.spend_cap_cents} cents a month",
+        _cap_text(team),
         team.currency,
         auto_reload_text(team.auto_reload),
         payment_text(team.payment),
     )
 
 
+def _cap_text(team: Team) -> str:
+    if not team.spend_cap_cents:
+        return NO_CAP
+    return f"{money_text(team.spend_cap_cents, team.currency)} a month"
+
+
 def auto_reload_text(settings: AutoReload | None) -> str:
-    """Return the settings in a phrase: 400 add_on below 100, at most 5 in 60 minutes."""
+    """Return the settings: 400 credits into add_on below 100, at most 5 times in 60 minutes."""
     if settings is None:
         return "off"
     text = (
-        f"{format_credits(settings.pack_microcredits)} {settings.pool} "
-        f"below {format_credits(settings.threshold_microcredits)}, "
-        f"at most {settings.reloads_max} in {settings.window_minutes} minutes"
+        f"{credits_text(settings.pack_microcredits)} into {settings.pool} "
+        f"below {amount_text(settings.threshold_microcredits)}, "
+        f"at most {count_text(settings.reloads_max, 'time')} "
+        f"in {count_text(settings.window_minutes, 'minute')}"
     )
     return text if settings.enabled else f"off ({text})"
 
 
 def alerts_text(alerts: Alerts) -> str:
-    """Return the thresholds in a phrase: low below 30%, 10%."""
+    """Return the thresholds: low below 30%, 10%."""
     return f"low below {', '.join(map(str, alerts.low))}" if alerts.low else "off"
 
 
@@ -105,4 +119,4 @@ def _changed_members(before: Team, after: Team) -> str:
 def _members_text(members: frozenset[str] | str) -> str:
     if isinstance(members, str):
         return "everyone"
-    return "1 member" if len(members) == 1 else f"{len(members)} members"
+    return count_text(len(members), "member")

@@ -1,4 +1,4 @@
-"""A team that a command names: found in the stack, with the policy that bills it."""
+"""The team that a command names, and the policy that bills it."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,7 +17,7 @@ from agent_credits_cli.tables import err
 def read_team_and_policy(
     rows: DynamoDBRows, team_id: str, now: datetime
 ) -> tuple[Team, BillingPolicy]:
-    """Return the team and the policy that bills it now. Raises `CommandError` without either."""
+    """Return the team and its current policy. Raises `CommandError` if either is missing."""
     found = rows.read_team(team_id)
     if found is None:
         raise CommandError(
@@ -33,7 +33,7 @@ def read_team_and_policy(
 
 
 class TeamsRows(SettingsRows, Protocol):
-    """The rows of teams, of which the operator may read all."""
+    """The rows of teams; an operator may read all of them."""
 
     def list_teams(self) -> Iterator[Team]: ...
 
@@ -41,7 +41,7 @@ class TeamsRows(SettingsRows, Protocol):
 def teams_billing(rows: TeamsRows, principal: Principal, now: datetime) -> list[Team]:
     """Return the teams whose runs can be billed to the principal, found by owner and members.
 
-    For a user that means to read every team.
+    For a user, this reads every team.
     """
     if principal.kind == "team":
         team = rows.read_team(principal.id)

@@ -1,4 +1,4 @@
-"""Verifying accounts: every balance is recomputed from the ledger alone, and compared."""
+"""Verifying accounts: every balance is recomputed from the ledger and compared with its row."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -13,17 +13,18 @@ from agent_credits.sweeps.reconciliation import Finding, Sums
 from agent_credits.sweeps.rows import LedgerRows
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text, count_text, credits_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.tables import err, progress
 
-# Accounts that are read at the same time.
+# How many accounts are read concurrently.
 ACCOUNTS_AT_ONCE: Final = 8
-# An account that is being debited may change between the read of its row and that of its pages.
+# An account that is being debited may change between the reads of its row and its pages.
 ATTEMPTS_MAX: Final = 5
 
 
 class VerifiedRows(LedgerRows, Protocol):
-    """What verifying everything reads; the tests' rows in memory are the other implementation."""
+    """The rows that verification reads; the tests implement them in memory."""
 
     def read_account(self, principal: Principal) -> Account | None: ...
 
@@ -63,13 +64,16 @@ class Verified:
         }
 
     def __str__(self) -> str:
-        sums = self.to_json()
-        verdict = "zero drift" if self.is_clean else f"{len(self.findings)} findings"
+        sums = self.sums
+        verdict = "zero drift" if self.is_clean else count_text(len(self.findings), "finding")
+        entries = f"{sums.entries:,} {'entry' if sums.entries == 1 else 'entries'}"
         return (
-            f"{verdict}: {self.accounts:,} accounts, {self.sums.entries:,} entries;"
-            f" granted {sums['granted_credits']} + returned {sums['returned_credits']}"
-            f" - drawn {sums['drawn_credits']} - expired {sums['expired_credits']}"
-            f" = {sums['remaining_credits']} credits remaining"
+            f"{verdict}: {count_text(self.accounts, 'account')}, {entries};"
+            f" granted {amount_text(sums.granted_microcredits)}"
+            f" + returned {amount_text(sums.returned_microcredits)}"
+            f" - drawn {amount_text(sums.drawn_microcredits)}"
+            f" - expired {amount_text(sums.expired_microcredits)}"
+            f" = {credits_text(sums.remaining_microcredits)} remaining"
         )
 
 
@@ -77,7 +81,7 @@ NOTHING: Final = Verified(0, Sums(), ())
 
 
 def verify_all(rows: VerifiedRows) -> Verified:
-    """Verify every account, some at a time, behind a progress bar; findings in order of account."""
+    """Verify every account, several at a time; findings are in the order of accounts."""
     with err().status("listing accounts"):
         principals = sorted(account.principal for account in rows.list_accounts())
     parts: dict[Principal, Verified] = {}
@@ -94,9 +98,9 @@ def verify_all(rows: VerifiedRows) -> Verified:
 def verify_account(
     rows: VerifiedRows, principal: Principal, policies: dict[str, BillingPolicy]
 ) -> Verified:
-    """Verify one account; `policies` keeps what was read of them, for the next account.
+    """Verify one account; `policies` caches policies for the next account.
 
-    An account that is debited meanwhile is looked at again: its pages may be newer than its row.
+    An account that was debited meanwhile is read again: its pages may be newer than its row.
     """
     verified = NOTHING
     for _ in range(ATTEMPTS_MAX):
@@ -117,7 +121,7 @@ def _verify_row(rows: VerifiedRows, row: Account, policies: dict[str, BillingPol
             f"is on the ledger, but the row holds another page {row.page_number}",
         )
         for page in rows.read_pages(row.principal, row.page_number)
-        # The row may still hold a page that is flushed already, and then they are the same.
+        # The row may still hold a page that is already flushed; then the two are equal.
         if page != row.page
     )
     return Verified(1, verification.sums, (*verification.findings, *beyond))

@@ -30,7 +30,7 @@ GRANT_DAYS_MAX: Final = 3_660
 
 
 def reserved_prefix(grant_id: str) -> str | None:
-    """Return the beginning of the id that the system keeps for itself, if it begins so."""
+    """Return the reserved prefix that the id begins with, if any."""
     return next((prefix for prefix in RESERVED_PREFIXES if grant_id.startswith(prefix)), None)
 
 
@@ -39,7 +39,7 @@ def _time_zone(name: str) -> str:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError(
-            'names no IANA time zone of this machine; write one like "Europe/Berlin"'
+            'is not an IANA time zone known to this machine; write one like "Europe/Berlin"'
         ) from None
     return name
 
@@ -52,7 +52,7 @@ def _listed(members: object) -> object:
 
 def _everyone_stands_alone(members: tuple[str, ...]) -> tuple[str, ...]:
     if EVERYONE in members and len(members) > 1:
-        raise ValueError('"*" takes everyone; list users or write "*", not both')
+        raise ValueError('"*" includes everyone; list users or write "*", not both')
     repeated = [member for member, times in Counter(members).items() if times > 1]
     if repeated:
         raise ValueError(f"lists {repeated[0]} twice; list each user once")
@@ -88,7 +88,7 @@ class DeclaredPolicy(BillingPolicy):
 
 
 class Plan(Declared):
-    """What a plan puts into its pool each period; an enterprise plan may put nothing."""
+    """The credits that a plan puts into its pool each period; for an enterprise they may be 0."""
 
     name: Identifier
     kind: TeamKind
@@ -97,7 +97,7 @@ class Plan(Declared):
 
 
 class DeclaredAutoReload(AutoReload):
-    """Below which balance to buy which pack, both in credits; off unless it is enabled."""
+    """The balance below which a pack is bought, and the pack, in credits; off unless enabled."""
 
     threshold_microcredits: Credits = Field(alias="threshold")
     pack_microcredits: Credits = Field(alias="pack")
@@ -106,7 +106,7 @@ class DeclaredAutoReload(AutoReload):
 class DeclaredTeam(Declared):
     """`anchor` is the day on which the plan periods of the team's accounts begin.
 
-    Without a spend cap nothing can be purchased, by hand or by reloading.
+    Without a spend cap nothing can be purchased, by hand or by auto-reload.
     """
 
     team_id: Identifier
@@ -137,7 +137,7 @@ class DeclaredTeam(Declared):
 
 
 class DeclaredGrant(Declared):
-    """Credits given once. `expires_in_days` counts from the day on which it is applied."""
+    """Credits given once. `expires_in_days` counts from when the grant is applied."""
 
     principal: PrincipalText
     id: Identifier
@@ -154,8 +154,8 @@ class World(Declared):
     teams: tuple[DeclaredTeam, ...]
     grants: tuple[DeclaredGrant, ...] = ()
 
-    # What a file may say besides: what to try on this world and what to expect. It is not applied.
-    passed_over: ClassVar[frozenset[str]] = frozenset({"cards", "samples", "balances"})
+    # Tables for the demo: what to send to this world and what to expect. They are not applied.
+    ignored_keys: ClassVar[frozenset[str]] = frozenset({"cards", "samples", "balances"})
 
     @cached_property
     def policy(self) -> BillingPolicy:
@@ -168,10 +168,10 @@ class World(Declared):
         return [rule for rule in self.policy.rules if rule.team == kind]
 
     def payers_of(self, team: DeclaredTeam) -> list[Principal]:
-        """Return whoever the policy lets pay for a run of the team; each has an account.
+        """Return everyone who pays for runs of the team under the policy; each has an account.
 
-        The plan refills these accounts: every member of a self-serve team, and the team itself
-        where it is an enterprise, unless the policy says otherwise.
+        The plan refills these accounts: every member of a self-serve team, and an enterprise team
+        itself, unless the policy says otherwise.
         """
         payers: dict[Principal, None] = {}
         for rule in self.rules_of(team.kind):
@@ -185,7 +185,7 @@ class World(Declared):
         return list(payers)
 
     def team_of_accounts(self) -> dict[Principal, DeclaredTeam]:
-        """Return every account that the file declares, and the team whose plan it has."""
+        """Return every account that the file declares, with the team whose plan it has."""
         return {payer: team for team in self.teams for payer in self.payers_of(team)}
 
     def pools_of(self, principal: Principal, kind: TeamKind) -> set[str]:

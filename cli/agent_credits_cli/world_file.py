@@ -1,8 +1,8 @@
 """Reading the file that declares a world.
 
-Reading is strict, because the file hands out credits: what is not understood, or names what is not
-there, is rejected as a whole before anything is changed, with the place in the file and what to do
-there.
+Reading is strict, because the file grants credits: a file with an unknown key, or with a name that
+it does not declare, is rejected as a whole before anything is changed. The error names the place in
+the file and what to do there.
 """
 
 import json
@@ -16,7 +16,7 @@ import pydantic
 
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.ledger.grants import GRANTS_MAX
-from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text, credits_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import DeclaredTeam, Plan, World, reserved_prefix
@@ -34,7 +34,7 @@ def load_world(path: Path) -> World:
 def read_world(
     path: Path, model: type[AnyWorld], complaints: Callable[[AnyWorld], Complaints]
 ) -> AnyWorld:
-    """Read and check what this kind of world takes from the file. Raises as `load_world` does."""
+    """Read and check the keys that this kind of world has. Raises as `load_world` does."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -43,9 +43,9 @@ def read_world(
         raise CommandError(f"{path} is not UTF-8; save it as UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise CommandError(f"{path} is not TOML: {error}; correct it there") from error
-    taken = {key: value for key, value in document.items() if key not in model.passed_over}
+    taken = {key: value for key, value in document.items() if key not in model.ignored_keys}
     try:
-        # By way of JSON, where the strict mode takes an array for a tuple and a string for a date.
+        # Through JSON, because strict mode then accepts an array as a tuple and a string as a date.
         world = model.model_validate_json(json.dumps(taken, default=str), strict=True)
     except pydantic.ValidationError as error:
         raise CommandError(f"{path}: {_first_error(error)}") from error
@@ -69,7 +69,7 @@ def _advice(error: Any) -> str:
         case "missing":
             return "is missing; add it"
         case "extra_forbidden":
-            return "is no key that is known here; remove it or correct its spelling"
+            return "is not a known key; remove it or correct its spelling"
         case "value_error":
             return str(error["ctx"]["error"])
         case _:
@@ -77,7 +77,7 @@ def _advice(error: Any) -> str:
 
 
 def complaints_about(world: World) -> Complaints:
-    """Yield what is wrong between the parts of the file, each with its place."""
+    """Yield what is inconsistent between parts of the file, each with its place."""
     yield from repeated("plans", "name", [plan.name for plan in world.plans])
     yield from repeated("teams", "team_id", [team.team_id for team in world.teams])
     yield from repeated("grants", "id", [f"{g.principal} {g.id}" for g in world.grants])
@@ -100,7 +100,7 @@ def repeated(tables: str, key: str, names: list[str]) -> Complaints:
 
 def _about_packs(world: World) -> Complaints:
     packs = world.policy.packs
-    sizes = [f"the pack of {format_credits(p.microcredits)} in {p.currency}" for p in packs]
+    sizes = [f"the pack of {credits_text(p.microcredits)} in {p.currency}" for p in packs]
     yield from repeated("policy.packs", "credits", sizes)
 
 
@@ -142,13 +142,12 @@ def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complain
         return
     if world.policy.pack_of(settings.pack_microcredits, team.currency) is None:
         packs = [pack for pack in world.policy.packs if pack.currency == team.currency]
-        sizes = ", ".join(format_credits(pack.microcredits) for pack in packs)
+        sizes = ", ".join(amount_text(pack.microcredits) for pack in packs)
         yield (
             f"{place}.auto_reload.pack",
-            f"there is no pack of {format_credits(settings.pack_microcredits)} credits in "
-            f"{team.currency}; "
+            f"there is no pack of {credits_text(settings.pack_microcredits)} in {team.currency}; "
             + (
-                f"the policy's are {sizes}"
+                f"the policy's packs are {sizes}"
                 if sizes
                 else f"declare packs in {team.currency} under [[policy.packs]]"
             ),
@@ -198,15 +197,21 @@ def _about_grants(world: World) -> Complaints:
         if prefix is not None:
             yield f"{place}.id", f"ids that begin with {prefix!r} are reserved; choose another id"
         if grant.expires_at is not None and grant.expires_in_days is not None:
-            yield f"{place}.expires_in_days", "stands beside expires_at; keep one of the two"
+            yield (
+                f"{place}.expires_in_days",
+                "is given together with expires_at; keep one of the two",
+            )
 
 
 def no_account(principal: Principal) -> str:
     if principal.kind == "user":
-        return f"{principal.id} is a member of no team whose users pay; add the user to a team"
-    return f"{principal.id} is no team that pays for its runs; declare it under [[teams]]"
+        return f"{principal.id} is not a member of any team whose users pay; add the user to a team"
+    return f"{principal.id} is not a team that pays for its runs; declare it under [[teams]]"
 
 
 def unknown(noun: str, name: str, known: set[str], whose: str) -> str:
-    choice = f"the ones {whose} are {', '.join(sorted(known))}" if known else f"none {whose}"
+    if known:
+        choice = f"the {noun}s {whose} are {', '.join(sorted(known))}"
+    else:
+        choice = f"there are no {noun}s {whose}"
     return f"there is no {noun} {name}; {choice}"

@@ -1,4 +1,4 @@
-"""Publish what was committed: notices and reload requests derived from the change stream."""
+"""Publish notices and reload requests, derived from the change stream of committed rows."""
 
 import os
 from functools import cache
@@ -35,7 +35,7 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Another stack in this account has the same metrics.
+# Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
 notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
 topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
@@ -43,7 +43,7 @@ topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
 
 @cache
 def reloads() -> ReloadQueue:
-    """Created on first use, because few commits request a reload and a client costs start-up."""
+    """Return the queue; few commits request a reload, so most cold starts need no client."""
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 

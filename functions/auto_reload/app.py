@@ -32,7 +32,7 @@ class Settings(BaseModel):
     LEDGER_TABLE: str
     RELOADS_QUEUE_URL: str
     STRIPE_SECRET_ARN: str
-    # Empty for Stripe itself; a stand-in's address on a local stack.
+    # Empty for Stripe itself; on a local stack, the address of a stand-in.
     STRIPE_API_BASE: str
 
 
@@ -43,7 +43,7 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Another stack in this account has the same metrics.
+# Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 stripe_secret = StripeSecret(secretsmanager_client(), settings.STRIPE_SECRET_ARN, now)
@@ -53,14 +53,14 @@ saga = ReloadSaga(rows, rows, {"stripe": stripe, "invoice": InvoicePayments()}, 
 
 @cache
 def queue() -> ReloadQueue:
-    """Return the queue; few payments stay open, so most cold starts do not need its client."""
+    """Return the queue; few payments stay open, so most cold starts need no client."""
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Fail the message while its reload is open; SQS delivers it again, as after any fault."""
+    """Fail the message while its reload is open; SQS redelivers it, as after any fault."""
     (record,) = event["Records"]
     request = read_request(record["body"])
     resolution = saga.resolve(request, now())
@@ -78,7 +78,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             logger.warning("open", extra={**fields, "reason": reason})
             metrics.add_metric("ReloadsOpen", MetricUnit.Count, 1)
             if is_followed_up and not request.follows_up:
-                # Done: its follow-up asks on, and the team's other reloads need not wait.
+                # Done: its follow-up keeps asking, and the team's other reloads need not wait.
                 return {"batchItemFailures": []}
             queue().ask_again(record, request)
             return {"batchItemFailures": [{"itemIdentifier": record["messageId"]}]}

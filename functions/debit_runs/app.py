@@ -20,8 +20,8 @@ from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
 from agent_credits.values.errors import QueueUnavailable
 
-# No commit is begun with less time left. It takes milliseconds, or seconds where its calls are
-# retried; one that is cut off is redelivered, and harmless.
+# No commit starts with less time left. It takes milliseconds, or seconds if its calls are retried.
+# One that is cut off is harmless: its messages are redelivered.
 COMMIT_TIME_MS = 10_000
 
 
@@ -43,7 +43,7 @@ def now() -> datetime:
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Another stack in this account has the same metrics.
+# Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 mode, keys = settings.EVENT_SIGNATURES, None
@@ -54,14 +54,14 @@ debits = Debits(rows, Directory(rows), back_off, keys, unsigned_counts=mode == "
 
 @cache
 def run_queue() -> RunQueue:
-    """Messages rarely have to go back, so a cold start does without this client."""
+    """Return the queue; messages rarely go back, so most cold starts need no client."""
     return RunQueue(sqs_client(), settings.AGENT_RUNS_QUEUE_URL)
 
 
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Answer with exactly the messages that hold an event which is not recorded."""
+    """Return exactly the messages that contain an unrecorded event."""
     batch = debits.debit(
         deliveries(event["Records"]),
         now=now(),

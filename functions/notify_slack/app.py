@@ -32,8 +32,8 @@ from agent_credits.notices.slack_posts import (
 )
 from agent_credits.values.errors import SecretUnavailable
 
-# Longer than a notice can be delivered again: it stays at most 4 days in the queue and then 14 in
-# the dead-letter queue, from which it may be redriven.
+# Longer than a notice can be redelivered: it stays at most 4 days in the queue and then 14 in the
+# dead-letter queue, from which it may be redriven.
 REMEMBERED_SECONDS = 20 * 24 * 60 * 60
 
 
@@ -43,7 +43,7 @@ class Settings(BaseModel):
     SLACK_QUEUE_URL: str
     SLACK_SECRET_ARN: str
     SLACK_POSTS_TABLE: str
-    # Empty for Slack itself; a stand-in's address on a local stack.
+    # Empty for Slack itself; on a local stack, the address of a stand-in.
     SLACK_API_BASE: str
 
 
@@ -67,7 +67,7 @@ posted = DynamoDBPersistenceLayer(settings.SLACK_POSTS_TABLE, boto3_client=dynam
 
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Post the one message; if that fails, set when it is delivered again, and return it."""
+    """Post the one message; if that fails, set when it is redelivered, and return it."""
     (record,) = event["Records"]
     once.register_lambda_context(context)
     fields: dict[str, str] = {"message_id": record["messageId"]}
@@ -77,7 +77,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         fields |= {"team_id": published.team_id}
         url = webhooks().url_for(published.team_id)
         if url is None:
-            # Left out on purpose: the secret names no webhook for this team and no default.
+            # Skipped on purpose: the secret has no webhook for this team and no default.
             logger.info("no webhook", extra=fields)
         else:
             post(notice_id=published.id, url=url, published=published)

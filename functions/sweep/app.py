@@ -42,7 +42,7 @@ class Settings(BaseModel):
 logger = Logger()
 metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Another stack in this account has the same metrics.
+# Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 queue = SqsSweepQueue(sqs_client(), settings.SWEEPS_QUEUE_URL)
@@ -56,7 +56,7 @@ sweeps: dict[SweepName, Sweep[Any]] = {
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Take the one message. A fault is raised, and the message is delivered again."""
+    """Handle the one message. A fault is raised, and the message is redelivered."""
     metrics.add_metric("SweepMessages", MetricUnit.Count, 1)
     (record,) = event["Records"]
     attributes = record["attributes"]

@@ -1,4 +1,4 @@
-"""Waiting until a queue is dry: everything that was sent has been debited or refused."""
+"""Waiting until a queue is empty: every message was debited or rejected."""
 
 import time
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from agent_credits_cli.target import Target
 if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
-LOOK_EVERY_SECONDS: Final = 0.2
+READ_EVERY_SECONDS: Final = 0.2
 # SQS counts approximately, and between two receives a message may be counted nowhere.
-DRY_LOOKS: Final = 4
-# A message that was given back comes again only after the visibility timeout of 240 seconds, so a
-# queue is stuck when it does not get any shorter for longer than that.
+EMPTY_READS: Final = 4
+# A returned message is delivered again after the visibility timeout of 240 seconds, so a queue that
+# does not get shorter for longer than that is stuck.
 PATIENCE_SECONDS: Final = 300.0
 
 _COUNTS: "Final[list[QueueAttributeNameType]]" = [
@@ -26,32 +26,32 @@ _COUNTS: "Final[list[QueueAttributeNameType]]" = [
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """`left` messages were still there when patience ended; none if all went well."""
+    """`left` messages were still in the queue when the wait ended; 0 if all went well."""
 
     left: int
     seconds: float
 
 
 def messages_in(target: Target, queue_url: str) -> int:
-    """Return how many messages a queue holds, also those that are being worked on."""
+    """Return how many messages a queue holds, including those in flight."""
     attributes = target.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=_COUNTS)
     return sum(int(count) for count in attributes["Attributes"].values())
 
 
 def drain(target: Target, title: str) -> Drained:
-    """Wait, behind a progress bar, until the queue of agent-run events is dry."""
+    """Wait, with a progress bar, until the queue of agent-run events is empty."""
     queue_url = target.outputs.agent_runs_queue_url
     started_at = improved_at = time.monotonic()
     fewest = most = messages_in(target, queue_url)
-    dry_looks = 0
+    empty_reads = 0
     with progress() as bar:
         task = bar.add_task(title, total=most)
-        while dry_looks < DRY_LOOKS and time.monotonic() < improved_at + PATIENCE_SECONDS:
-            time.sleep(LOOK_EVERY_SECONDS)
+        while empty_reads < EMPTY_READS and time.monotonic() < improved_at + PATIENCE_SECONDS:
+            time.sleep(READ_EVERY_SECONDS)
             left = messages_in(target, queue_url)
-            dry_looks = dry_looks + 1 if left == 0 else 0
+            empty_reads = empty_reads + 1 if left == 0 else 0
             if left < fewest or left == 0:
                 fewest, improved_at = left, time.monotonic()
             bar.update(task, completed=most - min(left, most))
-        dry_at = time.monotonic() - (dry_looks * LOOK_EVERY_SECONDS)
-    return Drained(messages_in(target, queue_url), dry_at - started_at)
+        empty_since = time.monotonic() - (empty_reads * READ_EVERY_SECONDS)
+    return Drained(messages_in(target, queue_url), empty_since - started_at)

@@ -1,4 +1,4 @@
-"""`agent-credits-demo replay`: a production trace through the embedded stack, sum by sum."""
+"""`agent-credits-demo replay`: a production trace through the embedded stack, fully verified."""
 
 import secrets
 from typing import Annotated, Any, Final
@@ -7,6 +7,7 @@ import typer
 
 from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text, count_text
 from agent_credits_cli.hints import typed
 from agent_credits_cli.tables import AsJson, err, out, print_json, table
 from agent_credits_demo.replay_run import Replayed, run_replay
@@ -30,20 +31,31 @@ PROBLEMS_SHOWN: Final = 20
 def replay(
     context: typer.Context,
     events: Annotated[
-        int, typer.Option(min=1, max=TRACE_EVENTS, help="How many requests of the trace.")
+        int,
+        typer.Option(
+            metavar="N", min=1, max=TRACE_EVENTS, help="How many requests of the trace to send."
+        ),
     ] = TRACE_EVENTS,
     principals: Annotated[
-        int, typer.Option(min=1, max=999, help="How many users they are spread over.")
+        int, typer.Option(metavar="N", min=1, max=999, help="How many users they are spread over.")
     ] = 40,
     seed: Annotated[
-        int, typer.Option(min=0, max=999_999_999, help="Another seed, another spread.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=999_999_999, help="Another seed gives another spread."
+        ),
     ] = 1,
     pack: Annotated[
-        int, typer.Option(min=1, max=EVENTS_PER_MESSAGE_MAX, help="Events in one message.")
+        int,
+        typer.Option(
+            metavar="N", min=1, max=EVENTS_PER_MESSAGE_MAX, help="How many events per message."
+        ),
     ] = 25,
     again: Annotated[
         str | None,
-        typer.Option(metavar="TAG", help="Send that earlier replay again; nothing may change."),
+        typer.Option(
+            metavar="TAG", help="Repeat the replay with this tag, which must change nothing."
+        ),
     ] = None,
     port: Port = None,
     as_json: AsJson = False,
@@ -65,8 +77,8 @@ def replay(
     else:
         _show(replayed)
         repeat = typed(context, f"agent-credits-demo replay --again {options.tag}")
-        out().print(f"To send the same again: {repeat}", soft_wrap=True)
-        out().print("The stack is still up; end it with `make down`.")
+        out().print(f"To repeat this replay: {repeat}", soft_wrap=True)
+        out().print("The stack is still running; stop it with `make down`.")
     if not replayed.is_exact:
         raise typer.Exit(FAILED_EXIT_STATUS)
 
@@ -74,32 +86,33 @@ def replay(
 def _show(replayed: Replayed) -> None:
     replay = replayed.replay
     bills = sorted(replayed.bills, key=lambda bill: -bill.expected_microcredits)
-    listing = table("principal", ">events", ">credits", ">by the trace", ">drawn", ">short", "")
+    listing = table("principal", ">events", ">credits", ">in the trace", ">drawn", ">short", "")
     for bill in bills[:PRINCIPALS_SHOWN]:
         listing.add_row(
             str(bill.principal),
             f"{bill.events:,}",
-            format_credits(bill.recorded_microcredits),
-            format_credits(bill.expected_microcredits),
-            format_credits(bill.drawn_microcredits),
-            format_credits(bill.shortfall_microcredits),
+            amount_text(bill.recorded_microcredits),
+            amount_text(bill.expected_microcredits),
+            amount_text(bill.drawn_microcredits),
+            amount_text(bill.shortfall_microcredits),
             "WRONG" if bill.is_wrong else "exact",
         )
     out().print(listing)
     delivered = (
-        f"{len(replay.events):,} events of the trace, delivered {len(replay.deliveries):,} times"
-        f" in {replayed.messages:,} messages: {replayed.seconds:.1f} s,"
+        f"{count_text(len(replay.events), 'event')} of the trace, sent"
+        f" {count_text(len(replay.deliveries), 'time')}"
+        f" in {count_text(replayed.messages, 'message')}: {replayed.seconds:.1f} s,"
         f" {replayed.events_per_second:,.0f} events/s"
     )
     lines = [
-        f"... and {len(bills) - PRINCIPALS_SHOWN} more" if len(bills) > PRINCIPALS_SHOWN else "",
+        f"and {len(bills) - PRINCIPALS_SHOWN:,} more" if len(bills) > PRINCIPALS_SHOWN else "",
         delivered,
         *replayed.problems[:PROBLEMS_SHOWN],
         *map(str, replayed.verified.findings[:PROBLEMS_SHOWN]),
         f"verify: {replayed.verified}",
-        "Each event is recorded once, and every sum is that of the trace."
+        "Each event is recorded once, and every sum equals that of the trace."
         if replayed.is_exact
-        else f"NOT exact: {len(replayed.problems)} problems",
+        else f"NOT exact: {count_text(len(replayed.problems), 'problem')}",
     ]
     out().print("\n".join(filter(None, lines)), soft_wrap=True)
 

@@ -1,7 +1,7 @@
 """Running a replay against a stack, and comparing the ledger with the trace.
 
-What has to come of it is computed from the trace alone: each event recorded once although every
-tenth is delivered twice and all of them in a shuffled order, and every sum exact.
+The expected result is computed from the trace alone: each event is recorded once, although every
+tenth is delivered twice and the order is shuffled, and every sum is exact.
 """
 
 import time
@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger.entries import Entry
-from agent_credits.values.credits import format_credits
+from agent_credits.values.display import count_text, credits_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.entries import all_pages
 from agent_credits_cli.errors import CommandError
@@ -29,7 +29,7 @@ from agent_credits_demo.trace import Replay, TracedEvent, sum_by_principal
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What one principal was asked for and what came of it, beside what had to."""
+    """What one principal was billed, beside what was expected."""
 
     principal: Principal
     events: int
@@ -51,7 +51,7 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What came of a replay; `problems` are sentences, and there are none if all went well."""
+    """The result of a replay; `problems` are sentences, and there are none if all went well."""
 
     replay: Replay
     messages: int
@@ -86,16 +86,16 @@ def run_replay(target: Target, replay: Replay, *, pack: int, is_repeat: bool) ->
     seconds = time.monotonic() - started_at
     entries = {principal: read_entries(rows, principal) for principal in replay.principals}
     bills = bills_of(replay, entries)
-    problems = [f"{left} messages are left in the queue"] if left else []
+    problems = [f"{count_text(left, 'message')} left in the queue"] if left else []
     problems += misrecorded(replay.events, entries)
-    problems += [f"{b.principal}: the sums are not those of the trace" for b in bills if b.is_wrong]
+    problems += [f"{b.principal}: the sums differ from the trace" for b in bills if b.is_wrong]
     if is_repeat and before != [rows.read_account(principal) for principal in replay.principals]:
         problems.append("sending the replay again has changed an account")
     return Replayed(replay, len(messages), seconds, bills, tuple(problems), verify_all(rows))
 
 
 def packed(deliveries: Sequence[TracedEvent], pack: int) -> list[Message]:
-    """Return the deliveries as messages of so many events, in their order."""
+    """Return the deliveries as messages of `pack` events, in order."""
     if pack == 1:
         return [Message(event.body, str(event.principal), 1) for event in deliveries]
     arrays = [deliveries[start : start + pack] for start in range(0, len(deliveries), pack)]
@@ -115,7 +115,7 @@ def read_entries(rows: DynamoDBRows, principal: Principal) -> list[Entry]:
 def misrecorded(
     events: Sequence[TracedEvent], entries: Mapping[Principal, Sequence[Entry]]
 ) -> Iterator[str]:
-    """Yield what is not recorded exactly once, on its payer's account, with its amount."""
+    """Yield each event that is not recorded once, on its payer's account, with its amount."""
     recorded = Counter(
         (principal, entry.identity.subject, entry.identity.id, entry.amount_microcredits)
         for principal, of_account in entries.items()
@@ -123,15 +123,15 @@ def misrecorded(
     )
     traced = Counter((e.principal, e.run_id, e.id, e.microcredits) for e in events)
     for principal, _, event_id, microcredits in (traced - recorded).elements():
-        amount = format_credits(microcredits)
-        yield f"{event_id} is not recorded on {principal} with {amount} credits"
+        amount = credits_text(microcredits)
+        yield f"{event_id} is not recorded on {principal} with {amount}"
     for principal, _, event_id, microcredits in (recorded - traced).elements():
-        amount = format_credits(microcredits)
-        yield f"{event_id} is recorded on {principal} with {amount} credits, but should not be"
+        amount = credits_text(microcredits)
+        yield f"{event_id} is recorded on {principal} with {amount}, but should not be"
 
 
 def bills_of(replay: Replay, entries: Mapping[Principal, Sequence[Entry]]) -> tuple[Bill, ...]:
-    """Return what each principal was billed beside what the trace and the grants come to."""
+    """Return what each principal was billed, beside what the trace and the grants add up to."""
     asked, granted = sum_by_principal(replay.events), Counter[Principal]()
     for grant in replay.world.grants:
         granted[grant.principal] += grant.microcredits
@@ -141,7 +141,7 @@ def bills_of(replay: Replay, entries: Mapping[Principal, Sequence[Entry]]) -> tu
             events=len(of_account),
             expected_microcredits=asked.get(principal, 0),
             recorded_microcredits=sum(entry.amount_microcredits for entry in of_account),
-            # All of it where the grants reach, and else every credit there was.
+            # The whole amount if the grants cover it, or else all credits that were granted.
             expected_drawn_microcredits=min(asked.get(principal, 0), granted[principal]),
             drawn_microcredits=sum(entry.drawn_microcredits for entry in of_account),
             shortfall_microcredits=sum(entry.shortfall_microcredits for entry in of_account),

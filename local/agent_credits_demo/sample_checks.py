@@ -1,8 +1,7 @@
-"""The samples of a declared world: what is sent, what came of it, and whether that was expected.
+"""The samples of a declared world: what was sent, what happened, and what was expected.
 
-Judged is only what can be seen from outside: the ledger before and after, the rejections that were
-logged, the dead-letter queue, the notices, and what was charged. The demo and the tests use the
-very same judgement.
+Only what is visible from outside is checked: the ledger before and after, the logged rejections,
+the dead-letter queue, the notices, and the charges. The demo and the tests share these checks.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from agent_credits.events.agent_runs import AgentRunEvent, ModelProviderErrorRep
 from agent_credits.ledger.accounts import Account, pool_balances
 from agent_credits.ledger.entries import Identity, Receipt
 from agent_credits.ledger.expiry import bring_up_to
-from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text, count_text, money_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.messages import Message, message_of, read_text
 from agent_credits_demo.sample_world import ExpectedBalance, ExpectedEvent, Sample
@@ -28,7 +27,7 @@ Ledger = Mapping[Identity, Receipt]
 
 @dataclass(frozen=True, slots=True)
 class SampleFile:
-    """A file of a sample, which is sent as one message."""
+    """A file of a sample; it is sent as one message."""
 
     path: str
     message: Message
@@ -44,7 +43,7 @@ class SampleFile:
 
 @dataclass(frozen=True, slots=True)
 class SentSample:
-    """A sample whose files were sent; the ids of their messages, in the same order."""
+    """A sample whose files were sent, with the ids of their messages in the same order."""
 
     sample: Sample
     files: tuple[SampleFile, ...]
@@ -61,7 +60,7 @@ class SeenNotice:
 
 @dataclass(frozen=True, slots=True)
 class TeamPayments:
-    """A team that pays by card, as its row stands, and what the provider charged it."""
+    """A team that pays by card, and what the payment provider charged it."""
 
     team: Team
     charged_cents: tuple[int, ...]
@@ -69,10 +68,10 @@ class TeamPayments:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What was seen of samples that were sent together, once the queues had run dry.
+    """What samples that were sent together had led to once the queues were empty.
 
-    `rejections`: the logged code per message id. `dead_letters`: the ids of the messages that ended
-    there. `notices`: those published since these samples were sent, without repeated ids.
+    `rejections`: the logged code by message id. `dead_letters`: the ids of dead-lettered messages.
+    `notices`: those published since these samples were sent, without repeated ids.
     """
 
     before: Ledger
@@ -84,9 +83,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class _EventOutcome:
-    """What comes of one event: `lost` is one that is neither recorded nor rejected.
+    """The outcome of one event; it is `lost` if it is neither recorded nor rejected.
 
-    `observed`: what a model provider answered; it leaves no entry, and its notice is checked.
+    `observed`: the error of a model provider; it leaves no entry, and its notice is checked.
     """
 
     event: str | None
@@ -104,16 +103,16 @@ class _EventOutcome:
         if self.principal:
             parts.append(str(self.principal))
         if self.draws:
-            # In the order in which they were drawn, which is part of what is expected.
+            # In drawing order, which is part of the expectation.
             parts.append(", ".join(_pool_texts(self.draws)))
         if self.shortfall_microcredits:
-            parts.append(f"short {format_credits(self.shortfall_microcredits)}")
+            parts.append(f"short {amount_text(self.shortfall_microcredits)}")
         return ": ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One expectation beside what happened, both in the same words."""
+    """One expectation and what happened, in the same words."""
 
     sample: str
     what: str
@@ -165,7 +164,7 @@ def identities_of(files: Iterable[SampleFile]) -> frozenset[Identity]:
 
 
 def check_samples(together: Sequence[SentSample], observed: Observed) -> list[Check]:
-    """Compare samples that were sent together with what was seen of them."""
+    """Compare samples that were sent together with what was observed."""
     checks = [check for sent in together for check in _check_sample(sent, observed)]
     subjects = {subject for sent in together for subject in _subjects(sent)}
     stray = [notice for notice in observed.notices if notice.run not in subjects]
@@ -196,17 +195,20 @@ def check_balances(
 
 
 def check_payments(payments: Iterable[TeamPayments]) -> list[Check]:
-    """Compare what the teams' rows say was bought with what the provider charged."""
+    """Compare the purchases on the teams' rows with the payment provider's charges."""
     return [
         Check(
             "all samples",
             f"charges of {paid.team.team_id}",
             _charges_text(
-                purchase.price_cents
-                for purchase in paid.team.spending.recent
-                if purchase.outcome == "settled"
+                (
+                    purchase.price_cents
+                    for purchase in paid.team.spending.recent
+                    if purchase.outcome == "settled"
+                ),
+                paid.team.currency,
             ),
-            _charges_text(paid.charged_cents),
+            _charges_text(paid.charged_cents, paid.team.currency),
         )
         for paid in payments
     ]
@@ -214,15 +216,15 @@ def check_payments(payments: Iterable[TeamPayments]) -> list[Check]:
 
 def _check_sample(sent: SentSample, observed: Observed) -> Iterator[Check]:
     sample = sent.sample
-    came = _outcomes(sent, observed)
+    outcomes = _outcomes(sent, observed)
     for expected in sample.expect:
-        actual = next((outcome for outcome in came if outcome.event == expected.event), None)
+        actual = next((outcome for outcome in outcomes if outcome.event == expected.event), None)
         if actual is not None:
-            came.remove(actual)
+            outcomes.remove(actual)
         what = expected.event or "unreadable event"
         text = actual.text if actual else NOTHING
         yield Check(sample.name, what, _expected_outcome(expected).text, text)
-    for outcome in came:
+    for outcome in outcomes:
         yield Check(sample.name, outcome.event or "unreadable event", NOTHING, outcome.text)
     dead = [
         file.path
@@ -258,7 +260,7 @@ def _expected_outcome(expected: ExpectedEvent) -> _EventOutcome:
 
 
 def _outcomes(sent: SentSample, observed: Observed) -> list[_EventOutcome]:
-    """Return what came of each event, once, and of each event that cannot be read."""
+    """Return the outcome of each event once, and of each event that cannot be read."""
     outcomes: dict[Identity, _EventOutcome] = {}
     unreadable: list[_EventOutcome] = []
     for file, message_id in zip(sent.files, sent.message_ids, strict=True):
@@ -294,16 +296,16 @@ def _outcome(event: AgentRunEvent, observed: Observed, code: str | None) -> _Eve
 
 
 def _pool_texts(pools: Mapping[str, int]) -> list[str]:
-    return [f"{pool} {format_credits(held)}" for pool, held in pools.items() if held]
+    return [f"{pool} {amount_text(held)}" for pool, held in pools.items() if held]
 
 
 def _notices_text(notices: Iterable[SeenNotice]) -> str:
     return _list_text(f"{notice.type} for {notice.run}" for notice in notices)
 
 
-def _charges_text(cents: Iterable[int]) -> str:
+def _charges_text(cents: Iterable[int], currency: str) -> str:
     each = list(cents)
-    return f"{len(each)} of {sum(each)} cents"
+    return f"{count_text(len(each), 'charge')}, {money_text(sum(each), currency)} in all"
 
 
 def _list_text(parts: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
-"""Running the samples of a world against a stack, and observing what comes of them.
+"""Running the samples of a world against a stack, and observing the results.
 
-What is observed is what can be seen from outside: the ledger before and after, the rejections in
-the log, the dead-letter queue, the notices that a subscriber receives, and the charges at the
-payment provider.
+Only what is visible from outside is observed: the ledger before and after, the rejections in the
+log, the dead-letter queue, the notices that a subscriber receives, and the charges at the payment
+provider.
 """
 
 import json
@@ -30,7 +30,7 @@ from agent_credits_cli.steps import carry_out, plan_steps, utc_now
 from agent_credits_cli.subscription import Watch, subscribed
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import Verified, verify_all
-from agent_credits_demo.drain import DRY_LOOKS, drain, messages_in
+from agent_credits_demo.drain import EMPTY_READS, drain, messages_in
 from agent_credits_demo.sample_checks import (
     Check,
     Ledger,
@@ -61,22 +61,22 @@ LOG_GROUP: Final = f"/aws/lambda/{embedded_stack.STACK_NAME}/debit_runs"
 LOG_EVENTS_MAX: Final = 100_000
 LETTERS_MAX: Final = 1_000
 
-# A commit is announced within a second or two; what does not come in this time does not come.
+# A commit is announced within a second or two; a notice that takes longer than this is missing.
 NOTICES_SECONDS_MAX: Final = 20.0
 LOG_SECONDS_MAX: Final = 10.0
-# A reload takes a second or two; its message comes again for minutes where the outcome is unknown.
+# A reload takes a second or two; while its outcome is unknown, its message returns for minutes.
 RELOADS_SECONDS_MAX: Final = 60.0
-# When all that was expected has come, so long is waited for what was not.
+# After the last expected notice, unexpected ones are awaited for this long.
 QUIET_SECONDS: Final = 1
-LOOK_EVERY_SECONDS: Final = 0.2
+READ_EVERY_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class SampleRun:
     """The samples' world before and after, each expectation beside what happened, the notices.
 
-    `failures`: the entries that failed a run, by run; each is to have been announced. `rejections`:
-    the code that was logged, by message. `payments`: of the teams that pay by card.
+    `failures`: the entries that failed a run, by run; each must be announced. `rejections`: the
+    logged code, by message. `payments`: those of the teams that pay by card.
     """
 
     world: SampleWorld
@@ -88,7 +88,7 @@ class SampleRun:
     rejections: dict[str, str]
     payments: tuple[TeamPayments, ...]
     verified: Verified
-    # As they were posted to the stand-in for Slack, in the order in which they came.
+    # As posted to the stand-in for Slack, in order of arrival.
     slack_messages: tuple[dict[str, Any], ...]
 
     @property
@@ -98,7 +98,7 @@ class SampleRun:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen so far, wave after wave."""
+    """What was observed so far, over all waves."""
 
     checks: list[Check] = field(default_factory=list)
     notices: dict[str, Published] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def run_samples(target: LocalTarget, world_file: Path) -> SampleRun:
     carry_out(rows, plan_steps(world, read_stack(rows, world), now), clock=utc_now, pause=back_off)
     before = _holdings(rows, world)
     seen = _Seen()
-    # Whoever used the stack before may have been told of something, too.
+    # Earlier use of the stack may have posted messages too.
     posted_before = len(_posted(slack, at_least=0))
     with subscribed(target) as watch:
         for together in waves(world.samples):
@@ -130,12 +130,12 @@ def run_samples(target: LocalTarget, world_file: Path) -> SampleRun:
     balances = check_balances(world.balances, accounts, datetime.now(UTC))
     payments = tuple(_payments(rows, stand_in, world))
     in_slack = _posted(slack, posted_before + len(_for_slack(seen)))[posted_before:]
-    dry = Check("all samples", "left in the queue", "0", str(seen.left_in_queue))
+    left = Check("all samples", "left in the queue", "0", str(seen.left_in_queue))
     return SampleRun(
         world,
         before,
         after,
-        (*seen.checks, *balances, *check_payments(payments), _check_slack(seen, in_slack), dry),
+        (*seen.checks, *balances, *check_payments(payments), _check_slack(seen, in_slack), left),
         tuple(seen.notices.values()),
         seen.failures,
         seen.rejections,
@@ -146,7 +146,7 @@ def run_samples(target: LocalTarget, world_file: Path) -> SampleRun:
 
 
 def _posted(slack: SlackStandIn, at_least: int) -> Sequence[dict[str, Any]]:
-    """Return what was posted, once as much was as had to be and nothing further comes."""
+    """Return what was posted, once it is at least this many and no more arrive."""
     gives_up_at = time.monotonic() + NOTICES_SECONDS_MAX
     count = -1
     while time.monotonic() < gives_up_at:
@@ -158,7 +158,7 @@ def _posted(slack: SlackStandIn, at_least: int) -> Sequence[dict[str, Any]]:
 
 
 def _for_slack(seen: _Seen) -> list[str]:
-    """Return the headlines of the notices that the stack posts to Slack, unless told otherwise."""
+    """Return the headlines of the notices that the stack posts to Slack by default."""
     severe = [p for p in seen.notices.values() if p.severity != "info"]
     return [slack_message(published).to_dict()["fallback"] for published in severe]
 
@@ -201,7 +201,7 @@ def _run_together(
     folder: Path,
     seen: _Seen,
 ) -> None:
-    """Send samples that do not wait for each other, wait until they are through, judge them."""
+    """Send samples that do not wait for each other, wait until they are processed, check them."""
     started_at = datetime.now(UTC)
     files = [sample_files(sample, folder) for sample in together]
     identities = identities_of(file for of_sample in files for file in of_sample)
@@ -227,18 +227,18 @@ def _run_together(
 
 
 def _reloads_left(target: Target) -> int:
-    """Wait until every reload is resolved; return how many were still open when patience ended."""
+    """Wait until every reload is resolved; return how many were still open when the wait ended."""
     gives_up_at = time.monotonic() + RELOADS_SECONDS_MAX
-    left = dry_looks = 0
-    while dry_looks < DRY_LOOKS and time.monotonic() < gives_up_at:
+    left = empty_reads = 0
+    while empty_reads < EMPTY_READS and time.monotonic() < gives_up_at:
         left = messages_in(target, target.outputs.reloads_queue_url)
-        dry_looks = dry_looks + 1 if left == 0 else 0
-        time.sleep(LOOK_EVERY_SECONDS)
+        empty_reads = empty_reads + 1 if left == 0 else 0
+        time.sleep(READ_EVERY_SECONDS)
     return left
 
 
 def _receive(watch: Watch, expected: int, seen: _Seen) -> list[SeenNotice]:
-    """Return the notices that are new, without repeats, when no further one comes."""
+    """Return the new notices, without repeats, once no more arrive."""
     new: list[SeenNotice] = []
     gives_up_at = time.monotonic() + NOTICES_SECONDS_MAX
     while time.monotonic() < gives_up_at:
@@ -255,13 +255,13 @@ def _receive(watch: Watch, expected: int, seen: _Seen) -> list[SeenNotice]:
 def logged_rejections(
     target: Target, message_ids: Collection[str], since: datetime
 ) -> dict[str, str]:
-    """Return the code that was logged for each message, once it was for all of `message_ids`."""
+    """Return the logged code of each message, once there is one for all of `message_ids`."""
     gives_up_at = time.monotonic() + LOG_SECONDS_MAX
     while True:
         codes = _read_log(target, since)
         if codes.keys() >= set(message_ids) or time.monotonic() > gives_up_at:
             return codes
-        time.sleep(LOOK_EVERY_SECONDS)
+        time.sleep(READ_EVERY_SECONDS)
 
 
 def _read_log(target: Target, since: datetime) -> dict[str, str]:
@@ -272,7 +272,7 @@ def _read_log(target: Target, since: datetime) -> dict[str, str]:
     )
     codes: dict[str, str] = {}
     for line in (event["message"] for page in pages for event in page["events"]):
-        # Between the lines of the function stand those of the platform, and not all are JSON.
+        # The platform logs lines of its own in between, and not all are JSON.
         if line.startswith("{"):
             record = json.loads(line)
             if record.get("message") == "rejected":

@@ -1,6 +1,6 @@
-"""The sample world: a declared world, and the samples that try it out with what is to come of them.
+"""The sample world: a declared world, the samples to send to it, and their expected results.
 
-It is read from the one file that `agent-credits apply` takes too, and just as strictly.
+It is read from the same file as `agent-credits apply` takes, and just as strictly.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from agent_credits_cli.world_file import (
 
 
 class DeclaredCard(Declared):
-    """A test card to attach as a team's payment method where the provider is the stand-in."""
+    """A test card, attached as a team's payment method at the stand-in."""
 
     team_id: Identifier
     number: str = Field(pattern=r"^[0-9]{12,19}$")
@@ -44,9 +44,9 @@ ExpectedOutcome = Literal[
 
 
 class ExpectedEvent(Declared):
-    """What is to come of one event. `event` is left out where the message has no readable id.
+    """The expected result of one event. `event` is left out if the message has no readable id.
 
-    `draws` are credits per pool, in drawing order: taken, or given back where the outcome is
+    `draws` are credits by pool, in drawing order: taken, or given back if the outcome is
     `returned`. `code` says why the event is rejected.
     """
 
@@ -64,7 +64,7 @@ class ExpectedNotice(Declared):
 
 
 class Sample(Declared):
-    """Files that are sent, each as one message, once the samples it comes `after` are done.
+    """Files that are sent, each as one message, after the samples in `after` are done.
 
     Samples that do not wait for each other may be sent together, in any order.
     """
@@ -79,7 +79,7 @@ class Sample(Declared):
 
 
 class ExpectedBalance(Declared):
-    """What the pools of an account hold after all samples; a pool left out holds nothing."""
+    """What the pools of an account hold after all samples; an omitted pool holds nothing."""
 
     principal: PrincipalText
     pools: dict[PoolName, CreditsOrNone]
@@ -90,7 +90,7 @@ class SampleWorld(World):
     samples: tuple[Sample, ...] = ()
     balances: tuple[ExpectedBalance, ...] = ()
 
-    passed_over: ClassVar[frozenset[str]] = frozenset()
+    ignored_keys: ClassVar[frozenset[str]] = frozenset()
 
 
 def load_sample_world(path: Path) -> SampleWorld:
@@ -136,13 +136,13 @@ def _about_samples(world: SampleWorld) -> Complaints:
             if name not in earlier:
                 yield (
                     f"samples[{number}].after",
-                    f"{name!r} names no sample above this one; put that one first",
+                    f"{name!r} is not a sample above this one; put that one first",
                 )
         for place, event in enumerate(sample.expect):
             if (event.outcome == "rejected") != (event.code is not None):
                 yield (
                     f"samples[{number}].expect[{place}].code",
-                    "goes with the outcome rejected, and only with it; add or remove it",
+                    "belongs to the outcome rejected and to no other; add or remove it",
                 )
         earlier.add(sample.name)
     team_of = world.team_of_accounts()

@@ -1,4 +1,4 @@
-"""`agent-credits-demo samples`: the sample world on a fresh stack, and what came of it."""
+"""`agent-credits-demo samples`: the sample world on a fresh stack, and the results."""
 
 import textwrap
 import time
@@ -12,8 +12,7 @@ from agent_credits.billing.teams import Team
 from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.slack_messages import LOOKS
-from agent_credits.values.credits import format_credits
-from agent_credits.values.display import money_text
+from agent_credits.values.display import amount_text, count_text, money_text
 from agent_credits_cli.hints import typed
 from agent_credits_cli.holdings import holdings_to_json
 from agent_credits_cli.slack_view import slack_view
@@ -28,7 +27,7 @@ from agent_credits_local.target import connect_to_local
 FAILED_EXIT_STATUS: Final = 1
 WORLD_FILE: Final = "samplesconfig.toml"
 
-# What checks can be about, apart from events and accounts.
+# The subjects of checks other than events and accounts.
 ABOUT: Final = {"dead letters", "notices", "left in the queue", "Slack"}
 
 TO_TRY: Final = (
@@ -43,9 +42,9 @@ TO_TRY: Final = (
 
 
 def samples(context: typer.Context, port: Port = None, as_json: AsJson = False) -> None:
-    """Deploy to a fresh embedded stack, send the sample events, show what came of them.
+    """Deploy to a fresh embedded stack, send the sample events, and show the results.
 
-    The exit status is 0 only if all came as samplesconfig.toml says.
+    The exit status is 0 only if every result is the one that samplesconfig.toml expects.
     """
     folder, checkout = state_folder_of(context), this_checkout()
     started_at = time.monotonic()
@@ -58,7 +57,7 @@ def samples(context: typer.Context, port: Port = None, as_json: AsJson = False) 
         print_json(_to_json(run, seconds))
     else:
         _show(run, seconds)
-        out().print("The stack is still up. Try, and end it with `make down`:")
+        out().print("The stack is still running. Commands to try; `make down` stops it:")
         for command in TO_TRY:
             out().print(f"  {typed(context, command)}", soft_wrap=True)
     if not run.is_as_expected:
@@ -80,7 +79,7 @@ def _show(run: SampleRun, seconds: float) -> None:
 
 
 def _show_samples(run: SampleRun) -> None:
-    """Show each expectation beside what happened, except where nothing was and nothing did."""
+    """Show each expectation beside what happened, unless nothing was expected and happened."""
     listing = table("sample", "expected", "actual", "")
     for name, grouped in groupby(run.checks, key=lambda check: check.sample):
         checks = [c for c in grouped if (c.expected, c.actual) != (NOTHING, NOTHING)]
@@ -95,7 +94,7 @@ def _show_samples(run: SampleRun) -> None:
 
 
 def _phrase(what: str, text: str, run: SampleRun) -> str:
-    """Return what came of an event as it is; of anything else, say first what it is about."""
+    """Return the result of an event as it is, and any other result after its subject."""
     about = {str(principal) for principal in run.before} | ABOUT
     about |= {f"charges of {paid.team.team_id}" for paid in run.payments}
     return f"{what}: {text}" if what in about else text
@@ -111,14 +110,14 @@ def _show_pools(run: SampleRun) -> None:
                 pools.add_row(
                     str(principal),
                     balance.pool,
-                    format_credits(balance.available_microcredits),
-                    format_credits(left),
+                    amount_text(balance.available_microcredits),
+                    amount_text(left),
                 )
     out().print(pools)
 
 
 def _show_payments(run: SampleRun) -> None:
-    """Show, of each team that pays by card, its money beside what the provider charged."""
+    """Show the spend of each team that pays by card, beside what the provider charged."""
     payments = table("team", ">spent", ">cap", ">charges", ">charged", "auto-reload")
     for paid in run.payments:
         team, currency = paid.team, _currency(run)
@@ -138,7 +137,7 @@ def _currency(run: SampleRun) -> str:
 
 
 def _reload_state(run: SampleRun, team: Team) -> str:
-    """Return what stands in the way of reloads: of the whole team, or else of its accounts."""
+    """Return what blocks reloads: of the whole team, or else of its accounts."""
     method = team.payment
     if method is not None and team.spending.suspended_payment_method == method.name:
         return "suspended"
@@ -148,7 +147,7 @@ def _reload_state(run: SampleRun, team: Team) -> str:
 
 
 def _show_notices(run: SampleRun) -> None:
-    out().print(f"{len(run.notices)} notices were published:")
+    out().print(f"Published: {count_text(len(run.notices), 'notice')}.")
     for published in run.notices:
         out().print(f"  {published.notice['type']}: {published.subject}", soft_wrap=True)
     email = email_of_first(run)
@@ -159,14 +158,14 @@ def _show_notices(run: SampleRun) -> None:
 
 
 def _show_slack(run: SampleRun) -> None:
-    """Show one message of each severity as it looks in Slack; the others are more of the same."""
+    """Show one message of each severity as it looks in Slack."""
     first: dict[str, dict[str, Any]] = {}
     for message in run.slack_messages:
         first.setdefault(message["color"], message)
     shown = [first[look.colour] for look in LOOKS.values() if look.colour in first]
     out().print(
-        f"{len(run.slack_messages)} of the notices were posted to the stand-in for Slack;"
-        f" {len(shown)} of them, as people see them there:\n"
+        f"Posted to the stand-in for Slack: {count_text(len(run.slack_messages), 'message')}."
+        " One of each severity, as Slack shows it:\n"
     )
     for message in shown:
         out().print(slack_view(message), "")
@@ -175,7 +174,7 @@ def _show_slack(run: SampleRun) -> None:
 def email_of_first(run: SampleRun) -> Notice | None:
     """Return the first notice with its e-mail, which the embedded stack accepts but does not send.
 
-    It is derived anew from the entry that failed the run, as the function derives it.
+    It is derived again from the entry that failed the run, as the function derives it.
     """
     for published in run.notices:
         receipt = run.failures.get(published.notice["subject"])

@@ -1,7 +1,7 @@
-"""A production trace as agent-run events: who runs what is made up, what it costs is the trace's.
+"""A production trace as agent-run events: the users are invented, the costs are the trace's.
 
-Everything follows from the trace and the options, so that a replay can be repeated to the byte, and
-what it has to come to can be computed without asking the system that is being tried.
+Everything follows from the trace and the options. So a replay can be repeated to the byte, and its
+result can be computed without the system under test.
 """
 
 import csv
@@ -33,12 +33,12 @@ POLICY_VERSION: Final = "replay-1"
 SOURCE: Final = "/replay/azure-llm-inference-2023-code"
 
 RUN_EVENTS_MAX: Final = 6
-# One event in so many is delivered a second time.
+# One event in this many is delivered a second time.
 TWICE_EVERY: Final = 10
-# One member in so many is given too little, so that some runs fail.
+# One member in this many holds too little, so that some runs fail.
 SHORT_EVERY: Final = 7
 SHORT_PERCENT: Final = 60
-# Drawn before everything else, so that most members are paid from two grants.
+# Drawn first, so that most members draw from two grants.
 TRIAL_MICROCREDITS: Final = 5_000_000
 TRIAL_DAYS: Final = 30
 
@@ -61,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ReplayOptions:
-    """What a replay is made of. The tag names it, and all of this can be read from the tag."""
+    """What a replay is made of. Its tag contains all of this."""
 
     name: str
     events: int
@@ -78,7 +78,7 @@ class ReplayOptions:
 
     @property
     def members(self) -> list[str]:
-        """Return the members, busiest first: new ones with each replay, and so are their pools."""
+        """Return the members, busiest first. Each replay has new ones, with new pools."""
         return [f"{self.tag}-{number:03d}" for number in range(1, self.principals + 1)]
 
     @classmethod
@@ -86,7 +86,7 @@ class ReplayOptions:
         parts = _TAG.fullmatch(tag)
         if parts is None:
             raise CommandError(
-                f"{tag!r} is no tag of a replay; take one that an earlier replay printed"
+                f"{tag!r} is not the tag of a replay; use one that an earlier replay printed"
             )
         name, *numbers = parts.groups()
         return cls(name, *map(int, numbers))
@@ -94,7 +94,7 @@ class ReplayOptions:
 
 @dataclass(frozen=True, slots=True)
 class TracedEvent:
-    """An event, who has to be billed for it, and what it has to cost."""
+    """An event, who must be billed for it, and what it must cost."""
 
     id: str
     run_id: str
@@ -118,7 +118,7 @@ class Replay:
 
 
 def sum_by_principal(events: Sequence[TracedEvent]) -> dict[Principal, int]:
-    """Return what each principal has to be asked for in total, in microcredits."""
+    """Return what each principal must be billed in total, in microcredits."""
     sums: dict[Principal, int] = {}
     for event in events:
         sums[event.principal] = sums.get(event.principal, 0) + event.microcredits
@@ -152,7 +152,7 @@ def _events(
     requests: Sequence[Request], options: ReplayOptions, chance: random.Random
 ) -> Iterator[TracedEvent]:
     members = options.members
-    # Zipf's law: the second busiest does half as much as the busiest, the third a third.
+    # Zipf's law: the second busiest runs half as much as the busiest, the third a third.
     weights = [1 / rank for rank in range(1, len(members) + 1)]
     waiting = iter(requests)
     for run in itertools.count(1):
@@ -199,7 +199,7 @@ def _event(
 
 
 def _world(events: Sequence[TracedEvent], options: ReplayOptions) -> World:
-    """Return a team whose members hold enough for all of it, but for a few who hold too little."""
+    """Return a team whose members hold enough for the replay, except for a few."""
     document = {
         "policy": _policy(),
         "plans": [{"name": "replay", "kind": "self_serve", "credits": "0"}],

@@ -1,4 +1,4 @@
-"""The checkout that this command line runs from: its sources, and the tools that `make` put there.
+"""The checkout that this command line runs from: its sources, and the tools that `make` installed.
 
 The embedded stack needs both; commands that talk to AWS need neither.
 """
@@ -13,7 +13,7 @@ from typing import Final
 
 from agent_credits_cli.errors import CommandError
 
-# What decides whether a deployed stack is up to date.
+# A deployed stack is up to date if these have not changed.
 SOURCES: Final = ("template.yaml", "samconfig.toml", "functions", "shared")
 ARCHITECTURES: Final = {
     "x86_64": "x86_64",
@@ -41,7 +41,7 @@ class Checkout:
 
     @property
     def sam_folder(self) -> Path:
-        """Holds `sam`, and the interpreter and the pip that `sam build` must find."""
+        """The folder of `sam`, and of the interpreter and the pip that `sam build` must find."""
         return self.root / ".tools" / "sam" / "bin"
 
     def require_tools(self) -> None:
@@ -93,6 +93,6 @@ def architecture() -> str:
     machine = platform.machine().lower()
     if machine not in ARCHITECTURES:
         raise CommandError(
-            f"Lambda has no architecture for this machine ({machine}); it knows x86_64 and arm64"
+            f"Lambda does not support this machine's architecture, {machine}; use x86_64 or arm64"
         )
     return ARCHITECTURES[machine]

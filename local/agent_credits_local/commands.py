@@ -1,9 +1,11 @@
-"""`agent-credits local`: the embedded stack, for trying things out and for the tests."""
+"""`agent-credits local`: the embedded stack, for experiments and for the tests."""
 
 from typing import Annotated, Final
 
 import typer
 
+from agent_credits_cli.conventions import Command
+from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.tables import AsJson, err, print_json
 from agent_credits_cli.target import choice_of
 from agent_credits_local import embedded_stack
@@ -12,35 +14,43 @@ from agent_credits_local.options import Port
 from agent_credits_local.session import LOCAL_REGION
 from agent_credits_local.stack_state import StackState, StateFolder
 
-app = typer.Typer(no_args_is_help=True, help="The embedded stack: no Docker, no AWS account.")
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Start, stop and inspect the local stack, which needs no Docker and no AWS account.",
+)
 
 DOWN_EXIT_STATUS: Final = 1
 
 
-@app.command()
+@app.command(cls=Command)
 def up(
     context: typer.Context,
     port: Port = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard all state first.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Discard everything the stack holds first.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start the emulator, build and deploy. Quick if nothing has changed."""
+    """Start the emulator, build and deploy. This is quick if nothing has changed."""
     folder = _folder(context)
     state = embedded_stack.up(folder, this_checkout(), port=port, fresh=fresh, console=err())
     _print(folder, state, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Command)
 def down(context: typer.Context, as_json: AsJson = False) -> None:
     """Stop what `local up` started, and nothing else."""
     stopped = embedded_stack.down(_folder(context))
     if as_json:
         print_json({"stopped": stopped})
     else:
-        typer.echo("The local stack is down." if stopped else "The local stack was not up.")
+        typer.echo(
+            "The local stack has stopped." if stopped else "The local stack was not running."
+        )
 
 
-@app.command()
+@app.command(cls=Command)
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show endpoint, outputs and health. The exit status is 1 unless the stack is healthy."""
     folder = _folder(context)
@@ -82,7 +92,7 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
         print_json(report)
         return
     if state is None:
-        typer.echo("The local stack is down.")
+        typer.echo("The local stack is not running.")
         return
     health = "up" if healthy else "not healthy"
     typer.echo(f"The local stack is {health} at {state.emulator.endpoint_url}")

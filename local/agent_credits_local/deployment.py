@@ -1,4 +1,4 @@
-"""`sam build` and `sam deploy` against the embedded stack: the very tools that deploy to AWS."""
+"""`sam build` and `sam deploy` for the embedded stack: the tools that also deploy to AWS."""
 
 import os
 import platform
@@ -51,13 +51,13 @@ class Deployment:
             self._install_libraries_for_this_machine()
 
     def deploy(self, stack_name: str, *parameters: str) -> None:
-        """Deploy what was built; `parameters` come on top, each as `Name=value`."""
+        """Deploy the build with additional `parameters`, each as `Name=value`."""
         self._run(
             "sam deploy",
             [
                 self.checkout.sam_folder / "sam",
                 "deploy",
-                # It ends with the parameters.
+                # The configuration ends with the parameters.
                 *self._configuration(),
                 *parameters,
                 f"--template-file={self.folder.build / 'template.yaml'}",
@@ -73,7 +73,7 @@ class Deployment:
             "--parameter-overrides",
             f"Runtime={self.checkout.runtime()}",
             f"Architecture={architecture()}",
-            # A laptop's stack is thrown away as it came.
+            # A local stack is thrown away.
             "DeletionProtection=false",
             # No cap: the emulator cannot read one that a parameter gives, and then stops polling.
             "MaximumConcurrency=0",
@@ -83,9 +83,11 @@ class Deployment:
         )
 
     def _install_libraries_for_this_machine(self) -> None:
-        """Replace compiled packages, of the layer and of functions that bring their own: SAM builds
-        for the Linux that Lambda runs on, and the emulator runs functions as plain processes of a
-        machine that is not like that Linux."""
+        """Replace the compiled packages of the layer and of functions that bring their own.
+
+        SAM builds for the Linux of Lambda, and the emulator runs functions as plain processes of
+        this machine, which is a different one.
+        """
         # SAM leaves each list of requirements beside what it installed from it.
         for requirements in sorted(self.folder.build.rglob("requirements.txt")):
             self._run(
@@ -108,8 +110,8 @@ class Deployment:
             try:
                 status = subprocess.run(
                     command,
-                    # A build keeps what it downloaded in the folder that it runs in, and removes
-                    # what it has no use for: another one that ran there would miss it.
+                    # A build keeps its downloads in its working folder and removes those that it
+                    # does not need, which another build in that folder might.
                     cwd=self.folder.path,
                     env=self._environment(),
                     stdin=subprocess.DEVNULL,
@@ -120,13 +122,13 @@ class Deployment:
                 ).returncode
             except subprocess.TimeoutExpired as error:
                 raise CommandError(
-                    f"{title} did not end within {TOOL_SECONDS_MAX:.0f} s; its output is in {log}"
+                    f"{title} took longer than {TOOL_SECONDS_MAX:.0f} s; its output is in {log}"
                 ) from error
         if status != 0:
             with log.open(errors="replace") as lines:
                 for line in deque(lines, LINES_SHOWN_ON_FAILURE):
                     self.console.print(line, end="", markup=False, highlight=False)
-            raise CommandError(f"{title} failed; all of its output is in {log}")
+            raise CommandError(f"{title} failed; its full output is in {log}")
 
     def _environment(self) -> Mapping[str, str]:
         """The caller's environment (proxies, package index), without its AWS account."""

@@ -1,9 +1,8 @@
 """The embedded stack: an emulator of AWS on this machine, and the template deployed to it by SAM.
 
-Beside it stand stand-ins for Stripe and for Slack, so that reloads are paid and notices posted by
-the code that does so on AWS.
-Nothing here ever passes on the credentials, profile or region of whoever runs it, so what is meant
-for the embedded stack cannot reach an account.
+Stand-ins for Stripe and for Slack run beside it, so that reloads are paid and notices posted by the
+same code as on AWS. Nothing here passes on the caller's credentials, profile or region, so what is
+meant for the embedded stack cannot reach an account.
 """
 
 import os
@@ -40,9 +39,9 @@ def up(
 ) -> StackState:
     """Bring the stack up and up to date; `fresh` discards all its state first.
 
-    Port 0 is any free one; None is the running stack's or else the usual one. `on_any_port` is the
-    command that does the same on a free port, for whoever finds this one taken. An emulator that
-    keeps its state can be stopped gently, and then be started again with everything it held.
+    Port 0 is any free one; None is that of the running stack, or else the default. `on_any_port` is
+    the command that does the same on a free port; an error suggests it if this one is taken. An
+    emulator that keeps its state can be stopped gently and started again with all it held.
     """
     checkout.require_tools()
     with folder.locked():
@@ -58,14 +57,14 @@ def up(
             state = _start_slack_stand_in(folder, state, console)
         elif port not in (None, 0, state.emulator.port):
             raise CommandError(
-                f"the local stack is already up on port {state.emulator.port};"
-                " stop it with `agent-credits local down` before it can move"
+                f"the local stack already runs on port {state.emulator.port};"
+                " to move it, stop it first with `agent-credits local down`"
             )
         return _bring_up_to_date(folder, checkout, state, console)
 
 
 def down(folder: StateFolder) -> bool:
-    """Stop what `up` started and nothing else; whether there was anything to stop."""
+    """Stop what `up` started and nothing else; return whether anything was running."""
     with folder.locked():
         state = folder.read()
         return state is not None and _discard(folder, state)
@@ -84,8 +83,8 @@ def _port_to_use(port: int | None, on_any_port: str) -> int:
     wanted = PORT_DEFAULT if port is None else port
     if not is_port_free(wanted):
         raise CommandError(
-            f"port {wanted} is taken by another process; stop that one, or choose another port:"
-            f" `{on_any_port}` takes any free one"
+            f"port {wanted} is taken by another process; stop that process, or use any free port:"
+            f" `{on_any_port}`"
         )
     return wanted
 
@@ -108,10 +107,10 @@ def _start_emulator(
         "PATH": os.environ.get("PATH", os.defpath),
         "GATEWAY_PORT": str(port),
         "BIND_HOST": HOST,
-        # The host in the queue URLs that it hands out.
+        # The host in the URLs of its queues.
         "MINISTACK_HOST": HOST,
         "TMPDIR": str(folder.temporary),
-        # It removes the containers of every MiniStack that it finds in Docker.
+        # With Docker, it would remove the containers of every MiniStack it finds there.
         "DOCKER_HOST": f"unix://{folder.temporary}/no-docker",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
@@ -123,7 +122,7 @@ def _start_emulator(
     state = StackState(emulator=emulator)
     if before is not None:
         state = before.model_copy(update={"emulator": emulator})
-    # Remembered before anything can fail, so that `down` always finds what was started.
+    # Written before anything can fail, so that `down` always finds what was started.
     folder.write(state)
     emulator.wait_until_healthy(folder.emulator_log)
     return state
@@ -163,7 +162,7 @@ def _bring_up_to_date(
     payment, slack = state.payment_stand_in, state.slack_stand_in
     if payment is None or slack is None:
         raise ValueError("the stand-ins are started before anything is deployed")
-    # A deployment that stops half-way leaves a stack that is nobody's version.
+    # A deployment that stops half-way leaves a stack of no known version.
     folder.write(state.model_copy(update={"fingerprint": None}))
     deployment = Deployment(
         folder,
@@ -189,7 +188,7 @@ def _bring_up_to_date(
 
 
 def _put_secrets(endpoint_url: str, secrets: Mapping[str, str]) -> None:
-    """Put the stand-ins' key and address where an operator puts those of Stripe and Slack."""
+    """Put the stand-ins' key and address where an operator would put those of Stripe and Slack."""
     client = local_session().client(
         "secretsmanager", endpoint_url=endpoint_url, config=LOCAL_CLIENT_CONFIG
     )

@@ -1,9 +1,9 @@
-"""An emulator's process: started in a group of its own, and only that very group is stopped.
+"""An emulator's process: it starts in its own process group, and only that group is stopped.
 
 MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group. So
-ending the group at once loses nothing that a gentler end would keep, and leaves no worker behind.
-One that was told to keep its state saves it when it is stopped gently, and only then.
-The stand-ins for Stripe and for Slack are further emulators of this kind.
+killing the group loses nothing that a gentle stop would keep, and leaves no worker behind. One that
+keeps its state saves it only when it is stopped gently. The stand-ins for Stripe and for Slack are
+emulators of this kind too.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ SAVE_SECONDS_MAX: Final = 30.0
 PORT_SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 5.0
 POLL_SECONDS: Final = 0.05
-# Zombies have ended and wait to be collected. ps reports nothing about what is gone altogether.
+# Zombies have ended and wait to be collected. ps reports nothing about a process that is gone.
 DEAD_STATES: Final = ("Z", "X", "")
 
 
 class Emulator(BaseModel):
-    """A started emulator. `birth` tells it from a later process that got the same pid."""
+    """A started emulator. `birth` distinguishes it from a later process with the same pid."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -55,7 +55,7 @@ class Emulator(BaseModel):
     def spawn(
         cls, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str]
     ) -> Self:
-        """Start a detached process that will answer on the port; the command makes it do so."""
+        """Start a detached process whose command makes it answer on the port."""
         write_log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
             command[0],
@@ -66,7 +66,7 @@ class Emulator(BaseModel):
                 (os.POSIX_SPAWN_OPEN, 1, log, write_log, 0o644),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
-            # A session of its own: Ctrl-C and the end of the terminal do not reach it.
+            # In its own session, Ctrl-C and the end of the terminal do not reach it.
             setsid=True,
         )
         birth = birth_of(pid)
@@ -84,7 +84,7 @@ class Emulator(BaseModel):
     def is_healthy(self) -> bool:
         if not self.is_running():
             return False
-        # http.client knows no proxies, and a proxy would answer for somebody else.
+        # http.client uses no proxy, and a proxy would answer instead of the emulator.
         connection = http.client.HTTPConnection(HOST, self.port, timeout=2.0)
         try:
             connection.request("GET", self.health_path)
@@ -93,14 +93,14 @@ class Emulator(BaseModel):
             return False
         finally:
             connection.close()
-        # It may just have died, and have left its port to another process that answers here.
+        # It may just have died, and another process may answer on its port.
         return status == http.HTTPStatus.OK and self.is_running()
 
     def ask(
         self, method: str, path: str, body: str = "", headers: Mapping[str, str] | None = None
     ) -> bytes:
-        """Make one request of the emulator's own, and return the body of an answer that is good."""
-        # http.client knows no proxies, and a proxy would not find this machine's loopback.
+        """Make one request to the emulator itself, and return the body of a successful answer."""
+        # http.client uses no proxy, and a proxy could not reach this machine's loopback.
         connection = http.client.HTTPConnection(HOST, self.port, timeout=CALL_SECONDS_MAX)
         try:
             connection.request(method, path, body, dict(headers or {}))
@@ -108,7 +108,7 @@ class Emulator(BaseModel):
             answer = response.read()
         except (OSError, http.client.HTTPException) as error:
             raise CommandError(
-                f"{self.title} does not answer; `agent-credits local up` starts it again"
+                f"{self.title} does not answer; start it again with `agent-credits local up`"
             ) from error
         finally:
             connection.close()
@@ -128,7 +128,7 @@ class Emulator(BaseModel):
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> bool:
-        """End the emulator with all its workers; whether there was anything to end."""
+        """Stop the emulator and its workers; return whether it was running."""
         if not self.is_running():
             return False
         self.stop_workers()
@@ -136,18 +136,18 @@ class Emulator(BaseModel):
         return True
 
     def stop_gently(self) -> None:
-        """Let the emulator save its state, where it keeps any, and end with all its workers."""
+        """Let the emulator save its state, if it keeps any, and stop it with its workers."""
         os.kill(self.pid, signal.SIGTERM)
         self._wait_until_gone(SAVE_SECONDS_MAX)
         self.stop_workers()
 
     def kill_alone(self) -> None:
-        """End the emulator at once, and leave its workers to notice by themselves."""
+        """Kill the emulator without its workers, which have to notice by themselves."""
         os.kill(self.pid, signal.SIGKILL)
         self._wait_until_gone(STOP_SECONDS_MAX)
 
     def stop_workers(self) -> None:
-        """End whatever is left of the emulator's group."""
+        """Kill what is left of the emulator's process group."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
@@ -159,18 +159,18 @@ class Emulator(BaseModel):
                     f"process {self.pid} did not end within {seconds_max:.0f} s; try again"
                 )
             time.sleep(POLL_SECONDS)
-        # The port outlives the process by the moment in which its last threads end. One that stays
-        # taken has been taken by another process since, and is no longer waited for.
+        # The port is freed shortly after the process ends. If it stays taken, another process took
+        # it, and waiting any longer is useless.
         deadline = time.monotonic() + PORT_SECONDS_MAX
         while not is_port_free(self.port) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-        # Only a parent has to collect its child, and mostly it was another process that started it.
+        # Only a parent must collect its child, and usually another process started it.
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
 
 
 def birth_of(pid: int) -> str | None:
-    """When the process was started, as the operating system words it; None unless it is alive."""
+    """Return when the process was started, in the system's own words; None unless it is alive."""
     if Path("/proc/self/stat").exists():
         return birth_in_proc(pid)
     return birth_by_ps(pid)
@@ -181,7 +181,7 @@ def birth_in_proc(pid: int) -> str | None:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name of the command stands second, in parentheses, and may itself contain parentheses.
+    # The second field is the command's name in parentheses, and may itself contain parentheses.
     # The state is the third field; the start, in clock ticks since boot, the twenty-second.
     fields = stat.rpartition(")")[2].split()
     state, ticks = fields[0], fields[19]
@@ -202,7 +202,7 @@ def birth_by_ps(pid: int) -> str | None:
 
 
 def require_local(url: str, what: str) -> None:
-    """Refuse to let a local stack talk to anything but a stand-in on this machine."""
+    """Raise `CommandError` unless the URL is that of a stand-in on this machine."""
     if urlsplit(url).hostname != HOST:
         raise CommandError(f"a local stack {what} at a stand-in on {HOST}, and {url!r} is not one")
 

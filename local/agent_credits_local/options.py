@@ -1,4 +1,4 @@
-"""What both command lines ask about the embedded stack: where its state is, and its port."""
+"""The options of both command lines for the embedded stack: its state folder and its port."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,8 @@ StateDir = Annotated[
         envvar="AGENT_CREDITS_STATE_DIR",
         show_default=".local in the checkout",
         default_factory=lambda: this_checkout().root / ".local",
-        help="Where the local stack keeps its state.",
+        metavar="DIR",
+        help="The folder of the local stack's state.",
     ),
 ]
 Port = Annotated[
@@ -24,13 +25,13 @@ Port = Annotated[
         min=0,
         max=65535,
         show_default=f"{PORT_DEFAULT}",
-        help="The port on this machine; 0 takes any free one.",
+        help="The port on this machine; 0 means any free one.",
     ),
 ]
 
 
 def state_folder_of(context: typer.Context) -> StateFolder:
-    """Return the folder of a command line that talks to nothing but the embedded stack."""
+    """Return the state folder, for a command line that uses only the embedded stack."""
     folder = context.find_object(StateFolder)
     assert folder is not None, "the main command takes --state-dir before any other command runs"
     return folder

@@ -1,7 +1,7 @@
-"""The stand-in for Stripe on this machine: its process, and the customers that demo and tests need.
+"""The stand-in for Stripe on this machine: its process, and customers for the demo and the tests.
 
-The functions of a local stack pay through the very adapter that pays on AWS; only its address is
-the stand-in's, and its key a dummy. A local stack never learns the address of Stripe itself.
+The functions of a local stack pay through the same adapter as on AWS, with the stand-in's address
+and a dummy key. A local stack never learns the address of Stripe itself.
 """
 
 import json
@@ -16,20 +16,20 @@ from pydantic import BaseModel, ConfigDict
 
 from agent_credits_local.emulator import Emulator
 
-# Only its first letters matter, to the stand-in as to the adapter.
+# Only its prefix matters, to the stand-in and to the adapter.
 STAND_IN_KEY: Final = "sk_test_stand_in"
 
 # The stand-in knows them by their numbers, as Stripe's test mode does.
 CARD_THAT_PAYS: Final = "4242424242424242"
 CARD_THAT_DECLINES: Final = "4000000000000341"
 
-# More than a demo or a test ever makes.
+# A demo or a test always makes fewer.
 PAYMENTS_LISTED_MAX: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class CardOnFile:
-    """What a team's payment method names."""
+    """The customer and the card that a team's payment method names."""
 
     customer: str
     payment_method: str
@@ -49,10 +49,10 @@ class Payment(BaseModel):
 
 
 class PaymentStandIn(Emulator):
-    """A started localstripe. It remembers everything until it is stopped, and nothing longer."""
+    """A started localstripe. It forgets everything when it is stopped."""
 
     title: ClassVar[str] = "the payment stand-in"
-    # The one path that it answers to whoever shows no key.
+    # The only path that it answers without a key.
     health_path: ClassVar[str] = "/js.stripe.com/v3/"
 
     @classmethod
@@ -76,7 +76,7 @@ class PaymentStandIn(Emulator):
         return CardOnFile(customer["id"], method["id"])
 
     def forget_card(self, card: CardOnFile) -> None:
-        """Let a card be gone, as when its holder removes it."""
+        """Remove a card, as its holder might."""
         self._call("DELETE", f"/v1/payment_methods/{card.payment_method}")
 
     def payments(self, customer: str | None = None) -> Sequence[Payment]:

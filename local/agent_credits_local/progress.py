@@ -1,4 +1,4 @@
-"""Steps that take seconds, as the operator sees them: what goes on, and for how long."""
+"""Progress of steps that take seconds: what is being done, and for how long."""
 
 import contextlib
 import threading
@@ -12,7 +12,7 @@ REFRESH_SECONDS = 0.2
 
 @contextlib.contextmanager
 def step(title: str, console: Console) -> Iterator[None]:
-    """Show a running clock beside the title; leave one line behind when the step is done."""
+    """Show a running clock beside the title; print one line when the step is done."""
     started_at = time.monotonic()
     done = threading.Event()
     with console.status(title) as status:

@@ -1,4 +1,4 @@
-"""How the embedded stack is talked to: dummy keys, and nothing of the caller's configuration."""
+"""The session for the embedded stack: dummy keys, and none of the caller's configuration."""
 
 import os
 from typing import Final
@@ -17,7 +17,7 @@ LOCAL_CLIENT_CONFIG: Final = CLIENT_CONFIG.merge(Config(proxies={}))
 
 
 def local_session() -> boto3.Session:
-    """A session that takes nothing from the caller's environment or configuration files."""
+    """Return a session that ignores the caller's environment and configuration files."""
     unconfigured = botocore.session.Session()
     # The session's own setter takes None for "not set", and would then ask the environment.
     settings = unconfigured.get_component("config_store")

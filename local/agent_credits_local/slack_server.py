@@ -1,8 +1,8 @@
-"""A stand-in for Slack's incoming webhooks: it takes and refuses what Slack does.
+"""A stand-in for Slack's incoming webhooks: it accepts and rejects what Slack does.
 
-A program of its own, on the standard library alone: `slack_server.py PORT` answers until it is
-stopped, and remembers every message until then. Whoever asks may have it answer otherwise for a
-while, as Slack does when it is busy, down, or when a webhook was revoked.
+A separate program that needs only the standard library: `slack_server.py PORT` answers until it is
+stopped, and keeps every message until then. A client can set its next answers, as Slack gives them
+when it is busy or down, or when a webhook was revoked.
 """
 
 import http
@@ -35,7 +35,7 @@ BLOCK_ID_MAX: Final = 255
 
 
 class Answer(TypedDict):
-    """How the next posts to a webhook are answered: `times` of them, and not at all for 0."""
+    """The answer to the next `times` posts to a webhook."""
 
     path: str
     status: int
@@ -66,7 +66,7 @@ class SlackServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: SlackServer
-    # One that connects and then says nothing does not keep a thread for ever.
+    # A client that connects and sends nothing must not keep a thread for ever.
     timeout = 10.0
 
     def do_GET(self) -> None:
@@ -98,15 +98,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _take(self, body: bytes) -> None:
         memory = self.server.memory
         with memory.lock:
-            told = next((a for a in memory.answers if a["path"] == self.path and a["times"]), None)
-            if told is not None:
-                told["times"] -= 1
-        if told is not None:
-            self._answer(told["status"], told["body"], told["retry_after"])
+            scripted = next(
+                (a for a in memory.answers if a["path"] == self.path and a["times"]), None
+            )
+            if scripted is not None:
+                scripted["times"] -= 1
+        if scripted is not None:
+            self._answer(scripted["status"], scripted["body"], scripted["retry_after"])
             return
-        refusal = rejection_of(self.path, self.headers.get("Content-Type", ""), body)
-        if refusal is not None:
-            self._answer(*refusal)
+        rejection = rejection_of(self.path, self.headers.get("Content-Type", ""), body)
+        if rejection is not None:
+            self._answer(*rejection)
             return
         with memory.lock:
             memory.messages.append({"path": self.path, "payload": json.loads(body)})
@@ -123,11 +125,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there.
-        """Keep silent: the path of a webhook is a secret, also of a stand-in's."""
+        """Log nothing: the path of a webhook is a secret, even a stand-in's."""
 
 
 def rejection_of(path: str, content_type: str, body: bytes) -> tuple[int, str] | None:
-    """Return the status and the code with which Slack refuses a post; None for one it takes."""
+    """Return the status and the code with which Slack rejects a post; None if it accepts it."""
     # /services/T…/B…/…: the workspace, the app and the webhook's own secret.
     parts = path.removeprefix(WEBHOOK_PREFIX).split("/")
     if not path.startswith(WEBHOOK_PREFIX) or len(parts) != 3 or not all(parts):
@@ -145,7 +147,7 @@ def rejection_of(path: str, content_type: str, body: bytes) -> tuple[int, str] |
 
 
 def code_of(payload: object) -> str | None:
-    """Return Slack's code for what is wrong with a message; None for a good one."""
+    """Return Slack's code for what is wrong with a message; None for a valid one."""
     if not isinstance(payload, dict):
         return "invalid_payload"
     text, blocks = payload.get("text"), payload.get("blocks", [])

@@ -1,7 +1,7 @@
 """The stand-in for Slack on this machine: its process, and the messages that it was sent.
 
-The function of a local stack posts through the very code that posts on AWS; only the address of the
-webhook is the stand-in's. A local stack never learns the address of Slack itself.
+The function of a local stack posts with the same code as on AWS, to the address of the stand-in. A
+local stack never learns the address of Slack itself.
 """
 
 import json
@@ -15,13 +15,13 @@ from agent_credits_local import slack_server
 from agent_credits_local.emulator import Emulator
 from agent_credits_local.slack_server import Answer, Message
 
-# Workspace, app and the webhook's secret, as Slack's own are made up.
+# Workspace, app and the webhook's secret, in the form of Slack's own.
 WEBHOOK_PATH: Final = f"{slack_server.WEBHOOK_PREFIX}T00000000/B00000000/stand-in"
 JSON_HEADERS: Final = {"Content-Type": "application/json"}
 
 
 class SlackStandIn(Emulator):
-    """A started stand-in. It remembers every message until it is stopped, and no longer."""
+    """A started stand-in. It forgets every message when it is stopped."""
 
     title: ClassVar[str] = "the stand-in for Slack"
     health_path: ClassVar[str] = slack_server.HEALTH_PATH
@@ -39,16 +39,16 @@ class SlackStandIn(Emulator):
         return f"{self.endpoint_url}{WEBHOOK_PATH}"
 
     def messages(self) -> Sequence[Message]:
-        """Return what was posted so far and taken, oldest first."""
+        """Return what was posted and accepted so far, oldest first."""
         listed: list[Message] = json.loads(self.ask("GET", slack_server.MESSAGES_PATH))
         return listed
 
     def attachments(self) -> Sequence[dict[str, Any]]:
-        """Return the messages without what is around them: ours are one attachment each."""
+        """Return the attachment of each message; ours have one each."""
         return [message["payload"]["attachments"][0] for message in self.messages()]
 
     def answer_next(self, status: int, body: str, *, retry_after: str = "", times: int = 1) -> None:
-        """Let the next posts be answered so, whatever they hold."""
+        """Give this answer to the next posts, whatever they hold."""
         answer = Answer(
             path=WEBHOOK_PATH, status=status, body=body, retry_after=retry_after, times=times
         )

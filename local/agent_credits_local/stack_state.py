@@ -1,4 +1,4 @@
-"""What one embedded stack leaves on disk: its folder, and the file that remembers what runs."""
+"""What one embedded stack keeps on disk: its folder, and the file that lists its processes."""
 
 import contextlib
 import fcntl
@@ -16,7 +16,7 @@ from agent_credits_local.slack_stand_in import SlackStandIn
 
 
 class StackState(BaseModel):
-    """What `stack.json` remembers. A stack without outputs was never deployed completely."""
+    """The content of `stack.json`. A stack without outputs was never deployed completely."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +43,7 @@ class StackState(BaseModel):
 
 @dataclass(frozen=True)
 class StateFolder:
-    """Each stack has a folder of its own, so that several can run side by side."""
+    """Each stack has its own folder, so that several can run side by side."""
 
     path: Path
 
@@ -86,7 +86,7 @@ class StateFolder:
             return None
         except pydantic.ValidationError as error:
             raise CommandError(
-                f"{self.stack_file} is damaged, so nobody knows which process it stands for;"
+                f"{self.stack_file} is damaged, so the processes of the stack are unknown;"
                 " stop the emulator by hand if it still runs, then remove that file"
             ) from error
 
@@ -98,14 +98,14 @@ class StateFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One command at a time; the operating system frees the lock of a command that dies."""
+        """Let one command run at a time; the operating system frees the lock of one that dies."""
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise CommandError(
-                    f"another command is at work on the local stack in {self.path};"
+                    f"another command is using the local stack in {self.path};"
                     " wait for it to finish"
                 ) from error
             yield

@@ -1,7 +1,7 @@
 """The embedded stack as a target of commands.
 
-It gets dummy keys, an explicit endpoint and nothing of the caller's configuration, so a command
-meant for it cannot reach an account.
+It has dummy keys, an explicit endpoint and none of the caller's configuration, so a command meant
+for it cannot reach an account.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ class LocalTarget(Target):
 def connect_to_local(folder: StateFolder) -> LocalTarget:
     state = folder.read()
     if state is None or not state.is_usable():
-        raise CommandError("the local stack is not up; start it with `agent-credits local up`")
+        raise CommandError("the local stack is not running; start it with `agent-credits local up`")
     assert state.payment_stand_in is not None, "a usable stack pays at a stand-in"
     assert state.slack_stand_in is not None, "a usable stack posts to a stand-in"
     name = "the local stack"

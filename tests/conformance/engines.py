@@ -1,4 +1,4 @@
-"""The engines under the port to the rows, each with tables of its own that are gone afterwards."""
+"""The engines behind the port to the rows, each with its own tables, removed afterwards."""
 
 import os
 import uuid
@@ -36,7 +36,7 @@ class AllRows(Rows, TeamRows, ReportRows, LedgerRows, AccountsRows, CheckpointRo
 
 @dataclass(frozen=True)
 class Engine:
-    """`is_concurrent`: threads may call at once; the rows in memory are one thread's alone."""
+    """`is_concurrent`: threads may call concurrently; the rows in memory allow only one."""
 
     name: str
     rows: AllRows
@@ -44,7 +44,7 @@ class Engine:
 
 
 class Unwatched:
-    """The simulator's rows where nobody looks on."""
+    """An observer of the simulator's rows that does nothing."""
 
     def account_committed(self, old: Account | None, new: Account) -> None: ...
 

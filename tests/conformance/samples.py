@@ -1,4 +1,4 @@
-"""Rows and entries in which nothing is left at its default, so that nothing can be lost unseen."""
+"""Rows and entries without default values, so that a lost field is noticed."""
 
 from datetime import UTC, date, datetime, timedelta
 

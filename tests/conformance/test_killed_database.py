@@ -1,4 +1,4 @@
-"""A database that is killed in the middle of commits, and comes back with what it had on disk."""
+"""A database that is killed during commits, and comes back with what it had on disk."""
 
 import secrets
 import threading
@@ -44,7 +44,7 @@ PATIENT = Config(connect_timeout=5, read_timeout=60, retries={"total_max_attempt
 
 
 class Queue:
-    """Messages that come again until they are acknowledged; any thread may ask for some."""
+    """Messages that are redelivered until acknowledged; any thread may receive some."""
 
     def __init__(self, bodies: Sequence[str]) -> None:
         self._lock = threading.Lock()

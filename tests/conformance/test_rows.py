@@ -1,4 +1,4 @@
-"""What the port to the rows promises, asked of every engine that claims to keep it.
+"""What the port to the rows guarantees, tested on every engine that implements it.
 
 All tests of one engine share its tables, so each works on a principal, a run and a team of its own.
 """
@@ -33,7 +33,7 @@ def ana(name: str) -> Principal:
     return Principal("user", name)
 
 
-def test_what_was_never_written_is_not_there(rows: AllRows, ana: Principal, name: str) -> None:
+def test_an_unwritten_row_is_read_as_none(rows: AllRows, ana: Principal, name: str) -> None:
     assert rows.read_account(ana) is None
     assert rows.read_team(name) is None
     assert rows.read_policy(name) is None
@@ -77,7 +77,7 @@ def test_a_row_is_written_one_version_at_a_time(rows: AllRows, ana: Principal) -
 
 
 @pytest.mark.parametrize("version", [1, 2, 4])
-def test_who_is_behind_or_ahead_is_told_the_row_that_is_there(
+def test_a_write_at_another_version_returns_the_current_row(
     rows: AllRows, ana: Principal, version: int
 ) -> None:
     for number in (1, 2):
@@ -100,7 +100,9 @@ def test_a_row_past_its_ceiling_is_rejected_before_anything_is_written(
     assert rows.read_account(ana) is None
 
 
-def test_of_writers_at_the_same_version_one_wins(engine: Engine, ana: Principal) -> None:
+def test_only_one_of_several_writers_at_the_same_version_wins(
+    engine: Engine, ana: Principal
+) -> None:
     if not engine.is_concurrent:
         pytest.skip("these rows are one thread's alone")
     writes = [replace(full_account(ana), grants=(grant(f"g-{n}"),)) for n in range(WRITERS)]
@@ -172,7 +174,7 @@ def test_a_page_put_again_changes_nothing(rows: AllRows, ana: Principal, name: s
     assert len(list(rows.read_run(name))) == 2
 
 
-def test_a_page_or_receipt_that_is_there_is_never_replaced(
+def test_an_existing_page_or_receipt_is_never_replaced(
     rows: AllRows, ana: Principal, name: str
 ) -> None:
     written, other = entry(name, "e-1"), entry(name, "e-1", amount=7)
@@ -186,9 +188,7 @@ def test_a_page_or_receipt_that_is_there_is_never_replaced(
     assert {receipt.entry.identity.id for receipt in rows.read_run(name)} == {"e-1", "e-2"}
 
 
-def test_only_the_receipts_that_are_there_are_answered(
-    rows: AllRows, ana: Principal, name: str
-) -> None:
+def test_only_existing_receipts_are_returned(rows: AllRows, ana: Principal, name: str) -> None:
     there, missing = entry(name, "e-1"), run_identity("/platform", name, "e-2")
     rows.put_page(Page(ana, 1, (there,)))
 
@@ -239,7 +239,7 @@ def test_a_team_is_read_as_it_was_written(rows: AllRows, name: str) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2, 4])
-def test_who_is_behind_or_ahead_is_told_the_team_that_is_there(
+def test_a_write_at_another_version_returns_the_current_team(
     rows: AllRows, name: str, version: int
 ) -> None:
     for number in (1, 2):
@@ -261,7 +261,7 @@ def test_an_observation_is_put_once(rows: AllRows, name: str) -> None:
     assert not rows.put_observation(again, NOW + timedelta(days=1))
 
 
-def test_of_workers_that_observe_the_same_one_is_told_that_it_is_new(
+def test_only_one_of_several_workers_learns_that_an_observation_is_new(
     engine: Engine, name: str
 ) -> None:
     if not engine.is_concurrent:

@@ -22,7 +22,7 @@ def ana() -> Principal:
 
 
 def swept(rows: AllRows, rows_max: int) -> list[tuple[str, Account | Unreadable]]:
-    """Return all accounts, read in stretches. Other tests' rows stand among them."""
+    """Return all accounts, read in stretches. Rows of other tests are among them."""
     found, after = [], None
     for _ in range(10_000):
         stretch = rows.read_accounts(after, rows_max)
@@ -35,7 +35,7 @@ def swept(rows: AllRows, rows_max: int) -> list[tuple[str, Account | Unreadable]
 
 
 @pytest.mark.parametrize("rows_max", [1, 3, 500])
-def test_each_account_stands_in_one_stretch_as_it_was_written(
+def test_each_account_is_in_one_stretch_as_it_was_written(
     rows: AllRows, ana: Principal, rows_max: int
 ) -> None:
     written = [full_account(Principal("user", f"{ana.id}-{n}")) for n in range(7)]
@@ -51,7 +51,7 @@ def test_each_account_stands_in_one_stretch_as_it_was_written(
     )
 
 
-def test_a_stretch_begins_behind_a_key_whether_or_not_that_row_is_there(
+def test_a_stretch_begins_after_a_key_even_if_that_row_is_missing(
     rows: AllRows, ana: Principal
 ) -> None:
     for number in range(5):
@@ -129,7 +129,7 @@ def test_a_burn_count_is_read_as_it_was_put_last(rows: AllRows, ana: Principal) 
     assert rows.read_burn_counts([ana]) == {ana: second}
 
 
-def test_each_team_stands_in_a_stretch_as_it_was_written(rows: AllRows, ana: Principal) -> None:
+def test_each_team_is_in_one_stretch_as_it_was_written(rows: AllRows, ana: Principal) -> None:
     written = {f"TEAM#{ana.id}-{n}": team(f"{ana.id}-{n}") for n in range(3)}
     for one in written.values():
         rows.compare_and_set_team(one)

@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
     folder = StateFolder(tmp_path_factory.mktemp("stack"))
     if "PYTEST_XDIST_WORKER" in os.environ:
-        # The processes of one run have folders side by side. Whoever comes second fails here.
+        # The processes of one run have folders side by side. The second one fails here.
         (tmp_path_factory.getbasetemp().parent / "one-stack-for-all").touch(exist_ok=False)
     try:
         embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))

@@ -1,4 +1,4 @@
-"""`make kill-test SECONDS=600`: a replay on an embedded stack of which something is always dying.
+"""`make kill-test SECONDS=600`: a replay on an embedded stack that is killed repeatedly.
 
 Consumers are killed in the middle of a batch; the emulator is stopped, and is killed outright, and
 started again. What is sent is sent as a producer would: again, whenever it is not known whether it
@@ -60,7 +60,7 @@ ACTS: Final = ("consumer killed",) * 6 + ("emulator stopped", "emulator killed")
 
 @dataclass
 class KilledRun:
-    """What was done to the stack, and what is wrong afterwards; nothing, if all went well."""
+    """What was done to the stack, and the problems found afterwards, if any."""
 
     seed: int
     events: int = 0
@@ -85,7 +85,7 @@ class KilledRun:
 
 @contextlib.contextmanager
 def stack_that_keeps_its_state(folder: StateFolder) -> Iterator[Target]:
-    """Bring up a stack whose queue gives the messages of the dead back within seconds."""
+    """Bring up a stack whose queue returns the messages of killed consumers within seconds."""
     console = Console(stderr=True)
     try:
         embedded_stack.up(folder, this_checkout(), port=0, keeps_state=True, console=console)
@@ -107,7 +107,7 @@ def run_kills(
     seed: int,
     events: int = EVENTS_PER_ROUND,
 ) -> KilledRun:
-    """Let things die for so long, round by round, and look at the ledger after each."""
+    """Kill processes for this long, in rounds, and verify the ledger after each."""
     run, randomness = KilledRun(seed), random.Random(seed)
     began = time.monotonic()
     while run.rounds == 0 or time.monotonic() < began + seconds:
@@ -198,7 +198,7 @@ def _problems_of(target: Target, replay: Replay) -> Iterator[str]:
 
 
 def kill_a_consumer(folder: StateFolder, feed: Callable[[], None]) -> bool:
-    """Kill a consumer while messages are in flight; whether there was one."""
+    """Kill a consumer while messages are in flight; return whether there was one."""
     target, ends_at = connect_to_local(folder), time.monotonic() + KILL_SECONDS_MAX
     while time.monotonic() < ends_at:
         running = consumers(_state_of(folder).emulator.pid)

@@ -1,4 +1,4 @@
-"""Pages whose commands are run as they stand: the tutorial, and the first steps of the README.
+"""Pages whose commands are run as written: the tutorial, and the first steps of the README.
 
 A fence of `sh` is run; the fence of `text` that follows shows what it prints. A line of `…` stands
 for any number of lines. Times, ports and generated names differ from run to run and are compared by
@@ -190,7 +190,7 @@ def _printed_by(
 def _settled(
     look: Callable[[], str], shown: str, is_done: Callable[[str, str, float], bool]
 ) -> str:
-    """Look until it is done, or time is up; return what was seen last."""
+    """Read until it is done, or time is up; return what was read last."""
     began_at = changed_at = time.monotonic()
     seen = look()
     while time.monotonic() < began_at + SETTLES_SECONDS_MAX:

@@ -100,7 +100,7 @@ class ReloadingTeam:
     def entries(self, entry_type: str) -> list[Entry]:
         """The account's entries of one type, oldest first."""
         pages = [page.entries for page in self.rows.read_pages(self.member)]
-        # A page is flushed by the commit that turns it over, so the open one is none of them.
+        # A page is flushed by the commit that starts the next, so the open page is not among them.
         entries = [entry for page in [*pages, self.account.entries] for entry in page]
         return [entry for entry in entries if entry.type == entry_type]
 
@@ -127,7 +127,7 @@ class ReloadingTeam:
 
 
 def once(look: Callable[[], Seen]) -> Seen:
-    """Look again and again until there is something to see, and return that."""
+    """Poll until there is a result, and return it."""
     deadline = time.monotonic() + SECONDS_MAX
     while not (seen := look()):
         assert time.monotonic() < deadline, "it did not come about in time"

@@ -1,4 +1,4 @@
-"""The sample world on the real thing: SAM's deployment, real messages, real functions."""
+"""The sample world on the embedded stack: SAM's deployment, real messages, real functions."""
 
 from datetime import UTC, datetime
 
@@ -25,7 +25,7 @@ def failures_announced(run: SampleRun) -> list[Published]:
     return [p for p in run.notices if p.notice["type"] == "insufficient_credits"]
 
 
-def test_every_sample_comes_out_as_the_file_says(run: SampleRun) -> None:
+def test_every_sample_has_the_results_that_the_file_declares(run: SampleRun) -> None:
     unmet = [check for check in run.checks if not check.is_met]
 
     assert unmet == []
@@ -65,7 +65,7 @@ def test_card_is_charged_once_for_the_one_team_that_can_pay(run: SampleRun) -> N
         ("run-suspended", "suspended"),
     ],
 )
-def test_failed_run_names_the_decline_that_stood_in_the_way(
+def test_failed_run_names_the_decline_of_its_reload(
     run_id: str, cause: str, run: SampleRun
 ) -> None:
     (notice,) = [p.notice for p in run.notices if p.notice["subject"] == run_id]
@@ -74,7 +74,7 @@ def test_failed_run_names_the_decline_that_stood_in_the_way(
     assert run.failures[run_id].entry.decline == cause
 
 
-def test_what_is_announced_is_what_was_committed(run: SampleRun) -> None:
+def test_announcements_match_the_commits(run: SampleRun) -> None:
     for published in failures_announced(run):
         receipt = run.failures[published.notice["subject"]]
         account = run.after[receipt.principal].account
@@ -93,7 +93,7 @@ def test_the_demo_shows_an_email(run: SampleRun) -> None:
     assert "What to do now:" in email.email_text
 
 
-def test_what_is_severe_is_posted_to_slack_once_and_what_is_not_is_not(run: SampleRun) -> None:
+def test_only_severe_notices_are_posted_to_slack_each_once(run: SampleRun) -> None:
     severe = [published for published in run.notices if published.severity != "info"]
 
     headlines = [message["fallback"] for message in run.slack_messages]

@@ -1,4 +1,4 @@
-"""Whatever dies during a replay, and comes back, loses nothing and counts nothing twice."""
+"""Processes that die during a replay and come back lose nothing and count nothing twice."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 from agent_credits_local.stack_state import StateFolder
 from tests.e2e.kills import ACTS, run_kills, stack_that_keeps_its_state
 
-# `make kill-test SECONDS=600` goes on for longer.
+# `make kill-test SECONDS=600` runs for longer.
 SECONDS = 6
 EVENTS = 800
 

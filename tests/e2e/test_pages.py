@@ -1,4 +1,4 @@
-"""The tutorial and the first steps of the README do, word for word, what they say."""
+"""The commands of the tutorial and of the README print exactly what these pages show."""
 
 from pathlib import Path
 

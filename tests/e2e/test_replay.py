@@ -41,7 +41,7 @@ def test_replaying_everything_again_changes_nothing(stack: Target, planned: Repl
     assert again.verified.findings == ()
 
 
-def test_what_was_never_replayed_cannot_be_replayed_again(stack: Target) -> None:
+def test_an_unknown_replay_cannot_be_repeated(stack: Target) -> None:
     requests = read_trace(this_checkout().root / "data" / TRACE_FILE, 1)
     unknown = plan_replay(requests, ReplayOptions("never", 1, 1, 1))
 

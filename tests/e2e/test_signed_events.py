@@ -73,7 +73,7 @@ def key_of(target: Target) -> str:
 def send(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Target, str, str | None], None]:
-    """Send an event by the command line, signed with this key unless it is None."""
+    """Send an event with the command line, signed with this key unless it is None."""
     app = typer.Typer()
     app.command()(send_module.send)
 
@@ -97,7 +97,7 @@ def recorded(target: Target) -> list[str]:
 
 
 def once_decided(target: Target, debited: int, rejected: int) -> list[DeadLetter]:
-    """Return what was set aside when so many events are debited and so many messages rejected."""
+    """Wait for this many debits and rejections; return the rejected messages."""
     deadline = time.monotonic() + SECONDS_MAX
     while True:
         letters = read_dead_letters(target, LETTERS_MAX, datetime.now(UTC))
@@ -107,7 +107,7 @@ def once_decided(target: Target, debited: int, rejected: int) -> list[DeadLetter
         time.sleep(LOOK_EVERY_SECONDS)
 
 
-def test_a_live_stack_moves_over_to_signatures(
+def test_a_live_stack_starts_to_require_signatures(
     signed_stack: SignedStack, send: Callable[[Target, str, str | None], None]
 ) -> None:
     changing_over = signed_stack.deploy("check-signed")

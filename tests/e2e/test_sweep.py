@@ -57,7 +57,7 @@ def first_notice(notices: Watch, notice_type: str, principal: Principal) -> dict
 
 @pytest.fixture
 def drifted(stack: Target, somebody: Principal) -> Iterator[Principal]:
-    """The account without its grant; it is mended, for other tests verify the whole stack."""
+    """The account without its grant; it is restored, because other tests verify the whole stack."""
     row = {"TableName": stack.outputs.accounts_table_name, "Key": account_key(somebody)}
     before = stack.dynamodb.get_item(**row)["Item"]["grants"]
     _set_grants(stack, somebody, {"S": "[]"})

@@ -84,7 +84,7 @@ LINES = (
         'nobody_has_committed = "version = :read_version"',
         'nobody_has_committed = "version >= :read_version"',
         "tests/conformance/test_rows.py"
-        "::test_who_is_behind_or_ahead_is_told_the_row_that_is_there[moto-2]",
+        "::test_a_write_at_another_version_returns_the_current_row[moto-2]",
     ),
     Line(
         "7 acknowledged implies recorded",

@@ -1,4 +1,4 @@
-"""What integration tests stand on: the stack's tables and its queue in moto, nothing restated."""
+"""Fixtures for integration tests: the stack's tables and queue in moto, from the template."""
 
 import itertools
 from collections.abc import Iterator

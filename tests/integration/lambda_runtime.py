@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """The part of Lambda's context that is read; the time left is passed in."""
+    """The part of Lambda's context that handlers read; the time left is passed in."""
 
     remaining_milliseconds: int = 30_000
     function_name: str = "function"
@@ -76,7 +76,7 @@ def variables_by_function() -> dict[str, set[str]]:
 
 
 def environment_of(function: str) -> dict[str, str]:
-    """Return a function's variables, each with a value that will do."""
+    """Return a function's environment variables, each with a valid value."""
     values = {
         "EVENT_SIGNATURES": "off",
         "EXPIRY_NOTICE_DAYS": "7",
@@ -118,7 +118,7 @@ def forget_dimensions() -> None:
 def cold_start(
     name: str, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Function:
-    """Import the function anew, as a new Lambda environment does."""
+    """Import the function again, as a new Lambda environment does."""
     forget_dimensions()
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", name)
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "AgentCredits")

@@ -49,7 +49,7 @@ def locked_moto() -> Iterator[None]:
     def insert(backend: DynamoDBBackend, statements: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [_insert(backend, statement) for statement in statements]
 
-    # Nobody's profile or endpoint: moto answers only for the addresses of AWS itself.
+    # Without a profile or endpoint, because moto answers only for the addresses of AWS itself.
     elsewhere = {name: v for name, v in os.environ.items() if not name.startswith("AWS_")}
     with (
         mock.patch.dict("os.environ", elsewhere | ENVIRONMENT, clear=True),

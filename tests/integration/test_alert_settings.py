@@ -1,4 +1,4 @@
-"""A team's thresholds from the operator's file to what an account is told, and is shown."""
+"""A team's thresholds, from the operator's file to the notices and the output of `account`."""
 
 import json
 
@@ -64,8 +64,8 @@ def test_a_team_shows_its_thresholds(run: Run, rows: DynamoDBRows) -> None:
 
 
 @pytest.mark.usefixtures("settled")
-def test_an_account_shows_what_it_was_told(run: Run, rows: DynamoDBRows) -> None:
-    # No period begins between the run and the day of this test: what is told stays told.
+def test_an_account_shows_its_notified_thresholds(run: Run, rows: DynamoDBRows) -> None:
+    # No period begins between the run and the day of this test, so no refill lifts the account.
     open_account(rows)
     debit(rows, usage("e1", "75"))
 
@@ -77,7 +77,9 @@ def test_an_account_shows_what_it_was_told(run: Run, rows: DynamoDBRows) -> None
         "percent_of_credits": "100",
         "decline": "auto_reload_off",
     }
-    line = "low: told of 30%, auto_reload_off (per cent of 100)"
+    line = (
+        "Low: below 30% of 100 credits; subscribers were notified. No reload: auto-reload is off."
+    )
     assert line in run("account", "user:ana").stdout
 
 
@@ -88,14 +90,16 @@ def reloading_team() -> Team:
 
 
 @pytest.mark.usefixtures("settled")
-def test_an_account_shows_what_a_reload_keeps_silent(run: Run, rows: DynamoDBRows) -> None:
+def test_an_account_shows_its_deferred_thresholds(run: Run, rows: DynamoDBRows) -> None:
     open_account(rows)
     change = run_change(usage("e1", "75"), reloading_team())
     commit(rows, ANA, [change], now=NOW, pause=pause)
 
     shown = run("account", "user:ana").stdout
 
-    assert "low: silent about 30% while a reload is able or under way (per cent of 100)" in shown
+    assert (
+        "Low: below 30% of 100 credits; the notice is deferred because a reload may help." in shown
+    )
 
 
 def test_a_refill_that_is_due_is_taken_into_account(settled: DynamoDBRows) -> None:

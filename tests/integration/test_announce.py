@@ -147,7 +147,7 @@ def test_every_failed_run_of_a_batch_is_published_across_pages(
     assert sorted(runs) == sorted(f"run-{number}" for number in range(20))
 
 
-def test_a_record_that_comes_again_is_published_under_the_same_id(
+def test_a_redelivered_record_is_published_under_the_same_id(
     announce: Function, sqs: "SQSClient", inbox_url: str
 ) -> None:
     event = stream_event(failing_runs(3).stream)

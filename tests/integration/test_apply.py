@@ -104,7 +104,7 @@ class TestApplying:
         assert list(rows.list_accounts()) == []
         assert list(rows.list_teams()) == []
 
-    def test_a_run_that_was_broken_off_is_completed_by_the_next(
+    def test_an_interrupted_run_is_completed_by_the_next(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         world = declare()
@@ -116,7 +116,7 @@ class TestApplying:
         assert len(rest) == len(steps) - 4
         assert applied(rows, world) == []
 
-    def test_a_team_is_there_only_after_the_accounts_of_its_members(
+    def test_a_team_is_written_after_the_accounts_of_its_members(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         world = declare()
@@ -153,16 +153,16 @@ class TestPolicies:
         applied(rows, declare())
         changed = declare(("grace_days = 30", "grace_days = 31"))
 
-        with pytest.raises(CommandError, match=r"2026-11 is applied already .* a new version"):
+        with pytest.raises(CommandError, match=r"2026-11 is already applied .* a new version"):
             applied(rows, changed)
 
-    def test_a_version_that_another_operator_put_meanwhile_is_rejected(
+    def test_a_version_that_another_operator_put_in_the_meantime_is_rejected(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         steps = plan_steps(declare(), read_stack(rows, declare()), NOW)
         rows.put_policy(declare(("grace_days = 30", "grace_days = 31")).policy)
 
-        with pytest.raises(CommandError, match="2026-11 is applied already"):
+        with pytest.raises(CommandError, match="2026-11 is already applied"):
             carry_out(rows, steps, clock=lambda: NOW, pause=pause)
 
     def test_a_new_version_bills_every_team_after_the_notice(
@@ -172,7 +172,7 @@ class TestPolicies:
 
         steps = applied(rows, declare(('version = "2026-11"', 'version = "2026-12"')))
 
-        starts = "2026-12, from 2026-11-21T10:12:00Z"
+        starts = "2026-12, from 2026-11-21 10:12 UTC"
         assert ("team", "acme", "policy", "2026-11", starts) in differences(steps)
         acme = team(rows, "acme")
         assert acme.tenure_at(NOW + TENURE_NOTICE).policy_version == "2026-12"
@@ -210,7 +210,22 @@ class TestTeams:
             ("team", "acme", "members", "3 members", "3 members (+zoe -ben)"),
         ]
 
-    def test_a_member_who_comes_back_is_no_former_member(
+    def test_a_warning_says_what_a_leaving_member_holds_and_until_when_their_events_count(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        applied(rows, declare())
+
+        steps = applied(rows, declare(('"olga", "ana", "ben"', '"olga", "ana"')))
+
+        warnings = [warning for step in steps for warning in step.warnings]
+        assert warnings == [
+            (
+                "user:ben leaves team acme and still holds 1,500 credits; events of their runs in "
+                "the team count until 2026-11-21 10:12 UTC"
+            )
+        ]
+
+    def test_a_member_who_comes_back_is_not_a_former_member(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -220,7 +235,7 @@ class TestTeams:
 
         assert team(rows, "acme").former_members == ()
 
-    def test_of_too_many_who_left_the_first_are_forgotten(
+    def test_the_oldest_former_members_are_forgotten_beyond_the_limit(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -244,7 +259,7 @@ class TestTeams:
 
         steps = applied(rows, declare(self.NEW_OWNER))
 
-        starts = "ben, from 2026-11-21T10:12:00Z"
+        starts = "ben, from 2026-11-21 10:12 UTC"
         assert differences(steps) == [("team", "acme", "owner", "olga", starts)]
         assert team(rows, "acme").tenure_at(NOW).owner == "olga"
         assert team(rows, "acme").tenure_at(NOW + TENURE_NOTICE).owner == "ben"
@@ -257,7 +272,7 @@ class TestTeams:
 
         assert applied(rows, declare(self.NEW_OWNER), NOW + timedelta(minutes=1)) == []
 
-    def test_a_pending_change_is_replaced_while_nobody_can_have_billed_by_it(
+    def test_a_pending_change_is_replaced_before_any_event_can_be_billed_by_it(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -294,7 +309,7 @@ class TestTeams:
             ("ana", timedelta(minutes=17)),
         ]
 
-    def test_a_change_made_meanwhile_by_another_operator_is_built_upon(
+    def test_a_concurrent_change_by_another_operator_is_kept(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -320,7 +335,7 @@ class TestTeams:
 
         assert team(rows, "acme").tenures[-1].since == written_at + TENURE_NOTICE
 
-    def test_a_team_that_keeps_changing_is_given_up(
+    def test_apply_gives_up_on_a_team_that_keeps_changing(
         self, rows: DynamoDBRows, declare: Declare, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         applied(rows, declare())
@@ -366,12 +381,12 @@ class TestMoney:
         steps = applied(rows, declare(self.CAPPED))
 
         assert differences(steps) == [
-            ("team", "acme", "spend cap", "0 cents a month", "5000 cents a month")
+            ("team", "acme", "spend cap", "no cap set: purchases are off", "50.00 USD a month")
         ]
         assert team(rows, "acme").settings_version == before + 1
         assert applied(rows, declare(self.CAPPED)) == []
 
-    def test_another_zone_moves_the_cap_s_month_and_counts_as_new_settings(
+    def test_a_new_time_zone_moves_the_caps_month_and_counts_as_new_settings(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         """A decline because of the cap holds until the settings change or the month ends."""
@@ -433,7 +448,13 @@ class TestPlans:
         steps = applied(rows, upgraded, NOW + timedelta(days=1))
         applied(rows, upgraded, NOW + timedelta(days=40))
 
-        assert ("account", "user:ana", "plan") in [d[:3] for d in differences(steps)]
+        assert (
+            "account",
+            "user:ana",
+            "plan",
+            "business: 1,500 plan a month, anchor 2025-01-15",
+            "max: 2,000 plan a month, anchor 2025-01-15, from 2026-12-15 00:00 UTC",
+        ) in differences(steps)
         assert balance(rows, ANA)["refill:2026-11-15"] == 1_500_000_000
         account = commit(
             rows, ANA, [grant_change("touch")], now=NOW + timedelta(days=40), pause=pause
@@ -442,7 +463,7 @@ class TestPlans:
             2_000_000_000
         )
 
-    def test_going_back_to_an_earlier_plan_is_a_change_of_its_own(
+    def test_returning_to_an_earlier_plan_is_another_change(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare())
@@ -505,7 +526,7 @@ class TestGrants:
         applied(rows, declare())
 
         with pytest.raises(
-            CommandError, match=r"is recorded already .* give the new grant another id"
+            CommandError, match=r"is already recorded .* give the new one another id"
         ):
             applied(rows, declare(change), NOW + timedelta(days=2))
 
@@ -513,7 +534,8 @@ class TestGrants:
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         with pytest.raises(
-            CommandError, match="contract-2025 of team:globex expired at 2020-01-01"
+            CommandError,
+            match="contract-2025 of team:globex expires before it is made, at 2020-01-01",
         ):
             applied(rows, declare(("2040-01-01", "2020-01-01")))
 
@@ -539,7 +561,7 @@ class TestGrants:
         assert sum(grant_id.startswith("g-") for grant_id in balance(rows, ANA)) == 120
         assert applied(rows, world) == []
 
-    def test_more_grants_than_an_account_may_hold_are_refused(
+    def test_more_grants_than_an_account_may_hold_are_rejected(
         self, rows: DynamoDBRows, declare: Declare
     ) -> None:
         applied(rows, declare(("user:ana", "user:ben")))
@@ -553,7 +575,7 @@ class TestGrants:
 
 
 class TestCommands:
-    """`apply` and `grant` as the operator meets them."""
+    """`apply` and `grant` on the command line."""
 
     @pytest.fixture
     def run(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
@@ -564,14 +586,14 @@ class TestCommands:
         app.command()(grant_module.grant)
         return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
-    def test_apply_shows_what_changes_and_then_that_nothing_does(
+    def test_apply_shows_the_changes_and_the_second_time_none(
         self, run: Callable[..., Result]
     ) -> None:
         first = run("apply", str(SAMPLES_FILE))
         second = run("apply", str(SAMPLES_FILE))
 
         assert first.exit_code == second.exit_code == 0
-        assert "business: 1500 plan a month, anchor 2025-01-15" in first.output
+        assert "business: 1,500 plan a month, anchor 2025-01-15" in first.output
         assert second.output == "moto: nothing to change\n"
 
     def test_dry_run_changes_nothing(self, run: Callable[..., Result], rows: DynamoDBRows) -> None:
@@ -594,9 +616,9 @@ class TestCommands:
 
         first, second = run(*command), run(*command)
 
-        assert first.output == "Granted user:ana 5 add_on credits as order-7.\n"
+        assert first.output == "Granted user:ana 5 credits in pool add_on as order-7.\n"
         assert second.output == (
-            "user:ana was granted 5 add_on credits as order-7 already; 5 are left.\n"
+            "user:ana was already granted 5 credits in pool add_on as order-7; 5 credits left.\n"
         )
         assert balance(rows, ANA)["order-7"] == 5_000_000
 
@@ -624,7 +646,7 @@ class TestCommands:
                 ["user:ana", "--price-cents=500", "--team=acme"],
                 "spend_cap_reached: the cap of team acme leaves 0.00 USD this month",
             ),
-            (["user:ana", "--id=order-1001"], "grant order-1001 of user:ana is recorded already"),
+            (["user:ana", "--id=order-1001"], "grant order-1001 of user:ana is already recorded"),
             (["user:ana", "--id=refill:x"], "--id: ids that begin with 'refill:' are reserved"),
             (["user:ana", "--credits=1.0000001"], "--credits: credits must be a decimal"),
             (["user:ana", "--pool=Add-On"], "--pool: String should match pattern"),
@@ -635,7 +657,7 @@ class TestCommands:
         ],
         ids=str,
     )
-    def test_grant_refuses_in_one_line(
+    def test_grant_fails_in_one_line(
         self, arguments: list[str], complaint: str, run: Callable[..., Result]
     ) -> None:
         run("apply", str(SAMPLES_FILE))
@@ -647,7 +669,7 @@ class TestCommands:
         assert refused.output.startswith(f"agent-credits: {complaint}")
         assert refused.output.count("\n") == 1
 
-    def test_apply_refuses_in_one_line(self, run: Callable[..., Result], tmp_path: Path) -> None:
+    def test_apply_fails_in_one_line(self, run: Callable[..., Result], tmp_path: Path) -> None:
         refused = run("apply", str(tmp_path / "nowhere.toml"))
 
         assert refused.exit_code == 2

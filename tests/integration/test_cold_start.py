@@ -1,4 +1,4 @@
-"""What a cold start needs, loads and makes: nothing that its first event may never need."""
+"""A cold start loads and creates only what its first event is sure to need."""
 
 import json
 from functools import cache

@@ -1,4 +1,4 @@
-"""Sixteen committers on one account: the sum is exact, whatever the threads do to each other."""
+"""Sixteen committers on one account: the sum is exact however their threads interleave."""
 
 import random
 import sys
@@ -34,7 +34,7 @@ COMMITTERS = 16
 EVENTS = 200
 DUPLICATED_ONE_IN = 5
 BATCH_SIZE = 4
-# A batch that was given back comes again; each round in which nobody commits is impossible.
+# A returned batch is delivered again; in every round at least one commit succeeds.
 REDELIVERIES_MAX = 1_000
 
 
@@ -112,7 +112,7 @@ def test_sixteen_committers_on_one_account_lose_and_repeat_nothing(
     account = open_rows.read_account(ANA)
     assert account is not None
     entries = [e for page in open_rows.read_pages(ANA) for e in page.entries] + [*account.entries]
-    # Each event has one entry, and whoever asked was told of that very entry.
+    # Each event has one entry, and every committer that sent it received that entry.
     recorded = {e.identity: e for e in entries}
     of_runs = [e for e in entries if e.identity.realm == "RUN"]
     assert len(recorded) == len(entries)
@@ -148,7 +148,7 @@ def test_draws_are_given_back_exactly_among_sixteen_committers(open_rows: Dynamo
     assert account is not None
     entries = [e for page in open_rows.read_pages(ANA) for e in page.entries] + [*account.entries]
     assert remaining_by_grant(entries) == remaining_on(account)
-    # Every run ended by the platform's fault: what was not given back was waived.
+    # Every run ended with a platform error: what was not given back was waived.
     assert remaining_on(account) == {"g-1": 30_000_000, "g-2": 500_000_000}
 
 

@@ -124,7 +124,7 @@ def test_a_message_that_is_delivered_again_is_acknowledged_and_changes_nothing(
     assert len(again.lines("already_recorded")) == 12
 
 
-def test_what_a_provider_answered_is_put_where_announce_sees_it_and_is_logged_without_its_body(
+def test_a_model_provider_error_is_observed_and_logged_without_its_body(
     debit_runs: Function,
     world: DynamoDBRows,
     sqs: "SQSClient",
@@ -147,7 +147,7 @@ def test_what_a_provider_answered_is_put_where_announce_sees_it_and_is_logged_wi
     assert "gpt-5" not in debit_runs.log.getvalue()
 
 
-def test_exactly_what_is_rejected_comes_back_at_once_and_alone(
+def test_only_rejected_messages_come_back_at_once(
     debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
 ) -> None:
     good, bad, mixed = send(
@@ -191,7 +191,7 @@ def test_what_is_postponed_stays_hidden_until_its_visibility_timeout(
     assert reasons == {"OutOfTime: the function's time is up"}
 
 
-def test_a_queue_that_does_not_answer_costs_nothing_but_time(
+def test_an_unavailable_queue_only_delays_messages(
     debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
 ) -> None:
     _, bad = send(sqs, queue_url, [body(usage("e1")), "{"])
@@ -265,7 +265,7 @@ def test_the_metrics_of_a_batch_are_written_in_the_embedded_format(
     assert metrics["CompareAndSetRetries"] == [0.0]
 
 
-def test_the_sample_batch_fails_with_what_nobody_can_record(
+def test_the_sample_batch_fails_exactly_its_invalid_messages(
     debit_runs: Function, world: DynamoDBRows
 ) -> None:
     event = json.loads((FOLDER / "sqs_batch.json").read_text())
@@ -279,7 +279,7 @@ def test_the_sample_batch_fails_with_what_nobody_can_record(
     assert recorded(world, BEN) == ["evt-neighbour-1", "evt-neighbour-2"]
 
 
-def test_a_long_life_of_an_account_ends_in_a_ledger_that_explains_its_row(
+def test_the_ledger_explains_the_row_after_a_long_history(
     debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
 ) -> None:
     documents = [usage(f"e{n}", "3.25", run=f"run-{n % 5}") for n in range(60)]

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 
 def page_of(count: int, number: int = 1) -> Page:
-    """Return a page as a commit of so many events leaves it."""
+    """Return a page after a commit of this many events."""
     rows = MemoryRows()
     open_account(rows, grant_change("g-1", credits="10000"))
     changes = run_changes(*[usage(f"e{n}") for n in range(count)])
@@ -76,7 +76,7 @@ def test_an_observation_lies_in_the_table_whose_changes_are_announced(
     assert there == observation_item(observation, NOW)
 
 
-def test_an_observation_is_none_of_the_accounts_and_teams_that_are_listed(
+def test_lists_of_accounts_and_teams_exclude_observations(
     rows: DynamoDBRows,
 ) -> None:
     rows.put_observation(model_provider_error("run-1"), NOW)
@@ -85,7 +85,7 @@ def test_an_observation_is_none_of_the_accounts_and_teams_that_are_listed(
     assert list(rows.list_teams()) == []
 
 
-def test_a_row_that_is_not_there_is_read_as_none(rows: DynamoDBRows) -> None:
+def test_a_missing_row_is_read_as_none(rows: DynamoDBRows) -> None:
     assert rows.read_account(ANA) is None
     assert rows.read_team("acme") is None
     assert rows.read_policy("1") is None
@@ -132,7 +132,7 @@ def test_a_row_that_was_deleted_meanwhile_is_a_fault_and_no_commit(
     ],
     ids=["attribute missing", "written by a later version", "not JSON"],
 )
-def test_a_row_that_cannot_be_understood_is_an_error_of_ours(
+def test_a_row_that_cannot_be_read_raises_our_own_error(
     item: dict[str, Any], rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
 ) -> None:
     # Any other error would end the whole invocation, and with it every neighbour in the batch.
@@ -145,7 +145,7 @@ def test_a_row_that_cannot_be_understood_is_an_error_of_ours(
         rows.read_account(ANA)
 
 
-def test_a_policy_that_cannot_be_understood_is_an_error_of_ours_where_it_is_put_again(
+def test_putting_a_policy_over_one_that_cannot_be_read_raises_our_own_error(
     rows: DynamoDBRows, dynamodb: "DynamoDBClient", tables: StackTables
 ) -> None:
     dynamodb.put_item(
@@ -222,7 +222,7 @@ def test_a_policy_never_changes_once_it_is_there(rows: DynamoDBRows) -> None:
     assert rows.read_policy(POLICY.version) == POLICY
 
 
-def test_lists_hold_their_own_kind_alone(rows: DynamoDBRows) -> None:
+def test_lists_hold_only_their_own_kind(rows: DynamoDBRows) -> None:
     rows.put_policy(POLICY)
     for team in (ACME, BIGCORP_TEAM):
         rows.compare_and_set_team(team.model_copy(update={"version": 1}))
@@ -256,7 +256,7 @@ def test_every_read_is_strongly_consistent(rows: DynamoDBRows, dynamodb: "Dynamo
     assert all(consistent is True for _, consistent in reads)
 
 
-def test_what_is_committed_over_the_tables_is_what_is_committed_in_memory(
+def test_the_tables_and_memory_commit_the_same(
     rows: DynamoDBRows,
 ) -> None:
     memory = MemoryRows()
@@ -407,7 +407,7 @@ class Refusing:
         return {"Responses": [{}] * len(Statements)}
 
 
-def test_a_fault_is_raised_once_no_other_call_of_its_batch_goes_on() -> None:
+def test_a_fault_is_raised_only_after_the_other_calls_of_its_batch_have_ended() -> None:
     client: Any = Refusing()
 
     with pytest.raises(RowsUnavailable, match="AccessDenied"):
@@ -474,7 +474,7 @@ def test_a_run_of_many_events_is_read_over_all_pages_of_the_answer(
 @pytest.mark.parametrize(
     "code", ["ThrottlingException", "InternalServerError", "RequestLimitExceeded"]
 )
-def test_a_fault_of_the_service_is_told_as_rows_unavailable(
+def test_a_fault_of_the_service_raises_rows_unavailable(
     code: str, stub: Stubber, stubbed: DynamoDBRows
 ) -> None:
     page = page_of(1)
@@ -497,7 +497,7 @@ def test_a_fault_of_the_service_is_told_as_rows_unavailable(
         assert raised.value.__cause__ is not None
 
 
-def test_a_lost_race_is_told_by_the_row_that_won(stub: Stubber, stubbed: DynamoDBRows) -> None:
+def test_a_lost_race_returns_the_row_that_won(stub: Stubber, stubbed: DynamoDBRows) -> None:
     won = full_account(ANA, version=7)
     stub.add_client_error(
         "put_item",

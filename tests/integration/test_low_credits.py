@@ -1,4 +1,4 @@
-"""Ten workers take an account through a threshold at once, and announce is told of it once."""
+"""Ten workers take an account below a threshold concurrently, and one notice is published."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""`agent-credits notices test`: who gets a test, who does not, and what the operator is told."""
+"""`agent-credits notices test`: who receives a test, who does not, and what is printed."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def topic(target: Target, monkeypatch: pytest.MonkeyPatch) -> Target:
-    """The target, with a topic to which nobody is subscribed yet."""
+    """Return the target, with a topic without subscriptions."""
     arn = target.sns.create_topic(Name="notices")["TopicArn"]
     outputs = target.outputs.model_copy(update={"notices_topic_arn": arn})
     connected = replace(target, outputs=outputs)
@@ -41,7 +41,7 @@ def policy_of(subscription: str) -> Any:
 
 
 def subscribe(target: Target, name: str, policy: Any) -> str:
-    """Subscribe a queue that filters so, and return its URL."""
+    """Subscribe a queue with this filter policy, and return its URL."""
     url = target.sqs.create_queue(QueueName=name)["QueueUrl"]
     queue = target.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
     target.sns.subscribe(
@@ -67,9 +67,7 @@ def received(target: Target, url: str) -> list[dict[str, Any]]:
     return [json.loads(json.loads(message["Body"])["Message"]) for message in messages]
 
 
-def test_a_test_of_slack_reaches_the_queue_of_slack_and_pages_nobody(
-    topic: Target, run: Run
-) -> None:
+def test_a_test_of_slack_reaches_only_the_queue_of_slack(topic: Target, run: Run) -> None:
     slack = subscribe(topic, "stack-slack", policy_of("SlackSubscription"))
     pager = subscribe(topic, "pager", {"severity": ["critical"]})
 
@@ -92,7 +90,7 @@ def test_two_tests_are_two_notices(topic: Target, run: Run) -> None:
     assert len({notice["id"] for notice in received(topic, slack)}) == 2
 
 
-def test_a_test_by_email_says_whom_it_goes_to_without_telling_the_address(
+def test_an_email_test_names_its_recipients_without_their_addresses(
     topic: Target, run: Run
 ) -> None:
     subscribe_email(topic, "billing@example.com", policy_of("BillingEmailSubscription"))
@@ -120,7 +118,7 @@ def test_the_report_for_programs_names_notice_and_recipients(topic: Target, run:
 @pytest.mark.parametrize(
     ("channel", "what_to_do"), [("slack", "SlackNotices=true"), ("email", "BillingEmail")]
 )
-def test_where_nobody_would_get_it_nothing_is_sent_and_the_way_is_told(
+def test_without_subscribers_nothing_is_sent_and_the_error_says_how_to_subscribe(
     topic: Target, run: Run, channel: str, what_to_do: str
 ) -> None:
     everything = subscribe(topic, "everything", None)
@@ -133,5 +131,5 @@ def test_where_nobody_would_get_it_nothing_is_sent_and_the_way_is_told(
 
 
 @pytest.mark.usefixtures("topic")
-def test_a_channel_that_is_none_is_rejected(run: Run) -> None:
+def test_an_unknown_channel_is_rejected(run: Run) -> None:
     assert run("--channel", "pigeon").exit_code == 2

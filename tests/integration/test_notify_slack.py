@@ -1,4 +1,4 @@
-"""The function notify_slack from its cold start on: what a queue holds, and what Slack gets.
+"""The function notify_slack from its cold start on: what a queue holds, and what Slack receives.
 
 The topic, the queues and the table are moto's, made from the template; Slack is the stand-in, over
 real HTTP.
@@ -33,7 +33,7 @@ ACME_HOOK = "/services/T000/B000/acme-secret"
 RECEIVES_MAX = load_template()["Resources"]["SlackQueue"]["Properties"]["RedrivePolicy"][
     "maxReceiveCount"
 ]
-# What a test waits for at most; nothing here takes so long unless it hangs.
+# The longest that a test waits; only a hang takes this long.
 SECONDS_MAX = 30.0
 
 NOTICE = Notice(
@@ -88,7 +88,7 @@ class SlackFlow:
             self.topic.publish(notice)
 
     def receive(self) -> dict[str, Any] | None:
-        """Return the next visible message as Lambda hands it over; none where there is none."""
+        """Return the next visible message as Lambda delivers it, or None."""
         messages = self.sqs.receive_message(
             QueueUrl=self.queue_url, AttributeNames=["ApproximateReceiveCount"]
         ).get("Messages", [])
@@ -221,7 +221,7 @@ def headers_of(messages: list[Message]) -> list[str]:
     return [m["payload"]["attachments"][0]["blocks"][0]["text"]["text"] for m in messages]
 
 
-def test_a_notice_is_posted_as_slack_wants_it(flow: SlackFlow) -> None:
+def test_a_notice_is_posted_in_slacks_format(flow: SlackFlow) -> None:
     flow.publish(NOTICE)
 
     flow.deliver_all()
@@ -289,7 +289,7 @@ def test_a_notice_for_a_revoked_webhook_is_dead_lettered(
     assert flow.left(flow.queue_url) == 0
     assert flow.left(flow.dead_letters_url) == 1
     assert flow.posted == []
-    # It was asked once: the answer of a webhook that is gone stands for a minute.
+    # Slack was asked once: the answer of a revoked webhook is cached for a minute.
     assert set(flow.reasons) == {f"Slack answered {status} ({code})"}
     assert flow.slack.memory.answers[0]["times"] == 0
 

@@ -150,7 +150,7 @@ class TestAccount:
         ("principal", "reason"),
         [("ana", "is not a principal"), ("user:nobody", "user:nobody has no account")],
     )
-    def test_rejects_what_is_no_account(
+    def test_rejects_an_unknown_or_invalid_account(
         self, run: Run, command: str, principal: str, reason: str
     ) -> None:
         result = run(command, principal)
@@ -198,9 +198,7 @@ class TestTeam:
         assert result.exit_code == 2
         assert "there is no team nowhere" in result.stderr
 
-    def test_shows_what_is_spent_and_reserved_under_which_cap(
-        self, run: Run, settled: DynamoDBRows
-    ) -> None:
+    def test_shows_spend_reservations_and_cap(self, run: Run, settled: DynamoDBRows) -> None:
         team = settled.read_team("acme")
         assert team is not None
         month = month_of(datetime.now(UTC), team.time_zone)
@@ -211,8 +209,15 @@ class TestTeam:
         told = run("team", "acme").stdout
         shown = json.loads(run("team", "acme", "--json").stdout)["spending"]
 
-        assert f"spend in {month}: 12.50 spent, 0.00 reserved, 37.50 left" in told
+        assert (
+            f"spend in {month} ({team.time_zone}): 12.50 USD spent, 0.00 USD reserved, "
+            "37.50 USD left of the cap of 50.00 USD\n"
+        ) in told
         assert (shown["spent_cents"], shown["head_room_cents"]) == (1_250, 3_750)
+
+    @pytest.mark.usefixtures("settled")
+    def test_a_team_without_a_cap_is_said_to_purchase_nothing(self, run: Run) -> None:
+        assert "0.00 USD reserved, no cap set: purchases are off\n" in run("team", "acme").stdout
 
 
 def replace_owner(owner: str, since: datetime) -> Team:
@@ -248,23 +253,26 @@ class TestLedger:
         assert [page.number for page in all_pages(settled, row)] == [1]
 
     @pytest.mark.usefixtures("several_pages")
-    def test_limit_ends_the_reading(self, run: Run) -> None:
+    def test_limit_stops_after_that_many_entries(self, run: Run) -> None:
         assert len(run("ledger", "user:ana", "--limit", "9").stdout.splitlines()) == 9
 
     @pytest.mark.usefixtures("several_pages")
     def test_an_entry_is_one_line_for_people(self, run: Run) -> None:
         lines = run("ledger", "user:ana").stdout.splitlines()
 
-        assert lines[0] == "2025-11-20 10:00:00Z  page 1  granted       pack  10 credits add_on"
+        assert (
+            lines[0]
+            == "2025-11-20 10:00 UTC  page 1  granted       pack  10 credits in pool add_on"
+        )
         assert lines[1] == (
-            "2025-11-21 10:00:00Z  page 1  debited       evt-00 of run-long  1 credits,"
+            "2025-11-21 10:00 UTC  page 1  debited       evt-00 of run-long  1 credit,"
             " 1 add_on (pack)"
         )
-        assert lines[12].endswith("insufficient  evt-11 of run-long  1 credits, short by 1")
+        assert lines[12].endswith("insufficient  evt-11 of run-long  1 credit, short by 1 credit")
 
 
 class TestExplain:
-    def test_tells_what_each_pool_held_and_what_was_drawn(
+    def test_shows_what_each_pool_held_and_what_was_drawn(
         self, run: Run, settled: DynamoDBRows
     ) -> None:
         open_account(
@@ -280,9 +288,7 @@ class TestExplain:
         assert "outcome    debited 2.5 trial (gift) + 7.5 add_on (pack)" in text
         assert "trial held 0; plan held 0; add_on held 2.5, drew 1" in text
 
-    def test_a_pool_that_was_not_needed_is_said_to_be(
-        self, run: Run, settled: DynamoDBRows
-    ) -> None:
+    def test_a_pool_that_was_not_needed_is_marked(self, run: Run, settled: DynamoDBRows) -> None:
         open_account(settled, grant_change("gift", "trial", "5"))
         debit(settled, usage("evt-1", "1"))
 
@@ -332,20 +338,25 @@ class TestExplain:
 
         text = run("explain", "run-1").stdout + run("explain", "run-2").stdout
 
-        assert "accepted: the pools cover it; a request takes nothing" in text
-        assert "returned 2 add_on (pack): the run ended by the platform's fault" in text
-        assert "waived 1: the run had ended by the platform's fault" in text
-        assert "insufficient: short by 45; this failed the run" in text
+        assert "accepted: the pools cover it; a request takes no credits" in text
+        assert "returned 2 add_on (pack): the run ended with a platform error" in text
+        assert "waived 1 credit: the run had ended with a platform error" in text
+        assert "insufficient: short by 45 credits; this failed the run" in text
         assert "finished: the run ended" in text
-        assert "insufficient, drew 5 add_on (pack): short by 1; the run had failed already" in text
+        assert (
+            "insufficient, drew 5 add_on (pack): short by 1 credit; the run had failed already"
+            in text
+        )
 
     @pytest.mark.usefixtures("several_pages")
-    def test_one_event_can_be_asked_for(self, run: Run) -> None:
+    def test_event_option_shows_only_that_event(self, run: Run) -> None:
         shown = json.loads(run("explain", "run-long", "--event", "evt-03", "--json").stdout)
 
         assert [event["id"] for event in shown] == ["evt-03"]
 
-    def test_another_principal_can_be_named(self, run: Run, several_pages: DynamoDBRows) -> None:
+    def test_principal_option_reads_that_accounts_open_page(
+        self, run: Run, several_pages: DynamoDBRows
+    ) -> None:
         open_account(several_pages, grant_change("g-ben", principal=BEN))
         debit(several_pages, usage("evt-ben", user="ben", run="run-long"), principal=BEN)
 
@@ -356,7 +367,7 @@ class TestExplain:
         assert {event["principal"] for event in named} == {"user:ana", "user:ben"}
 
     @pytest.mark.usefixtures("settled")
-    def test_rejects_a_run_that_nobody_recorded(self, run: Run) -> None:
+    def test_rejects_a_run_that_no_account_recorded(self, run: Run) -> None:
         result = run("explain", "run-none")
 
         assert result.exit_code == 2
@@ -365,13 +376,12 @@ class TestExplain:
 
 class TestVerify:
     @pytest.mark.usefixtures("several_pages")
-    def test_a_clean_ledger_is_told_with_its_sums(self, run: Run) -> None:
+    def test_a_clean_ledger_is_reported_with_its_sums(self, run: Run) -> None:
         result = run("verify")
 
         assert result.exit_code == 0
         assert (
-            "zero drift: 1 accounts, 19 entries; granted 10 + returned 0 - drawn 10"
-            in result.stdout
+            "zero drift: 1 account, 19 entries; granted 10 + returned 0 - drawn 10" in result.stdout
         )
 
     def test_a_changed_row_is_drift(
@@ -441,7 +451,7 @@ class TestDeadLetters:
             ),
         ],
     )
-    def test_tells_why_it_would_be_rejected_now(
+    def test_shows_why_a_message_would_be_rejected_now(
         self, several_pages: DynamoDBRows, message: str, code: str | None, reason: str
     ) -> None:
         debit(several_pages, usage("on-page", "1"))
@@ -464,7 +474,7 @@ class TestDeadLetters:
         assert (shown["code"], shown["event_ids"]) == ("conflicting", ["twin", "twin"])
 
     @pytest.mark.usefixtures("settled")
-    def test_looking_takes_nothing_out(self, target: Target, dead_letter_queue: str) -> None:
+    def test_showing_messages_removes_none(self, target: Target, dead_letter_queue: str) -> None:
         for number in range(25):
             target.sqs.send_message(QueueUrl=dead_letter_queue, MessageBody=f"no JSON {number}")
 
@@ -476,7 +486,7 @@ class TestDeadLetters:
         assert {letter.receive_count for letter in second} == {2}
 
     @pytest.mark.usefixtures("settled")
-    def test_looks_at_no_more_than_asked_for(
+    def test_shows_at_most_the_limit(
         self, run: Run, target: Target, dead_letter_queue: str
     ) -> None:
         for number in range(5):
@@ -485,7 +495,7 @@ class TestDeadLetters:
         assert len(json.loads(run("dead-letters", "--limit", "3", "--json").stdout)) == 3
 
     @pytest.mark.usefixtures("settled")
-    def test_a_body_is_shown_only_when_asked_for_and_never_whole(
+    def test_a_body_is_shown_only_on_request_and_truncated(
         self, run: Run, target: Target, dead_letter_queue: str
     ) -> None:
         target.sqs.send_message(QueueUrl=dead_letter_queue, MessageBody="\x1b[31m" + "x" * 500)
@@ -499,8 +509,8 @@ class TestDeadLetters:
         assert len(document["body"]) == 200
 
     @pytest.mark.usefixtures("settled", "dead_letter_queue")
-    def test_an_empty_queue_is_said_to_be(self, run: Run) -> None:
-        assert run("dead-letters").stdout == "the dead-letter queue is empty\n"
+    def test_an_empty_queue_is_reported(self, run: Run) -> None:
+        assert run("dead-letters").stdout == "The dead-letter queue is empty.\n"
 
 
 @dataclass(frozen=True)
@@ -569,7 +579,7 @@ class TestWatch:
         assert json.loads(line)["type"] == "insufficient_credits"
         assert json.loads(line)["data"]["run_id"] == "run-dry"
 
-    def test_looks_once_at_least_however_slow_the_machine_is(
+    def test_receives_at_least_once_on_a_slow_machine(
         self,
         run: Run,
         topic: Topic,
@@ -596,7 +606,7 @@ class TestWatch:
             "aws:SourceArn": topic.target.outputs.notices_topic_arn
         }
 
-    def test_whatever_goes_wrong_its_queue_is_removed(self, topic: Topic) -> None:
+    def test_its_queue_is_removed_after_any_error(self, topic: Topic) -> None:
         with pytest.raises(KeyboardInterrupt), subscribed(topic.target):
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""`agent-credits report` against the stack's tables: read from accounts and ledgers alone."""
+"""`agent-credits report` against the stack's tables: it reads only accounts and ledgers."""
 
 import json
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def burned_of(document: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.usefixtures("burned")
-def test_the_report_tells_what_each_account_holds_and_burns(run: Run) -> None:
+def test_the_report_shows_what_each_account_holds_and_burns(run: Run) -> None:
     shown = json.loads(run("acme", "--json").stdout)
 
     assert shown["accounts_count"] == 2

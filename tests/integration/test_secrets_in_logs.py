@@ -1,4 +1,4 @@
-"""What a function logs when its secret is at fault: the reason, and nothing of the secret."""
+"""A function whose secret is wrong logs the reason and no part of the secret."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ KEY = "rk_test_a_key_that_stripe_does_not_know"
 
 
 class Refuses(BaseHTTPRequestHandler):
-    """Stripe's answer to a key that it does not know, which quotes the key; here all of it."""
+    """Stripe's answer to an unknown key, which quotes the key; here in full."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))

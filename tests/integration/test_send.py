@@ -61,14 +61,14 @@ ONE, TWO = ndjson(usage("e1")), ndjson(usage("e2"))
 BAD_FILES = {
     "cut line": (ONE + '{"id": \n', ":2: is not JSON: Expecting value at line"),
     "no JSON": (ONE + "nonsense", ":2: is not JSON: Expecting value at line 2"),
-    "no comma": (f"[{ONE}{TWO}]", ":2: is not JSON: the array lacks a comma or its end"),
-    "no end": (f"[{ONE}", ":2: is not JSON: the array lacks a comma or its end"),
+    "no comma": (f"[{ONE}{TWO}]", ":2: is not JSON: the array has no comma or end here"),
+    "no end": (f"[{ONE}", ":2: is not JSON: the array has no comma or end here"),
     "comma before the end": (f"[{ONE},]", ":2: is not JSON: Expecting value at line 2"),
-    "number": ("12", ":1: is no event: it is not a JSON object"),
-    "array in an array": (f"[[{ONE}]]", ":1: is no event: it is not a JSON object"),
-    "deep object": ('{"a":' * 100_000, ":1: is no event: a huge number, or nested too deeply"),
-    "deep array": ("[" * 100_000, ":1: is no event: a huge number, or nested too deeply"),
-    "huge number": ('{"a": ' + "9" * 5_000 + "}", ":1: is no event: a huge number"),
+    "number": ("12", ":1: is not an event: it is not a JSON object"),
+    "array in an array": (f"[[{ONE}]]", ":1: is not an event: it is not a JSON object"),
+    "deep object": ('{"a":' * 100_000, ":1: is not an event: a huge number, or nested too deeply"),
+    "deep array": ("[" * 100_000, ":1: is not an event: a huge number, or nested too deeply"),
+    "huge number": ('{"a": ' + "9" * 5_000 + "}", ":1: is not an event: a huge number"),
     "no event": ("[]", " holds no event"),
     "bad field": (ONE + ndjson(usage("e2", "-1")), ":2: data.credits must be a decimal"),
     "unknown type": (ndjson(cloudevent("e1", type="x")), ":1: "),
@@ -88,12 +88,12 @@ class TestReading:
         assert from_array == from_lines == [json.dumps(one), json.dumps(two)]
         assert [json.loads(body) for body in from_documents] == [one, two]
 
-    def test_an_event_is_sent_as_the_very_text_of_the_file(self) -> None:
+    def test_an_event_is_sent_as_the_exact_text_of_the_file(self) -> None:
         text = (EVENTS / "user_run.json").read_text()
 
         assert bodies(f"\n [ {text} ]\n") == [text.strip()]
 
-    def test_a_byte_order_mark_and_empty_lines_mean_nothing(self, tmp_path: Path) -> None:
+    def test_a_byte_order_mark_and_empty_lines_are_ignored(self, tmp_path: Path) -> None:
         file = tmp_path / "events.ndjson"
         file.write_text("\ufeff\n" + ndjson(usage("e1")) + "\r\n\n" + ndjson(usage("e2")))
 
@@ -146,7 +146,7 @@ class TestGrouping:
         assert [m.events for m in messages] == [2, 2, 2, 1]
 
     def test_a_packed_message_fits_the_queue(self) -> None:
-        # White space is sent as it stands in the file.
+        # White space is sent as it is in the file.
         long = "".join(json.dumps(usage(f"e{n}"), indent=100) for n in range(1_000))
 
         messages = checked_messages("f", long, 1_000)
@@ -177,7 +177,7 @@ class TestSending:
             [*((m.body, m.group) for m in messages), ("bare", None)], key=str
         )
 
-    def test_large_messages_share_no_call_that_they_do_not_fit(
+    def test_large_messages_are_split_over_calls_that_they_fit(
         self, sqs: "SQSClient", queue_url: str
     ) -> None:
         messages = [Message(letter * 600_000, None, 1) for letter in "abc"]
@@ -203,19 +203,15 @@ class TestSending:
             for _ in range(ATTEMPTS_MAX):
                 stubber.add_response("send_message_batch", answer(failed=["0"]), entries(1))
 
-            with pytest.raises(
-                CommandError, match="0 of 1 messages were sent, then SQS failed 6 times"
-            ):
+            with pytest.raises(CommandError, match="0 of 1 message sent, then SQS failed 6 times"):
                 send_messages(sqs, "q", messages(1), pause=pause)
 
-    def test_does_not_repeat_what_the_sender_has_to_correct(self, sqs: "SQSClient") -> None:
+    def test_does_not_repeat_a_message_that_the_sender_must_correct(self, sqs: "SQSClient") -> None:
         with Stubber(sqs) as stubber:
             stubber.add_response("send_message_batch", answer(*map(str, range(10))))
             stubber.add_response("send_message_batch", answer(failed=["0"], sender_fault=True))
 
-            with pytest.raises(
-                CommandError, match="10 of 11 messages were sent, then SQS rejected one"
-            ):
+            with pytest.raises(CommandError, match="10 of 11 messages sent, then SQS rejected one"):
                 send_messages(sqs, "q", messages(11), pause=pause)
 
     def test_a_queue_that_does_not_answer_is_rejected_with_how_far_it_came(
@@ -226,7 +222,7 @@ class TestSending:
             stubber.add_client_error("send_message_batch", "ServiceUnavailable")
 
             with pytest.raises(
-                CommandError, match=r"10 of 11 messages were sent, then: .* send the same"
+                CommandError, match=r"10 of 11 messages sent, then: .* send the same"
             ):
                 send_messages(sqs, "q", messages(11), pause=pause)
 
@@ -251,7 +247,7 @@ class TestCommand:
         assert sent.output == "Sent 4 events in 2 messages to moto.\n"
         assert {group for _, group in received(sqs, queue_url)} == {"user:ana", "user:hana"}
 
-    def test_sends_what_comes_by_standard_input(self, run: Callable[..., Result]) -> None:
+    def test_sends_events_from_standard_input(self, run: Callable[..., Result]) -> None:
         sent = run("-", "--json", input=ndjson(usage("e1"), usage("e2")))
 
         assert json.loads(sent.output) == {"messages": 2, "events": 2, "repeated": 0}
@@ -292,7 +288,7 @@ class TestCommand:
         assert complaint in rejected.output
         assert rejected.output.count("\n") == 1
 
-    def test_long_input_shows_how_far_it_is(self, run: Callable[..., Result]) -> None:
+    def test_long_input_shows_progress(self, run: Callable[..., Result]) -> None:
         long = ndjson(*(usage(f"e{n}") for n in range(PROGRESS_FROM)))
 
         sent = run("-", input=long)

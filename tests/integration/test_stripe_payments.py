@@ -222,7 +222,7 @@ def test_a_card_that_needs_its_holder_to_confirm_is_declined(stand_in, payments)
     assert charged(stand_in, card) == []
 
 
-def test_a_no_that_cannot_be_made_definite_is_asked_about_again(payments, card):
+def test_a_decline_that_cannot_be_confirmed_leaves_the_outcome_open(payments, card):
     """Stripe answers an attempt to cancel what has just succeeded with an invalid request."""
     payment_id = payments.create(charge_to(card))
     assert payments.confirm(payment_id) == Paid(payment_id)
@@ -324,7 +324,7 @@ def test_a_refused_connection_leaves_the_outcome_unknown(card):
         payments.confirm("pi_any")
 
 
-def test_a_connection_that_nobody_accepts_ends_within_the_timeout_of_a_call(card):
+def test_a_connection_that_is_never_accepted_ends_within_the_timeout_of_a_call(card):
     with socket.socket() as deaf:
         deaf.bind((HOST, 0))
         deaf.listen(1)

@@ -24,7 +24,7 @@ ACME = "acme"
 
 
 def documented_policies() -> list[dict[str, Any]]:
-    """Return the filter policies in the commands, in the order in which they stand there."""
+    """Return the filter policies of the commands, in their order."""
     attributes = map(json.loads, ATTRIBUTES.findall(DOCS.read_text()))
     return [json.loads(found["FilterPolicy"]) for found in attributes]
 

@@ -99,7 +99,7 @@ def record(body: str, receives: int = 1) -> dict[str, Any]:
 
 
 def bodies(sqs: "SQSClient", url: str) -> Iterator[str]:
-    """Yield each message of the queue, done with once the next is asked for."""
+    """Yield each message of the queue, and delete it when the next is requested."""
     for _ in range(MESSAGES_MAX):
         answer = sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=1)
         if not answer.get("Messages"):
@@ -194,7 +194,7 @@ def test_credits_that_expire_within_the_days_of_the_deployment_are_observed_once
     assert observed(dynamodb, tables) == ["credits_expiring"]
 
 
-def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
+def test_an_unreadable_row_is_observed_and_the_others_are_reconciled(
     sweep: Function,
     open_rows: DynamoDBRows,
     dynamodb: "DynamoDBClient",
@@ -213,7 +213,7 @@ def test_a_row_that_nobody_can_read_is_observed_and_the_others_are_reconciled(
 
 
 @pytest.mark.usefixtures("open_rows")
-def test_the_next_day_a_quiet_account_costs_its_checkpoint_and_the_receipts_of_its_page(
+def test_the_next_day_a_quiet_account_needs_only_its_checkpoint_and_the_receipts_of_its_page(
     sweep: Function,
 ) -> None:
     sweep.invoke(record(beginning("reconciliation")))
@@ -240,7 +240,7 @@ def test_a_sweep_is_begun_from_the_command_line_however_often(
     assert [sweep.failed_ids(record(body)) for body in begun] == [[], []]
 
 
-def test_a_sweep_that_there_is_not_is_rejected_by_name(run: Run) -> None:
+def test_an_unknown_sweep_is_rejected_by_name(run: Run) -> None:
     refused = run("marathon")
 
     assert refused.exit_code == 2
@@ -248,7 +248,7 @@ def test_a_sweep_that_there_is_not_is_rejected_by_name(run: Run) -> None:
 
 
 @pytest.mark.usefixtures("open_rows")
-def test_a_step_that_failed_twice_is_taken_apart(
+def test_a_step_that_failed_twice_is_split_into_visits(
     sweep: Function, sqs: "SQSClient", sweeps_url: str
 ) -> None:
     assert sweep.failed_ids(record(beginning("reconciliation"), receives=3)) == []
@@ -296,7 +296,7 @@ def test_balance_reports_are_swept_over_teams(
     assert open_rows.read_burn_counts([ANA])[ANA].page_number > 0
 
 
-def test_a_team_that_no_report_can_be_made_of_is_counted_and_costs_the_others_nothing(
+def test_a_team_without_a_possible_report_is_counted_and_the_others_get_theirs(
     sweep: Function,
     open_rows: DynamoDBRows,
     dynamodb: "DynamoDBClient",

@@ -1,8 +1,8 @@
 """Every command of `agent-credits` with its options, as the program itself describes them."""
 
-import inspect
+import textwrap
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any
 
 import typer
 
@@ -18,12 +18,15 @@ def commands() -> str:
     """Return a section for each command, in the order in which `--help` lists them."""
     program = typer.main.get_command(app)
     context = typer.Context(program)
-    return "\n".join(_section(path, command) for path, command in _commands("", program, context))
+    return "\n".join(
+        _section(path, command, context) for path, command in _commands("", program, context)
+    )
 
 
 def options_for_all() -> str:
     """Return the options that stand in front of every command."""
-    return _parameters(typer.main.get_command(app))
+    program = typer.main.get_command(app)
+    return _parameters(program, typer.Context(program))
 
 
 def _commands(prefix: str, group: Command, context: Any) -> Iterator[tuple[str, Command]]:
@@ -37,9 +40,8 @@ def _commands(prefix: str, group: Command, context: Any) -> Iterator[tuple[str, 
             yield path, command
 
 
-def _section(path: str, command: Command) -> str:
-    arguments = [_usage(p) for p in command.params if p.param_type_name == "argument"]
-    usage = " ".join(("agent-credits", path, "[OPTIONS]", *arguments))
+def _section(path: str, command: Command, context: Any) -> str:
+    usage = " ".join(("agent-credits", path, *command.collect_usage_pieces(context)))
     return f"""
 ## `{path}`
 
@@ -47,19 +49,26 @@ def _section(path: str, command: Command) -> str:
 {usage}
 ```
 
-{_escaped(inspect.cleandoc(command.help))}
+{_escaped(_wrapped(command.help))}
 
-{_parameters(command)}
+{_parameters(command, context)}
 """
 
 
-def _parameters(command: Command) -> str:
+def _wrapped(text: str) -> str:
+    return "\n\n".join(textwrap.fill(paragraph, 100) for paragraph in text.split("\n\n"))
+
+
+def _parameters(command: Command, context: Any) -> str:
+    # Those of `get_params` have the names of their values; every command has the inherited ones.
+    parameters = [p for p in command.get_params(context) if p in command.params]
+
     return table(
         ("argument or option", "default", "meaning"),
         [
             (_names(parameter), _default(parameter), _escaped(parameter.help or ""))
-            for parameter in command.params
-            if parameter.name != "help" and not parameter.hidden
+            for parameter in parameters
+            if not parameter.hidden
         ],
     )
 
@@ -69,31 +78,19 @@ def _escaped(text: str) -> str:
     return text.replace("<", "&lt;").replace("|", "&#124;")
 
 
-def _usage(argument: Parameter) -> str:
-    return _metavar(argument) if argument.required else f"[{_metavar(argument)}]"
-
-
 def _names(parameter: Parameter) -> str:
     is_argument = parameter.param_type_name == "argument"
-    value = "" if is_argument or parameter.is_flag else f" {_metavar(parameter)}"
-    named = [_metavar(parameter)] if is_argument else parameter.opts
+    value = "" if is_argument or parameter.is_flag else f" {parameter.metavar}"
+    named = [parameter.metavar] if is_argument else parameter.opts
     names = ", ".join(f"`{name}{value}`" for name in named)
     variable = f", or the variable `{parameter.envvar}`" if parameter.envvar else ""
     return f"{names}{_bounds(parameter)}{variable}"
 
 
-def _metavar(parameter: Parameter) -> str:
-    name = (parameter.metavar or parameter.name).upper().replace("_", "-")
-    if parameter.param_type_name == "option" and not parameter.metavar:
-        name = parameter.opts[0].lstrip("-").upper()
-    return f"{name}..." if parameter.nargs == -1 else name
-
-
 def _bounds(parameter: Parameter) -> str:
-    choices = [c for c in get_args(parameter.type_descriptor.annotation) if isinstance(c, str)]
     match parameter.min, parameter.max:
         case None, None:
-            return f": {' or '.join(choices)}" if choices else ""
+            return ""
         case low, None:
             return f": {low} or more"
         case low, high:

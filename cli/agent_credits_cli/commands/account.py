@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.ledger.thresholds import LowCredits
-from agent_credits.values.credits import format_credits
+from agent_credits.ledger.thresholds import LowCredits, Threshold
+from agent_credits.notices.reload_declines import decline_in_words
+from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.accounts import existing_account, principal_from
 from agent_credits_cli.holdings import Holdings, holdings_at, holdings_to_json, policy_of
-from agent_credits_cli.tables import AsJson, moment, out, print_json, table
+from agent_credits_cli.tables import AsJson, out, print_json, table
 from agent_credits_cli.target import connect, rows_of
 
 
@@ -20,7 +21,7 @@ def account(
     principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
     as_json: AsJson = False,
 ) -> None:
-    """Show an account's pools and grants as they are now, and when its plan refills."""
+    """Show an account's pools and grants as of now, and when its plan refills."""
     rows = rows_of(connect(context))
     holdings = read_holdings(rows, principal_from(principal), datetime.now(UTC))
     if as_json:
@@ -35,38 +36,51 @@ def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Ho
 
 
 def _low_text(low: LowCredits) -> str:
-    parts = []
+    """Return which thresholds the account is below, whether it was announced, and why no reload."""
+    sentences = []
     if low.notified:
-        why = f", {low.decline}" if low.decline else ""
-        parts.append(f"told of {', '.join(map(str, low.notified))}{why}")
+        below = _thresholds_text(low.notified, low.base_microcredits)
+        sentences.append(f"Low: below {below}; subscribers were notified.")
     if low.deferred:
-        held = ", ".join(map(str, low.deferred))
-        parts.append(f"silent about {held} while a reload is able or under way")
-    return f"{'; '.join(parts)} (per cent of {format_credits(low.base_microcredits)})"
+        below = _thresholds_text(low.deferred, low.base_microcredits)
+        sentences.append(f"Low: below {below}; the notice is deferred because a reload may help.")
+    if low.decline:
+        sentences.append(f"No reload: {decline_in_words(low.decline)}.")
+    return " ".join(sentences)
+
+
+def _thresholds_text(thresholds: tuple[Threshold, ...], base_microcredits: int) -> str:
+    """Return thresholds in a phrase: 50% of 1,000 credits and 20 credits."""
+    return " and ".join(
+        f"{threshold} of {credits_text(base_microcredits)}"
+        if threshold.unit == "percent"
+        else credits_text(threshold.amount)
+        for threshold in thresholds
+    )
 
 
 def _show(holdings: Holdings) -> None:
-    available = format_credits(holdings.available_microcredits)
-    out().print(f"{holdings.account.principal}: {available} credits available")
+    available = credits_text(holdings.available_microcredits)
+    out().print(f"{holdings.account.principal}: {available} available")
     plan = holdings.account.plan
     if plan is not None:
         refill = holdings.resets_at
-        then = f"refills at {moment(refill)}" if refill else "does not refill"
-        out().print(f"plan {plan.name}: {format_credits(plan.microcredits)} credits, {then}")
+        then = f"refills at {time_text(refill)}" if refill else "does not refill"
+        out().print(f"plan {plan.name}: {credits_text(plan.microcredits)}, {then}")
     if holdings.account.low is not None:
-        out().print(f"low: {_low_text(holdings.account.low)}")
+        out().print(_low_text(holdings.account.low), soft_wrap=True)
     pools = table("pool", ">available")
     for balance in holdings.balances:
-        pools.add_row(balance.pool, format_credits(balance.available_microcredits))
+        pools.add_row(balance.pool, amount_text(balance.available_microcredits))
     out().print(pools)
     grants = table("grant, in drawing order", "pool", ">remaining", ">of", "expires", "cause")
     for grant in holdings.grants:
         grants.add_row(
             grant.id,
             grant.pool if grant.pool in holdings.pools else f"{grant.pool} (no run draws it)",
-            format_credits(grant.remaining_microcredits),
-            format_credits(grant.amount_microcredits),
-            moment(grant.expires_at) if grant.expires_at else "never",
+            amount_text(grant.remaining_microcredits),
+            amount_text(grant.amount_microcredits),
+            time_text(grant.expires_at) if grant.expires_at else "never",
             grant.cause,
         )
     out().print(grants)

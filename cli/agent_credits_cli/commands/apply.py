@@ -1,7 +1,7 @@
 """`agent-credits apply`: brings a stack to what a file declares, and shows what that changes.
 
-Applying is repeatable: a second run finds nothing to change, and a run that was broken off is
-completed by the next.
+Applying is repeatable: a second run finds nothing to change, and a run that was interrupted is
+completed by the next one.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from agent_credits.aws.backoff import back_off
+from agent_credits.values.display import count_text
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.stack import read_stack
@@ -23,16 +24,16 @@ from agent_credits_cli.world_file import load_world
 
 def apply(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="Policy, plans, teams and grants, in TOML.")],
+    file: Annotated[Path, typer.Argument(help="Policy, plans, teams and grants, as TOML.")],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")
+        bool, typer.Option("--dry-run", help="Show what would change, without changing it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring policy, teams, accounts and grants to what FILE declares.
+    """Make the stack's policy, teams, accounts and grants what FILE declares.
 
-    What the file does not name is left alone. Another owner, kind or policy of a team counts from
-    a few minutes later on; everything else counts at once.
+    What the file does not name stays as it is. A new plan counts from the account's next refill,
+    and a team's new owner, kind or policy counts a few minutes later. All else counts at once.
     """
     world = load_world(file)
     target = connect(context)
@@ -43,15 +44,17 @@ def apply(
             carry_out(rows, steps, clock=utc_now, pause=back_off)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
         raise CommandError(
-            f"{target.name}: {error}; run apply again, it goes on from there"
+            f"{target.name}: {error}; run apply again, it continues from there"
         ) from error
     _print(steps, target.name, dry_run=dry_run, as_json=as_json)
 
 
 def _print(steps: Sequence[Step], target_name: str, *, dry_run: bool, as_json: bool) -> None:
     differences = [difference for step in steps for difference in step.differences]
+    warnings = [warning for step in steps for warning in step.warnings]
     if as_json:
-        print_json({"dry_run": dry_run, "changes": [asdict(d) for d in differences]})
+        changes_made = [asdict(difference) for difference in differences]
+        print_json({"dry_run": dry_run, "changes": changes_made, "warnings": warnings})
         return
     if not differences:
         out().print(f"{target_name}: nothing to change", soft_wrap=True)
@@ -60,5 +63,7 @@ def _print(steps: Sequence[Step], target_name: str, *, dry_run: bool, as_json: b
     for d in differences:
         changes.add_row(d.kind, d.name, d.what, d.before or "-", d.after)
     out().print(changes)
+    for warning in warnings:
+        out().print(f"Warning: {warning}", soft_wrap=True)
     made = "would be made" if dry_run else "made"
-    out().print(f"{target_name}: changes {made}: {len(differences)}", soft_wrap=True)
+    out().print(f"{target_name}: {count_text(len(differences), 'change')} {made}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`agent-credits dead-letters`: what was rejected and why, without taking it out of the queue."""
+"""`agent-credits dead-letters`: what was rejected and why, without removing it from the queue."""
 
 import json
 from dataclasses import dataclass
@@ -19,23 +19,24 @@ from agent_credits.events.agent_runs import (
 from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
 from agent_credits.ledger.entries import Identity
 from agent_credits.notices.notice import iso
+from agent_credits.values.display import count_text, time_text
 from agent_credits.values.errors import SecretUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.dead_letter_queue import peek
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.tables import AsJson, moment, out, print_json
+from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import Target, connect, rows_of
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 BODY_CHARACTERS_SHOWN: Final = 200
-REFUSED_NO_MORE: Final = "rejected_no_more"
+NO_LONGER_REJECTED: Final = "rejected_no_more"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that was given up on. `code` and `reason` are those of now, not of then."""
+    """A message in the dead-letter queue, with why it would be rejected now."""
 
     message_id: str
     receive_count: int
@@ -48,30 +49,34 @@ class DeadLetter:
 
 def dead_letters(
     context: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, max=1_000, help="Look at so many at most.")] = 100,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1_000, help="Show at most this many messages.")
+    ] = 100,
     with_body: Annotated[
         bool,
-        typer.Option("--body", help=f"Show the first {BODY_CHARACTERS_SHOWN} characters, too."),
+        typer.Option(
+            "--body", help=f"Also show the first {BODY_CHARACTERS_SHOWN} characters of each body."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the messages that were rejected, and why they would be rejected now. Removes nothing.
+    """Show rejected messages, and why they would be rejected now. Nothing is removed.
 
-    To try them again after a correction: `aws sqs start-message-move-task`.
+    After a correction, `aws sqs start-message-move-task` delivers them again.
     """
     letters = read_dead_letters(connect(context), limit, datetime.now(UTC))
     if as_json:
         print_json([_to_json(letter, with_body=with_body) for letter in letters])
         return
     if not letters:
-        out().print("the dead-letter queue is empty")
+        out().print("The dead-letter queue is empty.")
         return
     for letter in letters:
         out().print(_text(letter, with_body=with_body), soft_wrap=True)
 
 
 def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLetter]:
-    """Return at most `limit` of the messages, each with what is wrong with it now."""
+    """Return at most `limit` messages, each with what is wrong with it now."""
     rows = rows_of(target)
     directory = Directory(rows)
     keys = _signing_keys(target)
@@ -87,10 +92,10 @@ def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLet
                 message_id=message["MessageId"],
                 receive_count=int(attributes["ApproximateReceiveCount"]),
                 sent_at=datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
-                code=rejection.code if rejection else REFUSED_NO_MORE,
+                code=rejection.code if rejection else NO_LONGER_REJECTED,
                 reason=rejection.reason
                 if rejection
-                else "nothing is wrong with it now; move it back",
+                else "it would be accepted now; move it back to the queue",
                 event_ids=tuple(event.id for event in parsed.events),
                 body=message["Body"],
             )
@@ -116,15 +121,15 @@ def _why_not_authentic(
         return why_not_authentic(message["Body"], signature, keys, unsigned_counts=unsigned_counts)
     except SecretUnavailable as fault:
         raise CommandError(
-            f"signatures cannot be checked: {fault}; ask for the right to read the secret that the"
-            " output EventSigningSecretArn names"
+            f"signatures cannot be checked: {fault}; ask for permission to read the secret"
+            " that the output EventSigningSecretArn names"
         ) from fault
 
 
 def why_rejected(
     message: Message, rows: DynamoDBRows, directory: Directory, now: datetime
 ) -> Rejection | None:
-    """Return why the message would be rejected now, in the words of the function that does it."""
+    """Return why the message would be rejected now, as the function that debits it would say."""
     if message.rejections:
         return message.rejections[0]
     receipts = rows.read_receipts({event.identity for event in message.events})
@@ -135,14 +140,14 @@ def why_rejected(
         if isinstance(billing, Rejection):
             return billing
         if isinstance(event, ModelProviderErrorReported):
-            continue  # It has no entry on the account, so nothing can stand against it there.
+            continue  # It adds no entry to the account, so it cannot conflict with one.
         if billing.principal not in counted:
             row = rows.read_account(billing.principal)
             if row is None:
                 return Rejection("unknown_user", f"{billing.principal} has no account")
             on_page = {entry.identity: entry.payload_hash for entry in row.entries}
             counted[billing.principal] = on_page | in_ledger
-        # Of two events with one id, the message's first counts, as it does in a commit.
+        # Of two events with one id, the first in the message counts, as in a commit.
         first = counted[billing.principal].setdefault(event.identity, event.payload_hash)
         if first != event.payload_hash:
             reason = f"event {event.id} was recorded with another payload"
@@ -163,12 +168,12 @@ def _to_json(letter: DeadLetter, *, with_body: bool) -> dict[str, Any]:
 
 
 def _text(letter: DeadLetter, *, with_body: bool) -> str:
-    received = f"received {letter.receive_count} times"
+    received = f"received {count_text(letter.receive_count, 'time')}"
     lines = [
-        f"{letter.message_id}  sent {moment(letter.sent_at)}, {received}",
+        f"{letter.message_id}  sent {time_text(letter.sent_at)}, {received}",
         f"  {letter.code}: {letter.reason}",
     ]
     if with_body:
-        # As JSON, because a body may hold anything, also what a terminal takes for a command.
+        # As JSON, because a body may hold control sequences for the terminal.
         lines.append(f"  {json.dumps(letter.body[:BODY_CHARACTERS_SHOWN])}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`agent-credits explain`: why a run's events did what they did, from trigger to outcome."""
+"""`agent-credits explain`: what each event of a run did and why, from trigger to outcome."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -10,14 +10,16 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.policy import BillingPolicy, TriggerKind
 from agent_credits.ledger.accounts import pool_balances
 from agent_credits.ledger.entries import Entry, Identity, PoolBalance, RunContext
+from agent_credits.notices.reload_declines import decline_in_words
 from agent_credits.sweeps.reconciliation import Reconciliation
 from agent_credits.sweeps.verification import read_policy
 from agent_credits.values.credits import format_credits
+from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits.values.principals import Payer, Principal
 from agent_credits_cli.accounts import principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.tables import AsJson, err, moment, out, print_json
+from agent_credits_cli.tables import AsJson, err, out, print_json
 from agent_credits_cli.target import connect, rows_of
 
 TRIGGERS: Final[Mapping[TriggerKind, str]] = {
@@ -34,9 +36,9 @@ PAYERS: Final[Mapping[Payer, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """One event of the run, where it stands, and what each pool of its order held before it.
+    """One event of the run, where it is recorded, and what each pool of its order held before.
 
-    `held` is empty where the policy that named the order is missing.
+    `held` is empty if the policy that names the order is missing.
     """
 
     principal: Principal
@@ -47,7 +49,7 @@ class Recorded:
 
     @property
     def run(self) -> RunContext:
-        assert self.entry.run is not None, "every entry of a run tells of its trigger"
+        assert self.entry.run is not None, "every entry of a run has its trigger"
         return self.entry.run
 
     def drawn_from(self, pool: str) -> int:
@@ -56,22 +58,27 @@ class Recorded:
 
 def explain(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id: the events' subject.")],
-    event: Annotated[str | None, typer.Option(help="Only the event with this id.")] = None,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run's id, which is the subject of its events.")
+    ],
+    event: Annotated[
+        str | None, typer.Option(metavar="ID", help="Explain only the event with this id.")
+    ] = None,
     principal: Annotated[
-        str | None, typer.Option(help="Look at this account's open page too, and at no others.")
+        str | None,
+        typer.Option(help="Read the open page of this account, and of no other account."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Explain each event of a run: trigger, principal, pools tried and why, outcome."""
+    """Explain each event of a run: its trigger, who pays, which pools it tried, its outcome."""
     rows = rows_of(connect(context))
     found = find_run(rows, run, principal_from(principal) if principal else None)
     chosen = [recorded for recorded in found if event in (None, recorded.entry.identity.id)]
     if not chosen:
-        what = f"event {event} of run {run}" if event else f"event of run {run}"
+        what = f"event {event} of run {run}" if event else f"an event of run {run}"
         raise CommandError(
-            f"no account has recorded an {what}; if it was sent, it still waits in the queue or was"
-            " declined: see `agent-credits dead-letters`"
+            f"no account has recorded {what}; if it was sent, it is still in the queue or was"
+            " rejected: see `agent-credits dead-letters`"
         )
     explained = in_order_with_held(rows, chosen)
     if as_json:
@@ -84,8 +91,8 @@ def explain(
 def find_run(rows: DynamoDBRows, run_id: str, principal: Principal | None) -> list[Recorded]:
     """Return what is recorded of a run, in no order.
 
-    An event on an open page has no receipt yet, and only that page tells of it. So the open pages
-    of the accounts that the run is known to be billed to are read, or else those of all accounts.
+    An event on an open page has no receipt yet. So the open pages of the accounts that the run is
+    known to be billed to are read, or else those of all accounts.
     """
     found = {
         receipt.entry.identity: Recorded(
@@ -107,9 +114,9 @@ def find_run(rows: DynamoDBRows, run_id: str, principal: Principal | None) -> li
 
 
 def in_order_with_held(rows: DynamoDBRows, found: Collection[Recorded]) -> list[Recorded]:
-    """Put a run's events in the order they were recorded in, with what the pools held before each.
+    """Return a run's events in the order they were recorded, with what the pools held before each.
 
-    Neither is in a receipt, so the ledgers of the accounts are replayed up to the last event.
+    Receipts hold neither, so the ledgers of the accounts are replayed up to the last event.
     """
     policies: dict[str, BillingPolicy] = {}
     held: dict[Identity, tuple[PoolBalance, ...]] = {}
@@ -159,7 +166,7 @@ def _pools(policies: Mapping[str, BillingPolicy], run: RunContext) -> tuple[str,
 def _text(recorded: Recorded) -> str:
     entry, run = recorded.entry, recorded.run
     page = f"page {recorded.page_number}" + (" (open)" if recorded.is_on_open_page else "")
-    amount = f", {format_credits(entry.amount_microcredits)} credits"
+    amount = f", {credits_text(entry.amount_microcredits)}"
     lines = [
         f"{entry.identity.id}: {entry.type}{amount if entry.amount_microcredits else ''}",
         f"  trigger    {TRIGGERS[run.trigger_kind]} {run.trigger_id} of team {run.team_id}"
@@ -167,23 +174,23 @@ def _text(recorded: Recorded) -> str:
         f"  billed     {recorded.principal}: {PAYERS[run.payer]} (policy {run.policy_version})",
         f"  pools      {_pools_text(recorded)}",
         f"  outcome    {outcome_text(entry)}",
-        f"  recorded   {moment(entry.recorded_at)} on {page} of {recorded.principal}",
+        f"  recorded   {time_text(entry.recorded_at)} on {page} of {recorded.principal}",
     ]
     return "\n".join(lines) + "\n"
 
 
 def _pools_text(recorded: Recorded) -> str:
-    """Tell of each pool in drawing order: what it held, and what was drawn from it."""
+    """Return, for each pool in drawing order, what it held and what was drawn from it."""
     if recorded.entry.outcome in ("finished", "waived", "returned"):
-        return "none drawn: this takes no credits"
+        return "none drawn: this event takes no credits"
     parts: list[str] = []
     uncovered = recorded.entry.amount_microcredits
     is_request = recorded.entry.type == "agent_run.requested"
     for pool in recorded.held:
         drawn = recorded.drawn_from(pool.pool)
-        text = f"{pool.pool} held {format_credits(pool.available_microcredits)}"
+        text = f"{pool.pool} held {amount_text(pool.available_microcredits)}"
         if drawn:
-            text += f", drew {format_credits(drawn)}"
+            text += f", drew {amount_text(drawn)}"
         elif uncovered == 0 and not is_request:
             text += ", not needed"
         uncovered -= drawn
@@ -193,38 +200,42 @@ def _pools_text(recorded: Recorded) -> str:
 
 def outcome_text(entry: Entry) -> str:
     """Return an entry's outcome in words, with what follows from it for the run."""
-    amount = format_credits(entry.amount_microcredits)
+    amount = credits_text(entry.amount_microcredits)
     match entry.outcome:
         case "accepted":
-            return "accepted: the pools cover it; a request takes nothing"
+            return "accepted: the pools cover it; a request takes no credits"
         case "debited":
             return f"debited {draws_text(entry.draws)}"
         case "insufficient":
             return f"insufficient{_shortfall_text(entry)}"
         case "waived":
-            return f"waived {amount}: the run had ended by the platform's fault"
+            return f"waived {amount}: the run had ended with a platform error"
         case "finished":
             return "finished: the run ended"
         case "returned":
             back = draws_text(entry.draws) or "nothing, because nothing was drawn"
-            return f"returned {back}: the run ended by the platform's fault"
+            return f"returned {back}: the run ended with a platform error"
         case "granted" | "refilled" | "expired" | "changed":
             return f"{entry.outcome} {amount}"
         case "reload_requested":
-            return f"reload requested: {amount} credits are waited for"
+            return f"reload requested: events wait for {amount}"
         case "reload_declined":
-            return f"reload declined: {entry.decline}"
+            return f"reload declined: {_decline_text(entry)}"
         case _:
             assert_never(entry.outcome)
 
 
 def _shortfall_text(entry: Entry) -> str:
     drew = f", drew {draws_text(entry.draws)}" if entry.draws else ""
-    short = format_credits(entry.shortfall_microcredits)
+    short = credits_text(entry.shortfall_microcredits)
     fails = "this failed the run" if entry.fails_run else "the run had failed already"
     if entry.decline is not None:
-        fails += f"; no reload: {entry.decline}"
+        fails += f"; no reload: {_decline_text(entry)}"
     return f"{drew}: short by {short}; {fails}" if entry.shortfall_microcredits else f": {fails}"
+
+
+def _decline_text(entry: Entry) -> str:
+    return decline_in_words(entry.decline) if entry.decline else "unknown"
 
 
 def _to_json(recorded: Recorded) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`agent-credits grant`: puts credits into one account by hand, once however often repeated."""
+"""`agent-credits grant`: puts credits into one account by hand; a repeat changes nothing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.notices.notice import iso
 from agent_credits.payments.purchases import ManualPurchase, NotBought, buy
 from agent_credits.values.credits import format_credits
-from agent_credits.values.display import money_text
+from agent_credits.values.display import credits_text, money_text, time_text
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.accounts import existing_account, principal_from
@@ -33,34 +33,47 @@ from agent_credits_cli.world import DeclaredGrant, reserved_prefix
 def grant(
     context: typer.Context,
     principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
-    pool: Annotated[str, typer.Option(help="The pool to put them into, such as add_on.")],
-    amount: Annotated[str, typer.Option("--credits", help='How many, such as "250" or "12.5".')],
-    grant_id: Annotated[
-        str, typer.Option("--id", help="Makes a repeat harmless; yours to choose.")
+    pool: Annotated[str, typer.Option(help="The pool that receives the credits, such as add_on.")],
+    amount: Annotated[
+        str, typer.Option("--credits", help="How many credits, such as 250 or 12.5.")
     ],
-    cause: Annotated[str, typer.Option(help="purchase, gift or contract")] = "purchase",
+    grant_id: Annotated[
+        str,
+        typer.Option(
+            "--id", help="An id of your choice. A repeat with the same id changes nothing."
+        ),
+    ],
+    cause: Annotated[str, typer.Option(help="purchase, gift or contract.")] = "purchase",
     expires_at: Annotated[
-        str | None, typer.Option(help="An instant with its zone: 2027-01-31T00:00:00Z.")
+        str | None,
+        typer.Option(metavar="TIME", help="When they expire, with a zone: 2027-01-31T00:00:00Z."),
     ] = None,
-    expires_in_days: Annotated[int | None, typer.Option(help="So many days from now.")] = None,
+    expires_in_days: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="In how many days they expire.")
+    ] = None,
     price_cents: Annotated[
         int | None,
-        typer.Option(min=1, help="What it costs; counts towards the cap of --team."),
+        typer.Option(
+            metavar="CENTS", min=1, help="The price, which counts towards the cap of --team."
+        ),
     ] = None,
     currency: Annotated[
-        str | None, typer.Option(help="Of --price-cents, ISO 4217. The team's, and no other.")
+        str | None,
+        typer.Option(
+            metavar="CODE", help="The currency of the price, ISO 4217. It must be the team's."
+        ),
     ] = None,
     team: Annotated[
-        str | None, typer.Option(help="Whose spend cap the price counts towards.")
+        str | None, typer.Option(help="The team whose spend cap the price counts towards.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Put credits into a pool of one account.
 
-    With a price it is a purchase, refused where the team's spend cap leaves too little, where the
-    price is not in the team's currency, and where no run of the team is billed to the account.
+    With a price, this is a purchase. It is refused if it exceeds what the team's spend cap leaves,
+    if the price is not in the team's currency, or if no run of the team is billed to the account.
 
-    A pool that no run billed to the account draws, by the rules of its team, is refused.
+    The pool must be one that runs billed to the account draw from.
     """
     declared = declared_grant(
         {
@@ -83,7 +96,7 @@ def grant(
         else:
             is_new, account = give(rows, declared, now)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
-        raise CommandError(f"{target.name}: {error}; try again, a repeat is harmless") from error
+        raise CommandError(f"{target.name}: {error}; run it again, a repeat is harmless") from error
     _print(declared, account, is_new=is_new, as_json=as_json)
 
 
@@ -105,7 +118,7 @@ def declared_grant(options: dict[str, Any]) -> DeclaredGrant:
 
 
 def give(rows: OperatorRows, declared: DeclaredGrant, now: datetime) -> tuple[bool, Account]:
-    """Make the grant unless it was made; return whether it is new, and the account after it."""
+    """Make the grant unless it exists; return whether it is new, and the account after it."""
     account = existing_account(rows, declared.principal)
     recorded = recorded_grants(rows, account, [declared.id])
     changes = grant_changes(account, [declared], recorded, now)
@@ -119,7 +132,7 @@ def give(rows: OperatorRows, declared: DeclaredGrant, now: datetime) -> tuple[bo
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a purchase costs, and the team whose cap it counts towards; by default its currency."""
+    """What a purchase costs, and whose cap it counts towards. No currency means the team's."""
 
     team_id: str
     cents: int
@@ -166,7 +179,8 @@ def _why_not(refused: NotBought, purchase: ManualPurchase) -> str:
         case "spend_cap_reached":
             left = money_text(refused.head_room_cents, team.currency)
             return (
-                f"spend_cap_reached: the cap of team {team.team_id} leaves {left} this month; "
+                f"spend_cap_reached: the cap of team {team.team_id} leaves {left} this month "
+                f"({team.time_zone}); "
                 "raise it with `agent-credits apply`, or buy less"
             )
         case _:
@@ -179,8 +193,8 @@ def _check_drawn(
     pools = frozenset(p for team in teams for p in drawn_pools(rows, team, principal, now))
     if not pools:
         raise CommandError(
-            f"no run is billed to {principal}: they are in no team that was applied; declare "
-            "the team in a file for `agent-credits apply`"
+            f"no run is billed to {principal}, who is in no team of this stack; declare the team "
+            "in a file for `agent-credits apply`"
         )
     if pool not in pools:
         raise CommandError(
@@ -192,7 +206,7 @@ def _check_drawn(
 def drawn_pools(
     rows: SettingsRows, team: Team, principal: Principal, now: datetime
 ) -> frozenset[str]:
-    """Return the pools that the team's runs draw, now or under a tenure that is to come."""
+    """Return the pools that the team's runs draw, now or under a pending tenure."""
     own = ("team",) if principal.kind == "team" else ("user", "owner")
     pools: set[str] = set()
     for tenure in (team.tenure_at(now), *(t for t in team.tenures if t.since > now)):
@@ -219,12 +233,11 @@ def _print(declared: DeclaredGrant, account: Account, *, is_new: bool, as_json: 
             }
         )
         return
-    what = f"{format_credits(declared.microcredits)} {declared.pool} credits as {declared.id}"
+    what = f"{credits_text(declared.microcredits)} in pool {declared.pool} as {declared.id}"
     if is_new:
-        expiry = f", until {iso(held.expires_at)}" if held and held.expires_at else ""
+        expiry = f", until {time_text(held.expires_at)}" if held and held.expires_at else ""
         out().print(f"Granted {declared.principal} {what}{expiry}.", soft_wrap=True)
     else:
-        left = format_credits(held.remaining_microcredits if held else 0)
-        out().print(
-            f"{declared.principal} was granted {what} already; {left} are left.", soft_wrap=True
-        )
+        left = credits_text(held.remaining_microcredits if held else 0)
+        text = f"{declared.principal} was already granted {what}; {left} left."
+        out().print(text, soft_wrap=True)

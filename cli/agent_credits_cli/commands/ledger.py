@@ -6,20 +6,22 @@ from typing import Annotated
 import typer
 
 from agent_credits.ledger.entries import Entry
-from agent_credits.values.credits import format_credits
+from agent_credits.values.display import credits_text, time_text
 from agent_credits_cli.accounts import existing_account, principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
-from agent_credits_cli.tables import AsJson, moment, out, print_json_line
+from agent_credits_cli.tables import AsJson, out, print_json_line
 from agent_credits_cli.target import connect, rows_of
 
 
 def ledger(
     context: typer.Context,
     principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many entries.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Stop after this many entries.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print an account's entries, oldest first, as they are read; --json prints NDJSON."""
+    """Print an account's entries, oldest first. With --json, print NDJSON."""
     rows = rows_of(connect(context))
     row = existing_account(rows, principal_from(principal))
     numbered = ((page.number, entry) for page in all_pages(rows, row) for entry in page.entries)
@@ -31,19 +33,19 @@ def ledger(
 
 
 def _line(page_number: int, entry: Entry) -> str:
-    """Return an entry in one line, so that a ledger of any length can be piped and searched."""
-    what = f"{moment(entry.recorded_at)}  page {page_number}  {entry.outcome:<12}"
-    credits_text = format_credits(entry.amount_microcredits)
+    """Return an entry as one line, so that a ledger of any length can be piped and searched."""
+    what = f"{time_text(entry.recorded_at)}  page {page_number}  {entry.outcome:<12}"
+    amount = credits_text(entry.amount_microcredits)
     if entry.run is not None:
-        details = [f"{credits_text} credits" if entry.amount_microcredits else ""]
+        details = [amount if entry.amount_microcredits else ""]
         details += [draws_text(entry.draws)]
         if entry.shortfall_microcredits:
-            details += [f"short by {format_credits(entry.shortfall_microcredits)}"]
+            details += [f"short by {credits_text(entry.shortfall_microcredits)}"]
         about = f"{entry.identity.id} of {entry.identity.subject}"
         return f"{what}  {about}  {', '.join(filter(None, details))}".rstrip()
     if entry.reload is not None and entry.grant is None:
         decline = f"  {entry.decline}" if entry.decline else ""
         return f"{what}  {entry.reload.reload_id} of team {entry.reload.team_id}{decline}"
     if entry.grant is not None:
-        return f"{what}  {entry.grant.id}  {credits_text} credits {entry.grant.pool}"
+        return f"{what}  {entry.grant.id}  {amount} in pool {entry.grant.pool}"
     return f"{what}  plan {entry.plan_name}"

@@ -1,4 +1,4 @@
-"""`agent-credits notices`: whether notices reach those whom they should reach."""
+"""`agent-credits notices`: whether notices reach their recipients."""
 
 import json
 import time
@@ -13,19 +13,24 @@ import typer
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.channel_tests import channel_test
 from agent_credits.notices.notice import Channel
-from agent_credits_cli.errors import CommandError
+from agent_credits_cli.conventions import Command
+from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.slack_view import slack_view
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import Target, connect
 
-app = typer.Typer(no_args_is_help=True, help="Whether notices reach those whom they should reach.")
+app = typer.Typer(
+    cls=CommandGroup,
+    no_args_is_help=True,
+    help="Check that notices reach their recipients.",
+)
 
 PROTOCOLS: Final[dict[Channel, str]] = {"slack": "sqs", "email": "email"}
 HOW_TO_SUBSCRIBE: Final[dict[Channel, str]] = {
     "slack": "deploy with the parameter SlackNotices=true",
     "email": "deploy with the parameter BillingEmail or OnCallEmail",
 }
-# More than a topic of this stack ever has.
+# A topic of this stack always has fewer.
 SUBSCRIPTIONS_MAX: Final = 1_000
 # Where a subscriber has not confirmed yet, SNS says this instead of naming the subscription.
 PENDING: Final = "PendingConfirmation"
@@ -43,27 +48,30 @@ class Recipient:
 
 @app.callback()
 def notices() -> None:
-    """Whether notices reach those whom they should reach."""
+    """Check that notices reach their recipients."""
 
 
-@app.command("test")
+@app.command("test", cls=Command)
 def send_test(
     context: typer.Context,
-    channel: Annotated[Channel, typer.Option(help="The channel to test.")],
+    channel: Annotated[
+        Channel, typer.Option(help=f"The channel to test: {' or '.join(PROTOCOLS)}.")
+    ],
     team: Annotated[
-        str, typer.Option(help="The team whose webhook is tested; without one, the default's.")
+        str,
+        typer.Option(help="Test this team's webhook; a team without one uses the default webhook."),
     ] = "test",
     as_json: AsJson = False,
 ) -> None:
     """Send a notice that is marked as a test through the topic, to one channel's subscribers.
 
-    Nobody else gets it: it is no critical notice, and names the channel that it is for.
+    Other channels do not receive it: the notice is not critical, and it names its channel.
     """
     target = connect(context)
     recipients = list(recipients_of(target, channel))
     if not recipients:
         raise CommandError(
-            f"nothing is subscribed to {target.name} that takes tests of {channel};"
+            f"no subscription to the notices of {target.name} takes tests of {channel};"
             f" {HOW_TO_SUBSCRIBE[channel]}, or add the channel to your filter policy"
         )
     posted_before = target.posted_to_slack() if channel == "slack" else None
@@ -81,10 +89,10 @@ def send_test(
         return
     out().print(f"Sent the test notice {notice.id} to:", soft_wrap=True)
     for recipient in recipients:
-        state = "" if recipient.is_confirmed else ": not confirmed yet, so it gets nothing"
+        state = "" if recipient.is_confirmed else ": not confirmed yet, so it receives nothing"
         out().print(f"  {recipient.name}{state}", soft_wrap=True)
     if arrived:
-        out().print("\nThis is what the stand-in for Slack got:\n")
+        out().print("\nThe stand-in for Slack received:\n")
         out().print(slack_view(arrived))
     elif channel == "slack":
         out().print(
@@ -114,8 +122,10 @@ def recipients_of(target: Target, channel: Channel) -> Iterator[Recipient]:
 
 
 def takes_test(filter_policy: str, channel: Channel) -> bool:
-    """Tell whether a policy names the channel. One that is missing takes everything, but is not
-    of the channel: it is somebody's who wants to see all there is."""
+    """Tell whether a filter policy names the channel.
+
+    A subscription without a policy takes everything, so it does not belong to one channel.
+    """
     policy = json.loads(filter_policy or "{}")
     alternatives = policy.get("$or", [policy])
     return any(channel in alternative.get("channel", []) for alternative in alternatives)
@@ -124,13 +134,13 @@ def takes_test(filter_policy: str, channel: Channel) -> bool:
 def _name_of(channel: Channel, endpoint: str) -> str:
     if channel == "slack":
         return f"the queue {endpoint.rpartition(':')[2]}"
-    # Whoever reads this, or the log that it ends in, need not learn the address.
+    # The address is personal data, and the output may end up in a log.
     user, _, host = endpoint.partition("@")
     return f"{user[:1]}…@{host}"
 
 
 def _wait_for(target: Target, posted_before: int, subject: str) -> Mapping[str, Any]:
-    """Return the test's message, as it was posted by a stack that knows what it posts."""
+    """Return the test's message as the stand-in received it."""
     gives_up_at = time.monotonic() + ARRIVES_SECONDS_MAX
     while time.monotonic() < gives_up_at:
         for attachment in (target.posted_to_slack() or ())[posted_before:]:

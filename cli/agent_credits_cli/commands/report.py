@@ -1,4 +1,4 @@
-"""`agent-credits report`: what a team's accounts hold and burn, and how long that lasts."""
+"""`agent-credits report`: what a team's accounts hold and burn, and how long it lasts."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
@@ -16,16 +16,16 @@ from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import connect, rows_of
 from agent_credits_cli.teams import read_team_and_policy
 
-# The ledgers of fewer accounts than this are read before a progress bar could be read.
+# Fewer ledgers than this are read before anyone could read a progress bar.
 PROGRESS_FROM: Final = 20
 
 
 def report(
     context: typer.Context,
-    team_id: Annotated[str, typer.Argument(metavar="TEAM")],
+    team_id: Annotated[str, typer.Argument(metavar="TEAM", help="The team's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what a team's accounts hold and burn, how long that lasts, and what was spent."""
+    """Show what a team's accounts hold and burn, how long the credits last, and what was spent."""
     rows, now = rows_of(connect(context)), datetime.now(UTC)
     team, policy = read_team_and_policy(rows, team_id, now)
     day = now.astimezone(UTC).date()

@@ -1,7 +1,7 @@
 """`agent-credits send`: reads events from files, checks them and sends them to the queue.
 
-An event is sent as the very text that stands in the file. Nothing is sent unless all of it can be
-read, and sending again is harmless: what is recorded already is not debited twice.
+Each event is sent as the exact text in the file. Nothing is sent unless every file can be read, and
+sending again is harmless: a recorded event is not debited twice.
 """
 
 from pathlib import Path
@@ -11,6 +11,7 @@ import typer
 
 from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
 from agent_credits.events.signatures import KeysNotUnderstood, parse_key
+from agent_credits.values.display import count_text
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.messages import checked_messages, message_of, read_text, signed
 from agent_credits_cli.run_queue import send_messages
@@ -21,33 +22,35 @@ from agent_credits_cli.target import connect
 def send(
     context: typer.Context,
     files: Annotated[
-        list[str], typer.Argument(help="JSON, a JSON array or NDJSON of events; - is stdin.")
+        list[str],
+        typer.Argument(
+            metavar="FILE...", help="Events as JSON, a JSON array or NDJSON; - is standard input."
+        ),
     ],
     pack: Annotated[
         int,
         typer.Option(
+            metavar="N",
             min=1,
             max=EVENTS_PER_MESSAGE_MAX,
-            help="Pack up to so many events of one payer's group into one message.",
+            help="Pack up to this many events of the same payer into one message.",
         ),
     ] = 1,
     unchecked: Annotated[
         bool,
-        typer.Option(
-            "--unchecked", help="Send each file as one message, just as it is, broken or not."
-        ),
+        typer.Option("--unchecked", help="Send each file as one message without checking it."),
     ] = False,
     sign_with: Annotated[
         str | None,
         typer.Option(
             metavar="KEYID:FILE",
             envvar="AGENT_CREDITS_SIGN_WITH",
-            help="Sign each message with the key in this file, for stacks that require it.",
+            help="Sign each message with the key in this file, for a stack that requires it.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send agent-run events to the queue; each becomes a message of its own unless packed."""
+    """Send agent-run events to the queue. Each is its own message unless --pack is given."""
     if unchecked and pack > 1:
         raise CommandError("--unchecked sends files as they are; leave out --pack")
     named = [(name, read_text(name)) for name in files]
@@ -64,13 +67,14 @@ def send(
         print_json({"messages": len(messages), "events": events, "repeated": sent.repeated})
     else:
         out().print(
-            f"Sent {events:,} events in {len(messages):,} messages to {target.name}.",
+            f"Sent {count_text(events, 'event')} in {count_text(len(messages), 'message')}"
+            f" to {target.name}.",
             soft_wrap=True,
         )
 
 
 def signing_key(option: str) -> tuple[str, bytes]:
-    """Read `<key id>:<file>`; the key itself never stands on a command line."""
+    """Read `<key id>:<file>`; the key itself is never part of a command line."""
     key_id, colon, name = option.partition(":")
     if not colon:
         raise CommandError(

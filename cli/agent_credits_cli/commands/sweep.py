@@ -1,7 +1,7 @@
-"""`agent-credits sweep`: begins a sweep over all accounts now, as its schedule does each day."""
+"""`agent-credits sweep`: begins a sweep now, as its schedule does each day."""
 
 import uuid
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
@@ -13,13 +13,18 @@ from agent_credits_cli.target import Target, connect
 
 def sweep(
     context: typer.Context,
-    name: Annotated[SweepName, typer.Argument(help="Which sweep to begin.")],
+    name: Annotated[
+        SweepName,
+        typer.Argument(
+            metavar="SWEEP", help=f"The sweep to begin: {', '.join(get_args(SweepName))}."
+        ),
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Begin a sweep over all accounts; what it finds is published like any other notice.
+    """Begin a sweep over all accounts or teams. What it finds is published like any other notice.
 
-    It goes on in the stack, in steps. Begun again on the same day it tells nothing twice, and
-    within five minutes it joins the sweep that is under way.
+    The sweep continues in the stack, in steps. A second one on the same day repeats no notice. One
+    that begins within five minutes of another joins it.
     """
     message_id = begin(connect(context), name)
     if as_json:
@@ -35,6 +40,6 @@ def begin(target: Target, name: SweepName) -> str:
         QueueUrl=target.outputs.sweeps_queue_url,
         MessageBody=beginning(name),
         MessageGroupId=name,
-        # The queue would drop the same message within five minutes, and nobody would be told.
+        # The queue would silently drop the same message within five minutes.
         MessageDeduplicationId=uuid.uuid4().hex,
     )["MessageId"]

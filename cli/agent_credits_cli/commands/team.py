@@ -1,4 +1,4 @@
-"""`agent-credits team`: who pays for a team's runs since when, and what its payers hold."""
+"""`agent-credits team`: a team's settings, who pays for its runs, and what its payers hold."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,15 +14,20 @@ from agent_credits.billing.teams import Team, Tenure
 from agent_credits.ledger.reloads import Reload
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
-from agent_credits.values.display import money_text
+from agent_credits.values.display import amount_text, count_text, money_text, time_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.holdings import holdings_at
-from agent_credits_cli.tables import AsJson, moment, out, print_json, progress, table
+from agent_credits_cli.tables import AsJson, out, print_json, progress, table
 from agent_credits_cli.target import connect, rows_of
-from agent_credits_cli.team_settings import alerts_text, auto_reload_text, payment_text
+from agent_credits_cli.team_settings import (
+    NO_CAP,
+    alerts_text,
+    auto_reload_text,
+    payment_text,
+)
 from agent_credits_cli.teams import read_team_and_policy
 
-# Fewer accounts than this are read before a progress bar could be read.
+# Fewer accounts than this are read before anyone could read a progress bar.
 PROGRESS_FROM: Final = 50
 
 # A principal, its available credits, None where it has no account, and its newest reload.
@@ -33,10 +38,10 @@ Asking = tuple[Principal, Reload]
 
 def team(
     context: typer.Context,
-    team_id: Annotated[str, typer.Argument(metavar="TEAM")],
+    team_id: Annotated[str, typer.Argument(metavar="TEAM", help="The team's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show a team's settings, who pays since when, and the credits of those who pay."""
+    """Show a team's settings, who pays for its runs since when, and what the payers hold."""
     rows, now = rows_of(connect(context)), datetime.now(UTC)
     found, policy = read_team_and_policy(rows, team_id, now)
     funds = list(_funds(rows, payers(found, policy, now), policy, now))
@@ -114,41 +119,50 @@ def _spending_to_json(team: Team, now: datetime) -> dict[str, Any]:
 
 def _show_spending(team: Team, reloads: list[Asking], now: datetime) -> None:
     month, spending = month_of(now, team.time_zone), team.spending
+    spent, reserved, left, cap = (
+        money_text(cents, team.currency)
+        for cents in (
+            spending.spent_in(month),
+            spending.reserved_in(month),
+            spending.head_room(team.spend_cap_cents, month),
+            team.spend_cap_cents,
+        )
+    )
+    under_cap = f"{left} left of the cap of {cap}" if team.spend_cap_cents else NO_CAP
     out().print(
-        f"spend in {month}: {_money(spending.spent_in(month))} spent, "
-        f"{_money(spending.reserved_in(month))} reserved, "
-        f"{_money(spending.head_room(team.spend_cap_cents, month))} left of the cap of "
-        f"{_money(team.spend_cap_cents)}"
+        f"spend in {month} ({team.time_zone}): {spent} spent, {reserved} reserved, {under_cap}",
+        soft_wrap=True,
     )
     out().print(f"auto-reload: {auto_reload_text(team.auto_reload)}")
     out().print(f"payment: {payment_text(team.payment)}")
     if spending.suspended_payment_method is not None:
-        out().print(f"suspended: {spending.suspended_payment_method} was declined too often")
+        out().print(
+            f"suspended: {spending.suspended_payment_method} was declined too often; "
+            "change the payment method"
+        )
     states = table("payer", "reload", "state", "until", title="reloads")
     for principal, reload in reloads:
-        until = moment(reload.until) if reload.until else "the settings change"
+        until = time_text(reload.until) if reload.until else "the settings change"
         states.add_row(str(principal), reload.id, reload.cause or reload.state, until)
     purchases = table("ended", "purchase", "outcome", ">price", title="last purchases")
     for purchase in spending.recent:
         price = money_text(purchase.price_cents, purchase.currency)
-        purchases.add_row(moment(purchase.ended_at), purchase.purchase_id, purchase.outcome, price)
-    for rows_of_it in (states, purchases):
-        if rows_of_it.row_count:
-            out().print(rows_of_it)
-
-
-def _money(cents: int) -> str:
-    return f"{cents // 100}.{cents % 100:02d}"
+        purchases.add_row(
+            time_text(purchase.ended_at), purchase.purchase_id, purchase.outcome, price
+        )
+    for listing in (states, purchases):
+        if listing.row_count:
+            out().print(listing)
 
 
 def _show(team: Team, funds: list[Funds], now: datetime) -> None:
-    members = "every user" if team.members == "*" else f"{len(team.members)} members"
+    members = "every user" if team.members == "*" else count_text(len(team.members), "member")
     out().print(f"{team.team_id}: plan {team.plan}, {members}, time zone {team.time_zone}")
     out().print(f"alerts: {alerts_text(team.alerts)}")
     tenures = table("since", "kind", "owner", "policy", "state", title="who pays")
     for tenure in team.tenures:
         tenures.add_row(
-            moment(tenure.since),
+            time_text(tenure.since),
             tenure.kind,
             tenure.owner,
             tenure.policy_version,
@@ -157,7 +171,7 @@ def _show(team: Team, funds: list[Funds], now: datetime) -> None:
     out().print(tenures)
     credits_of = table("payer", ">available")
     for principal, left, _ in funds:
-        credits_of.add_row(str(principal), "no account" if left is None else format_credits(left))
+        credits_of.add_row(str(principal), "no account" if left is None else amount_text(left))
     out().print(credits_of)
     asking = [(principal, reload) for principal, _, reload in funds if reload is not None]
     _show_spending(team, asking, now)

@@ -1,4 +1,4 @@
-"""`agent-credits verify`: recomputes every balance from the ledger alone, and reports any drift."""
+"""`agent-credits verify`: recomputes every balance from the ledger, and reports any drift."""
 
 from typing import Annotated, Final
 
@@ -16,7 +16,7 @@ DRIFT_EXIT_STATUS: Final = 1
 def verify(
     context: typer.Context,
     principal: Annotated[
-        str | None, typer.Argument(help="Only this account: user:<id> or team:<id>.")
+        str | None, typer.Argument(help="Verify only this account: user:<id> or team:<id>.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -28,7 +28,7 @@ def verify(
         verified = verify_account(rows, principal_from(principal), {})
         if verified.accounts == 0 and verified.is_clean:
             raise CommandError(
-                f"{principal} has no account; `agent-credits verify` checks all there are"
+                f"{principal} has no account; `agent-credits verify` verifies all accounts"
             )
     if as_json:
         print_json(verified.to_json())

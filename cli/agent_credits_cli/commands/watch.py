@@ -22,18 +22,19 @@ FOREVER: Final = float("inf")
 def watch(
     context: typer.Context,
     seconds: Annotated[
-        float | None, typer.Option("--for", min=0, help="Stop after so many seconds.")
+        float | None,
+        typer.Option("--for", metavar="SECONDS", min=0, help="Stop after this many seconds."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print each notice as it is published, as people see it, until Ctrl-C.
+    """Print each notice when it is published, as Slack shows it, until Ctrl-C.
 
-    --json prints the CloudEvents themselves, as NDJSON.
+    With --json, print the CloudEvents as NDJSON.
     """
     target = connect(context)
     with _ends_on_signal(), subscribed(target) as notices:
         err().print(f"watching the notices of {target.name}; stop with Ctrl-C", soft_wrap=True)
-        # From now on: however long it took to subscribe, there is a look at what is published.
+        # Counted from now: a slow subscription must not use up the time to watch.
         left = FOREVER if seconds is None else seconds
         ends_at = time.monotonic() + left
         while left > 0:
@@ -47,7 +48,7 @@ def watch(
 
 @contextmanager
 def _ends_on_signal() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the watching in good order: what was set up is taken down."""
+    """End on Ctrl-C and SIGTERM only after the queue and the subscription are removed."""
 
     def end(_signal: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

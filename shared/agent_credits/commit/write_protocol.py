@@ -1,16 +1,16 @@
 """The write protocol: the one path on which an account changes.
 
-    1 read the row       (or start from the row this worker committed last)
-    2 read the receipts  of the batch's identities, after the row; and meanwhile
-      flush the page     if it is full: the page and its receipts, each inserted unless it is there
-    3 decide             what is neither receipted nor on the page; purely
+    1 read the row       (or start from the row that this worker committed last)
+    2 read the receipts  of the batch's identities, after the row; at the same time
+      flush the page     if it is full: insert the page and its receipts unless they exist
+    3 decide             each change that has no receipt and is not on the page; a pure function
     4 compare-and-set    the row; a lost race returns the current row: go to 2
 
-Why it is exact: what was committed at a version up to v is on the page of v or has a receipt before
-v+1 can exist, because the flush comes before 4 in every writer; and who wins at v has read the row
-at v and the receipts after it. Reading the receipts before the row would open a gap for a page
-flushed in between. Between the two halves of 2 no order is needed: what is flushed stands on the
-row, so it is not among what is looked up.
+Why it is exact: a change committed at a version up to v is on the page of v, or has a receipt
+before v+1 exists, because every writer flushes before 4. And the writer that wins at v has read the
+row at v, and the receipts after it. Reading the receipts before the row would miss a page that is
+flushed in between. The two halves of 2 need no order: the entries that are flushed are on the row,
+so their receipts are not looked up.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -34,22 +34,22 @@ from agent_credits.ledger.entries import Identity, Receipt, origin_identity
 from agent_credits.values.errors import AccountMissing, Contended, InvariantViolated, require
 from agent_credits.values.principals import Principal
 
-# Each attempt lost means that another writer committed, so the account as a whole made progress.
+# Each lost attempt means that another writer committed, so the account made progress.
 ATTEMPTS_MAX = 10
 
-# What one commit may hold, so that its row stays far below the ceiling for identifiers of a usual
-# length; where it does not, the batch is halved until it does.
+# The most changes in one commit. With identifiers of usual length, the row stays far below its
+# ceiling; with longer ones, the batch is halved until the row fits.
 CHANGES_PER_COMMIT_MAX = 200
 
 # Bills the changes again by settings read at this moment.
 Rebill = Callable[[Sequence[Change], datetime], Sequence[Change]]
 
-# Called with the number of attempts lost so far; waits a jittered while.
+# Called with the number of attempts lost so far; waits for a random time.
 Pause = Callable[[int], None]
 
 
 class Committed(Struct, frozen=True):
-    """The row as this worker knows it now, one result per change, and the attempts that failed."""
+    """The row after the commit, one result per change, and how many attempts failed."""
 
     account: Account
     results: tuple[Result, ...]
@@ -58,9 +58,9 @@ class Committed(Struct, frozen=True):
 
 
 class _Attempt(Struct, frozen=True):
-    """What an attempt starts from: the row as it was read, and the changes as they were billed.
+    """The start of an attempt: the row as it was read, and the changes as they were billed.
 
-    `rebill` is None once it was asked. `is_warm`: the row was not read, but kept by this worker.
+    `rebill` is None after its call. `is_warm`: the row was cached by this worker, not read.
     """
 
     row: Account
@@ -70,7 +70,7 @@ class _Attempt(Struct, frozen=True):
 
 
 class _Superseded(Struct, frozen=True):
-    """The attempt committed nothing: another writer's row is newer. `next` starts from that one."""
+    """The attempt committed nothing: another writer's row is newer. `next` starts from it."""
 
     next: _Attempt
     lost_race: bool
@@ -90,8 +90,8 @@ def commit(
     """Record a batch of at most `CHANGES_PER_COMMIT_MAX` changes of one account, all or none.
 
     Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
-    lost races, `AccountTooLarge` where the changes do not fit one row, and what `rows` raises.
-    `before_failing` is asked once, when a run would fail, to bill by settings that are not cached.
+    lost races, `AccountTooLarge` if the changes do not fit one row, and what `rows` raises.
+    `before_failing` is called once, if a run would fail, to bill by settings that are not cached.
     """
     require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
     row = warm or rows.read_account(principal)
@@ -111,7 +111,7 @@ def commit(
 
 
 def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:
-    """Read, decide and write once; a decision that is returned is committed, or changes nothing."""
+    """Read, decide and write once; a returned decision is committed, or changes nothing."""
     row = attempt.row
     wanted = _not_on_page(row, attempt.changes)
     flushes_ahead = _flushes_ahead(row, wanted)
@@ -126,15 +126,15 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
             attempt = replace(attempt, changes=rebilled, rebill=None)
             decision = _decide(rows, row, rebilled, receipts, now)
     except InvariantViolated:
-        # The ledger was read after the row, so it may know commits that this row does not, and
-        # the two need not fit together. It is a bug only if the row is still the newest.
+        # The ledger was read after the row, so it may include commits that the row does not, and
+        # the two may disagree. It is a bug only if the row is still the newest.
         newer = rows.read_account(row.principal)
         if newer is None or newer.version == row.version:
             raise
         return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
     if not decision.changes_account:
         if attempt.is_warm and _waits(decision):
-            # Nothing is written, so nothing would tell this worker that its row is stale and that
+            # Without a write, this worker would not notice that its cached row is stale and that
             # the reload was granted long ago.
             newer = rows.read_account(row.principal) or row
             return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
@@ -149,10 +149,10 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
 
 
 def _flushes_ahead(row: Account, wanted: Collection[Identity]) -> bool:
-    """Tell whether to flush the page before it is known that there is something to commit.
+    """Return whether to flush the page before knowing whether there is anything to commit.
 
-    It saves a round trip, and is in vain only if the whole batch is a repeat. Events that wait for
-    a reload come again and again, and most times there is nothing to commit.
+    This saves a round trip, and is wasted only if the whole batch is a repeat. Events that wait for
+    a reload are redelivered often, and usually have nothing to commit.
     """
     awaits_reload = row.reload is not None and row.reload.state == "requested"
     return row.page_is_full and bool(wanted) and not awaits_reload
@@ -165,7 +165,7 @@ def _decide(
     receipts: Mapping[Identity, Receipt],
     now: datetime,
 ) -> Decision:
-    """Read what else of the ledger the decision needs, after the row was read, and decide."""
+    """Read what else the decision needs of the ledger, after reading the row, and decide."""
     recorded = {identity: receipt.entry for identity, receipt in receipts.items()}
     fresh = [change for change in changes if change.identity not in recorded]
     past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh), now)
@@ -181,7 +181,7 @@ def _waits(decision: Decision) -> bool:
 
 
 def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
-    """Return the identities to look up; what is on the page is recorded, and costs no read."""
+    """Return the identities to look up; those on the page are recorded and need no read."""
     on_page = {entry.identity for entry in row.entries}
     return list(dict.fromkeys(c.identity for c in changes if c.identity not in on_page))
 

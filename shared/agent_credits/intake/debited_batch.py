@@ -1,4 +1,4 @@
-"""A batch of messages, before and after: what the queue delivered, and what became of it."""
+"""A batch of messages: what the queue delivered, and the result of debiting it."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ from agent_credits.values.principals import Principal
 
 
 class Delivery(Struct, frozen=True):
-    """A message as the queue delivered it, with the signature that came beside it, if any."""
+    """A message as the queue delivered it, with its signature, if any."""
 
     message_id: str
     body: str
@@ -27,7 +27,7 @@ class Delivery(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True):
-    """What came of one event: on whose account, at which version, with which result."""
+    """The result of one event, with the account and the version that it was committed at."""
 
     message_id: str
     principal: Principal
@@ -60,7 +60,7 @@ class Outcome(Struct, frozen=True):
 
 
 class LogLine(Struct, frozen=True):
-    """No line holds a body or a secret."""
+    """A line of the log. It never contains a body or a secret."""
 
     level: Literal["info", "warning", "error"]
     message: str
@@ -68,10 +68,10 @@ class LogLine(Struct, frozen=True):
 
 
 class DebitedBatch(Struct, frozen=True):
-    """One disposition per message, and what came of its events.
+    """One disposition per message, and the results of its events.
 
-    `retries` counts the attempts to commit that other writers made fail; `unsigned` the messages
-    without a signature, where some producers sign already and others do not yet.
+    `retries` counts attempts to commit that lost to other writers. `unsigned` counts messages
+    without a signature, while producers move to signing.
     """
 
     dispositions: dict[str, Disposition]
@@ -90,7 +90,7 @@ class DebitedBatch(Struct, frozen=True):
 
     @property
     def failed_message_ids(self) -> list[str]:
-        """Exactly the messages that hold an event which is not recorded."""
+        """Return exactly the messages that contain an unrecorded event."""
         found = self.dispositions.items()
         return [message_id for message_id, what in found if not isinstance(what, Done)]
 
@@ -108,7 +108,7 @@ class DebitedBatch(Struct, frozen=True):
 
     @property
     def log_lines(self) -> Iterator[LogLine]:
-        """Yield a line for each event with an outcome, and one for each message that comes back."""
+        """Yield a line for each event with an outcome, and for each message that comes back."""
         for outcome in self.outcomes:
             yield LogLine("info", outcome.name, outcome.log_fields)
         for reported in self.reported:

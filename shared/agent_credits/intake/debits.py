@@ -1,8 +1,8 @@
 """Debiting a batch of messages: read them, group their events by account, commit each group.
 
 A message is done when every event in it is recorded: as an entry of its account, or as an
-observation where it reports an error of a model provider. What is wrong with one message, or with
-one account, costs no other message anything.
+observation if it reports an error of a model provider. A fault in one message or one account does
+not affect any other message.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -65,14 +65,14 @@ class _Observation(Struct, frozen=True):
 
 
 class _Settled(Struct, frozen=True):
-    """What of a message is settled without a commit: an event of it, or the message as a whole."""
+    """A disposition without a commit, for one event of a message or for the whole message."""
 
     message_id: str
     disposition: Disposition
 
 
 class _Group(Struct, frozen=True):
-    """What came of the events that were committed together, or of the attempt to commit them."""
+    """The result of committing events together, or of trying to."""
 
     settled: tuple[_Settled, ...]
     outcomes: tuple[Outcome, ...] = ()
@@ -81,10 +81,10 @@ class _Group(Struct, frozen=True):
 
 
 class Debits:
-    """One worker: its rows, and what it keeps warm from one batch to the next.
+    """One worker: its rows, and what it caches from one batch to the next.
 
-    With `signing_keys`, a message counts only if one of them signed it; with `unsigned_counts`, one
-    that nobody signed counts too.
+    With `signing_keys`, a message counts only if one of them signed it; with `unsigned_counts`, an
+    unsigned one counts too.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Debits:
     def debit(
         self, deliveries: Sequence[Delivery], *, now: datetime, time_is_left: TimeIsLeft
     ) -> DebitedBatch:
-        """Record every event of the deliveries that can be recorded while time is left."""
+        """Record every event that can be recorded, as long as time is left."""
         read = [found for delivery in deliveries for found in self._read(delivery, now)]
         debits = [found for found in read if isinstance(found, _Debit)]
         groups = [
@@ -115,7 +115,7 @@ class Debits:
             for principal, chunk in _by_account(debits)
             for group in self._commit_in_time(principal, chunk, now, time_is_left)
         ]
-        # Money first: thousands of errors of a busy model provider must not use up a debit's time.
+        # Debits first: thousands of model provider errors must not use up their time.
         observed = [
             self._observe_in_time(found, now, time_is_left)
             for found in read
@@ -140,7 +140,7 @@ class Debits:
     def _read(
         self, delivery: Delivery, now: datetime
     ) -> Iterator[_Debit | _Observation | _Settled]:
-        """Yield what each event of a message asks for, or why it is not even tried."""
+        """Yield what to record for each event of a message, or why it cannot be recorded."""
         not_authentic = self._why_not_authentic(delivery)
         if not_authentic is not None:
             yield _Settled(delivery.message_id, not_authentic)
@@ -201,8 +201,8 @@ class Debits:
     def _commit(
         self, principal: Principal, debits: Sequence[_Debit], now: datetime
     ) -> list[_Group]:
-        """Commit the debits of one account; as several groups where they do not fit one row."""
-        # Whatever goes wrong, the next batch reads the row again.
+        """Commit the debits of one account, as several groups if they do not fit one row."""
+        # After any error, the next batch reads the row again.
         warm = self._warm.pop(principal, None)
         try:
             committed = commit(
@@ -232,7 +232,7 @@ class Debits:
         return [_group_of(committed, debits)]
 
     def _rebilled(self, changes: Sequence[Change], now: datetime) -> list[Change]:
-        """Bill again by settings read now: nobody is declined on cached settings."""
+        """Bill again by settings read now, so that no run fails because of cached settings."""
         runs = [change for change in changes if isinstance(change, RunChange)]
         self._directory.forget(change.event.data.team_id for change in runs)
         fresh = {run.identity: self._directory.bill(run.event, now) for run in runs}
@@ -252,7 +252,7 @@ class Debits:
 
 
 def _by_account(debits: Iterable[_Debit]) -> Iterator[tuple[Principal, list[_Debit]]]:
-    """Yield the debits of each account in bounded chunks, in the order they came in."""
+    """Yield the debits of each account in bounded chunks, in order of arrival."""
     by_account: dict[Principal, list[_Debit]] = {}
     for debit in debits:
         by_account.setdefault(debit.change.billing.principal, []).append(debit)

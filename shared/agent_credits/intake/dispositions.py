@@ -1,8 +1,8 @@
-"""What becomes of a message: exactly one of four dispositions, decided from those of its events.
+"""The disposition of a message: exactly one of four, decided from those of its events.
 
 A message is one unit for the queue: it is deleted, or it comes back whole. So the event that needs
-the message back first decides, and what the others need is found out again when it comes back:
-recorded events are recognised, and rejected ones are rejected again.
+the message back first decides. When it comes back, the others are handled again: recorded events
+are recognised, and rejected ones are rejected again.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Done(Struct, frozen=True):
 
 
 class Rejected(Struct, frozen=True):
-    """An event can never be recorded as it is, and no other one needs the message back.
+    """An event can never be recorded as it is, and no other event needs the message back.
 
     Send the message to the dead-letter queue now.
     """
@@ -31,7 +31,7 @@ class Rejected(Struct, frozen=True):
 class RetrySoon(Struct, frozen=True):
     """An event waits for a reload, or other writers won every race for its account.
 
-    Either passes within seconds. Make the message visible again after a short wait.
+    Both end within seconds. Make the message visible again after a short wait.
     """
 
     cause: Waiting | Contended
@@ -50,7 +50,7 @@ Disposition = Done | Rejected | RetrySoon | RetryLater
 
 
 def combined(dispositions: Iterable[Disposition]) -> Disposition:
-    """Return the disposition of a message whose events have these; the first one wins a tie."""
+    """Return the disposition of a message from those of its events; the first wins a tie."""
     return max(dispositions, key=_precedence, default=Done())
 
 

@@ -1,6 +1,6 @@
-"""Recording that a model provider refused a call of a run: an observation, and no entry.
+"""Recording the error of a model provider in a run: as an observation, not as an entry.
 
-No credits move. A refusal counts once, whoever reports it again: see `ModelProviderError.key`.
+No credits move. An error counts once, however often it is reported: see `ModelProviderError.key`.
 """
 
 from datetime import datetime
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     # Models of rare rows, which a cold start of the debit path does without.
     from agent_credits.notices.observations import ModelProviderError
 
-# What a worker remembers to be recorded: a busy provider refuses a whole fleet, many times an hour,
-# and all but the first of that would be a write that fails.
+# How many recorded errors a worker remembers. A busy model provider rejects calls of many runs many
+# times an hour, and without this all but the first would be a failing write.
 KNOWN_MAX = 1_000
 
 
 class ReportedModelProviderError(Struct, frozen=True):
-    """What came of one event; `is_new` if its refusal was not recorded before."""
+    """The result of one event; `is_new` if its error was not recorded before."""
 
     message_id: str
     error: "ModelProviderError"
@@ -42,14 +42,14 @@ class ReportedModelProviderError(Struct, frozen=True):
 
 
 class ModelProviderErrors:
-    """One worker's way to record refusals."""
+    """Records errors, and remembers which ones this worker has recorded."""
 
     def __init__(self, rows: ObservationRows) -> None:
         self._rows = rows
         self._known: dict[str, None] = {}
 
     def record(self, error: "ModelProviderError", now: datetime) -> bool:
-        """Record it unless it is; tell whether it is new. Raises what `rows` raises."""
+        """Record the error once; return whether it is new. Raises what `rows` raises."""
         if error.key in self._known:
             return False
         is_new = self._rows.put_observation(error, now)
@@ -62,9 +62,8 @@ class ModelProviderErrors:
 def model_provider_error_of(
     event: ModelProviderErrorReported, billing: Billing
 ) -> "ModelProviderError":
-    """Return what is to be recorded; it names who is billed for the run, though this is free."""
-    # Here and not above, because only who meets such an event should pay for the models and for
-    # reading the table.
+    """Return the error to record; it names the run's payer, although nothing is debited."""
+    # Imported here, so that only a worker with such an event loads the models and the table.
     from agent_credits.events.model_provider_table import classify
     from agent_credits.notices.observations import ModelProviderError
 

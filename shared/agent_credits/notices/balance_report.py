@@ -71,7 +71,8 @@ def _spending_text(report: BalanceReport) -> str:
         money_text(cents, spending.currency)
         for cents in (spending.spent_cents, spending.reserved_cents, spending.spend_cap_cents)
     )
-    return f"Spent on credits in {spending.month}: {spent} of {cap}, with {reserved} reserved."
+    month = f"{spending.month} (the team's time zone)"
+    return f"Spent on credits in {month}: {spent} of {cap}, with {reserved} reserved."
 
 
 def _account_data(account: ReportedAccount) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _account_lines(account: ReportedAccount) -> list[str]:
 
 
 def _how_long(account: ReportedAccount) -> str:
-    refill = f"; refills on {time_text(account.resets_at)}" if account.resets_at else ""
+    refill = f"; refills at {time_text(account.resets_at)}" if account.resets_at else ""
     if account.available_microcredits == 0:
         return f"empty{refill}"
     if account.burned_microcredits[WINDOWS_DAYS.index(RATE_DAYS)] == 0:

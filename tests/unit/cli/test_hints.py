@@ -1,4 +1,4 @@
-"""A command that a message names works as it is printed."""
+"""A command in a message works as it is printed."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 
 
 def context_of(*arguments: str, of: typer.Typer = app) -> typer.Context:
-    """The context of a command line that was typed so, and did not run yet."""
+    """Return the context of a command line with these arguments, before it runs."""
     return typer.main.get_command(of).make_context(None, [*arguments])
 
 
@@ -27,7 +27,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(SCRIPTS / "agent-credits")])
 
 
-def test_a_hint_can_be_typed_as_it_stands(tmp_path: Path) -> None:
+def test_a_hint_works_as_it_is_printed(tmp_path: Path) -> None:
     runner, folder = CliRunner(), tmp_path / "a folder"
 
     refused = runner.invoke(app, ["--state-dir", str(folder), "account", "user:ana"])
@@ -40,7 +40,7 @@ def test_a_hint_can_be_typed_as_it_stands(tmp_path: Path) -> None:
     assert runner.invoke(app, [*arguments, "--help"]).exit_code == 0
 
 
-def test_the_options_in_front_say_which_stack_the_hint_is_about() -> None:
+def test_a_hint_repeats_the_options_that_select_the_stack() -> None:
     context = context_of("--stack-name", "live", "--aws", "explain", "run-1")
 
     assert typed(context, "agent-credits watch --json") == (
@@ -48,7 +48,9 @@ def test_the_options_in_front_say_which_stack_the_hint_is_about() -> None:
     )
 
 
-def test_an_option_of_the_environment_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hint_does_not_repeat_an_option_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("AGENT_CREDITS_STATE_DIR", "elsewhere")
 
     assert typed(context_of("verify"), "agent-credits local up") == (
@@ -76,7 +78,7 @@ def test_each_program_finds_the_other_beside_it(
     )
 
 
-def test_what_is_started_otherwise_names_the_installed_program(
+def test_a_hint_falls_back_to_the_installed_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["-c"])

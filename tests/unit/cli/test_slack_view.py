@@ -1,4 +1,4 @@
-"""A message for Slack in a terminal: what people see in Slack, and nothing of its markup."""
+"""A message for Slack in a terminal: what Slack shows, without its markup."""
 
 import io
 from typing import Any
@@ -26,7 +26,7 @@ def section(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_of_every_notice_all_is_shown_and_no_markup(name: str) -> None:
+def test_every_notice_is_shown_in_full_without_markup(name: str) -> None:
     notice = EXAMPLES[name]()
     (message,) = slack_payload(notice)["attachments"]
 
@@ -58,5 +58,5 @@ def test_an_escaped_name_is_shown_as_it_is_and_an_instant_in_utc() -> None:
     assert "a <!channel> &amp; 2026-12-01T00:00:00Z" in text
 
 
-def test_a_block_that_is_not_known_is_said_to_be_one() -> None:
+def test_an_unknown_block_is_shown_as_not_displayable() -> None:
     assert "can't be displayed" in shown(attachment({"type": "rich_text", "elements": []}))

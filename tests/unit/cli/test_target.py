@@ -1,11 +1,11 @@
-"""Where a command talks to: never to an account unless AWS and a stack are both named."""
+"""The target of a command is AWS only if AWS and a stack are both named."""
 
 from pathlib import Path
 
 import pytest
 
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.target import Target, choose
+from agent_credits_cli.target import Target, choose, connect_to_aws
 
 
 @pytest.mark.parametrize(
@@ -17,11 +17,23 @@ from agent_credits_cli.target import Target, choose
         ("production", {"aws": False, "stack_name": None}, "set it to `local` or `aws`"),
     ],
 )
-def test_aws_is_never_chosen_by_halves(environment, options, complaint, monkeypatch, tmp_path):
+def test_aws_needs_both_the_option_and_a_stack_name(
+    environment, options, complaint, monkeypatch, tmp_path
+):
     def connect(path: Path) -> Target:
-        raise AssertionError(f"nothing is to connect to a stack in {path}")
+        raise AssertionError(f"no command may connect to the stack in {path}")
 
     monkeypatch.setenv("AGENT_CREDITS_TARGET", environment)
 
     with pytest.raises(CommandError, match=complaint):
         choose(state_path=tmp_path, connect_to_local=connect, **options)
+
+
+def test_a_missing_region_is_named_first(monkeypatch, tmp_path):
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    with pytest.raises(CommandError, match=r"^no AWS region is set; set AWS_REGION to the region"):
+        connect_to_aws("live")

@@ -47,10 +47,7 @@ def test_reads_the_thresholds_of_a_team(text: str, low: list[str], tmp_path: Pat
         ),
         (
             'high = ["90%"]',
-            (
-                ": teams[0].alerts.high: is no key that is known here; remove it or correct its "
-                "spelling"
-            ),
+            (": teams[0].alerts.high: is not a known key; remove it or correct its spelling"),
         ),
         (
             'low = "30%"',
@@ -58,7 +55,7 @@ def test_reads_the_thresholds_of_a_team(text: str, low: list[str], tmp_path: Pat
         ),
     ],
 )
-def test_refuses_what_is_no_threshold_with_its_place(
+def test_rejects_an_invalid_threshold_and_names_its_place(
     alerts: str, complaint: str, tmp_path: Path
 ) -> None:
     assert complaint_about(tmp_path / "world.toml", with_alerts(alerts)) == complaint

@@ -1,4 +1,4 @@
-"""Where the demo finds its port taken, it says what to type instead."""
+"""If the demo's port is taken, the error says what to type instead."""
 
 import socket
 from pathlib import Path
@@ -16,11 +16,11 @@ from tests.unit.local.stand_in_checkout import checkout_of_stand_ins
 @pytest.mark.parametrize(
     ("command", "module", "advice"),
     [
-        ("samples", samples, "`make demo PORT=0` takes any free one"),
-        ("replay", replay, "`make replay PORT=0` takes any free one"),
+        ("samples", samples, "use any free port: `make demo PORT=0`"),
+        ("replay", replay, "use any free port: `make replay PORT=0`"),
     ],
 )
-def test_the_advice_is_the_target_of_make(
+def test_the_advice_names_the_make_target(
     command: str, module: object, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkout = checkout_of_stand_ins(tmp_path / "checkout")

@@ -1,4 +1,4 @@
-"""A replay follows from the trace and its options alone, and is compared with nothing else."""
+"""A replay depends only on the trace and its options, and is compared only with them."""
 
 import json
 from collections import Counter
@@ -48,7 +48,7 @@ def planned(trace: list[Request]) -> Replay:
 
 @pytest.fixture
 def entries(planned: Replay) -> dict[Principal, list[Entry]]:
-    """What the domain records of the deliveries, one commit after the other."""
+    """Return what the domain records of the deliveries, one commit after another."""
     rows = OperatedRows()
     steps = plan_steps(planned.world, read_stack(rows, planned.world), NOW)
     carry_out(rows, steps, clock=lambda: NOW, pause=pause)
@@ -125,7 +125,7 @@ def test_the_spread_has_a_heavy_tail_and_runs_of_several_events(trace: list[Requ
     assert max(Counter(event.run_id for event in planned.events).values()) > 1
 
 
-def test_each_member_has_an_account_and_nobody_else(planned: Replay) -> None:
+def test_only_members_have_an_account(planned: Replay) -> None:
     assert list(planned.world.team_of_accounts()) == planned.principals
 
 
@@ -160,7 +160,7 @@ def test_what_the_domain_records_is_what_the_trace_says(
     assert any(bill.shortfall_microcredits for bill in bills)
 
 
-def test_an_event_that_is_missing_twice_or_elsewhere_is_told(
+def test_a_missing_repeated_or_misplaced_event_is_reported(
     planned: Replay, entries: dict[Principal, list[Entry]]
 ) -> None:
     first, second, *_ = planned.principals
@@ -176,7 +176,7 @@ def test_an_event_that_is_missing_twice_or_elsewhere_is_told(
 
 
 @pytest.mark.parametrize("field", ["amount_microcredits", "shortfall_microcredits", "draws"])
-def test_a_sum_that_is_not_that_of_the_trace_is_wrong(
+def test_a_sum_that_differs_from_the_trace_is_wrong(
     planned: Replay, entries: dict[Principal, list[Entry]], field: str
 ) -> None:
     first = planned.principals[0]
@@ -189,6 +189,6 @@ def test_a_sum_that_is_not_that_of_the_trace_is_wrong(
 
 
 @pytest.mark.parametrize("tag", ["", "t", "t-1-2", "t-1-2-x", "t-1-2-3-4"])
-def test_what_is_no_tag_is_rejected(tag: str) -> None:
-    with pytest.raises(CommandError, match="is no tag of a replay"):
+def test_an_invalid_tag_is_rejected(tag: str) -> None:
+    with pytest.raises(CommandError, match="is not the tag of a replay"):
         ReplayOptions.from_tag(tag)

@@ -29,7 +29,7 @@ def sent() -> tuple[SampleRun, dict[str, list[Check]]]:
 
 
 @pytest.mark.parametrize("name", SAMPLE_NAMES)
-def test_sample_comes_out_as_its_file_says(
+def test_sample_has_the_results_that_its_file_declares(
     name: str, sent: tuple[SampleRun, dict[str, list[Check]]]
 ) -> None:
     _, checks = sent
@@ -84,7 +84,7 @@ def test_suspended_card_is_asked_three_times_and_not_a_fourth(
         ("run-exhaustion", "pools_exhausted"),
     ],
 )
-def test_failed_run_names_the_rejection_that_stood_in_the_way(
+def test_failed_run_names_the_decline_of_its_reload(
     run_id: str, cause: str, sent: tuple[SampleRun, dict[str, list[Check]]]
 ) -> None:
     run, _ = sent
@@ -148,7 +148,7 @@ def test_sample_waits_for_the_samples_it_comes_after() -> None:
 
 
 class TestJudgement:
-    """What differs from the expectation is found, or a green demo would mean nothing."""
+    """Every difference from the expectation is found, or a green demo would prove nothing."""
 
     @pytest.mark.parametrize(
         "change",
@@ -169,7 +169,7 @@ class TestJudgement:
 
         assert unmet(checks)
 
-    def test_finds_an_event_that_nobody_expected(self) -> None:
+    def test_finds_an_unexpected_event(self) -> None:
         packed = next(s for s in SampleRun().world.samples if s.name == "packed array")
 
         checks = SampleRun().send([packed.model_copy(update={"expect": packed.expect[1:]})])
@@ -206,7 +206,7 @@ class TestJudgement:
 
         assert [check.what for check in unmet(checks)] == ["dead letters"]
 
-    def test_finds_a_charge_that_no_purchase_accounts_for(self) -> None:
+    def test_finds_a_charge_without_a_purchase(self) -> None:
         run = SampleRun()
         run.send([s for s in run.world.samples if s.name == "reloaded"])
         once = run.team_payments()
@@ -216,7 +216,7 @@ class TestJudgement:
         assert unmet(check_payments(once)) == []
         assert [check.what for check in unmet(checks)] == ["charges of orbit"]
 
-    def test_calls_an_event_lost_that_is_neither_recorded_nor_rejected(self) -> None:
+    def test_an_event_that_is_neither_recorded_nor_rejected_is_lost(self) -> None:
         together, observed = observe(SampleRun(), [exhaustion()])
 
         checks = check_samples(together, replace(observed, after={}))

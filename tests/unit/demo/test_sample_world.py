@@ -1,4 +1,4 @@
-"""The samples of a file are read as strictly as the world that they are tried on."""
+"""The samples of a file are read as strictly as the rest of the world."""
 
 from pathlib import Path
 
@@ -48,16 +48,28 @@ def test_reads_the_samples_beside_the_world(file: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        ('name = "first"', 'name = "first"\nx = 1', ": samples[0].x: is no key that is known"),
-        ('name = "first"', 'name = "first"\nafter = ["x"]', ": samples[0].after: 'x' names no"),
-        ('"finished"', '"rejected"', ": samples[0].expect[0].code: goes with the outcome rejected"),
+        ('name = "first"', 'name = "first"\nx = 1', ": samples[0].x: is not a known key"),
+        (
+            'name = "first"',
+            'name = "first"\nafter = ["x"]',
+            ": samples[0].after: 'x' is not a sample",
+        ),
+        (
+            '"finished"',
+            '"rejected"',
+            ": samples[0].expect[0].code: belongs to the outcome rejected",
+        ),
         ('team_id = "acme"\nnumber', 'team_id = "no"\nnumber', ": cards[0].team_id: there is no"),
-        ('"user:ana"\npools = { ', '"user:zoe"\npools = { ', ": balances[0].principal: zoe is a"),
-        ('owner = "gus"', 'owner = "gus"\nspend = 1', ": teams[1].spend: is no key that is known"),
+        (
+            '"user:ana"\npools = { ',
+            '"user:zoe"\npools = { ',
+            ": balances[0].principal: zoe is not a",
+        ),
+        ('owner = "gus"', 'owner = "gus"\nspend = 1', ": teams[1].spend: is not a known key"),
         ('owner = "ana"', 'owner = "olga"', ": teams[0].owner: olga is not a member; add olga"),
     ],
 )
-def test_refuses_in_one_line_that_names_the_place(
+def test_rejects_in_one_line_that_names_the_place(
     old: str, new: str, complaint: str, file: Path
 ) -> None:
     assert SAMPLE_WORLD.count(old) == 1, "the test changes what is there"

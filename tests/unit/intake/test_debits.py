@@ -44,7 +44,7 @@ from tests.unit.builders import (
 
 
 class BrokenFor(MemoryRows):
-    """Rows that cannot be written for one account."""
+    """Rows in which one account cannot be written."""
 
     def __init__(self, broken: Principal) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def debit(
     debits: Debits | None = None,
     time_is_left: Callable[[], bool] = always,
 ) -> DebitedBatch:
-    """Deliver the bodies as messages m0, m1, ... to a worker that knows nothing yet."""
+    """Deliver the bodies as messages m0, m1, ... to a new worker."""
     deliveries = [Delivery(f"m{number}", text) for number, text in enumerate(bodies)]
     return (debits or worker(rows)).debit(deliveries, now=NOW, time_is_left=time_is_left)
 
@@ -107,7 +107,7 @@ def test_a_batch_is_grouped_by_account_and_each_group_is_committed_once() -> Non
     assert recorded_ids(rows, ANA) == ["e1", "e3"]
 
 
-def test_an_outcome_says_what_a_log_line_needs_and_no_more() -> None:
+def test_an_outcome_has_exactly_the_fields_of_a_log_line() -> None:
     rows = opened(sample_rows(), ANA)
 
     (outcome,) = debit(rows, body(usage("e1"))).outcomes
@@ -134,7 +134,7 @@ def test_an_outcome_says_what_a_log_line_needs_and_no_more() -> None:
         (body(usage("e0", "2")), "conflicting"),
     ],
 )
-def test_a_rejected_message_costs_its_neighbours_nothing(text: str, code: str) -> None:
+def test_a_rejected_message_does_not_affect_its_neighbours(text: str, code: str) -> None:
     rows = opened(sample_rows(), ANA)
     debit(rows, body(usage("e0", "1")))
 
@@ -146,7 +146,7 @@ def test_a_rejected_message_costs_its_neighbours_nothing(text: str, code: str) -
     assert recorded_ids(rows, ANA) == ["e0", "e1", "e2"]
 
 
-def test_a_deeply_nested_message_costs_its_neighbours_nothing() -> None:
+def test_a_deeply_nested_message_does_not_affect_its_neighbours() -> None:
     rows = opened(sample_rows(), ANA)
     deep = [f'{{"x": {"[" * depth}{"]" * depth}}}' for depth in range(850, 1_000)]
 
@@ -182,7 +182,7 @@ def test_an_account_that_recovers_records_what_was_postponed() -> None:
     assert [o.name for o in batch.outcomes] == ["debited"]
 
 
-def test_settings_that_cannot_be_read_postpone_their_message_alone() -> None:
+def test_unreadable_settings_postpone_only_their_own_message() -> None:
     class Unreadable(MemoryRows):
         def read_team(self, team_id: str) -> Any:
             if team_id == "bigcorp":
@@ -215,7 +215,7 @@ def test_a_member_without_an_account_is_rejected() -> None:
     assert rejected(batch)["m0"].reason == "user:ana has no account"
 
 
-def test_what_is_left_when_time_runs_out_is_postponed() -> None:
+def test_messages_left_when_time_runs_out_are_postponed() -> None:
     rows = opened(sample_rows(), ANA, BEN, OLGA)
     answers: Iterator[bool] = iter([True, False, False])
 
@@ -324,7 +324,7 @@ def test_a_large_group_is_committed_in_bounded_parts() -> None:
 
 
 def bulky(number: int) -> dict[str, Any]:
-    """An event whose identifiers are as long as they may be and do not compress."""
+    """Return an event with incompressible identifiers of the maximum length."""
     visible = random.Random(number).choices([chr(code) for code in range(0x21, 0x7F)], k=4 * 128)
     parts = ["".join(visible[start : start + 128]) for start in range(0, len(visible), 128)]
     event = usage(parts[0], "0.1", run=parts[1], project_id=parts[2])
@@ -417,7 +417,7 @@ def test_races_lost_in_vain_are_counted_too() -> None:
 
 
 def test_settings_that_name_another_payer_do_not_move_an_event_to_another_account() -> None:
-    """Tenures never change, so such settings were written by hand: the event stays where it is."""
+    """Tenures never change, so someone edited these settings: the event keeps its account."""
     rows = opened(sample_rows(), OLGA)
     debits = worker(rows)
     debit(rows, body(usage("e1", trigger=TRIGGERS["schedule"])), debits=debits)

@@ -1,4 +1,4 @@
-"""A message has one disposition: that of the event which needs it back first."""
+"""A message has one disposition: that of the event that needs it back first."""
 
 from itertools import permutations
 
@@ -22,7 +22,7 @@ WAITING = RetrySoon(Waiting("reload:user:ana:2"))
 CONTENDED = RetrySoon(Contended("lost 10 races in a row", 10))
 
 
-def test_a_message_is_done_when_nothing_of_it_needs_anything() -> None:
+def test_a_message_is_done_when_all_its_events_are_done() -> None:
     assert combined([]) == combined([Done(), Done()]) == Done()
 
 
@@ -37,14 +37,14 @@ def test_a_message_is_done_when_nothing_of_it_needs_anything() -> None:
         ([Done(), REJECTED, LATER, CONTENDED], CONTENDED),
     ],
 )
-def test_what_comes_back_soonest_decides_in_whichever_order_it_is_found(
+def test_the_event_that_comes_back_first_decides_in_any_order(
     dispositions: list[Disposition], expected: Disposition
 ) -> None:
     for order in permutations(dispositions):
         assert combined(order) == expected
 
 
-def test_the_first_rejection_of_a_message_is_the_one_that_is_named() -> None:
+def test_the_first_rejection_of_a_message_is_named() -> None:
     other = Rejected(Rejection("unknown_team", "data.team_id names no team"))
 
     assert combined([REJECTED, other]) == REJECTED

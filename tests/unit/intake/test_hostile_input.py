@@ -1,4 +1,4 @@
-"""Whatever a queue or the change stream delivers: a clean rejection, in bounded memory."""
+"""Any input from a queue or the change stream is rejected cleanly, in bounded memory."""
 
 import base64
 import json
@@ -43,7 +43,7 @@ BODY_BYTES_MAX = 1 << 20
 MIB = 1 << 20
 # With any of them a record of the change stream fails alone, and is set aside after its retries.
 UNDERSTOOD_AS_WRONG = (ValueError, TypeError, KeyError, AgentCreditsError)
-# What the rows take for a row that they do not understand.
+# The errors of the rows for a row that they cannot read.
 ROW_NOT_UNDERSTOOD = (KeyError, ValueError, TypeError)
 NESTED_TOO_DEEPLY = "[" * 100_000 + "]" * 100_000
 
@@ -60,7 +60,7 @@ TEXT = json.dumps(EVENT)
 
 
 def is_rejected(body: str) -> bool:
-    """Deliver a body beside a good neighbour; tell whether it was rejected, as nobody is known."""
+    """Deliver a body beside a valid message; return whether it was rejected. No team exists."""
     rows = MemoryRows()
     deliveries = [Delivery("hostile", body), Delivery("neighbour", TEXT)]
 
@@ -83,7 +83,9 @@ edits = st.lists(
 
 @settings(max_examples=400)
 @given(edits)
-def test_an_event_with_characters_changed_harms_nobody(edits: list[tuple[int, int, str]]) -> None:
+def test_an_event_with_changed_characters_does_not_affect_its_neighbour(
+    edits: list[tuple[int, int, str]],
+) -> None:
     body = TEXT
     for at, removed, inserted in edits:
         body = body[:at] + inserted + body[at + removed :]
@@ -103,13 +105,15 @@ values = st.recursive(
 
 @settings(max_examples=300)
 @given(st.lists(values, max_size=5), st.sampled_from([*EVENT]), values)
-def test_a_message_of_anything_harms_nobody(others: list[Any], field: str, value: Any) -> None:
+def test_any_message_body_leaves_its_neighbour_unaffected(
+    others: list[Any], field: str, value: Any
+) -> None:
     assert is_rejected(json.dumps([*others, {**EVENT, field: value}]))
 
 
 @settings(max_examples=200)
 @given(st.text(max_size=200) | values.map(json.dumps))
-def test_a_reload_request_that_nobody_sent_is_rejected(body: str) -> None:
+def test_an_invalid_reload_request_is_rejected(body: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_request(body)
 
@@ -154,7 +158,7 @@ def _compressed(columns: bytes) -> bytes:
     return lzma.compress(columns, lzma.FORMAT_RAW, filters=filters)
 
 
-def test_a_page_that_would_unpack_without_end_is_rejected() -> None:
+def test_a_page_that_unpacks_beyond_the_limit_is_rejected() -> None:
     bomb = _compressed(b" " * (256 * MIB))
 
     tracemalloc.start()
@@ -219,7 +223,7 @@ def test_a_row_or_a_page_without_entries_is_rejected(empty: dict[str, Any]) -> N
         "grants nested too deeply",
     ],
 )
-def test_a_row_that_is_not_understood_costs_its_own_account_alone(
+def test_a_row_that_cannot_be_read_affects_only_its_account(
     field: str, attribute: dict[str, Any]
 ) -> None:
     item = account_item(full_account(Principal("user", "ana")))
@@ -231,7 +235,7 @@ def test_a_row_that_is_not_understood_costs_its_own_account_alone(
 @pytest.mark.parametrize(
     "by_day", ["[]", '["2026-11-20"]', "7", NESTED_TOO_DEEPLY], ids=lambda text: text[:16]
 )
-def test_a_burn_count_that_is_not_understood_costs_its_own_account_alone(by_day: str) -> None:
+def test_a_burn_count_that_cannot_be_read_affects_only_its_account(by_day: str) -> None:
     counted = BurnCount(Principal("user", "ana"), 3, BurnByDay({NOW.date(): 7}))
 
     with pytest.raises(ROW_NOT_UNDERSTOOD):

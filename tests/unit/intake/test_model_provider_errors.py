@@ -1,4 +1,4 @@
-"""`agent_run.provider_error`: how it is read, that it moves no credits, and what makes it count."""
+"""`agent_run.provider_error`: how it is parsed, recorded and announced, without any credits."""
 
 import json
 from datetime import timedelta
@@ -39,7 +39,7 @@ UNKNOWN = {"status_code": 418, "type": "teapot_error"}
 
 
 class CountedRows(MemoryRows):
-    """Rows that count the calls to put an observation, and break on demand."""
+    """Rows that count the calls to put an observation, and fail on demand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ def with_data(**data: Any) -> dict[str, Any]:
     ],
     ids=lambda event: json.dumps(event["data"]["error"]),
 )
-def test_what_a_provider_answered_is_read(event: dict[str, Any]) -> None:
+def test_a_model_providers_answer_is_read(event: dict[str, Any]) -> None:
     message = parse_message(json.dumps(event))
 
     (read,) = message.events
@@ -127,14 +127,14 @@ def test_what_a_provider_answered_is_read(event: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_what_is_not_understood_is_rejected_by_field(data: dict[str, Any], field: str) -> None:
+def test_an_invalid_field_is_rejected_by_name(data: dict[str, Any], field: str) -> None:
     (refusal,) = parse_message(json.dumps(with_data(**data))).rejections
 
     assert refusal.code == "malformed"
     assert field in refusal.reason
 
 
-def test_a_providers_sentence_has_no_field_to_travel_in() -> None:
+def test_a_model_providers_error_text_has_no_field() -> None:
     sentence = "Incorrect API key provided: sk-s3cr3t. Find it in your account."
 
     for error in ({"message": sentence}, {"code": sentence}, {"reason": sentence}):
@@ -155,7 +155,7 @@ def test_no_account_changes_and_no_entry_is_recorded(error: dict[str, Any]) -> N
     assert len(announced(rows)) == 1
 
 
-def test_an_account_is_not_even_needed() -> None:
+def test_no_account_is_needed() -> None:
     rows = sample_rows()
 
     batch = deliver(
@@ -204,7 +204,7 @@ def test_a_message_that_is_delivered_again_is_announced_once(error: dict[str, An
     assert [batch.reported[0].is_new for batch in batches] == [True, False, False]
 
 
-def test_a_message_is_done_only_when_its_observation_is_there() -> None:
+def test_a_message_is_done_only_when_its_observation_is_recorded() -> None:
     rows = CountedRows()
     rows.is_broken = True
     debits, message = worker(rows), body(provider_error("e1"))
@@ -218,7 +218,7 @@ def test_a_message_is_done_only_when_its_observation_is_there() -> None:
     assert len(announced(rows)) == 1
 
 
-def test_a_put_whose_answer_was_lost_is_announced_once_all_the_same() -> None:
+def test_a_put_whose_answer_was_lost_is_announced_once() -> None:
     class AnswerLost(CountedRows):
         def put_observation(self, observation: Observation, now: Any) -> bool:
             super().put_observation(observation, now)
@@ -235,7 +235,7 @@ def test_a_put_whose_answer_was_lost_is_announced_once_all_the_same() -> None:
     assert len(announced(rows)) == 1
 
 
-def test_debits_do_not_wait_for_what_providers_answered() -> None:
+def test_debits_do_not_wait_for_model_provider_errors() -> None:
     rows = CountedRows()
     open_account(rows, grant_change("g-1"))
     rows.is_broken = True
@@ -246,7 +246,7 @@ def test_debits_do_not_wait_for_what_providers_answered() -> None:
     assert [e.identity.id for e in history(rows, ANA) if e.identity.realm == "RUN"] == ["e2"]
 
 
-def test_without_time_left_nothing_is_begun_and_the_message_comes_again() -> None:
+def test_without_time_left_the_message_is_postponed() -> None:
     rows = CountedRows()
 
     batch = deliver(worker(rows), body(provider_error("e1")), time_is_left=False)
@@ -264,7 +264,9 @@ def test_without_time_left_nothing_is_begun_and_the_message_comes_again() -> Non
         (provider_error("e1", error={}), "malformed"),
     ],
 )
-def test_it_is_rejected_like_every_other_event(event: dict[str, Any], code: str) -> None:
+def test_a_model_provider_error_is_rejected_like_every_other_event(
+    event: dict[str, Any], code: str
+) -> None:
     rows = sample_rows()
 
     batch = deliver(worker(rows), body(event))
@@ -273,7 +275,7 @@ def test_it_is_rejected_like_every_other_event(event: dict[str, Any], code: str)
     assert announced(rows) == []
 
 
-def test_a_log_line_says_what_happened_and_no_more() -> None:
+def test_a_log_line_has_exactly_these_fields() -> None:
     rows = sample_rows()
     event = provider_error("e1", trigger=TRIGGERS["schedule"], model="gpt-5")
 
@@ -290,7 +292,7 @@ def test_a_log_line_says_what_happened_and_no_more() -> None:
     }
 
 
-def test_what_a_worker_remembers_is_bounded_and_forgetting_is_harmless() -> None:
+def test_a_workers_memory_is_bounded_and_forgetting_is_harmless() -> None:
     rows = CountedRows()
     errors = ModelProviderErrors(rows)
     for number in range(KNOWN_MAX + 1):

@@ -1,4 +1,4 @@
-"""A checkout without tools, for what has to go wrong before, or because, a tool is started."""
+"""A checkout without tools, for failures before or while a tool is started."""
 
 import sys
 from pathlib import Path

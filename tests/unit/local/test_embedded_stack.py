@@ -1,4 +1,4 @@
-"""The embedded stack refuses clearly, and stops nothing that it did not start."""
+"""The embedded stack reports errors clearly, and stops only what it started."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ from agent_credits_local.stack_state import StackState, StateFolder
 from agent_credits_local.target import connect_to_local
 from tests.unit.local.stand_in_checkout import checkout_of_stand_ins
 
-# Stands in for MiniStack: a process with one worker in its group that outlives everything gentle.
+# A stand-in for MiniStack: a process with one worker in its group that ignores SIGTERM.
 STAND_IN = """
 import pathlib, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -116,7 +116,9 @@ def test_an_occupied_port_is_named_and_nothing_is_started(folder, checkout, cons
         occupant.listen()
         port = occupant.getsockname()[1]
 
-        with pytest.raises(CommandError, match=rf"port {port} is taken .* `any port` takes"):
+        with pytest.raises(
+            CommandError, match=rf"port {port} is taken .* any free port: `any port`"
+        ):
             embedded_stack.up(folder, checkout, port=port, on_any_port="any port", console=console)
 
     assert folder.read() is None
@@ -131,15 +133,15 @@ def test_missing_tools_are_named_together_with_the_command_that_installs_them(
         embedded_stack.up(folder, checkout, port=0, console=console)
 
 
-def test_a_second_command_at_work_in_the_same_folder_is_rejected(folder, checkout, console):
+def test_a_second_command_in_the_same_folder_is_rejected(folder, checkout, console):
     with (
         folder.locked(),
-        pytest.raises(CommandError, match="another command is at work on the local stack"),
+        pytest.raises(CommandError, match="another command is using the local stack"),
     ):
         embedded_stack.up(folder, checkout, port=0, console=console)
 
 
-def test_a_command_refuses_in_one_line_with_exit_status_2(folder):
+def test_a_command_fails_in_one_line_with_exit_status_2(folder):
     folder.stack_file.write_text("half a fi")
 
     result = CliRunner().invoke(app, ["--state-dir", str(folder.path), "local", "status"])
@@ -152,7 +154,7 @@ def test_a_command_refuses_in_one_line_with_exit_status_2(folder):
 
 
 def test_a_target_is_rejected_while_the_stack_is_down(folder):
-    with pytest.raises(CommandError, match="not up; start it with `agent-credits local up`"):
+    with pytest.raises(CommandError, match="not running; start it with `agent-credits local up`"):
         connect_to_local(folder)
 
 
@@ -161,7 +163,7 @@ def test_a_target_is_rejected_when_its_process_has_died(folder, outputs):
     died = Emulator(pid=dead_pid(), birth="once", port=emulator.free_port())
     folder.write(StackState(emulator=died, outputs=outputs))
 
-    with pytest.raises(CommandError, match="not up"):
+    with pytest.raises(CommandError, match="not running"):
         connect_to_local(folder)
 
 
@@ -173,7 +175,7 @@ def test_down_forgets_a_process_that_has_died(folder):
     assert embedded_stack.down(folder) is False
 
 
-def test_down_leaves_a_process_alone_that_got_the_pid_of_its_own(folder, emulators):
+def test_down_does_not_stop_another_process_with_a_reused_pid(folder, emulators):
     other, _ = emulators
     folder.write(state_of(other.model_copy(update={"birth": "earlier"})))
 
@@ -196,7 +198,9 @@ def test_down_stops_its_own_process_with_its_workers_and_no_other(folder, emulat
     assert emulator.birth_of(other_worker) is not None
 
 
-def test_down_does_not_wait_for_a_port_that_somebody_else_has_taken(folder, emulators, monkeypatch):
+def test_down_does_not_wait_for_a_port_that_another_process_has_taken(
+    folder, emulators, monkeypatch
+):
     monkeypatch.setattr(emulator, "PORT_SECONDS_MAX", 0.1)
     mine, _ = emulators
     folder.write(state_of(mine))
@@ -215,7 +219,7 @@ STAND_INS = {"payment_stand_in": PaymentStandIn, "slack_stand_in": SlackStandIn}
 
 
 def with_stand_ins(state: StackState, emulator: Emulator) -> StackState:
-    """The state of a stack whose stand-ins are all played by one process."""
+    """Return the state of a stack whose stand-ins are all the same process."""
     process = {"pid": emulator.pid, "birth": emulator.birth, "port": emulator.port}
     return state.model_copy(update={name: kind(**process) for name, kind in STAND_INS.items()})
 
@@ -274,7 +278,7 @@ def test_a_zombie_counts_as_dead():
 
 
 @pytest.mark.skipif(not Path("/bin/ps").exists(), reason="this machine has no ps")
-def test_ps_tells_the_living_from_the_dead_where_there_is_no_proc():
+def test_ps_distinguishes_running_from_ended_processes_without_proc():
     birth = emulator.birth_by_ps(os.getpid())
 
     assert birth is not None
@@ -282,7 +286,7 @@ def test_ps_tells_the_living_from_the_dead_where_there_is_no_proc():
     assert emulator.birth_by_ps(dead_pid()) is None
 
 
-def test_a_failing_tool_shows_its_last_words_and_where_the_rest_is(folder, checkout, console):
+def test_a_failing_tool_shows_its_last_lines_and_the_path_of_its_log(folder, checkout, console):
     deployment = Deployment(
         folder, checkout, "http://127.0.0.1:1", STAND_IN_URL, STAND_IN_URL, console
     )
@@ -319,7 +323,7 @@ def test_the_tools_see_nothing_of_the_callers_aws_account(folder, checkout, cons
     assert environment["HTTP_PROXY"] == "http://proxy.example.com"
 
 
-def test_builds_of_two_stacks_run_in_a_folder_each(tmp_path, checkout, console):
+def test_each_stack_builds_in_its_own_folder(tmp_path, checkout, console):
     folders = [StateFolder(tmp_path / name) for name in ("one", "other")]
     for folder in folders:
         folder.path.mkdir()
@@ -350,7 +354,7 @@ def test_the_session_for_the_local_stack_sees_nothing_of_the_callers_aws_account
     assert client.meta.region_name == "us-east-1"
 
 
-def test_what_is_deployed_changes_the_fingerprint_and_what_python_leaves_behind_does_not(checkout):
+def test_deployed_files_change_the_fingerprint_and_python_caches_do_not(checkout):
     before = checkout.fingerprint()
     cache = checkout.root / "functions" / "debit_runs" / "__pycache__"
     cache.mkdir(parents=True)

@@ -32,7 +32,7 @@ def rejected(
     return rejection_of(path, content_type, json.dumps(payload).encode())
 
 
-def test_a_good_message_is_taken() -> None:
+def test_a_valid_message_is_accepted() -> None:
     assert rejected(GOOD) is None
     assert rejected({"text": "hello"}) is None
     assert rejected({"blocks": [section()]}) is None
@@ -41,20 +41,20 @@ def test_a_good_message_is_taken() -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/services/", "/services/T0/B0", "/services/T0/B0/", "/services/T0/B0/x/y"]
 )
-def test_a_path_that_is_no_webhook_has_no_service(path: str) -> None:
+def test_a_path_other_than_a_webhook_has_no_service(path: str) -> None:
     assert rejected(GOOD, path=path) == (404, "no_service")
 
 
-def test_a_webhook_of_no_workspace_has_no_team() -> None:
+def test_a_webhook_without_a_workspace_has_no_team() -> None:
     assert rejected(GOOD, path="/services/X0/B0/x") == (404, "no_team")
 
 
 @pytest.mark.parametrize("content_type", ["", "text/plain", "application/x-www-form-urlencoded"])
-def test_what_is_not_said_to_be_json_is_rejected(content_type: str) -> None:
+def test_a_content_type_other_than_json_is_rejected(content_type: str) -> None:
     assert rejected(GOOD, content_type=content_type) == (400, "invalid_payload")
 
 
-def test_what_is_no_json_is_rejected() -> None:
+def test_a_body_that_is_not_json_is_rejected() -> None:
     assert rejection_of(WEBHOOK_PATH, JSON, b"{") == (400, "invalid_payload")
 
 
@@ -94,11 +94,11 @@ def test_what_is_no_json_is_rejected() -> None:
         ),
     ],
 )
-def test_what_slack_would_not_take_is_named_by_slacks_code(payload: Any, code: str) -> None:
+def test_an_invalid_message_is_rejected_with_slacks_code(payload: Any, code: str) -> None:
     assert code_of(payload) == code
 
 
-def test_a_message_within_all_limits_is_taken() -> None:
+def test_a_message_within_all_limits_is_accepted() -> None:
     most = {
         "blocks": [
             header(150),
