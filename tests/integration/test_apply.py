@@ -596,6 +596,20 @@ class TestCommands:
         assert "business: 1,500 plan a month, anchor 2025-01-15" in first.output
         assert second.output == "moto: nothing to change\n"
 
+    def test_apply_prints_warnings(self, run: Callable[..., Result], tmp_path: Path) -> None:
+        file = tmp_path / "world.toml"
+        file.write_text(SAMPLES_FILE.read_text().replace('"olga", "ana", "ben"', '"olga", "ana"'))
+        run("apply", str(SAMPLES_FILE))
+
+        planned = run("apply", "--dry-run", "--json", str(file))
+        printed = run("apply", str(file))
+
+        (warning,) = json.loads(planned.output)["warnings"]
+        assert warning.startswith("user:ben leaves team acme and still holds 1,500 credits; events")
+        assert (
+            "\nWarning: user:ben leaves team acme and still holds 1,500 credits" in printed.output
+        )
+
     def test_dry_run_changes_nothing(self, run: Callable[..., Result], rows: DynamoDBRows) -> None:
         shown = run("apply", "--dry-run", "--json", str(SAMPLES_FILE))
 
