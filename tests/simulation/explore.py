@@ -46,6 +46,10 @@ KIND_CHANGES: dict[str, Any] = {
     "applies": "another kind",
 }
 POLICY_CHANGES = KIND_CHANGES | {"applies": "another policy", "cap_cents": 2 * PRICE_CENTS}
+CAP_FALLS = KIND_CHANGES | {
+    "endings": ("paid", "declined", "processing"),
+    "applies": "a lower cap",
+}
 
 
 def asks_again(earlier: Begins) -> dict[str, Any]:
@@ -76,6 +80,7 @@ MODELS: Mapping[str, Callable[[], int]] = {
     "reload saga: one reload, a cap for two": lambda: saga(ROOM_FOR_TWO),
     "reload saga: one reload, the kind changes": lambda: saga(KIND_CHANGES),
     "reload saga: one reload, the policy changes": lambda: saga(POLICY_CHANGES),
+    "reload saga: one reload, the cap falls": lambda: saga(CAP_FALLS),
     "reload saga: asks again, an earlier payment made": lambda: saga(asks_again("made")),
     "reload saga: asks again, an earlier payment processing": lambda: saga(
         asks_again("processing")

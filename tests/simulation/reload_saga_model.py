@@ -8,7 +8,8 @@ running the saga on it again.
 
 A model begins with accounts that ask for a reload each, or with one account that asks again while
 its earlier reload, long declined, is still open at the provider. Between any two calls the operator
-may apply another file, once: the team becomes an enterprise, or a policy with other packs begins.
+may apply another file, once: the team becomes an enterprise, a policy with other packs begins, or
+the spend cap falls below what is reserved.
 """
 
 from collections.abc import Hashable, Iterator
@@ -16,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from agent_credits.billing.policy import BillingPolicy
-from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending
+from agent_credits.billing.spend_cap import CapReservation, PaymentMethod, Spending, with_cap
 from agent_credits.billing.teams import TENURE_NOTICE, AutoReload, Team, Tenure
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.reloads import RELOAD_DEADLINE, Reload, ReloadRequest
@@ -52,7 +53,7 @@ CARD = PaymentMethod(provider="stripe", customer="cus-1", payment_method="pm-1")
 # earlier reload is as far as that.
 Begins = Literal["each account asks", "made", "processing", "paid"]
 # What the operator applies meanwhile.
-Applies = Literal["nothing", "another kind", "another policy"]
+Applies = Literal["nothing", "another kind", "another policy", "a lower cap"]
 
 
 class Asked(BaseException):
@@ -189,6 +190,8 @@ class Model:
                 if not isinstance(step, Open | AgentCreditsError):
                     yield rests._replace(done=state.done | {worker.request})
                 continue
+            if step.name == "confirm":
+                self._check_confirmed_within_the_cap(worker)
             for changed, answer in self._answers(state, step):
                 answers = (*worker.answers, self._intern(answer))
                 yield self._with(changed, number, worker._replace(answers=answers))
@@ -287,7 +290,8 @@ class Model:
         paid = [purchase for purchase, ending in state.payments if ending == "paid"]
         committed = sum(p.price_cents for p in spending.recent if p.outcome == "settled")
         committed += sum(reservation.price_cents for reservation in spending.reservations)
-        assert committed <= team.spend_cap_cents, "spent plus reserved never passes the cap"
+        if self._applies != "a lower cap":
+            assert committed <= team.spend_cap_cents, "spent plus reserved never passes the cap"
         assert len(paid) == len(set(paid)), "a purchase is charged once"
         assert len(settled) == len(set(settled)), "a purchase is settled once"
         assert set(settled) <= set(paid), "what is settled was charged"
@@ -307,6 +311,14 @@ class Model:
             self._check_decline(account, is_applied=state.is_applied)
             if number in state.done and all(w.request != number for w in state.workers):
                 assert request.reload_id not in held, "what nobody asks about any more has ended"
+
+    def _check_confirmed_within_the_cap(self, worker: Worker) -> None:
+        """A cap may fall after the payment was reserved, and is looked at once more."""
+        last_read = self._values[worker.answers[-1]]
+        assert isinstance(last_read, Team), "the cap is looked at right before a card is charged"
+        # Without a reservation, another worker has ended the payment, and confirming is in vain.
+        held = last_read.spending.reservation(self._requests[worker.request].reload_id)
+        assert held is None or last_read.spend_cap_cents > 0, "a lowered cap charges no card"
 
     def _check_decline(self, account: Account, *, is_applied: bool) -> None:
         """Neither file rules reloads out, except that one buys what the run does not draw."""
@@ -336,9 +348,17 @@ class Model:
 
 
 def _applied(team: Team, applies: Applies) -> Team:
-    """Return the team as the operator's file leaves it; its tenure begins twelve minutes later."""
+    """Return the team as the operator's file leaves it; a tenure begins twelve minutes later."""
     newest, settings = team.tenures[-1], team.auto_reload
     assert settings
+    if applies == "a lower cap":
+        lowered = {
+            "version": team.version + 1,
+            "settings_version": team.settings_version + 1,
+            "spend_cap_cents": 0,
+            "spending": with_cap(team.spending, 0),
+        }
+        return team.model_copy(update=lowered)
     since = NOW + TENURE_NOTICE
     if applies == "another kind":
         tenure = newest.model_copy(update={"since": since, "kind": "enterprise"})

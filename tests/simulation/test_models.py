@@ -7,6 +7,7 @@ import pytest
 from agent_credits.payments.reload_saga import ReloadSaga
 from tests.simulation import mutants, reload_saga_model, write_protocol_model
 from tests.simulation.explore import (
+    CAP_FALLS,
     KIND_CHANGES,
     MODELS,
     ONE_ASKS,
@@ -83,6 +84,15 @@ def test_a_saga_that_misreads_a_file_applied_meanwhile_is_caught(
 ) -> None:
     with pytest.raises(AssertionError, match=violation):
         reload_saga_model.Model(broken, **bounds).explore()
+
+
+def test_a_saga_that_charges_whatever_the_cap_is_now_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agent_credits.payments.reload_saga._passes_cap", lambda *_: False)
+
+    with pytest.raises(AssertionError, match="a lowered cap charges no card"):
+        saga(CAP_FALLS)
 
 
 def test_a_purchase_made_again_on_an_old_read_is_caught_where_the_cap_does_not_hide_it() -> None:
