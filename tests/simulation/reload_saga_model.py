@@ -190,7 +190,7 @@ class Model:
                 if not isinstance(step, Open | AgentCreditsError):
                     yield rests._replace(done=state.done | {worker.request})
                 continue
-            if step.name == "confirm":
+            if step.name == "confirm" and self._applies == "a lower cap":
                 self._check_confirmed_within_the_cap(worker)
             for changed, answer in self._answers(state, step):
                 answers = (*worker.answers, self._intern(answer))
