@@ -113,6 +113,9 @@ class Terminal:
             stdin=subprocess.DEVNULL,
             stdout=self._beside,
             text=True,
+            # A script's background jobs ignore Ctrl-C, and what they start ignores it too. This
+            # command ends by nothing else.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self._processes.append(process)
 
