@@ -78,7 +78,7 @@ def _check_currency(before: Team, declared: DeclaredTeam, now: datetime) -> None
     if before.currency == declared.currency:
         return
     month = month_of(now, before.time_zone)
-    counted = before.spending.spent_in(month) + before.spending.reserved_in(month)
+    counted = before.spending.counted_in(month)
     if counted:
         raise CommandError(
             f"team {before.team_id} has spent or reserved {money_text(counted, before.currency)} "

@@ -117,9 +117,13 @@ class Spending(_Frozen):
     def reserved_in(self, month: str) -> int:
         return sum(r.price_cents for r in self.reservations if r.month == month)
 
+    def counted_in(self, month: str) -> int:
+        """Return what counts towards the month's cap: what is spent and what is reserved."""
+        return self.spent_in(month) + self.reserved_in(month)
+
     def head_room(self, cap_cents: int, month: str) -> int:
         """Return what may still be reserved; never negative, even after the cap was lowered."""
-        return max(cap_cents - self.spent_in(month) - self.reserved_in(month), 0)
+        return max(cap_cents - self.counted_in(month), 0)
 
 
 def month_of(now: datetime, time_zone: str) -> str:
@@ -149,7 +153,7 @@ def reserve(spending: Spending, reservation: CapReservation, cap_cents: int) -> 
     if reservation.price_cents > spending.head_room(cap_cents, reservation.month):
         return None
     reserved = _update(spending, reservations=(*spending.reservations, reservation))
-    total = reserved.spent_in(reservation.month) + reserved.reserved_in(reservation.month)
+    total = reserved.counted_in(reservation.month)
     require(total <= cap_cents, "spent plus reserved never passes the cap")
     return reserved
 

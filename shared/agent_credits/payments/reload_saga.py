@@ -346,9 +346,7 @@ def _why_open(state: Unresolved | PaymentUnavailable) -> str:
 
 def _passes_cap(team: Team, held: CapReservation) -> bool:
     """Tell whether what is spent and reserved passes the cap, as it can after it was lowered."""
-    spending = team.spending
-    counted = spending.spent_in(held.month) + spending.reserved_in(held.month)
-    return counted > team.spend_cap_cents
+    return team.spending.counted_in(held.month) > team.spend_cap_cents
 
 
 def _asks_for(account: Account, request: ReloadRequest) -> bool:
