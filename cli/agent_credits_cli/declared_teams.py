@@ -69,8 +69,15 @@ def payers_until_changed(
         tenures = (before.tenure_at(since), *(t for t in tenures if t.since > since))
     others = sorted({tenure.kind for tenure in tenures} - {team.kind})
     as_others = [team.model_copy(update={"kind": kind}) for kind in others]
-    declared = world.team_of_accounts()
-    return [p for other in as_others for p in world.payers_of(other) if p not in declared]
+    return [principal for other in as_others for principal in world.payers_of(other)]
+
+
+def leaving_members(before: Team | None, declared: DeclaredTeam) -> list[Principal]:
+    """Return the users who are listed as members and are no longer declared."""
+    members = declared.member_set
+    if before is None or isinstance(before.members, str) or isinstance(members, str):
+        return []
+    return [Principal("user", member) for member in sorted(before.members - members)]
 
 
 def _check_currency(before: Team, declared: DeclaredTeam, now: datetime) -> None:
@@ -96,8 +103,9 @@ def _former_members(
         return before.former_members
     # As for a tenure: by then every worker has read the new members.
     until = now.replace(microsecond=0) + TENURE_NOTICE
-    who_left = {EVERYONE} if isinstance(before.members, str) else before.members - members
-    left = ((who, until) for who in sorted(who_left))
+    leaving = [principal.id for principal in leaving_members(before, declared)]
+    who_left = [EVERYONE] if isinstance(before.members, str) else leaving
+    left = ((who, until) for who in who_left)
     kept = ((who, at) for who, at in before.former_members if who not in members)
     return (*kept, *left)[-FORMER_MEMBERS_MAX:]
 

@@ -10,9 +10,9 @@ from agent_credits.commit.rows import Rows, TeamRows
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity, grant_identity
 from agent_credits.values.principals import Principal
-from agent_credits_cli.declared_teams import payers_until_changed
+from agent_credits_cli.declared_teams import leaving_members, payers_until_changed
 from agent_credits_cli.tables import tracked
-from agent_credits_cli.world import DeclaredTeam, World
+from agent_credits_cli.world import World
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,6 @@ def read_stack(rows: OperatorRows, world: World) -> Stack:
         accounts=accounts,
         recorded=recorded,
     )
-
-
-def leaving_members(before: Team | None, declared: DeclaredTeam) -> list[Principal]:
-    """Return the users who are listed as members and are no longer declared."""
-    members = declared.member_set
-    if before is None or isinstance(before.members, str) or isinstance(members, str):
-        return []
-    return [Principal("user", member) for member in sorted(before.members - members)]
 
 
 def recorded_grants(

@@ -16,8 +16,7 @@ from agent_credits.commit.changes import Conflicting, GrantChange, PlanChange
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.team_changes import change_team
 from agent_credits.commit.write_protocol import Pause, commit
-from agent_credits.ledger.accounts import Account, PlanSubscription, available_microcredits
-from agent_credits.ledger.expiry import bring_up_to
+from agent_credits.ledger.accounts import Account, PlanSubscription
 from agent_credits.ledger.grants import PLAN_CHANGE_PREFIX
 from agent_credits.values.display import (
     amount_text,
@@ -29,9 +28,10 @@ from agent_credits.values.display import (
 from agent_credits.values.periods import next_period_starts_at
 from agent_credits.values.principals import Principal
 from agent_credits_cli.declared_grants import changed_grant, grant_changes
-from agent_credits_cli.declared_teams import payers_until_changed, team_after
+from agent_credits_cli.declared_teams import leaving_members, payers_until_changed, team_after
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.stack import OperatorRows, Stack, leaving_members
+from agent_credits_cli.holdings import holdings_at
+from agent_credits_cli.stack import OperatorRows, Stack
 from agent_credits_cli.tables import tracked
 from agent_credits_cli.team_settings import team_differences
 from agent_credits_cli.world import DeclaredGrant, DeclaredTeam, Plan, World
@@ -166,7 +166,7 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
     grants: dict[Principal, list[DeclaredGrant]] = {}
     for grant in world.grants:
         grants.setdefault(grant.principal, []).append(grant)
-    for principal, team in world.team_of_accounts().items():
+    for principal, team in _teams_of_payers(world, stack, now).items():
         account = stack.accounts.get(principal) or Account(principal)
         changes: tuple[PlanChange | GrantChange, ...] = (
             *_plan_changes(account, team, world.plan_of(team)),
@@ -176,18 +176,22 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
             steps.append(ChangeAccount(account, changes, _plan_counts_from(account, team, now)))
     for team in world.teams:
         before = stack.teams.get(team.team_id)
-        for principal in payers_until_changed(world, team, before, since=now):
-            if principal not in stack.accounts:
-                account = Account(principal)
-                changes = tuple(_plan_changes(account, team, world.plan_of(team)))
-                steps.append(ChangeAccount(account, changes))
-    for team in world.teams:
-        before = stack.teams.get(team.team_id)
         after = team_after(before, team, policy.version, now)
         if after != before:
             leaving = tuple(_leaving(stack, before, team, after, now))
             steps.append(SetTeam(team, policy.version, before, after, leaving))
     return steps
+
+
+def _teams_of_payers(world: World, stack: Stack, now: datetime) -> dict[Principal, DeclaredTeam]:
+    """Return whose accounts are brought to the file, or opened until their team changes."""
+    teams = world.team_of_accounts()
+    for team in world.teams:
+        before = stack.teams.get(team.team_id)
+        for principal in payers_until_changed(world, team, before, since=now):
+            if principal not in stack.accounts:
+                teams.setdefault(principal, team)
+    return teams
 
 
 def _plan_counts_from(account: Account, team: DeclaredTeam, now: datetime) -> datetime | None:
@@ -201,10 +205,9 @@ def _leaving(
 ) -> Iterator[Leaving]:
     count_until = dict(after.former_members)
     for principal in leaving_members(before, declared):
-        held, account = None, stack.accounts.get(principal)
-        if account is not None:
-            current = bring_up_to(account, now)
-            held = available_microcredits(current, {grant.pool for grant in current.grants}, now)
+        account = stack.accounts.get(principal)
+        # Of all pools: what a run of another team would draw counts, too.
+        held = holdings_at(account, None, now).available_microcredits if account else None
         # Of thousands who leave at once, the team keeps only some, and warns of those.
         if principal.id in count_until:
             yield Leaving(principal, held, count_until[principal.id])
