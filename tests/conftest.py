@@ -1,5 +1,7 @@
 """What holds for all tests, in one process or in several."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,12 @@ class DealtOut(LoadScopeScheduling):
         if folder in FOLDERS_THAT_SHARE and module not in MODULES_THAT_KILL:
             return folder
         return super()._split_scope(nodeid)
+
+
+@pytest.fixture
+def short_switch_interval() -> Iterator[None]:
+    """Let threads take turns far more often than they do by default."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)

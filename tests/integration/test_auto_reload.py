@@ -1,8 +1,6 @@
 """Auto-reload over the stack's tables in moto: the same guarantees, on real conditional writes."""
 
-import sys
 import threading
-from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -65,14 +63,6 @@ class ObservedRows(DynamoDBRows):
             spending = team.spending
             self.observed_cents.append(spending.spent_in(MONTH) + spending.reserved_in(MONTH))
         return lost
-
-
-@pytest.fixture
-def short_switch_interval() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def request_reload(rows: DynamoDBRows, principal: Principal) -> ReloadRequest:

@@ -1,10 +1,8 @@
 """Sixteen committers on one account: the sum is exact however their threads interleave."""
 
 import random
-import sys
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 
 import pytest
 
@@ -36,14 +34,6 @@ DUPLICATED_ONE_IN = 5
 BATCH_SIZE = 4
 # A returned batch is delivered again; in every round at least one commit succeeds.
 REDELIVERIES_MAX = 1_000
-
-
-@pytest.fixture
-def short_switch_interval() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.fixture

@@ -1,8 +1,6 @@
 """Ten workers take an account below a threshold concurrently, and one notice is published."""
 
-import sys
 import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -36,14 +34,6 @@ if TYPE_CHECKING:
 WORKERS = 10
 # Who loses ten races in a row is given back to the queue; ten workers commit ten events.
 REDELIVERIES_MAX = 100
-
-
-@pytest.fixture
-def short_switch_interval() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 class RecordingRows(DynamoDBRows):

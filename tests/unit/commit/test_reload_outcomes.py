@@ -1,8 +1,6 @@
 """What a resolved reload does to its account, and to the events that wait for it."""
 
-import sys
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -208,14 +206,6 @@ class LockedRows(MemoryRows):
         spending = self.teams[team.team_id].spending
         self.observed_cents.append(spending.spent_in(MONTH) + spending.reserved_in(MONTH))
         return lost
-
-
-@pytest.fixture
-def short_switch_interval() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
 
 
 @pytest.mark.usefixtures("short_switch_interval")
