@@ -83,7 +83,15 @@ class DeclaredPack(Pack):
     microcredits: Credits = Field(alias="credits")
 
 
+class DeclaredRule(BillingRule):
+    """A rule, its estimate and its grace as decimal strings of credits."""
+
+    default_estimate_microcredits: CreditsOrNone = Field(default=0, alias="default_estimate")
+    grace_microcredits: CreditsOrNone = Field(default=0, alias="grace_credits")
+
+
 class DeclaredPolicy(BillingPolicy):
+    rules: tuple[DeclaredRule, ...]
     packs: tuple[DeclaredPack, ...] = ()
 
 

@@ -202,8 +202,14 @@ def outcome_text(entry: Entry) -> str:
     """Return an entry's outcome in words, with what follows from it for the run."""
     amount = credits_text(entry.amount_microcredits)
     match entry.outcome:
+        case "accepted" if entry.reservation.moves:
+            return f"accepted: {amount} reserved"
         case "accepted":
             return "accepted: the pools cover it; a request takes no credits"
+        case "extended":
+            return f"extended: {amount} more reserved" if entry.amount_microcredits else "renewed"
+        case "released" | "reservations_expired":
+            return f"{entry.outcome.replace('_', ' ')}: {amount} went back"
         case "debited":
             return f"debited {draws_text(entry.draws)}"
         case "insufficient":

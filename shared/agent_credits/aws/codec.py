@@ -15,9 +15,21 @@ from functools import lru_cache
 from typing import Any
 
 from agent_credits.ledger.accounts import RUN_HASH_BYTES, ErroredRun, PlanSubscription
-from agent_credits.ledger.entries import Draw, Entry, Identity, PoolBalance, ReloadFacts, RunContext
+from agent_credits.ledger.entries import (
+    NO_RESERVATION,
+    Draw,
+    EndedReservation,
+    Entry,
+    Identity,
+    Move,
+    PoolBalance,
+    ReloadFacts,
+    ReservationFacts,
+    RunContext,
+)
 from agent_credits.ledger.grants import Grant
 from agent_credits.ledger.reloads import Reload
+from agent_credits.ledger.reservations import Reservation, ReservationTerms
 from agent_credits.ledger.thresholds import LowCredits, parse_threshold
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,12 +74,7 @@ def unpack_entries(packed: str | bytes) -> tuple[Entry, ...]:
     """Read what `pack_entries` returned; raises ValueError, KeyError or TypeError for the rest."""
     if isinstance(packed, str):
         return tuple(entry_from_json(row) for row in _loads(packed))
-    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
-    try:
-        unpacked = decompressor.decompress(packed, _UNPACKED_BYTES_MAX)
-    except lzma.LZMAError as error:
-        raise ValueError("a page is not compressed in its format") from error
-    columns: dict[str, list[Any]] = _object(unpacked)
+    columns: dict[str, list[Any]] = _object(_decompressed(packed))
     rows = zip(*columns.values(), strict=True)
     return tuple(
         entry_from_json({k: v for k, v in zip(columns, row, strict=True) if v is not None})
@@ -108,6 +115,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "reload": _reload_facts_to_json(entry.reload) if entry.reload else None,
         "grant": _grant_to_json(entry.grant) if entry.grant else None,
         "plan": entry.plan_name,
+        **_reservation_facts_to_json(entry),
     }
     if run is not None:
         named |= {
@@ -139,6 +147,7 @@ def entry_from_json(row: dict[str, Any]) -> Entry:
         reload=ReloadFacts(*row["reload"]) if "reload" in row else None,
         grant=_grant_from_json(row["grant"]) if "grant" in row else None,
         plan_name=row.get("plan"),
+        reservation=_reservation_facts_from_json(row),
     )
 
 
@@ -165,6 +174,24 @@ def unpack_plan(text: str) -> PlanSubscription:
         anchor=date.fromisoformat(anchor),
         refilled_from=date.fromisoformat(refilled_from) if refilled_from else None,
     )
+
+
+def pack_reservations(reservations: Sequence[Reservation]) -> str | bytes:
+    """Return the reservations as text, or as compressed columns if the text is long."""
+    rows = [_reservation_to_json(reservation) for reservation in reservations]
+    text = _dumps(rows)
+    if len(text) <= READABLE_BYTES_MAX:
+        return text
+    columns = list(zip(*rows, strict=True))
+    return lzma.compress(_dumps(columns).encode(), lzma.FORMAT_RAW, filters=_LZMA)
+
+
+def unpack_reservations(packed: str | bytes) -> tuple[Reservation, ...]:
+    if isinstance(packed, str):
+        rows: Iterable[Any] = _loads(packed)
+    else:
+        rows = zip(*_loads(_decompressed(packed)), strict=True)
+    return tuple(_reservation_from_json(row) for row in rows)
 
 
 def pack_errored_runs(runs: Sequence[ErroredRun]) -> bytes:
@@ -266,6 +293,113 @@ def pack_by_day(microcredits_by_day: Mapping[date, int]) -> str:
 
 def unpack_by_day(text: str) -> dict[date, int]:
     return {date.fromisoformat(day): net for day, net in _object(text).items()}
+
+
+def _decompressed(packed: bytes) -> bytes:
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_LZMA)
+    try:
+        return decompressor.decompress(packed, _UNPACKED_BYTES_MAX)
+    except lzma.LZMAError as error:
+        raise ValueError("columns are not compressed in their format") from error
+
+
+def _reservation_to_json(reservation: Reservation) -> list[Any]:
+    terms = reservation.terms
+    return [
+        reservation.run_id,
+        reservation.parent_run_id,
+        [[part.pool, part.grant_id, part.microcredits] for part in reservation.parts],
+        reservation.reserved_microcredits,
+        reservation.drawn_microcredits,
+        reservation.overdrawn_microcredits,
+        reservation.directive,
+        _seconds(reservation.expires_at),
+        terms.step_microcredits,
+        terms.ttl // _SECOND,
+        terms.overrun,
+        terms.grace_microcredits,
+    ]
+
+
+def _reservation_from_json(row: Sequence[Any]) -> Reservation:
+    run_id, parent, parts, reserved, drawn, overdrawn, directive, expires_at, *terms = row
+    step, ttl, overrun, grace = terms
+    return Reservation(
+        run_id=run_id,
+        parent_run_id=parent,
+        parts=tuple(Draw(*part) for part in parts),
+        reserved_microcredits=reserved,
+        expires_at=_instant(expires_at),
+        # Whether a run reserves was decided when it did.
+        terms=ReservationTerms(True, step, timedelta(seconds=ttl), overrun, grace),
+        drawn_microcredits=drawn,
+        overdrawn_microcredits=overdrawn,
+        directive=directive,
+    )
+
+
+def _reservation_facts_to_json(entry: Entry) -> dict[str, Any]:
+    """Return what an entry records of reservations; runs other than its own by name, that as 0.
+
+    The moves of usage that drew only its own reservation follow from its draws.
+    """
+    facts = entry.reservation
+    if facts is NO_RESERVATION:
+        return {}
+    own = entry.identity.subject
+    moves: Any = [[_other(m.run_id, own), m.grant_id, m.microcredits] for m in facts.moves]
+    return {
+        "moves": 1 if facts.moves and facts.moves == _moves_of_draws(entry) else moves,
+        "ended": [
+            [
+                _other(e.run_id, own),
+                e.parent_run_id,
+                e.reserved_microcredits,
+                e.drawn_microcredits,
+                e.overdrawn_microcredits,
+            ]
+            for e in facts.ended
+        ],
+        "parent": facts.parent_run_id,
+        "overdrawn": facts.overdrawn_microcredits,
+        "overruns": int(facts.overruns),
+        "directive": facts.directive,
+        "reserved": facts.reserved_before_microcredits,
+        "reason": facts.reason,
+    }
+
+
+_RESERVATION_NAMES = frozenset(
+    {"moves", "ended", "parent", "overdrawn", "overruns", "directive", "reserved", "reason"}
+)
+
+
+def _reservation_facts_from_json(row: dict[str, Any]) -> ReservationFacts:
+    if _RESERVATION_NAMES.isdisjoint(row):
+        return NO_RESERVATION
+    own = row["subject"]
+    moves = row.get("moves", ())
+    if moves == 1:
+        moves = [[0, part.grant_id, -part.microcredits] for part in _draws_from_json(row)]
+    return ReservationFacts(
+        moves=tuple(Move(run or own, grant_id, amount) for run, grant_id, amount in moves),
+        ended=tuple(EndedReservation(run or own, *facts) for run, *facts in row.get("ended", ())),
+        parent_run_id=row.get("parent"),
+        overdrawn_microcredits=row.get("overdrawn", 0),
+        overruns=bool(row.get("overruns")),
+        directive=row.get("directive"),
+        reserved_before_microcredits=row.get("reserved", 0),
+        reason=row.get("reason"),
+    )
+
+
+def _other(run_id: str, own: str) -> str | int:
+    return 0 if run_id == own else run_id
+
+
+def _moves_of_draws(entry: Entry) -> tuple[Move, ...]:
+    own = entry.identity.subject
+    return tuple(Move(own, part.grant_id, -part.microcredits) for part in entry.draws)
 
 
 def _reload_facts_to_json(facts: ReloadFacts) -> list[Any]:

@@ -18,7 +18,7 @@ from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn import BurnByDay
 from agent_credits.ledger.burn_counts import BurnCount
-from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
+from agent_credits.ledger.entries import NO_RESERVATION, Entry, Identity, Page, Receipt
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.values.errors import AccountTooLarge
 from agent_credits.values.principals import Principal, parse_principal
@@ -95,7 +95,7 @@ def account_item(account: Account) -> Item:
         **account_key(account.principal),
         "version": {"N": str(account.version)},
         "page_number": {"N": str(account.page_number)},
-        "grants": {"S": codec.pack_grants(account.grants)},
+        _grants_attribute(account): {"S": codec.pack_grants(account.grants)},
         "entries": {"S": packed} if isinstance(packed, str) else {"B": packed},
     }
     if account.plan is not None:
@@ -110,6 +110,11 @@ def account_item(account: Account) -> Item:
         item["is_exhausted"] = {"BOOL": True}
     if account.low is not None:
         item["low"] = {"S": codec.pack_low(account.low)}
+    if account.reservations:
+        reservations = codec.pack_reservations(account.reservations)
+        item["reservations"] = (
+            {"S": reservations} if isinstance(reservations, str) else {"B": reservations}
+        )
     if account.page_is_full:
         item["page_is_full"] = {"BOOL": True}
     size = item_bytes(item)
@@ -125,7 +130,7 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
     return Account(
         principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
         version=int(item["version"]["N"]),
-        grants=codec.unpack_grants(item["grants"]["S"]),
+        grants=codec.unpack_grants(item[_grants_attribute_of(item)]["S"]),
         plan=codec.unpack_plan(item["plan"]["S"]) if "plan" in item else None,
         errored_runs=(
             codec.unpack_errored_runs(_bytes(item["errored_runs"]))
@@ -138,10 +143,31 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
         ),
         is_exhausted="is_exhausted" in item,
         low=codec.unpack_low(item["low"]["S"]) if "low" in item else None,
+        reservations=(
+            codec.unpack_reservations(_text_or_bytes(item["reservations"]))
+            if "reservations" in item
+            else ()
+        ),
         page_number=int(item["page_number"]["N"]),
         entries=_entries_from_item(item),
         page_is_full="page_is_full" in item,
     )
+
+
+# A version that knows no reservations would read such a row, and write it without them. It needs
+# `grants`, so under another name it cannot read the row at all: it gives the messages back, and a
+# newer version takes them.
+_GRANTS, _GRANTS_BESIDE_RESERVATIONS = "grants", "grants_beside_reservations"
+
+
+def _grants_attribute(account: Account) -> str:
+    if account.reservations or any(e.reservation != NO_RESERVATION for e in account.entries):
+        return _GRANTS_BESIDE_RESERVATIONS
+    return _GRANTS
+
+
+def _grants_attribute_of(item: Mapping[str, Any]) -> str:
+    return _GRANTS if _GRANTS in item else _GRANTS_BESIDE_RESERVATIONS
 
 
 def page_item(page: Page) -> Item:
@@ -231,7 +257,11 @@ def is_observation_item(item: Mapping[str, Any]) -> bool:
 
 
 def policy_item(policy: BillingPolicy) -> Item:
-    return {**policy_key(policy.version), "policy": {"S": policy.model_dump_json()}}
+    # What is at its default is left out, so that a version that does not know it can read the row.
+    return {
+        **policy_key(policy.version),
+        "policy": {"S": policy.model_dump_json(exclude_defaults=True)},
+    }
 
 
 def policy_from_item(item: Mapping[str, Any]) -> BillingPolicy:

@@ -4,11 +4,21 @@ It is data with a version and not code: products change the order several times 
 entry names the version that decided it. Once applied, a version never changes.
 """
 
+from datetime import timedelta
+from functools import cached_property
 from itertools import product
 from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent_credits.ledger.reservations import (
+    TTL_DEFAULT,
+    TTL_MAX,
+    TTL_MIN,
+    Overrun,
+    ReservationTerms,
+)
+from agent_credits.values.credits import MICROCREDITS_MAX
 from agent_credits.values.identifiers import Currency, Identifier, PoolName
 from agent_credits.values.principals import Payer
 
@@ -17,6 +27,8 @@ TriggerKind = Literal["user", "team_api_key", "schedule"]
 
 POOLS_PER_RULE_MAX = 16
 GRACE_DAYS_DEFAULT = 30
+
+_SECOND = timedelta(seconds=1)
 
 
 class BillingRule(BaseModel):
@@ -29,6 +41,18 @@ class BillingRule(BaseModel):
     triggers: tuple[TriggerKind, ...] = Field(min_length=1)
     payer: Payer
     pools: tuple[PoolName, ...] = Field(min_length=1, max_length=POOLS_PER_RULE_MAX)
+    # What a run that is requested puts aside, unless its event says otherwise.
+    reserve: Literal["none", "estimate"] = "none"
+    # The estimate of a run that gives none; a run that draws past its reservation extends it by as
+    # much, as long as there is something to extend by.
+    default_estimate_microcredits: int = Field(default=0, ge=0, le=MICROCREDITS_MAX)
+    reservation_ttl_seconds: int = Field(
+        default=TTL_DEFAULT // _SECOND, ge=TTL_MIN // _SECOND, le=TTL_MAX // _SECOND
+    )
+    # What the platform is told once a run has used up what it may draw.
+    overrun: Overrun = "finish"
+    # What such a run may still draw of credits that nobody holds, unless it may finish.
+    grace_microcredits: int = Field(default=0, ge=0, le=MICROCREDITS_MAX)
 
     @model_validator(mode="after")
     def _payer_can_be_named(self) -> Self:
@@ -38,7 +62,24 @@ class BillingRule(BaseModel):
             raise ValueError("the owner of an enterprise team does not pay; use payer `team`")
         if len(set(self.pools)) != len(self.pools):
             raise ValueError("a pool is listed twice; remove one of them")
+        if self.reserve == "estimate" and self.default_estimate_microcredits == 0:
+            raise ValueError(
+                'reserve "estimate" needs a default_estimate, for runs whose event gives none'
+            )
+        if self.overrun == "finish" and self.grace_microcredits:
+            raise ValueError('grace_credits go with overrun "pause" or "stop"; "finish" has no end')
         return self
+
+    # Cached, because every event is billed by a rule, and rules never change.
+    @cached_property
+    def reservation_terms(self) -> ReservationTerms:
+        return ReservationTerms(
+            reserves=self.reserve == "estimate",
+            step_microcredits=self.default_estimate_microcredits,
+            ttl=timedelta(seconds=self.reservation_ttl_seconds),
+            overrun=self.overrun,
+            grace_microcredits=self.grace_microcredits,
+        )
 
 
 class Pack(BaseModel):

@@ -19,6 +19,7 @@ from agent_credits.billing.spend_cap import PaymentMethod, Spending
 from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger, billed_at
 from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX
 from agent_credits.ledger.reloads import DeclineCause, ReloadTerms
+from agent_credits.ledger.reservations import ReservationTerms
 from agent_credits.ledger.thresholds import Threshold
 from agent_credits.values.identifiers import Currency, Identifier, PoolName
 from agent_credits.values.principals import Payer, Principal
@@ -143,6 +144,7 @@ class Billing(Struct, frozen=True):
     # its own.
     decline_foreseen: DeclineCause | None = None
     low_thresholds: tuple[Threshold, ...] = ()
+    reservation: ReservationTerms = ReservationTerms()
 
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
@@ -157,6 +159,7 @@ def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
         grace=timedelta(days=policy.grace_days),
         reload=_reload_terms(team, rule),
         low_thresholds=team.alerts.low,
+        reservation=rule.reservation_terms,
     )
 
 

@@ -6,13 +6,15 @@ from datetime import date, datetime
 from msgspec import Struct, field
 
 from agent_credits.billing.teams import Billing
-from agent_credits.events.agent_runs import LedgerEvent, payload_hash
+from agent_credits.events.agent_runs import LedgerEvent, Rejection, payload_hash
 from agent_credits.ledger.entries import (
     NO_PAYLOAD,
+    OWN_SOURCE,
     Entry,
     Identity,
     grant_identity,
     reload_identity,
+    run_identity,
 )
 from agent_credits.ledger.grants import Grant, GrantCause
 from agent_credits.ledger.reloads import DeclineCause
@@ -115,7 +117,24 @@ class ReloadDeclined(Struct, frozen=True):
         return NO_PAYLOAD
 
 
-Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadDeclined
+class ReleaseChange(Struct, frozen=True):
+    """An operator ends a run's reservation by hand; `change_id` makes it safe to repeat."""
+
+    principal: Principal
+    run_id: str
+    change_id: str
+    reason: str
+
+    @property
+    def identity(self) -> Identity:
+        return run_identity(OWN_SOURCE, self.run_id, self.change_id)
+
+    @property
+    def payload_hash(self) -> str:
+        return payload_hash([self.run_id, self.reason])
+
+
+Change = RunChange | GrantChange | PlanChange | ReloadGranted | ReloadDeclined | ReleaseChange
 
 
 class Recorded(Struct, frozen=True):
@@ -142,16 +161,29 @@ class Waiting(Struct, frozen=True):
     reload_id: str
 
 
-Result = Recorded | AlreadyRecorded | Conflicting | Waiting
+class Unsure(Struct, frozen=True):
+    """The event is not recorded: the account's row does not show what became of this run.
+
+    Decide again with the run's past. If nothing is known of the run even so, its own event may
+    still be in the queue: ask again soon.
+    """
+
+    run_id: str
+
+
+# A rejection is a result too: the event contradicts what the account holds, and nothing is applied.
+Result = Recorded | AlreadyRecorded | Conflicting | Waiting | Unsure | Rejection
 
 
 class Past(Struct, frozen=True):
     """What a decision needs to know from this account's ledger, beyond its row.
 
     `recorded`: entries with the identities of the batch. `runs`: all entries of some runs.
-    `grants`: the grants that those runs drew from, as they were made.
+    `grants`: the grants that those runs drew from, as they were made. `elsewhere`: those of the
+    runs that have entries on other accounts.
     """
 
     recorded: Mapping[Identity, Entry] = field(default_factory=dict)
     runs: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
     grants: Mapping[str, Grant] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()

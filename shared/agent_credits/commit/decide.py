@@ -5,9 +5,10 @@ A change's outcome is the first of these that applies:
 1. malformed    rejected before it gets here (`events.parse_message`)
 2. conflicting  the id was recorded with another payload; nothing is applied
 3. already recorded  a repeat; what was decided stays decided
-4. waiting      the pools hold too little, and a reload that may cover it is under way
-5. insufficient the pools hold too little
-6. debited      or what else the change asks for: accepted, waived, finished, returned, granted
+4. rejected     it contradicts the reservations of the account: a run or a parent that has ended
+5. waiting      the pools hold too little, and a reload that may cover it is under way
+6. insufficient the pools hold too little, or the run may draw no more
+7. debited      or what else the change asks for: accepted, waived, finished, returned, granted
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,18 +26,20 @@ from agent_credits.commit.changes import (
     Past,
     PlanChange,
     Recorded,
+    ReleaseChange,
     ReloadDeclined,
     ReloadGranted,
     Result,
     RunChange,
+    Unsure,
     Waiting,
 )
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
 from agent_credits.commit.reload_outcomes import decline_reload, grant_reload
 from agent_credits.commit.reload_requests import freeze, reload_where_low, with_reload_recorded
-from agent_credits.commit.runs import apply_run
-from agent_credits.events.agent_runs import RunFinished
+from agent_credits.commit.runs import apply_release_by_hand, apply_run
+from agent_credits.events.agent_runs import Rejection, RunFinished
 from agent_credits.ledger.accounts import (
     ERRORED_RUNS_MAX,
     Account,
@@ -44,6 +47,7 @@ from agent_credits.ledger.accounts import (
     PlanSubscription,
     check_account,
     fills_page,
+    held_grant_ids,
 )
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.ledger.expiry import bring_up_to
@@ -85,6 +89,7 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
             current, decided = _apply(current, change, context)
             if isinstance(decided, Waiting):
                 waiting[change.identity] = decided
+            if not isinstance(decided, Entry):
                 results.append(decided)
                 continue
             current = replace(current, entries=(*current.entries, decided))
@@ -114,6 +119,11 @@ def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
         and isinstance(change.event, RunFinished)
         and change.event.data.status == "error"
     )
+
+
+def runs_in_doubt(decision: Decision) -> frozenset[str]:
+    """Return the runs whose past must be known; decide again with it."""
+    return frozenset(result.run_id for result in decision.results if isinstance(result, Unsure))
 
 
 def lacks_credits(decision: Decision) -> bool:
@@ -178,10 +188,17 @@ def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
     exhausted = account.is_exhausted
     for entry in new_entries:
         if entry.outcome == "insufficient":
-            exhausted = True
+            # What reservations hold may come back; only what was drawn is gone.
+            exhausted |= _lacked_even_with_reserved(entry)
         elif entry.brings_credits:
             exhausted = False
     return exhausted
+
+
+def _lacked_even_with_reserved(entry: Entry) -> bool:
+    available = sum(pool.available_microcredits for pool in entry.pools_before)
+    unburned = available + entry.reservation.reserved_before_microcredits
+    return unburned < max(entry.amount_microcredits, 1)
 
 
 def _late_usage_waived(account: Account, now: datetime) -> tuple[ErroredRun, ...]:
@@ -194,6 +211,7 @@ def _ready_to_commit(
 ) -> Account:
     row, now = context.row, context.now
     account = bring_up_to(account, now)
+    held = held_grant_ids(account) if account.reservations else frozenset[str]()
     kept = len(row.entries) if account.page_number == row.page_number else 0
     runs = [change for change in fresh if isinstance(change, RunChange)]
     account = with_low_credits(account, runs, account.entries[kept:], context)
@@ -201,7 +219,7 @@ def _ready_to_commit(
         account,
         version=account.version + 1,
         # An empty grant leaves the row; the ledger has it, in case a draw is given back to it.
-        grants=tuple(grant for grant in account.grants if grant.remaining_microcredits > 0),
+        grants=tuple(g for g in account.grants if g.remaining_microcredits > 0 or g.id in held),
         is_exhausted=_is_exhausted(account, account.entries[kept:]),
         page_is_full=fills_page(account.entries),
     )
@@ -211,10 +229,12 @@ def _ready_to_commit(
 
 def _apply(
     account: Account, change: Change, context: DecisionContext
-) -> tuple[Account, Entry | Waiting]:
+) -> tuple[Account, Entry | Waiting | Unsure | Rejection]:
     match change:
         case RunChange():
             return apply_run(account, change, context)
+        case ReleaseChange():
+            return apply_release_by_hand(account, change, context)
         case GrantChange():
             return _grant(account, change, context.now)
         case PlanChange():

@@ -1,6 +1,7 @@
 """When an account falls low, when that is announced, and when the account has recovered.
 
 1. An account is low when the pools of a run's rule hold less than one of its team's thresholds.
+   What reservations hold counts: it may come back, and a notice for each run would say nothing.
    Percentages are of what the plan refilled this period; without a plan, of the amounts of the live
    grants in these pools.
 2. The deepest threshold that the account is below is notified, and covers those above it. It is
@@ -24,7 +25,7 @@ from agent_credits.billing.teams import Billing
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.reload_requests import reload_standing
-from agent_credits.ledger.accounts import Account, available_microcredits
+from agent_credits.ledger.accounts import Account, unburned_microcredits
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.grants import REFILL_PREFIX
 from agent_credits.ledger.reloads import DeclineCause
@@ -51,7 +52,7 @@ def _recovered(account: Account, new_entries: Sequence[Entry], context: Decision
     low = account.low
     if low is None:
         return account
-    available = available_microcredits(account, low.pools, context.now)
+    available = unburned_microcredits(account, low.pools, context.now)
     outcomes = {entry.outcome for entry in new_entries}
     if "refilled" in outcomes:
         # A new period: the next run or decline notifies what is still low.
@@ -77,7 +78,7 @@ def _fallen(
     if not billing.low_thresholds:
         return replace(account, low=None)
     base = low.base_microcredits
-    available = available_microcredits(account, billing.pools, context.now)
+    available = unburned_microcredits(account, billing.pools, context.now)
     crossed = _crossed(billing.low_thresholds, available, base)
     if not crossed or (low.notified and _deepest(crossed, base) >= _deepest(low.notified, base)):
         low = replace(low, notified=_together(low.notified, crossed, base), deferred=())

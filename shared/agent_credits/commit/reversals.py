@@ -37,22 +37,33 @@ def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Gran
 
 
 def given_back(
-    grants: tuple[Grant, ...], part: Draw, origin: Grant, grace: timedelta, now: datetime
-) -> tuple[Grant, ...] | None:
+    account: Account, part: Draw, origin: Grant, grace: timedelta, now: datetime
+) -> Account | None:
     """Give the credits back to their grant; None where it expired too long ago to take them.
 
     A grant that expired meanwhile takes them until its grace is over. Grace is counted once, from
     the grant's own expiry, however often credits come back to it.
     """
-    held = next((grant for grant in grants if grant.id == part.grant_id), None)
-    if held is not None:
+    held = next((grant for grant in account.grants if grant.id == part.grant_id), None)
+    if held is not None and held.is_live(now):
         left = held.remaining_microcredits + part.microcredits
-        filled = replace(held, remaining_microcredits=left)
-        return tuple(filled if grant is held else grant for grant in grants)
+        return _with_grant(account, replace(held, remaining_microcredits=left))
     expires_at = origin.expires_at
     if expires_at is not None and expires_at <= now:
         expires_at += grace
         if expires_at <= now:
             return None
     revived = replace(origin, remaining_microcredits=part.microcredits, expires_at=expires_at)
-    return (*grants, revived)
+    if held is None:
+        return replace(account, grants=(*account.grants, revived))
+    # It expired, and stays on the row because a reservation holds a part of it. What it held for
+    # everyone lapses now, so that only what comes back is good for longer.
+    if held.remaining_microcredits > 0:
+        lapsed = Entry.expired(account.principal, held, now)
+        account = replace(account, entries=(*account.entries, lapsed))
+    return _with_grant(account, revived)
+
+
+def _with_grant(account: Account, changed: Grant) -> Account:
+    grants = tuple(changed if grant.id == changed.id else grant for grant in account.grants)
+    return replace(account, grants=grants)

@@ -1,16 +1,30 @@
-"""What a run's events do to the account that pays: request, usage, finish."""
+"""What a run's events do to the account that pays: request, extend, usage, finish, release."""
 
-from typing import assert_never
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Literal, assert_never
 
 from msgspec.structs import replace
 
-from agent_credits.commit.changes import RunChange, Waiting
+from agent_credits.commit.changes import ReleaseChange, RunChange, Unsure, Waiting
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.reload_requests import reload_standing, wait_for_reload
+from agent_credits.commit.reservations import (
+    Lacking,
+    draw_for_usage,
+    extend,
+    rejection_of_request,
+    reserve,
+)
 from agent_credits.commit.reversals import draws_to_return, given_back, origin_of
 from agent_credits.events.agent_runs import (
+    ExtendedData,
     LedgerEvent,
+    Rejection,
+    RequestedData,
+    RunExtended,
     RunFinished,
+    RunReleased,
     RunRequested,
     RunStatus,
     RunUsage,
@@ -21,48 +35,149 @@ from agent_credits.events.agent_runs import (
 from agent_credits.ledger.accounts import (
     Account,
     ErroredRun,
+    available_microcredits,
     pool_balances,
+    reserved_microcredits,
     run_hash,
-    total_microcredits,
 )
-from agent_credits.ledger.entries import Draw, Entry, RunContext, RunFacts
-from agent_credits.ledger.reloads import DeclineCause
-from agent_credits.ledger.waterfall import draw
+from agent_credits.ledger.ends import end_trees
+from agent_credits.ledger.entries import (
+    NO_RESERVATION,
+    Draw,
+    Entry,
+    ReservationFacts,
+    RunContext,
+    RunFacts,
+)
+from agent_credits.ledger.reloads import DeclineCause, Standing
+from agent_credits.ledger.reservations import reservation_of
+
+_RUN_ENDED = Rejection("run_ended", "the run has ended, and its reservation with it")
+
+
+# What an event does: an entry, or why there is none.
+Applied = Entry | Waiting | Unsure | Rejection
 
 
 def apply_run(
     account: Account, change: RunChange, context: DecisionContext
-) -> tuple[Account, Entry | Waiting]:
-    """Return the account after the event and the event's entry, or that it waits for a reload."""
+) -> tuple[Account, Applied]:
+    """Return the account after the event and its entry, or why nothing is recorded."""
     match change.event:
         case RunRequested() as event:
-            return _apply_request(account, change, event.data.credits or 0, context)
+            return _apply_request(account, change, event.data, context)
+        case RunExtended() as event:
+            return _apply_extension(account, change, event.data, context)
         case RunUsage() as event:
             return _apply_usage(account, change, event.data.credits, context)
         case RunFinished() as event:
             return _apply_finish(account, change, event.data.status, context)
+        case RunReleased():
+            return _apply_release(account, change, context)
         case _:
             assert_never(change.event)
 
 
+def apply_release_by_hand(
+    account: Account, change: ReleaseChange, context: DecisionContext
+) -> tuple[Account, Entry | Rejection]:
+    """End a run's reservation for an operator."""
+    if reservation_of(account.reservations, change.run_id) is None:
+        return account, Rejection("no_reservation", "the run holds no reservation")
+    after, facts = end_trees(account, [change.run_id])
+    facts = replace(facts, reason=change.reason)
+    entry = Entry.released_by_hand(change.identity, change.payload_hash, facts, context.now)
+    return after, entry
+
+
 def _apply_request(
-    account: Account, change: RunChange, estimate: int, context: DecisionContext
-) -> tuple[Account, Entry | Waiting]:
+    account: Account, change: RunChange, data: RequestedData, context: DecisionContext
+) -> tuple[Account, Applied]:
+    terms = change.billing.reservation
+    default = "estimate" if terms.reserves or data.parent_run_id else "none"
+    if (data.reserve or default) == "estimate":
+        return _reserve(account, change, data, context)
     facts = _facts(change, context)
-    pools = pool_balances(account, change.billing.pools, context.now)
+    estimate = data.credits or 0
+    available = available_microcredits(account, change.billing.pools, context.now)
     # Without an estimate the run needs any credits at all: one microcredit.
     needed = max(estimate, 1)
-    if total_microcredits(pools) >= needed:
+    if available >= needed:
         return account, Entry.accepted(facts, estimate)
-    standing = reload_standing(account, change.billing, context.now)
-    if standing == "able" or standing == "waiting":
-        return wait_for_reload(account, change.billing, needed, context)
+    lacking = Lacking(available, is_of_parent=False)
+    return _lacks(account, change, "agent_run.requested", estimate, lacking, context)
+
+
+def _reserve(
+    account: Account, change: RunChange, data: RequestedData, context: DecisionContext
+) -> tuple[Account, Applied]:
+    run_id, parent_run_id = change.event.subject, data.parent_run_id
+    terms = change.billing.reservation
+    estimate = terms.step_microcredits if data.credits is None else data.credits
+    if estimate == 0:
+        return account, Rejection(
+            "no_estimate", "data.credits must be an estimate of more than zero to be reserved"
+        )
+    rejection = rejection_of_request(account, run_id, parent_run_id)
+    if rejection is not None:
+        return account, rejection
+    if _has_ended(context.entries_of_run(account, run_id)):
+        return account, _RUN_ENDED
+    if parent_run_id and reservation_of(account.reservations, parent_run_id) is None:
+        return account, _doubt(account, parent_run_id, context, "unknown_parent")
+    ttl = terms.ttl if data.ttl_seconds is None else timedelta(seconds=data.ttl_seconds)
+    terms = replace(terms, reserves=True, ttl=ttl)
+    held = reserve(account, run_id, parent_run_id, estimate, terms, change.billing, context.now)
+    if isinstance(held, Lacking):
+        return _lacks(account, change, "agent_run.requested", estimate, held, context)
+    return held.account, Entry.accepted(_facts(change, context), estimate, held.facts)
+
+
+def _apply_extension(
+    account: Account, change: RunChange, data: ExtendedData, context: DecisionContext
+) -> tuple[Account, Applied]:
+    run_id, amount = change.event.subject, data.credits or 0
+    reservation = reservation_of(account.reservations, run_id)
+    if reservation is None:
+        return account, _doubt(account, run_id, context, "no_reservation")
+    ttl = timedelta(seconds=data.ttl_seconds) if data.ttl_seconds is not None else None
+    held = extend(account, reservation, amount, ttl, change.billing, context.now)
+    if isinstance(held, Lacking):
+        return _lacks(account, change, "agent_run.extended", amount, held, context)
+    return held.account, Entry.extended(_facts(change, context), amount, held.facts)
+
+
+def _lacks(
+    account: Account,
+    change: RunChange,
+    entry_type: Literal["agent_run.requested", "agent_run.extended"],
+    amount: int,
+    lacking: Lacking,
+    context: DecisionContext,
+) -> tuple[Account, Entry | Waiting]:
+    """Let a request wait for a reload that may cover it, or else let it fail."""
+    billing, now = change.billing, context.now
+    standing = reload_standing(account, billing, now)
+    # A reload fills the pools. It does not add to what the parent holds.
+    if not lacking.is_of_parent and (standing == "able" or standing == "waiting"):
+        return wait_for_reload(account, billing, max(amount, 1), context)
+    reserved = reserved_microcredits(account, billing.pools, now)
+    held = reservation_of(account.reservations, change.event.subject)
+    directive = None
+    if held is not None:
+        directive = "continue" if held.left_microcredits else held.overrun_directive
+    reservation = ReservationFacts(directive=directive, reserved_before_microcredits=reserved)
     return account, Entry.request_insufficient(
-        facts,
-        estimate,
-        pools_before=pools,
+        _facts(change, context),
+        amount,
+        entry_type=entry_type,
+        pools_before=pool_balances(account, billing.pools, now),
         fails_run=_fails_run(account, change, context),
-        decline=_blocking_decline(standing),
+        decline=None if lacking.is_of_parent else _blocking_decline(standing),
+        parent_holds_microcredits=(
+            lacking.available_microcredits if lacking.is_of_parent else None
+        ),
+        reservation=reservation,
     )
 
 
@@ -72,44 +187,88 @@ def _apply_usage(
     facts = _facts(change, context)
     if _ended_in_error(account, change.event.subject):
         return account, Entry.waived(facts, amount)
-    drawn = draw(account.grants, change.billing.pools, amount, context.now)
+    billing, now = change.billing, context.now
+    drawn = draw_for_usage(account, change.event.subject, amount, billing, now)
     if drawn.shortfall_microcredits == 0:
-        entry = Entry.debited(facts, amount, drawn.draws)
-    else:
-        standing = reload_standing(account, change.billing, context.now)
-        if standing == "able" or standing == "waiting":
-            return wait_for_reload(account, change.billing, amount, context)
-        entry = Entry.usage_insufficient(
-            facts,
-            amount,
-            drawn.draws,
-            shortfall_microcredits=drawn.shortfall_microcredits,
-            pools_before=pool_balances(account, change.billing.pools, context.now),
-            fails_run=_fails_run(account, change, context),
-            decline=_blocking_decline(standing),
-        )
-    return replace(account, grants=drawn.grants), entry
+        return drawn.account, Entry.debited(facts, amount, drawn.draws, drawn.facts)
+    standing = reload_standing(account, billing, now)
+    if not drawn.is_bound and (standing == "able" or standing == "waiting"):
+        return wait_for_reload(account, billing, amount, context)
+    reserved = reserved_microcredits(drawn.account, billing.pools, now)
+    entry = Entry.usage_insufficient(
+        facts,
+        amount,
+        drawn.draws,
+        shortfall_microcredits=drawn.shortfall_microcredits,
+        pools_before=pool_balances(account, billing.pools, now),
+        fails_run=_fails_run(account, change, context),
+        decline=None if drawn.is_bound else _blocking_decline(standing),
+        reservation=replace(drawn.facts, reserved_before_microcredits=reserved),
+    )
+    return drawn.account, entry
+
+
+def _apply_release(
+    account: Account, change: RunChange, context: DecisionContext
+) -> tuple[Account, Applied]:
+    run_id = change.event.subject
+    if reservation_of(account.reservations, run_id) is None:
+        return account, _doubt(account, run_id, context, "no_reservation")
+    after, facts = end_trees(account, [run_id])
+    return after, Entry.released(_facts(change, context), facts)
+
+
+def _doubt(
+    account: Account,
+    run_id: str,
+    context: DecisionContext,
+    nothing_known: Literal["unknown_parent", "no_reservation"],
+) -> Unsure | Rejection:
+    """Return why a run that was named holds no reservation here, once its past was read."""
+    if run_id not in context.past.runs:
+        return Unsure(run_id)
+    entries = context.entries_of_run(account, run_id)
+    if _has_ended(entries):
+        return _RUN_ENDED
+    if any(move.run_id == run_id for e in entries for move in e.reservation.moves):
+        return Rejection("reservation_ended", "the reservation has ended or expired")
+    if run_id in context.past.elsewhere and nothing_known == "unknown_parent":
+        return Rejection("parent_billed_elsewhere", "the parent is billed to another account")
+    if entries:
+        return Rejection(nothing_known, "the run was recorded without a reservation")
+    return Unsure(run_id)
+
+
+def _has_ended(entries: Iterable[Entry]) -> bool:
+    return any(entry.outcome in ("finished", "returned", "released") for entry in entries)
 
 
 def _apply_finish(
     account: Account, change: RunChange, status: RunStatus, context: DecisionContext
-) -> tuple[Account, Entry]:
-    facts = _facts(change, context)
+) -> tuple[Account, Applied]:
+    facts, run_id = _facts(change, context), change.event.subject
+    reservation = NO_RESERVATION
+    if reservation_of(account.reservations, run_id) is not None:
+        account, reservation = end_trees(account, [run_id])
+    elif change.billing.reservation.reserves:
+        # Its reservation may have expired or been closed; or it was settled, and that was all.
+        if run_id not in context.past.runs:
+            return account, Unsure(run_id)
+        if _has_ended(context.entries_of_run(account, run_id)):
+            return account, _RUN_ENDED
     if status != "error":
-        return account, Entry.finished(facts)
-    run_id = change.event.subject
-    grants, draws = account.grants, list[Draw]()
+        return account, Entry.finished(facts, reservation)
+    draws = list[Draw]()
     for part in draws_to_return(context.entries_of_run(account, run_id)):
         origin = origin_of(account, context, part.grant_id)
-        with_part = given_back(grants, part, origin, change.billing.grace, context.now)
+        with_part = given_back(account, part, origin, change.billing.grace, context.now)
         if with_part is not None:
-            grants = with_part
+            account = with_part
             draws.append(part)
     ended = ErroredRun(run_hash(run_id), context.now)
     others = tuple(run for run in account.errored_runs if run.run_hash != ended.run_hash)
-    errored_runs = (*others, ended)
-    after = replace(account, grants=grants, errored_runs=errored_runs)
-    return after, Entry.returned(facts, tuple(draws))
+    after = replace(account, errored_runs=(*others, ended))
+    return after, Entry.returned(facts, tuple(draws), reservation)
 
 
 def _ended_in_error(account: Account, run_id: str) -> bool:
@@ -120,9 +279,11 @@ def _ended_in_error(account: Account, run_id: str) -> bool:
     return any(run.run_hash == wanted for run in account.errored_runs)
 
 
-def _blocking_decline(cause: DeclineCause) -> DeclineCause | None:
+def _blocking_decline(standing: Standing) -> DeclineCause | None:
     # Nothing was declined for a team that does not reload; its pools are simply exhausted.
-    return None if cause == "auto_reload_off" else cause
+    if standing == "able" or standing == "waiting" or standing == "auto_reload_off":
+        return None
+    return standing
 
 
 def _fails_run(account: Account, change: RunChange, context: DecisionContext) -> bool:

@@ -19,16 +19,18 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_credits.commit.changes import Change, Past, Result, Waiting
+from agent_credits.commit.changes import Change, Past, Result, Unsure, Waiting
 from agent_credits.commit.decide import (
     Decision,
     decide,
     grants_to_look_up,
     lacks_credits,
+    runs_in_doubt,
     runs_that_fail,
     runs_that_give_back,
 )
 from agent_credits.commit.rows import Rows, entries_of
+from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Receipt, origin_identity
 from agent_credits.values.errors import AccountMissing, Contended, InvariantViolated, require
@@ -133,9 +135,9 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
             raise
         return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
     if not decision.changes_account:
-        if attempt.is_warm and _waits(decision):
-            # Without a write, this worker would not notice that its cached row is stale and that
-            # the reload was granted long ago.
+        if attempt.is_warm and _may_be_stale(decision):
+            # Without a write, this worker would not notice that its cached row is stale: that the
+            # reload was granted long ago, or that the parent reserved meanwhile.
             newer = rows.read_account(row.principal) or row
             return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
         return decision
@@ -170,14 +172,18 @@ def _decide(
     fresh = [change for change in changes if change.identity not in recorded]
     past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh), now)
     decision = decide(row, changes, past, now)
-    failing = runs_that_fail(decision) - past.runs.keys()
-    if failing:
-        decision = decide(row, changes, _with_runs(rows, row, past, failing, now), now)
+    # Each round reads the past of at least one more run. Nearly always one is enough.
+    for _ in range(len(changes)):
+        lacking = (runs_that_fail(decision) | runs_in_doubt(decision)) - past.runs.keys()
+        if not lacking:
+            break
+        past = _with_runs(rows, row, past, lacking, now)
+        decision = decide(row, changes, past, now)
     return decision
 
 
-def _waits(decision: Decision) -> bool:
-    return any(isinstance(result, Waiting) for result in decision.results)
+def _may_be_stale(decision: Decision) -> bool:
+    return any(isinstance(r, Waiting | Unsure | Rejection) for r in decision.results)
 
 
 def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
@@ -191,8 +197,15 @@ def _with_runs(
 ) -> Past:
     if not run_ids:
         return past
-    runs = {run: entries_of(rows.read_run(run), row.principal) for run in sorted(run_ids)}
+    receipts_of = {run: tuple(rows.read_run(run)) for run in sorted(run_ids)}
+    runs = {run: entries_of(found, row.principal) for run, found in receipts_of.items()}
+    elsewhere = frozenset(run for run, found in receipts_of.items() if len(found) > len(runs[run]))
     grant_ids = grants_to_look_up(row, runs, now)
     receipts = rows.read_receipts([origin_identity(row.principal, g) for g in sorted(grant_ids)])
     grants = {r.entry.grant.id: r.entry.grant for r in receipts.values() if r.entry.grant}
-    return Past(past.recorded, {**past.runs, **runs}, {**past.grants, **grants})
+    return Past(
+        past.recorded,
+        {**past.runs, **runs},
+        {**past.grants, **grants},
+        past.elsewhere | elsewhere,
+    )

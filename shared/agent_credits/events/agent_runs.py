@@ -10,7 +10,7 @@ import json
 import re
 from datetime import datetime
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from msgspec import Struct
 from pydantic import (
@@ -19,12 +19,14 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic_core import ErrorDetails
 
 from agent_credits.events.model_provider_errors import ModelProviderAnswer, ModelProviderName
 from agent_credits.ledger.entries import Identity, run_identity
-from agent_credits.values.credits import parse_usage
+from agent_credits.ledger.reservations import TTL_MAX, TTL_MIN
+from agent_credits.values.credits import parse_credits, parse_usage
 from agent_credits.values.display import count_text
 from agent_credits.values.identifiers import VISIBLE_ASCII, Identifier, SourceUri
 from agent_credits.values.strict import Strict
@@ -42,6 +44,11 @@ _RFC3339 = re.compile(
 )
 
 RunStatus = Literal["ok", "error", "cancelled"]
+
+TtlSeconds = Annotated[
+    int,
+    Field(ge=int(TTL_MIN.total_seconds()), le=int(TTL_MAX.total_seconds())),
+]
 
 # A meter reports what it counted, which may be nothing.
 UsedCredits = Annotated[int, BeforeValidator(parse_usage)]
@@ -91,9 +98,42 @@ class _RunData(Strict):
 
 
 class RequestedData(_RunData):
-    """`credits` is an estimate. Without one, or with 0, the run needs any credits at all."""
+    """`credits` is an estimate. Without one, or with 0, the run needs any credits at all.
+
+    `reserve` overrides the policy: whether the estimate is put aside for the run, for `ttl_seconds`
+    or as long as the policy says. A run with a `parent_run_id` reserves from its parent's
+    reservation.
+    """
 
     credits: UsedCredits | None = None
+    reserve: Literal["none", "estimate"] | None = None
+    ttl_seconds: TtlSeconds | None = None
+    parent_run_id: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _reservation_is_consistent(self) -> Self:
+        if self.reserve == "none" and (self.parent_run_id or self.ttl_seconds):
+            raise ValueError('reserve "none" goes with neither parent_run_id nor ttl_seconds')
+        if self.reserve == "estimate" and self.credits == 0:
+            raise ValueError("credits must be more than zero to be reserved")
+        return self
+
+
+class ExtendedData(_RunData):
+    """What the run's reservation gets: more credits, more time from now on, or both."""
+
+    credits: Annotated[int, BeforeValidator(parse_credits)] | None = None
+    ttl_seconds: TtlSeconds | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if self.credits is None and self.ttl_seconds is None:
+            raise ValueError("data must ask for credits or ttl_seconds, or both")
+        return self
+
+
+class ReleasedData(_RunData):
+    """What the run's reservation still holds goes back; what the run used stays used."""
 
 
 class UsageData(_RunData):
@@ -148,13 +188,23 @@ class RunFinished(_CloudEvent):
     data: FinishedData
 
 
+class RunExtended(_CloudEvent):
+    type: Literal["agent_run.extended"]
+    data: ExtendedData
+
+
+class RunReleased(_CloudEvent):
+    type: Literal["agent_run.released"]
+    data: ReleasedData
+
+
 class ModelProviderErrorReported(_CloudEvent):
     type: Literal["agent_run.provider_error"]
     data: ModelProviderErrorData
 
 
 # These become entries of an account's ledger; a model provider's error does not.
-LedgerEvent = RunRequested | RunUsage | RunFinished
+LedgerEvent = RunRequested | RunExtended | RunUsage | RunFinished | RunReleased
 AgentRunEvent = LedgerEvent | ModelProviderErrorReported
 
 
@@ -187,6 +237,17 @@ class Rejection(Struct, frozen=True):
         "unknown_user",
         "from_the_future",
         "conflicting",
+        "no_estimate",
+        "already_reserved",
+        "no_reservation",
+        "reservation_ended",
+        "run_ended",
+        "unknown_parent",
+        "parent_billed_elsewhere",
+        "circular_parents",
+        "tree_too_deep",
+        "too_many_children",
+        "too_many_reservations",
     ]
     reason: str
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, assert_never
 
 from msgspec import Struct
 
-from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, Waiting
+from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, Unsure, Waiting
 from agent_credits.intake.dispositions import (
     Disposition,
     Done,
@@ -127,6 +127,8 @@ def _lines_of(message_id: str, disposition: Disposition) -> Iterator[LogLine]:
             yield LogLine("warning", "rejected", {**message, **why})
         case RetrySoon(Waiting(reload_id)):
             yield LogLine("info", "waiting", {**message, "reload_id": reload_id})
+        case RetrySoon(Unsure(run_id)):
+            yield LogLine("info", "out of order", {**message, "run_id": run_id})
         case RetrySoon(cause) | RetryLater(cause):
             reason = f"{type(cause).__name__}: {cause}"
             yield LogLine("error", "postponed", {**message, "reason": reason})

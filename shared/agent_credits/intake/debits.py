@@ -6,17 +6,23 @@ not affect any other message.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
-from agent_credits.commit.changes import Change, Conflicting, RunChange, Waiting
+from agent_credits.commit.changes import Change, Conflicting, RunChange, Unsure, Waiting
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
-from agent_credits.events.agent_runs import ModelProviderErrorReported, Rejection, parse_message
+from agent_credits.events.agent_runs import (
+    LedgerEvent,
+    ModelProviderErrorReported,
+    Rejection,
+    RunRequested,
+    parse_message,
+)
 from agent_credits.events.signatures import Keys, why_not_authentic
 from agent_credits.intake.debited_batch import DebitedBatch, Delivery, Outcome
 from agent_credits.intake.dispositions import (
@@ -46,6 +52,9 @@ if TYPE_CHECKING:
     from agent_credits.notices.observations import ModelProviderError
 
 WARM_ACCOUNTS_MAX = 1_000
+
+# For this long after an event's own time, the event before it may still be in the queue.
+ORDER_MIXED_UP_FOR = timedelta(minutes=1)
 
 TimeIsLeft = Callable[[], bool]
 
@@ -229,7 +238,7 @@ class Debits:
         except AgentCreditsError as error:
             return [_all_of(debits, RetryLater(error))]
         self._keep_warm(committed.account)
-        return [_group_of(committed, debits)]
+        return [_group_of(committed, debits, now)]
 
     def _rebilled(self, changes: Sequence[Change], now: datetime) -> list[Change]:
         """Bill again by settings read now, so that no run fails because of cached settings."""
@@ -275,11 +284,17 @@ def _all_of(debits: Iterable[_Debit], disposition: Disposition, retries: int = 0
     return _Group(settled, retries=retries)
 
 
-def _group_of(committed: Committed, debits: Sequence[_Debit]) -> _Group:
+def _group_of(committed: Committed, debits: Sequence[_Debit], now: datetime) -> _Group:
     account, outcomes, settled = committed.account, list[Outcome](), list[_Settled]()
     for debit, result in zip(debits, committed.results, strict=True):
         if isinstance(result, Waiting):
             settled.append(_Settled(debit.message_id, RetrySoon(result)))
+            continue
+        if isinstance(result, Rejection):
+            settled.append(_Settled(debit.message_id, Rejected(result)))
+            continue
+        if isinstance(result, Unsure):
+            settled.append(_Settled(debit.message_id, _awaited(debit.change.event, result, now)))
             continue
         outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
         if isinstance(result, Conflicting):
@@ -289,3 +304,17 @@ def _group_of(committed: Committed, debits: Sequence[_Debit]) -> _Group:
     return _Group(
         tuple(settled), tuple(outcomes), committed.retries, committed.errored_runs_forgotten
     )
+
+
+def _awaited(event: LedgerEvent, unsure: Unsure, now: datetime) -> Disposition:
+    """Return what becomes of an event that names a reservation of which nothing is known.
+
+    A queue does not keep the order of its messages, so the event that reserves may be behind.
+    """
+    if now < event.time + ORDER_MIXED_UP_FOR:
+        return RetrySoon(unsure)
+    if isinstance(event, RunRequested):
+        return Rejected(
+            Rejection("unknown_parent", "data.parent_run_id names a run without a reservation here")
+        )
+    return Rejected(Rejection("no_reservation", "the run holds no reservation"))

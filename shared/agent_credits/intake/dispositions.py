@@ -10,7 +10,7 @@ from typing import assert_never
 
 from msgspec import Struct
 
-from agent_credits.commit.changes import Waiting
+from agent_credits.commit.changes import Unsure, Waiting
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.values.errors import AgentCreditsError, Contended
 
@@ -29,12 +29,12 @@ class Rejected(Struct, frozen=True):
 
 
 class RetrySoon(Struct, frozen=True):
-    """An event waits for a reload, or other writers won every race for its account.
+    """An event waits for a reload, or for the event before it, or others won every race.
 
-    Both end within seconds. Make the message visible again after a short wait.
+    All end within seconds. Make the message visible again after a short wait.
     """
 
-    cause: Waiting | Contended
+    cause: Waiting | Unsure | Contended
 
 
 class RetryLater(Struct, frozen=True):

@@ -12,6 +12,12 @@ from msgspec import Struct
 from agent_credits.ledger.entries import Entry, Page, PoolBalance
 from agent_credits.ledger.grants import Grant, drawing_order
 from agent_credits.ledger.reloads import Reload
+from agent_credits.ledger.reservations import (
+    RESERVATIONS_MAX,
+    TREE_DEPTH_MAX,
+    Reservation,
+    line_of,
+)
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.errors import require
 from agent_credits.values.principals import Principal
@@ -74,6 +80,8 @@ class Account(Struct, frozen=True):
     is_exhausted: bool = False
     # Set while it is below one of its team's thresholds; see `low_credits`.
     low: LowCredits | None = None
+    # The live ones, oldest first. What they hold is not in what their grants hold.
+    reservations: tuple[Reservation, ...] = ()
     page_number: int = 1
     entries: tuple[Entry, ...] = ()
     # A full page never grows again.
@@ -92,12 +100,20 @@ def fills_page(entries: Sequence[Entry]) -> bool:
 
 
 def pool_balances(account: Account, pools: Iterable[str], now: datetime) -> tuple[PoolBalance, ...]:
-    """Return what can be drawn from each pool at `now`, in the order of `pools`."""
+    """Return what anyone can draw from each pool at `now`, in the order of `pools`.
+
+    What a live reservation holds is not available; what an expired one still holds is.
+    """
+    came_back: dict[str, int] = {}
+    for reservation in account.reservations:
+        if not reservation.is_live(now):
+            for part in reservation.parts:
+                came_back[part.grant_id] = came_back.get(part.grant_id, 0) + part.microcredits
     return tuple(
         PoolBalance(
             pool,
             sum(
-                grant.remaining_microcredits
+                grant.remaining_microcredits + came_back.get(grant.id, 0)
                 for grant in drawing_order(account.grants, (pool,))
                 if grant.is_live(now)
             ),
@@ -111,21 +127,75 @@ def available_microcredits(account: Account, pools: Iterable[str], now: datetime
     return total_microcredits(pool_balances(account, pools, now))
 
 
+def reserved_balances(
+    account: Account, pools: Iterable[str], now: datetime
+) -> tuple[PoolBalance, ...]:
+    """Return what live reservations hold of each pool at `now`, in the order of `pools`."""
+    held: dict[str, int] = dict.fromkeys(pools, 0)
+    for reservation in account.reservations:
+        if reservation.is_live(now):
+            for part in reservation.parts:
+                if part.pool in held:
+                    held[part.pool] += part.microcredits
+    return tuple(PoolBalance(pool, microcredits) for pool, microcredits in held.items())
+
+
+def reserved_microcredits(account: Account, pools: Iterable[str], now: datetime) -> int:
+    """Return what live reservations hold of the pools together at `now`."""
+    return total_microcredits(reserved_balances(account, pools, now))
+
+
+def unburned_microcredits(account: Account, pools: Iterable[str], now: datetime) -> int:
+    """Return what is available and what is reserved together: what was not drawn yet."""
+    order = tuple(pools)
+    available = available_microcredits(account, order, now)
+    return available + reserved_microcredits(account, order, now)
+
+
 def total_microcredits(balances: Iterable[PoolBalance]) -> int:
     """Return the sum of these balances."""
     return sum(balance.available_microcredits for balance in balances)
+
+
+def held_grant_ids(account: Account) -> frozenset[str]:
+    """Return the grants that a reservation holds parts of. They stay on the row."""
+    return frozenset(part.grant_id for held in account.reservations for part in held.parts)
 
 
 def check_account(account: Account) -> None:
     """Raise `InvariantViolated` if no sequence of commits could have made this row."""
     ids = [grant.id for grant in account.grants]
     require(len(set(ids)) == len(ids), "a grant stands on the row once")
+    reserved = _checked_reservations(account)
     for grant in account.grants:
         require(grant.remaining_microcredits >= 0, "no grant is below zero")
         require(
-            grant.remaining_microcredits <= grant.amount_microcredits,
+            grant.remaining_microcredits + reserved.pop(grant.id, 0) <= grant.amount_microcredits,
             "no grant holds more than was granted",
         )
+    require(not reserved, "a reservation holds parts of grants on its row only")
     identities = [entry.identity for entry in account.entries]
     require(len(set(identities)) == len(identities), "an event stands on the page once")
     require(len(identities) > 0, "a commit records an entry")
+
+
+def _checked_reservations(account: Account) -> dict[str, int]:
+    """Check the reservations; return what they hold of each grant."""
+    if not account.reservations:
+        return {}
+    require(len(account.reservations) <= RESERVATIONS_MAX, "an account holds bounded reservations")
+    by_run = {reservation.run_id: reservation for reservation in account.reservations}
+    require(len(by_run) == len(account.reservations), "a run holds one reservation")
+    reserved: dict[str, int] = {}
+    for reservation in account.reservations:
+        for part in reservation.parts:
+            require(part.microcredits > 0, "a reservation holds no empty part")
+            reserved[part.grant_id] = reserved.get(part.grant_id, 0) + part.microcredits
+        parent = reservation.parent_run_id
+        if parent is not None:
+            require(parent in by_run, "a parent that ends closes its children")
+            ends_first = reservation.expires_at <= by_run[parent].expires_at
+            require(ends_first, "a reservation does not outlive its parent's")
+            line = line_of(account.reservations, reservation.run_id)
+            require(line[-1].parent_run_id is None, f"a tree is at most {TREE_DEPTH_MAX} deep")
+    return reserved

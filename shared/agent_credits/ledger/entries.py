@@ -13,7 +13,12 @@ from typing import Literal, Self
 
 from msgspec import Struct
 
-from agent_credits.ledger.grants import EXPIRY_PREFIX, RELOAD_PREFIX, Grant
+from agent_credits.ledger.grants import (
+    EXPIRY_PREFIX,
+    RELOAD_PREFIX,
+    RESERVATIONS_PREFIX,
+    Grant,
+)
 from agent_credits.ledger.reloads import DeclineCause, Reload
 from agent_credits.values.errors import InvariantViolated, require
 from agent_credits.values.principals import Payer, Principal
@@ -25,25 +30,34 @@ OWN_SOURCE = "/agent-credits"
 # The hash of what has no payload, so that no repeat of it is ever a conflict.
 NO_PAYLOAD = ""
 
+# What the platform is to do with a run.
+Directive = Literal["continue", "pause", "stop"]
+
 EntryType = Literal[
     "agent_run.requested",
+    "agent_run.extended",
     "agent_run.usage",
     "agent_run.finished",
+    "agent_run.released",
     "credits.granted",
     "credits.refilled",
     "credits.expired",
+    "reservations.expired",
     "plan.changed",
     "reload.requested",
     "reload.granted",
     "reload.declined",
 ]
 Outcome = Literal[
-    "accepted",  # a request that the pools can cover; it takes nothing
+    "accepted",  # a request that the pools can cover; it takes nothing, or it reserves
+    "extended",  # a reservation got more credits, more time or both
     "debited",  # usage drawn in full
     "insufficient",  # too little: usage took what there was, the rest is the shortfall
     "waived",  # usage of a run that had already ended with a platform error
     "finished",  # the end of a run
     "returned",  # the end of a run with a platform error; its draws were returned
+    "released",  # what a reservation still held went back
+    "reservations_expired",  # the same, because their time was over
     "granted",
     "refilled",
     "expired",
@@ -107,6 +121,53 @@ class PoolBalance(Struct, frozen=True):
     available_microcredits: int
 
 
+class Move(Struct, frozen=True):
+    """Credits of a grant that were put into a run's reservation, or taken out of it if negative."""
+
+    run_id: str
+    grant_id: str
+    microcredits: int
+
+
+class EndedReservation(Struct, frozen=True):
+    """The sums of a reservation at its end; see `reservations.Reservation`."""
+
+    run_id: str
+    parent_run_id: str | None
+    reserved_microcredits: int
+    drawn_microcredits: int
+    overdrawn_microcredits: int = 0
+
+
+class ReservationFacts(Struct, frozen=True):
+    """What an entry records of reservations.
+
+    A draw that a negative move accounts for was taken from a reservation; every other draw was
+    taken from credits that nobody held. A move that no draw accounts for goes to or comes from
+    what the grant holds for everyone.
+
+    `parent_run_id`: of a request, the run whose reservation it reserves from.
+    `ended`: the reservations that this event ended, or that had expired.
+    `overdrawn_microcredits`: what a run with a reservation drew of credits that nobody held.
+    `overruns`: whether its tree did so for the first time.
+    `directive`: what the platform is told about the run from here on.
+    `reserved_before_microcredits`: of insufficient entries, what the reservations of all runs held.
+    `reason`: why an operator released the reservation.
+    """
+
+    moves: tuple[Move, ...] = ()
+    ended: tuple[EndedReservation, ...] = ()
+    parent_run_id: str | None = None
+    overdrawn_microcredits: int = 0
+    overruns: bool = False
+    directive: Directive | None = None
+    reserved_before_microcredits: int = 0
+    reason: str | None = None
+
+
+NO_RESERVATION = ReservationFacts()
+
+
 class RunContext(Struct, frozen=True):
     """Why a run's entry is on this account: the event's data, and who pays by the policy."""
 
@@ -154,6 +215,7 @@ class Entry(Struct, frozen=True):
     reload: ReloadFacts | None = None
     grant: Grant | None = None
     plan_name: str | None = None
+    reservation: ReservationFacts = NO_RESERVATION
 
     @classmethod
     def refilled(
@@ -274,40 +336,103 @@ class Entry(Struct, frozen=True):
         )
 
     @classmethod
-    def accepted(cls, facts: RunFacts, estimate_microcredits: int) -> Self:
-        """A request that the pools cover; it takes nothing."""
-        return cls._of_run(facts, "agent_run.requested", "accepted", estimate_microcredits)
+    def reservations_expired(
+        cls, principal: Principal, version: int, facts: ReservationFacts, recorded_at: datetime
+    ) -> Self:
+        """What expired reservations still held; one entry of the commit that writes `version`."""
+        require(len(facts.ended) > 0, "an expiry of reservations names what expired")
+        return cls(
+            grant_identity(principal, f"{RESERVATIONS_PREFIX}expired:{version}"),
+            NO_PAYLOAD,
+            "reservations.expired",
+            "reservations_expired",
+            recorded_at,
+            -sum(move.microcredits for move in facts.moves),
+            reservation=facts,
+        )
+
+    @classmethod
+    def accepted(
+        cls,
+        facts: RunFacts,
+        estimate_microcredits: int,
+        reservation: ReservationFacts = NO_RESERVATION,
+    ) -> Self:
+        """A request that the pools cover. It takes nothing, or it reserves the whole estimate."""
+        if reservation.moves:
+            put_in = _put_in(reservation, facts.identity.subject)
+            require(put_in == estimate_microcredits, "a reservation holds the whole estimate")
+        return cls._of_run(
+            facts,
+            "agent_run.requested",
+            "accepted",
+            estimate_microcredits,
+            reservation=reservation,
+        )
+
+    @classmethod
+    def extended(
+        cls, facts: RunFacts, amount_microcredits: int, reservation: ReservationFacts
+    ) -> Self:
+        """A reservation that got the whole amount; of none, it got only more time."""
+        put_in = _put_in(reservation, facts.identity.subject)
+        require(put_in == amount_microcredits, "an extension puts in the whole amount")
+        return cls._of_run(
+            facts, "agent_run.extended", "extended", amount_microcredits, reservation=reservation
+        )
 
     @classmethod
     def request_insufficient(
         cls,
         facts: RunFacts,
-        estimate_microcredits: int,
+        amount_microcredits: int,
         *,
+        entry_type: Literal["agent_run.requested", "agent_run.extended"] = "agent_run.requested",
         pools_before: tuple[PoolBalance, ...],
         fails_run: bool,
         decline: DeclineCause | None,
+        parent_holds_microcredits: int | None = None,
+        reservation: ReservationFacts = NO_RESERVATION,
     ) -> Self:
-        """A request that the pools do not cover; one without an estimate finds them empty."""
-        available = sum(pool.available_microcredits for pool in pools_before)
-        is_covered = available >= max(estimate_microcredits, 1)
+        """A request or an extension that is not covered; one without an amount finds nothing.
+
+        A child reserves from what its parent holds, whatever the pools hold.
+        """
+        available = parent_holds_microcredits
+        if available is None:
+            available = sum(pool.available_microcredits for pool in pools_before)
+        is_covered = available >= max(amount_microcredits, 1)
         require(not is_covered, "a request that the pools cover is accepted")
         return cls._of_run(
             facts,
-            "agent_run.requested",
+            entry_type,
             "insufficient",
-            estimate_microcredits,
-            shortfall_microcredits=max(estimate_microcredits - available, 0),
+            amount_microcredits,
+            shortfall_microcredits=max(amount_microcredits - available, 0),
             pools_before=pools_before,
             fails_run=fails_run,
             decline=decline,
+            reservation=reservation,
         )
 
     @classmethod
-    def debited(cls, facts: RunFacts, amount_microcredits: int, draws: tuple[Draw, ...]) -> Self:
+    def debited(
+        cls,
+        facts: RunFacts,
+        amount_microcredits: int,
+        draws: tuple[Draw, ...],
+        reservation: ReservationFacts = NO_RESERVATION,
+    ) -> Self:
         """Usage that was drawn in full."""
         require(_drawn(draws) == amount_microcredits, "debited usage was drawn in full")
-        return cls._of_run(facts, "agent_run.usage", "debited", amount_microcredits, draws)
+        return cls._of_run(
+            facts,
+            "agent_run.usage",
+            "debited",
+            amount_microcredits,
+            draws,
+            reservation=reservation,
+        )
 
     @classmethod
     def usage_insufficient(
@@ -320,8 +445,9 @@ class Entry(Struct, frozen=True):
         pools_before: tuple[PoolBalance, ...],
         fails_run: bool,
         decline: DeclineCause | None,
+        reservation: ReservationFacts = NO_RESERVATION,
     ) -> Self:
-        """Usage that took all that the pools held; the rest of it is the shortfall."""
+        """Usage that took all that its run may draw; the rest of it is the shortfall."""
         drawn = _drawn(draws)
         require(
             drawn + shortfall_microcredits == amount_microcredits,
@@ -329,8 +455,9 @@ class Entry(Struct, frozen=True):
         )
         require(shortfall_microcredits > 0, "usage that was drawn in full is debited")
         require(
-            drawn == sum(pool.available_microcredits for pool in pools_before),
-            "usage falls short only after it has emptied the pools",
+            reservation != NO_RESERVATION
+            or drawn == sum(pool.available_microcredits for pool in pools_before),
+            "usage without a reservation falls short only after it has emptied the pools",
         )
         return cls._of_run(
             facts,
@@ -342,6 +469,7 @@ class Entry(Struct, frozen=True):
             pools_before=pools_before,
             fails_run=fails_run,
             decline=decline,
+            reservation=reservation,
         )
 
     @classmethod
@@ -350,14 +478,53 @@ class Entry(Struct, frozen=True):
         return cls._of_run(facts, "agent_run.usage", "waived", amount_microcredits)
 
     @classmethod
-    def finished(cls, facts: RunFacts) -> Self:
-        """The end of a run that keeps what it drew."""
-        return cls._of_run(facts, "agent_run.finished", "finished")
+    def finished(cls, facts: RunFacts, reservation: ReservationFacts = NO_RESERVATION) -> Self:
+        """The end of a run that keeps what it drew; its reservation is settled."""
+        return cls._of_run(facts, "agent_run.finished", "finished", reservation=reservation)
 
     @classmethod
-    def returned(cls, facts: RunFacts, draws: tuple[Draw, ...]) -> Self:
+    def returned(
+        cls,
+        facts: RunFacts,
+        draws: tuple[Draw, ...],
+        reservation: ReservationFacts = NO_RESERVATION,
+    ) -> Self:
         """The end of a run in a platform error; `draws` is what goes back to each grant."""
-        return cls._of_run(facts, "agent_run.finished", "returned", _drawn(draws), draws)
+        amount = _drawn(draws)
+        return cls._of_run(
+            facts, "agent_run.finished", "returned", amount, draws, reservation=reservation
+        )
+
+    @classmethod
+    def released(cls, facts: RunFacts, reservation: ReservationFacts) -> Self:
+        """The end of a reservation by the platform; the amount is what went back."""
+        return cls._of_run(
+            facts,
+            "agent_run.released",
+            "released",
+            _went_back(reservation),
+            reservation=reservation,
+        )
+
+    @classmethod
+    def released_by_hand(
+        cls,
+        identity: Identity,
+        payload_hash: str,
+        reservation: ReservationFacts,
+        recorded_at: datetime,
+    ) -> Self:
+        """The end of a reservation by an operator, who gave a reason."""
+        require(reservation.reason is not None, "an operator gives a reason")
+        return cls(
+            identity,
+            payload_hash,
+            "agent_run.released",
+            "released",
+            recorded_at,
+            _went_back(reservation),
+            reservation=reservation,
+        )
 
     @classmethod
     def _of_run(
@@ -371,6 +538,7 @@ class Entry(Struct, frozen=True):
         pools_before: tuple[PoolBalance, ...] = (),
         fails_run: bool = False,
         decline: DeclineCause | None = None,
+        reservation: ReservationFacts = NO_RESERVATION,
     ) -> Self:
         return cls(
             facts.identity,
@@ -385,6 +553,7 @@ class Entry(Struct, frozen=True):
             pools_before,
             fails_run,
             decline,
+            reservation=reservation,
         )
 
     @property
@@ -401,6 +570,14 @@ class Entry(Struct, frozen=True):
 
 def _drawn(draws: Iterable[Draw]) -> int:
     return sum(draw.microcredits for draw in draws)
+
+
+def _put_in(reservation: ReservationFacts, run_id: str) -> int:
+    return sum(move.microcredits for move in reservation.moves if move.run_id == run_id)
+
+
+def _went_back(reservation: ReservationFacts) -> int:
+    return -sum(move.microcredits for move in reservation.moves if move.microcredits < 0)
 
 
 def _require_undrawn(grant: Grant) -> None:

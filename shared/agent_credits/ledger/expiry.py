@@ -1,23 +1,30 @@
-"""What time alone does to an account: plan credits refill, and grants expire.
+"""What time alone does to an account: plan credits refill, grants and reservations expire.
 
-Both are applied lazily, by a pure function of account and time, with the account's next commit. So
+All are applied lazily, by a pure function of account and time, with the account's next commit. So
 no midnight job can be late, and no draw can use expired credits: an expired grant is never live,
 whether or not its expiry has been recorded yet.
+
+A part that a reservation holds of a grant that has expired is good until the reservation ends. The
+grant stays on the row until then, and its expiry is recorded once, with all that lapses.
 """
 
 from datetime import datetime
 
 from msgspec.structs import replace
 
-from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.accounts import Account, held_grant_ids
+from agent_credits.ledger.ends import end_trees
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.grants import REFILL_PREFIX, Grant
 from agent_credits.values.periods import next_period_starts_at, period_containing
 
 
 def bring_up_to(account: Account, now: datetime) -> Account:
-    """Return the account at `now`, with an entry for each grant that expired and each refill."""
-    return _refill(_expire(account, now), now)
+    """Return the account at `now`, with an entry for each grant that expired and each refill.
+
+    All reservations that expired have one entry together.
+    """
+    return _refill(_expire(_expire_reservations(account, now), now), now)
 
 
 def resets_at(account: Account, now: datetime) -> datetime | None:
@@ -27,11 +34,26 @@ def resets_at(account: Account, now: datetime) -> datetime | None:
     return next_period_starts_at(account.plan.anchor, now)
 
 
+def _expire_reservations(account: Account, now: datetime) -> Account:
+    over = [held.run_id for held in account.reservations if not held.is_live(now)]
+    if not over:
+        return account
+    after, facts = end_trees(account, over)
+    version = account.version + 1
+    entry = Entry.reservations_expired(account.principal, version, facts, now)
+    return replace(after, entries=(*after.entries, entry))
+
+
 def _expire(account: Account, now: datetime) -> Account:
-    expired = [g for g in account.grants if not g.is_live(now) and g.remaining_microcredits > 0]
+    held = held_grant_ids(account) if account.reservations else frozenset[str]()
+    over = [g for g in account.grants if not g.is_live(now) and g.id not in held]
+    if not over:
+        return account
+    expired = [grant for grant in over if grant.remaining_microcredits > 0]
+    gone = {grant.id for grant in over}
     return replace(
         account,
-        grants=tuple(grant for grant in account.grants if grant.is_live(now)),
+        grants=tuple(grant for grant in account.grants if grant.id not in gone),
         entries=account.entries
         + tuple(Entry.expired(account.principal, grant, now) for grant in expired),
     )

@@ -10,6 +10,7 @@ MICROCREDITS_PER_CREDIT = 1_000_000
 
 # An event or a grant of more than a billion credits is a mistake in the unit, not a purchase.
 CREDITS_MAX = 1_000_000_000
+MICROCREDITS_MAX = CREDITS_MAX * MICROCREDITS_PER_CREDIT
 
 _AT_MOST = f"credits must be at most {CREDITS_MAX:,}"
 
@@ -46,7 +47,7 @@ def parse_usage(value: object) -> int:
         raise ValueError(_NOT_A_DECIMAL)
     microcredits = int(match["whole"]) * MICROCREDITS_PER_CREDIT
     microcredits += int((match["fraction"] or "").ljust(6, "0"))
-    if microcredits > CREDITS_MAX * MICROCREDITS_PER_CREDIT:
+    if microcredits > MICROCREDITS_MAX:
         raise ValueError(_AT_MOST)
     return microcredits
 

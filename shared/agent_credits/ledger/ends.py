@@ -1,0 +1,71 @@
+"""Ending reservations: what they still hold goes back, and what ends with them.
+
+A parent that ends closes its children, so nothing is held for a run whose budget is gone. What the
+top of a tree leaves goes to its own parent, if that one goes on, or else back to its grants.
+"""
+
+from collections.abc import Collection
+
+from msgspec.structs import replace
+
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Move, ReservationFacts
+from agent_credits.ledger.reservations import (
+    TREE_DEPTH_MAX,
+    Parts,
+    Reservation,
+    moved,
+    net,
+    together,
+    tree_below,
+)
+from agent_credits.values.errors import require
+
+
+def end_trees(account: Account, run_ids: Collection[str]) -> tuple[Account, ReservationFacts]:
+    """End the reservations of these runs and of all their descendants, each once.
+
+    Returns the account and what the entry that ends them records.
+    """
+    ending: dict[str, Reservation] = {}
+    for run_id in run_ids:
+        ending.update({r.run_id: r for r in tree_below(account.reservations, run_id)})
+    moves: list[Move] = []
+    goes_back: Parts = ()
+    staying = {r.run_id: r for r in account.reservations if r.run_id not in ending}
+    for ended in ending.values():
+        moves += moved(ended.run_id, ended.parts, -1)
+        heir = _heir(ended, ending, staying)
+        if heir is None:
+            goes_back = together(goes_back, ended.parts)
+        else:
+            moves += moved(heir.run_id, ended.parts, 1)
+            staying[heir.run_id] = replace(heir, parts=together(heir.parts, ended.parts))
+    after = replace(_with_parts(account, goes_back), reservations=tuple(staying.values()))
+    ends = tuple(ended.at_its_end for ended in ending.values())
+    return after, ReservationFacts(net(moves), ends)
+
+
+def _heir(
+    ended: Reservation, ending: dict[str, Reservation], staying: dict[str, Reservation]
+) -> Reservation | None:
+    """Return the nearest ancestor that goes on; it takes what the ended reservation leaves."""
+    parent = ended.parent_run_id
+    for _ in range(TREE_DEPTH_MAX):
+        if parent is None or parent not in ending:
+            break
+        parent = ending[parent].parent_run_id
+    return staying.get(parent) if parent is not None else None
+
+
+def _with_parts(account: Account, parts: Parts) -> Account:
+    """Put parts back into their grants, even if those have expired: they lapse there."""
+    if not parts:
+        return account
+    left = {part.grant_id: part.microcredits for part in parts}
+    grants = tuple(
+        replace(grant, remaining_microcredits=grant.remaining_microcredits + left.pop(grant.id, 0))
+        for grant in account.grants
+    )
+    require(not left, "a reserved grant stays on the row")
+    return replace(account, grants=grants)
