@@ -31,6 +31,7 @@ from agent_credits.ledger.grants import Grant
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import Reservation, ReservationTerms
 from agent_credits.ledger.thresholds import LowCredits, parse_threshold
+from agent_credits.sweeps.checkpoint import ReservedByLedger
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
@@ -285,6 +286,17 @@ def pack_grant_ids(grant_ids: Iterable[str]) -> str:
 
 def unpack_grant_ids(text: str) -> frozenset[str]:
     return frozenset(_loads(text))
+
+
+def pack_reserved_by_ledger(reservations: Iterable[ReservedByLedger]) -> str:
+    return _dumps([[r.run_id, r.parent_run_id, r.by_grant] for r in reservations])
+
+
+def unpack_reserved_by_ledger(text: str) -> tuple[ReservedByLedger, ...]:
+    return tuple(
+        ReservedByLedger(run_id, parent, tuple((grant, held) for grant, held in by_grant))
+        for run_id, parent, by_grant in _loads(text)
+    )
 
 
 def pack_by_day(microcredits_by_day: Mapping[date, int]) -> str:

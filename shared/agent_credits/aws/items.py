@@ -276,6 +276,8 @@ def checkpoint_item(checkpoint: Checkpoint) -> Item:
         "grants": {"S": codec.pack_grants(checkpoint.grants)},
         "unsettled": {"S": codec.pack_grant_ids(checkpoint.unsettled_grant_ids)},
     }
+    if checkpoint.reservations:
+        item["reservations"] = {"S": codec.pack_reserved_by_ledger(checkpoint.reservations)}
     if checkpoint.recorded_at is not None:
         item["recorded_at"] = {"S": codec.pack_instants([checkpoint.recorded_at])}
     return item
@@ -290,6 +292,11 @@ def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
         recorded_at=instants[0] if instants else None,
         grants=codec.unpack_grants(item["grants"]["S"]),
         unsettled_grant_ids=codec.unpack_grant_ids(item["unsettled"]["S"]),
+        reservations=(
+            codec.unpack_reserved_by_ledger(item["reservations"]["S"])
+            if "reservations" in item
+            else ()
+        ),
     )
 
 
