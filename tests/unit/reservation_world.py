@@ -16,6 +16,8 @@ from agent_credits.ledger.accounts import (
     reserved_microcredits,
 )
 from agent_credits.ledger.reservations import reservation_of
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
+from agent_credits.notices.notice import Notice
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.credits import format_credits, parse_credits
@@ -117,6 +119,12 @@ class ReservingWorld:
     def directive(self, run: str) -> str:
         held = reservation_of(self.account.reservations, run)
         return held.directive if held else "none"
+
+    def notices(self, notice_type: str) -> list[Notice]:
+        """Return what was published of the last commit."""
+        old, new = self.rows.stream[-1]
+        found = notices_of(AccountRecord(old, new), NoticeSettings(problem_type_base_url=""))
+        return [notice for notice in found if notice.type == notice_type]
 
 
 def _name(result: Result) -> str:
