@@ -23,6 +23,8 @@ from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import Grant, drawing_order
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
+from agent_credits_cli.accounts import existing_account
 from agent_credits_cli.teams import teams_billing
 
 
@@ -63,6 +65,11 @@ class Holdings:
     @property
     def resets_at(self) -> datetime | None:
         return resets_at(self.account, self.now)
+
+
+def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
+    row = existing_account(rows, principal)
+    return holdings_at(row, policy_of(rows, row, now), now)
 
 
 def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:

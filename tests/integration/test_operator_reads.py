@@ -28,10 +28,11 @@ from agent_credits.notices.published import Published
 from agent_credits.values.principals import Principal
 from agent_credits_cli.commands import account, dead_letters, explain, ledger, team, verify, watch
 from agent_credits_cli.commands.dead_letters import read_dead_letters, why_rejected
-from agent_credits_cli.commands.explain import find_run, in_order_with_held
+from agent_credits_cli.commands.explain import in_order_with_held
 from agent_credits_cli.entries import all_pages
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.holdings import holdings_at, holdings_to_json
+from agent_credits_cli.recorded_runs import find_run
 from agent_credits_cli.subscription import QUEUE_PREFIX, Watch, subscribed
 from agent_credits_cli.target import Target
 from tests.unit.builders import (

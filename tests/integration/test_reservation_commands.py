@@ -11,9 +11,11 @@ import typer
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import bill
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.write_protocol import commit
+from agent_credits.events.agent_runs import parse_message
 from agent_credits.ledger.accounts import Account
 from agent_credits_cli.commands import (
     account,
@@ -25,6 +27,7 @@ from agent_credits_cli.commands import (
     team,
     verify,
 )
+from agent_credits_cli.commands.dead_letters import why_rejected
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
 from tests.unit.builders import (
@@ -274,6 +277,29 @@ class TestRelease:
 
         assert result.exit_code == 2
         assert "say why in one line of at most 200 characters" in result.stderr
+
+
+class TestDeadLetters:
+    @pytest.mark.parametrize(
+        ("document", "code"),
+        [
+            (requested("r-9"), "already_reserved"),
+            (requested("r-9", run="run-9", parent_run_id="nobody", credits="5"), "unknown_parent"),
+            (extended("x-9", run="run-9", credits="5"), "no_reservation"),
+            (requested("r-9", run="run-9"), None),
+        ],
+    )
+    def test_say_why_a_reservation_would_be_rejected_now(
+        self, ana: Reserving, document: dict[str, Any], code: str | None
+    ) -> None:
+        ana.send(requested("r-1"))
+        before = ana.row
+
+        message = parse_message(json.dumps(document))
+        rejection = why_rejected(message, ana.rows, Directory(ana.rows), NOW)
+
+        assert (rejection.code if rejection else None) == code
+        assert ana.row == before
 
 
 class TestExplain:

@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
-from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger.thresholds import LowCredits, Threshold
 from agent_credits.notices.reload_declines import decline_in_words
 from agent_credits.values.display import amount_text, count_text, credits_text, time_text
-from agent_credits.values.principals import Principal
-from agent_credits_cli.accounts import existing_account, principal_from
-from agent_credits_cli.holdings import Holdings, holdings_at, holdings_to_json, policy_of
+from agent_credits_cli.accounts import principal_from
+from agent_credits_cli.holdings import Holdings, holdings_to_json, read_holdings
 from agent_credits_cli.tables import AsJson, out, print_json, table
 from agent_credits_cli.target import connect, rows_of
 
@@ -28,11 +26,6 @@ def account(
         print_json(holdings_to_json(holdings))
     else:
         _show(holdings)
-
-
-def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
-    row = existing_account(rows, principal)
-    return holdings_at(row, policy_of(rows, row, now), now)
 
 
 def _low_text(low: LowCredits) -> str:

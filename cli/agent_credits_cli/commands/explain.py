@@ -1,7 +1,7 @@
 """`agent-credits explain`: what each event of a run did and why, from trigger to outcome."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, assert_never
 
@@ -10,7 +10,7 @@ import typer
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.policy import BillingPolicy, TriggerKind
 from agent_credits.ledger.accounts import Account, pool_balances
-from agent_credits.ledger.entries import Entry, Identity, PoolBalance, RunContext
+from agent_credits.ledger.entries import Entry, Identity, RunContext
 from agent_credits.ledger.reservations import Reservation, reservation_of
 from agent_credits.notices.reload_declines import decline_in_words
 from agent_credits.sweeps.reconciliation import Reconciliation
@@ -21,8 +21,8 @@ from agent_credits.values.principals import Payer, Principal
 from agent_credits_cli.accounts import principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
 from agent_credits_cli.errors import CommandError
+from agent_credits_cli.recorded_runs import Recorded, find_run
 from agent_credits_cli.reservations import (
-    Pools,
     lines_about,
     reservation_to_json,
     state_text,
@@ -40,25 +40,6 @@ PAYERS: Final[Mapping[Payer, str]] = {
     "owner": "the team's owner pays for unattended runs",
     "team": "the team itself pays",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One event of the run, where it is recorded, and what each pool of its order held before.
-
-    `held` is empty if the policy that names the order is missing. `grant_pools`: the pool of each
-    grant that the account held then.
-    """
-
-    principal: Principal
-    page_number: int
-    is_on_open_page: bool
-    entry: Entry
-    held: tuple[PoolBalance, ...] = ()
-    grant_pools: Pools = field(default_factory=dict)
-
-    def drawn_from(self, pool: str) -> int:
-        return sum(part.microcredits for part in self.entry.draws if part.pool == pool)
 
 
 def explain(
@@ -100,31 +81,6 @@ def explain(
         out().print(_text(recorded, run), soft_wrap=True)
     if held is not None:
         out().print(state_text(held, datetime.now(UTC)), soft_wrap=True)
-
-
-def find_run(rows: DynamoDBRows, run_id: str, principal: Principal | None) -> list[Recorded]:
-    """Return what is recorded of a run, in no order.
-
-    An event on an open page has no receipt yet. So the open pages of the accounts that the run is
-    known to be billed to are read, or else those of all accounts.
-    """
-    found = {
-        receipt.entry.identity: Recorded(
-            receipt.principal, receipt.page_number, False, receipt.entry
-        )
-        for receipt in rows.read_run(run_id)
-    }
-    principals = {recorded.principal for recorded in found.values()}
-    if principal is not None:
-        principals.add(principal)
-    with err().status(f"reading open pages for events of run {run_id}"):
-        for row in map(rows.read_account, principals) if principals else rows.list_accounts():
-            for entry in row.entries if row else ():
-                identity = entry.identity
-                if row and (identity.realm, identity.subject) == ("RUN", run_id):
-                    recorded = Recorded(row.principal, row.page_number, True, entry)
-                    found.setdefault(identity, recorded)
-    return list(found.values())
 
 
 def reservation_now(

@@ -21,9 +21,9 @@ from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.accounts import existing_account, principal_from
-from agent_credits_cli.commands.explain import Recorded as RecordedEvent
-from agent_credits_cli.commands.explain import find_run
 from agent_credits_cli.errors import CommandError
+from agent_credits_cli.recorded_runs import Recorded as RecordedEvent
+from agent_credits_cli.recorded_runs import find_run
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import connect, rows_of
 

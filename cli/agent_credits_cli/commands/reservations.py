@@ -8,9 +8,8 @@ import typer
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, count_text, credits_text, time_text
 from agent_credits_cli.accounts import principal_from
-from agent_credits_cli.commands.account import read_holdings
 from agent_credits_cli.entries import draws_text
-from agent_credits_cli.holdings import Holdings
+from agent_credits_cli.holdings import Holdings, read_holdings
 from agent_credits_cli.reservations import as_tree, reservation_to_json
 from agent_credits_cli.tables import AsJson, out, print_json, table
 from agent_credits_cli.target import connect, rows_of

@@ -15,6 +15,8 @@ from agent_credits.intake.dispositions import (
     RetrySoon,
 )
 from agent_credits.intake.model_provider_errors import ReportedModelProviderError
+from agent_credits.intake.reservation_counts import reservation_counts
+from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
 
 
@@ -70,6 +72,7 @@ class LogLine(Struct, frozen=True):
 class DebitedBatch(Struct, frozen=True):
     """One disposition per message, and the results of its events.
 
+    `expiries`: entries of reservations that had expired when these events were committed.
     `retries` counts attempts to commit that lost to other writers. `unsigned` counts messages
     without a signature, while producers move to signing.
     """
@@ -80,6 +83,7 @@ class DebitedBatch(Struct, frozen=True):
     retries: int = 0
     errored_runs_forgotten: int = 0
     unsigned: int | None = None
+    expiries: tuple[Entry, ...] = ()
 
     @property
     def runs_failed(self) -> int:
@@ -95,6 +99,12 @@ class DebitedBatch(Struct, frozen=True):
         return [message_id for message_id, what in found if not isinstance(what, Done)]
 
     @property
+    def _new_entries(self) -> Iterator[Entry]:
+        for outcome in self.outcomes:
+            if isinstance(outcome.result, Recorded):
+                yield outcome.result.entry
+
+    @property
     def counts(self) -> dict[str, int]:
         """Return the metrics of the batch, each by its name."""
         kinds = Counter(type(disposition) for disposition in self.dispositions.values())
@@ -103,6 +113,7 @@ class DebitedBatch(Struct, frozen=True):
             "ErroredRunsForgotten": self.errored_runs_forgotten,
             "MessagesRejected": kinds[Rejected],
             "RunsFailed": self.runs_failed,
+            **reservation_counts([*self.expiries, *self._new_entries]),
             **({} if self.unsigned is None else {"MessagesUnsigned": self.unsigned}),
         }
 
