@@ -113,9 +113,11 @@ class RequestedData(_RunData):
     @model_validator(mode="after")
     def _reservation_is_consistent(self) -> Self:
         if self.reserve == "none" and (self.parent_run_id or self.ttl_seconds):
-            raise ValueError('reserve "none" goes with neither parent_run_id nor ttl_seconds')
+            raise ValueError(
+                'has reserve "none", which goes with neither parent_run_id nor ttl_seconds'
+            )
         if self.reserve == "estimate" and self.credits == 0:
-            raise ValueError("credits must be more than zero to be reserved")
+            raise ValueError("must reserve more than zero credits")
         return self
 
 
@@ -128,7 +130,7 @@ class ExtendedData(_RunData):
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
         if self.credits is None and self.ttl_seconds is None:
-            raise ValueError("data must ask for credits or ttl_seconds, or both")
+            raise ValueError("must ask for credits or ttl_seconds, or both")
         return self
 
 
