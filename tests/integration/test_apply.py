@@ -82,7 +82,7 @@ class TestApplying:
         assert {a.principal for a in rows.list_accounts()} == set(world.team_of_accounts())
         assert balance(rows, ANA) == {"refill:2026-11-15": 1_500_000_000, "order-1001": 200_000_000}
         assert balance(rows, Principal("team", "globex")) == {"contract-2025": 100_000_000_000}
-        assert rows.read_policy("2026-11") == world.policy
+        assert rows.read_policy("2026-12") == world.policy
         assert team(rows, "acme").members == frozenset({"olga", "ana", "ben"})
         assert team(rows, "globex").members == "*"
 
@@ -153,7 +153,7 @@ class TestPolicies:
         applied(rows, declare())
         changed = declare(("grace_days = 30", "grace_days = 31"))
 
-        with pytest.raises(CommandError, match=r"2026-11 is already applied .* a new version"):
+        with pytest.raises(CommandError, match=r"2026-12 is already applied .* a new version"):
             applied(rows, changed)
 
     def test_a_version_that_another_operator_put_in_the_meantime_is_rejected(
@@ -162,7 +162,7 @@ class TestPolicies:
         steps = plan_steps(declare(), read_stack(rows, declare()), NOW)
         rows.put_policy(declare(("grace_days = 30", "grace_days = 31")).policy)
 
-        with pytest.raises(CommandError, match="2026-11 is already applied"):
+        with pytest.raises(CommandError, match="2026-12 is already applied"):
             carry_out(rows, steps, clock=lambda: NOW, pause=pause)
 
     def test_a_new_version_bills_every_team_after_the_notice(
@@ -170,14 +170,14 @@ class TestPolicies:
     ) -> None:
         applied(rows, declare())
 
-        steps = applied(rows, declare(('version = "2026-11"', 'version = "2026-12"')))
+        steps = applied(rows, declare(('version = "2026-12"', 'version = "2027-01"')))
 
-        starts = "2026-12, from 2026-11-21 10:12 UTC"
-        assert ("team", "acme", "policy", "2026-11", starts) in differences(steps)
+        starts = "2027-01, from 2026-11-21 10:12 UTC"
+        assert ("team", "acme", "policy", "2026-12", starts) in differences(steps)
         acme = team(rows, "acme")
-        assert acme.tenure_at(NOW + TENURE_NOTICE).policy_version == "2026-12"
+        assert acme.tenure_at(NOW + TENURE_NOTICE).policy_version == "2027-01"
         assert acme.tenure_at(NOW + TENURE_NOTICE - timedelta(seconds=1)).policy_version == (
-            "2026-11"
+            "2026-12"
         )
 
 
@@ -355,7 +355,7 @@ class TestTeams:
                 since=NOW - timedelta(days=TENURES_MAX - n),
                 kind="self_serve",
                 owner="olga",
-                policy_version="2026-11",
+                policy_version="2026-12",
             )
             for n in range(TENURES_MAX)
         )
@@ -617,10 +617,10 @@ class TestCommands:
         assert document["dry_run"] is True
         assert document["changes"][0] == {
             "kind": "policy",
-            "name": "2026-11",
+            "name": "2026-12",
             "what": "rules",
             "before": None,
-            "after": "3 rules",
+            "after": "4 rules",
         }
         assert list(rows.list_accounts()) == []
 

@@ -228,29 +228,32 @@ _PATH_LENGTH_MAX = 200
 _UNKNOWN_FIELD = "is not a known field"
 
 
+RejectionCode = Literal[
+    "unsigned",
+    "bad_signature",
+    "malformed",
+    "unknown_team",
+    "unknown_user",
+    "from_the_future",
+    "conflicting",
+    "no_estimate",
+    "already_reserved",
+    "no_reservation",
+    "reservation_ended",
+    "run_ended",
+    "unknown_parent",
+    "parent_billed_elsewhere",
+    "circular_parents",
+    "tree_too_deep",
+    "too_many_children",
+    "too_many_reservations",
+]
+
+
 class Rejection(Struct, frozen=True):
     """Why a message or one of its events is not recorded: `code` to count by, `reason` to read."""
 
-    code: Literal[
-        "unsigned",
-        "bad_signature",
-        "malformed",
-        "unknown_team",
-        "unknown_user",
-        "from_the_future",
-        "conflicting",
-        "no_estimate",
-        "already_reserved",
-        "no_reservation",
-        "reservation_ended",
-        "run_ended",
-        "unknown_parent",
-        "parent_billed_elsewhere",
-        "circular_parents",
-        "tree_too_deep",
-        "too_many_children",
-        "too_many_reservations",
-    ]
+    code: RejectionCode
     reason: str
 
 
