@@ -27,6 +27,15 @@ class Recorded:
     def drawn_from(self, pool: str) -> int:
         return sum(part.microcredits for part in self.entry.draws if part.pool == pool)
 
+    def taken_from(self, pool: str) -> int:
+        """Return what the entry took of the pool's available credits, to draw or to reserve."""
+        moved = sum(
+            move.microcredits
+            for move in self.entry.reservation.moves
+            if self.grant_pools.get(move.grant_id) == pool
+        )
+        return self.drawn_from(pool) + moved
+
 
 def find_run(rows: DynamoDBRows, run_id: str, principal: Principal | None) -> list[Recorded]:
     """Return what is recorded of a run, in no order.

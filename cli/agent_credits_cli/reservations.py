@@ -126,7 +126,8 @@ def _sources_text(entry: Entry, run_id: str) -> str:
     # What its policy's step put into the reservation from credits that nobody held.
     added = entry.drawn_microcredits + sum(nets.values()) - overdrawn
     if nets.keys() <= {run_id}:
-        sources = [f"{amount_text(entry.drawn_microcredits - overdrawn)} of its own reservation"]
+        own = entry.drawn_microcredits - overdrawn
+        sources = [f"{amount_text(own)} of its own reservation"] if own else []
     else:
         # An entry has only what each reservation of the line gained or lost.
         sources = [

@@ -192,7 +192,8 @@ class TestRelease:
         result = run("release", "run-1", "--reason", "lost by the scheduler")
 
         assert result.stdout == (
-            "Released run run-1 of user:ana: 65 credits went back, the 10 drawn stay drawn.\n"
+            "Released run run-1 of user:ana: 65 credits went back;"
+            " 10 credits were drawn and stay drawn.\n"
         )
         assert read(run, "account", "user:ana")["available_credits"] == "490"
         newest = ana.row.entries[-1]
@@ -312,7 +313,13 @@ class TestExplain:
 
         text = run("explain", "run-1").stdout
 
+        assert "  pools      trial held 0; plan held 0; add_on held 500, reserved 75\n" in live
         assert "  outcome    accepted: 75 credits reserved\n  reserved   75 add_on (g-1)\n" in live
+        # What was reserved is not drawn from the pool a second time.
+        assert (
+            "  pools      trial held 0, not needed; plan held 0, not needed;"
+            " add_on held 425, not needed\n"
+        ) in live
         assert "  drawn from 10 of its own reservation\n" in live
         assert "75 credits reserved, 10 drawn, 65 left. Directive now: continue: " in live
         assert (
@@ -359,6 +366,8 @@ class TestExplain:
             "  drawn from 20 of its own reservation + 10 of the reservation of run root"
             " + 5 overdrawn: nobody held them\n"
         ) in text
+        assert "add_on held 470, drew 5\n" in text
+        assert "short by 5 credits; this did not fail the run\n" in text
         assert "  directive  pause: the run waits until it is extended\n" in text
         assert "Directive now: pause: the run waits until it is extended." in text
         assert "  parent     run root held 10 credits to give\n" in greedy

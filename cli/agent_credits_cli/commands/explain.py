@@ -196,20 +196,25 @@ def _decided_by(recorded: Recorded) -> Iterator[tuple[str, str]]:
 
 
 def _pools_text(recorded: Recorded) -> str:
-    """Return, for each pool in drawing order, what it held and what was drawn from it."""
-    if recorded.entry.outcome in ("finished", "waived", "returned", "released"):
+    """Return, for each pool in drawing order, what was available in it and what was taken of that.
+
+    What usage draws of a reservation was taken from its pool before.
+    """
+    entry = recorded.entry
+    if entry.outcome in ("finished", "waived", "returned", "released"):
         return "none drawn: this event takes no credits"
     parts: list[str] = []
-    uncovered = recorded.entry.amount_microcredits
-    is_request = recorded.entry.type in ("agent_run.requested", "agent_run.extended")
+    is_request = entry.type in ("agent_run.requested", "agent_run.extended")
+    taken_of = {pool.pool: recorded.taken_from(pool.pool) for pool in recorded.held}
+    uncovered = entry.amount_microcredits - entry.drawn_microcredits + sum(taken_of.values())
     for pool in recorded.held:
-        drawn = recorded.drawn_from(pool.pool)
+        taken = taken_of[pool.pool]
         text = f"{pool.pool} held {amount_text(pool.available_microcredits)}"
-        if drawn:
-            text += f", drew {amount_text(drawn)}"
-        elif uncovered == 0 and not is_request:
+        if taken:
+            text += f", {'reserved' if is_request else 'drew'} {amount_text(taken)}"
+        elif uncovered <= 0 and not is_request:
             text += ", not needed"
-        uncovered -= drawn
+        uncovered -= taken
         parts.append(text)
     return "; ".join(parts) or "unknown: the policy is missing"
 
@@ -255,6 +260,8 @@ def _shortfall_text(entry: Entry) -> str:
     drew = f", drew {draws_text(entry.draws)}" if entry.draws else ""
     short = credits_text(entry.shortfall_microcredits)
     fails = "this failed the run" if entry.fails_run else "the run had failed already"
+    if entry.reservation.directive in ("continue", "pause"):
+        fails = "this did not fail the run"
     if entry.decline is not None:
         fails += f"; no reload: {_decline_text(entry)}"
     return f"{drew}: short by {short}; {fails}" if entry.shortfall_microcredits else f": {fails}"

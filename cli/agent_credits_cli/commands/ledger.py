@@ -39,7 +39,7 @@ def _reservation_details(entry: Entry) -> Iterator[str]:
         yield "reserved"
     if facts.ended:
         back = -sum(move.microcredits for move in facts.moves if move.microcredits < 0)
-        yield f"{amount_text(back)} went back"
+        yield f"{amount_text(back)} went back" if back else "nothing left to go back"
 
 
 def _line(page_number: int, entry: Entry) -> str:

@@ -17,7 +17,7 @@ from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.ledger.reservations import reservation_of
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
-from agent_credits.values.display import amount_text, credits_text, time_text
+from agent_credits.values.display import credits_text, time_text
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.accounts import existing_account, principal_from
@@ -177,9 +177,9 @@ def _print(run_id: str, released: Released, *, as_json: bool) -> None:
     drawn = sum(e.drawn_microcredits for e in facts.ended if e.run_id == run_id)
     closed = ", ".join(e.run_id for e in facts.ended if e.run_id != run_id)
     below = f" Closed with it: {closed}." if closed else ""
+    stays = f"; {credits_text(drawn)} were drawn and stay drawn" if drawn else ""
     out().print(
-        f"Released run {run_id} of {released.principal}: {went_back},"
-        f" the {amount_text(drawn)} drawn stay drawn.{below}",
+        f"Released run {run_id} of {released.principal}: {went_back}{stays}.{below}",
         soft_wrap=True,
     )
 
