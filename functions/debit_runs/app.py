@@ -1,5 +1,6 @@
 """Consume agent-run events from SQS and debit them; a message is done once it is recorded."""
 
+import logging
 import os
 from datetime import UTC, datetime
 from functools import cache
@@ -67,7 +68,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         now=now(),
         time_is_left=lambda: context.get_remaining_time_in_millis() > COMMIT_TIME_MS,
     )
-    for line in batch.log_lines:
+    for line in batch.log_lines(per_event=logger.log_level <= logging.DEBUG):
         getattr(logger, line.level)(line.message, extra=line.fields)
     for name, count in batch.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
