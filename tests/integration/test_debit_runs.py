@@ -246,6 +246,13 @@ def test_one_line_is_logged_per_commit_and_rejection_and_never_a_body(
         "service": "debit_runs",
     }
     assert {name: recorded[name] for name in wanted} == wanted
+    # Every further byte would be paid for on each line.
+    assert recorded.keys() - wanted.keys() == {
+        "level",
+        "message",
+        "timestamp",
+        "function_request_id",
+    }
     rejected = debit_runs.lines("rejected")
     assert [(line["message_id"], line["code"]) for line in rejected] == [
         (sent[1], "malformed"),
