@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.stores import Network
+from tests.benchmarks.workloads import SIZES
 from tools import blocks
 from tools.blocks import table as _table
 
@@ -222,8 +223,97 @@ def _dollars(document: Document) -> str:
         )
         for m in document["modelled"]
     ]
-    headings = ("SQS", "Lambda", "DynamoDB", "SNS", "a year of storage", "total")
+    headings = ("SQS", "Lambda", "DynamoDB", "SNS", "logs", "a year of storage", "total")
     return _table((">events per batch", "design", *(f">{name}" for name in headings)), rows)
+
+
+def _logs(document: Document) -> str:
+    """Show what the log of an event costs, at both levels that log it."""
+    measured, per_gb = document["log_bytes"], document["prices"]["prices"]["log_per_gb"]
+    rows = []
+    for size, at_info in measured["of_commit"].items():
+        by_level = (at_info, at_info + measured["of_events"][size])
+        per_event = [total / int(size) for total in by_level]
+        rows.append(
+            (
+                size,
+                *(f"{size_:,.0f}" for size_ in per_event),
+                *(f"{size_ / 1_000 * per_gb:.3f}" for size_ in per_event),
+            )
+        )
+    headings = (
+        ">events in a commit",
+        ">bytes per event",
+        ">at DEBUG",
+        ">dollars per million events",
+        ">at DEBUG",
+    )
+    return _table(headings, rows)
+
+
+def _table_class(document: Document) -> str:
+    rows = []
+    for size in SIZES:
+        of = _model(document, "agent-credits", size)["ledger_class"]
+        rows.append(
+            (
+                str(size),
+                f"{of['standard_requests']:.3f}",
+                f"{of['infrequent_requests']:.3f}",
+                f"{of['standard_storage_month']:.3f}",
+                f"{of['infrequent_storage_month']:.3f}",
+                f"{of['break_even_months']:.1f}",
+            )
+        )
+    headings = (
+        ">events per batch",
+        ">requests, standard",
+        ">infrequent",
+        ">a month of storage, standard",
+        ">infrequent",
+        ">even after, months",
+    )
+    return _table(headings, rows)
+
+
+def _idle(document: Document) -> str:
+    stacks = document["idle_stacks"]
+    rows = [
+        (
+            share["what"],
+            f"{share['dollars_each']:.2f}",
+            str(share["count"]),
+            f"{_dollars_of(share):.2f}",
+            str(more["count"]),
+            f"{_dollars_of(more):.2f}",
+        )
+        for share, more in zip(stacks["by_default"], stacks["with_every_part"], strict=True)
+    ]
+    totals = (
+        f"{sum(map(_dollars_of, stacks[which])):.2f}" for which in ("by_default", "with_every_part")
+    )
+    by_default, with_every_part = totals
+    rows.append(("**total**", "", "", by_default, "", with_every_part))
+    headings = (
+        "what",
+        ">dollars each",
+        ">by default",
+        ">dollars a month",
+        ">with every part",
+        ">dollars a month",
+    )
+    each = document["prices"]["prices"]["custom_metric_per_month"]
+    number = stacks["custom_metrics"]
+    return (
+        f"{_table(headings, rows)}\n\n"
+        f"While events come, the {number} metrics of its own that the alarms and the dashboard read"
+        f" add up to {number} x ${each:.2f} = ${number * each:.2f} a month."
+    )
+
+
+def _dollars_of(share: Document) -> float:
+    dollars: float = share["count"] * share["dollars_each"]
+    return dollars
 
 
 def _ceilings(document: Document) -> str:
@@ -361,6 +451,9 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "far-rates": _far_rates,
     "advantage": _advantage,
     "dollars": _dollars,
+    "logs": _logs,
+    "table-class": _table_class,
+    "idle": _idle,
     "ceilings": _ceilings,
     "prices": _prices,
     "end-to-end": _end_to_end,
