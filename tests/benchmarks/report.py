@@ -1,4 +1,4 @@
-"""The figures of README.md and docs/explanation/benchmarks.md, written from the JSON.
+"""The figures of README.md, and of docs/explanation/benchmarks.md and growth.md, from the JSON.
 
 Each block of a page stands between two comments, `<!-- bench:NAME -->` and `<!-- bench:end -->`.
 """
@@ -8,6 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.cost_model import (
+    ITEM_WRITE_UNITS_PER_SECOND,
+    MEGABYTES_PER_PROCESSOR,
+    MILLION,
+)
 from tests.benchmarks.stores import Network
 from tests.benchmarks.workloads import SIZES
 from tools import blocks
@@ -17,8 +22,15 @@ Document = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 RESULTS_FILE = ROOT / "docs" / "benchmarks.json"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "explanation" / "benchmarks.md")
+EXPLANATION = ROOT / "docs" / "explanation"
+PAGES = (ROOT / "README.md", EXPLANATION / "benchmarks.md", EXPLANATION / "growth.md")
 BLOCK = blocks.pattern("bench")
+
+LATENCIES = ("request_milliseconds", "request_milliseconds_slow")
+# MaximumConcurrency: one copy, the default, and what is a good start for a larger account.
+COPIES = (1, 2, 10, 100)
+# DynamoDB: what a new table on demand takes at once, and the quota of a table.
+TABLE_WRITE_UNITS_PER_SECOND = (4_000, 40_000)
 
 TITLES = {
     "agent-credits": "this project",
@@ -316,6 +328,81 @@ def _dollars_of(share: Document) -> float:
     return dollars
 
 
+def _limits_of_an_account(document: Document) -> str:
+    """Show what one account's row takes, by each of its two limits."""
+    assumptions = document["prices"]["assumptions"]
+    turns = [f"{assumptions[name]:g}" for name in LATENCIES]
+    rows = []
+    for size in SIZES:
+        row_units = _cost(document, "agent-credits", f"hot-{size}")["row_write_units"]
+        modelled = _model(document, "agent-credits", size)
+        rows.append(
+            (
+                str(size),
+                f"{ITEM_WRITE_UNITS_PER_SECOND / row_units:,.0f}",
+                f"{modelled['ceiling_per_second']:,.0f}",
+                f"{modelled['ceiling_per_second_slow']:,.0f}",
+            )
+        )
+    headings = (
+        ">its events in a batch",
+        ">events/s by write units",
+        *(f">events/s by turns of {latency} ms a request" for latency in turns),
+    )
+    return _table(headings, rows)
+
+
+def _limits_of_copies(document: Document) -> str:
+    """Show what the processor of a copy of DebitRuns allows; no request is waited for."""
+    megabytes = document["prices"]["assumptions"]["debit_megabytes"]
+    rows = []
+    for workload in ("uniform", *(f"hot-{size}" for size in SIZES)):
+        microseconds = _cost(document, "agent-credits", workload)["cpu_microseconds"]
+        seconds = microseconds / MILLION * MEGABYTES_PER_PROCESSOR / megabytes
+        rows.append(
+            (
+                WORKLOADS[workload],
+                f"{seconds * 1_000:.1f}",
+                *(f"{copies / seconds:,.0f}" for copies in COPIES),
+            )
+        )
+    headings = (
+        "traffic",
+        ">ms of an event",
+        *(f">events/s of {copies} {'copy' if copies == 1 else 'copies'}" for copies in COPIES),
+    )
+    return _table(headings, rows)
+
+
+def _limits_of_announce(document: Document) -> str:
+    megabytes = document["prices"]["assumptions"]["announce_megabytes"]
+    rows = []
+    for size, microseconds in document["announce_cpu_microseconds"].items():
+        seconds = microseconds / MILLION * MEGABYTES_PER_PROCESSOR / megabytes
+        rows.append((size, f"{seconds * 1_000:.1f}", f"{1 / seconds:,.0f}"))
+    return _table((">events in a commit", ">ms of a record", ">commits/s of a shard"), rows)
+
+
+def _limits_of_tables(document: Document) -> str:
+    rows = []
+    for size in SIZES:
+        cost = _cost(document, "agent-credits", f"hot-{size}")
+        units = cost["ledger_write_units"]
+        rows.append(
+            (
+                str(size),
+                f"{units:.2f}",
+                *(f"{limit / units:,.0f}" for limit in TABLE_WRITE_UNITS_PER_SECOND),
+            )
+        )
+    headings = (
+        ">an account's events in a batch",
+        ">write units of LedgerTable",
+        *(f">events/s at {limit:,} units/s" for limit in TABLE_WRITE_UNITS_PER_SECOND),
+    )
+    return _table(headings, rows)
+
+
 def _ceilings(document: Document) -> str:
     assumptions = document["prices"]["assumptions"]
     rows = [
@@ -454,6 +541,10 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "logs": _logs,
     "table-class": _table_class,
     "idle": _idle,
+    "limits-of-an-account": _limits_of_an_account,
+    "limits-of-copies": _limits_of_copies,
+    "limits-of-tables": _limits_of_tables,
+    "limits-of-announce": _limits_of_announce,
     "ceilings": _ceilings,
     "prices": _prices,
     "end-to-end": _end_to_end,
