@@ -93,6 +93,16 @@ class DebitRuns:
         raise AssertionError(f"{len(waiting)} events lost every race")
 
 
+def rows_of(workload: Workload) -> MemoryRows:
+    """Return the workload's team and accounts in memory."""
+    rows = MemoryRows()
+    rows.policies[POLICY.version] = POLICY
+    rows.teams[workload.team.team_id] = workload.team
+    for account in accounts_well_into_their_lives(workload):
+        rows.accounts[account.principal] = account
+    return rows
+
+
 def accounts_well_into_their_lives(workload: Workload) -> Iterator[Account]:
     """Yield the workload's accounts as the last batch before it has left them."""
     aged = [_aged_account(workload, events) for events in workload.events_on_page]

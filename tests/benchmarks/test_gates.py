@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.benchmarks.cost_model import Dollars
+from tests.benchmarks.cost_model import Dollars, LedgerClass
 from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
 from tests.benchmarks.gates import Gate, gate_on_hot_account, gates_on_counts
 from tests.benchmarks.modelled import Modelled
@@ -17,7 +17,9 @@ GOOD = Cost(
     write_units=1.05,
     index_write_units=0,
     row_write_units=0.05,
+    ledger_write_units=1,
     read_units=1,
+    ledger_read_units=1,
     requests=0.07,
     cpu_microseconds=300,
     stored_bytes=640,
@@ -86,7 +88,8 @@ def test_a_bound_itself_is_not_passed() -> None:
 
 
 def modelled(design: str, ceiling_per_second: float) -> Modelled:
-    return Modelled(design, 100, ceiling_per_second, 0, Dollars(0, 0, 0, 0, 0), 0)
+    nothing = Dollars(0, 0, 0, 0, 0, 0)
+    return Modelled(design, 100, ceiling_per_second, 0, nothing, 0, LedgerClass(0, 0, 0, 0, 0))
 
 
 @pytest.mark.parametrize(("events_per_second", "holds"), [(2_000, True), (1_999, False)])

@@ -36,6 +36,9 @@ TRACE_ACCOUNTS = 40
 BATCH_MESSAGES_MAX = 100
 BATCHING_WINDOW_SECONDS = 1.0
 
+# Events of one account in a batch, for which costs are modelled.
+SIZES = (1, 10, 100)
+
 TEAM_ID = "bench"
 
 Batch = tuple[str, ...]
