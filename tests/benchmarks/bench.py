@@ -28,6 +28,7 @@ from tests.benchmarks import rates as timed
 from tests.benchmarks.cost_model import read_prices
 from tests.benchmarks.counts import Counts, Plan, full_plan, quick_plan, take_counts
 from tests.benchmarks.end_to_end import measure_end_to_end
+from tests.benchmarks.false_rejections import count_false_rejections
 from tests.benchmarks.gates import (
     Gate,
     gate_on_cold_start,
@@ -129,6 +130,7 @@ def _measure_all(as_json: bool) -> Measured:
     end_to_end = measure_end_to_end()
     with _steps("cold start", cold_start.steps()) as begin:
         cold_starts = cold_start.measure_cold_starts(begin)
+    false_rejections = count_false_rejections()
     gates = [*gates_on_counts(counts), gate_on_hot_account(modelled)]
     if cold_starts.share_of_least is not None:
         gates.append(gate_on_cold_start(cold_starts.share_of_least))
@@ -154,6 +156,7 @@ def _measure_all(as_json: bool) -> Measured:
         rates=rates,
         end_to_end=end_to_end,
         cold_starts=cold_starts,
+        false_rejections=false_rejections,
         gates=gates,
     )
     publish(results)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent_credits.values.credits import format_credits
 from tests.benchmarks.cost_model import (
     ITEM_WRITE_UNITS_PER_SECOND,
     MEGABYTES_PER_PROCESSOR,
@@ -46,6 +47,7 @@ WORKLOADS = {
     "hot-100": "one account, 100 a batch",
     "hot-1000": "one account, 1,000 a batch",
     "uniform": "1,000 accounts alike",
+    "reserving-1": "runs that reserve, 1 a batch",
     "azure-trace": "the Azure trace",
 }
 
@@ -528,6 +530,29 @@ def _range(fewest: int, most: int) -> str:
     return str(fewest) if fewest == most else f"{fewest} to {most}"
 
 
+def _reservations(document: Document) -> str:
+    """Return what an event of a run that reserves costs, and what fixed estimates cost in runs."""
+    cost = _cost(document, "agent-credits", "reserving-1")
+    found = document["false_rejections"]
+    rows = [
+        (
+            f"{f['estimate']}, {format_credits(f['estimate_microcredits'])} credits",
+            f"{f['rejected']:,}",
+            f"{f['share']:.2%}",
+            f"{f['overdrawn']:,}",
+        )
+        for f in found
+    ]
+    table = _table(
+        ("what every run reserves", ">runs rejected", ">share", ">runs that used more"), rows
+    )
+    return (
+        f"An event of a run that reserves costs {cost['write_units']:.2f} write units and"
+        f" {cost['read_units']:.2f} read units, at one event a batch with one reservation live.\n\n"
+        f"Of {found[0]['runs']:,} runs, each of which would have fitted:\n\n{table}"
+    )
+
+
 BLOCKS: dict[str, Callable[[Document], str]] = {
     "machine": _machine,
     "sentence": _sentence,
@@ -549,5 +574,6 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "prices": _prices,
     "end-to-end": _end_to_end,
     "cold-start": _cold_starts,
+    "reservations": _reservations,
     "gates": _gates,
 }

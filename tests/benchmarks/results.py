@@ -14,6 +14,7 @@ from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.cost_model import PriceFile
 from tests.benchmarks.counts import Counts
 from tests.benchmarks.end_to_end import EndToEnd
+from tests.benchmarks.false_rejections import FalseRejections
 from tests.benchmarks.gates import Gate
 from tests.benchmarks.idle_stack import IdleStacks
 from tests.benchmarks.log_bytes import LogBytes
@@ -38,6 +39,7 @@ def document(
     rates: Rates,
     end_to_end: EndToEnd,
     cold_starts: ColdStarts,
+    false_rejections: Sequence[FalseRejections],
     gates: Iterable[Gate],
 ) -> dict[str, Any]:
     """Return it all, in an order and with a precision that make two runs easy to compare."""
@@ -52,6 +54,7 @@ def document(
         "skipped": rates.skipped,
         "end_to_end": asdict(end_to_end),
         "cold_starts": asdict(cold_starts),
+        "false_rejections": [{**asdict(f), "share": f.share} for f in false_rejections],
         "gates": [{**asdict(gate), "holds": gate.holds} for gate in gates],
     }
     rounded: dict[str, Any] = _rounded(measured)

@@ -27,7 +27,11 @@ GOOD = Cost(
 TYPICAL = replace(GOOD, design="powertools", write_units=5, requests=5)
 DEPTH = Depth("agent-credits", 1, warm_min=2, warm_max=2, cold_min=3, cold_max=3)
 COUNTS = Counts(
-    costs=(*(replace(GOOD, workload=f"hot-{size}") for size in EVENTS_PER_BATCH), TYPICAL),
+    costs=(
+        *(replace(GOOD, workload=f"hot-{size}") for size in EVENTS_PER_BATCH),
+        replace(GOOD, workload="reserving-1", write_units=2.24),
+        TYPICAL,
+    ),
     cold=(GOOD, replace(GOOD, workload="hot-100")),
     few_and_many_accounts=(GOOD, GOOD),
     depths=(DEPTH,),
@@ -54,6 +58,10 @@ def test_good_figures_pass() -> None:
     ("counts", "name"),
     [
         (with_cost("hot-1", write_units=2.26), "write units of an event at 1 a batch"),
+        (
+            with_cost("reserving-1", write_units=2.26),
+            "write units of an event of a run that reserves",
+        ),
         (with_cost("hot-100", write_units=1.105), "write units of an event at 100 a batch"),
         (with_cost("hot-100", requests=0.09), "requests of an event at 100 a batch"),
         (with_cost("hot-1", stored_bytes=900), "bytes stored of an event at 1 a batch"),
