@@ -111,7 +111,7 @@ def account_item(account: Account) -> Item:
     if account.low is not None:
         item["low"] = {"S": codec.pack_low(account.low)}
     if account.reservations:
-        reservations = codec.pack_reservations(account.reservations)
+        reservations = codec.pack_reservations(account.reservations, account.grants)
         item["reservations"] = (
             {"S": reservations} if isinstance(reservations, str) else {"B": reservations}
         )
@@ -127,10 +127,11 @@ def account_item(account: Account) -> Item:
 
 def account_from_item(item: Mapping[str, Any]) -> Account:
     """Read an account's row, from a response or from an image of the change stream."""
+    grants = codec.unpack_grants(item[_grants_attribute_of(item)]["S"])
     return Account(
         principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
         version=int(item["version"]["N"]),
-        grants=codec.unpack_grants(item[_grants_attribute_of(item)]["S"]),
+        grants=grants,
         plan=codec.unpack_plan(item["plan"]["S"]) if "plan" in item else None,
         errored_runs=(
             codec.unpack_errored_runs(_bytes(item["errored_runs"]))
@@ -144,7 +145,7 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
         is_exhausted="is_exhausted" in item,
         low=codec.unpack_low(item["low"]["S"]) if "low" in item else None,
         reservations=(
-            codec.unpack_reservations(_text_or_bytes(item["reservations"]))
+            codec.unpack_reservations(_text_or_bytes(item["reservations"]), grants)
             if "reservations" in item
             else ()
         ),
