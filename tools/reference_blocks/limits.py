@@ -54,6 +54,9 @@ ACCOUNTS: Final[Words] = {
     "aws.items.ROW_BYTES_MAX": "bytes of an account's row",
     "ledger.accounts.PAGE_ENTRIES_FULL": "entries from which a page is full",
     "ledger.accounts.PAGE_IDENTIFIER_BYTES_FULL": "bytes of identifiers from which a page is full",
+    "ledger.accounts.ROOM_FOR_RESERVATIONS_MAX": (
+        "live reservations of an account up to which its page leaves them room in one write unit"
+    ),
     "ledger.entries.PAGES_MAX": "pages of one account",
     "ledger.accounts.ERRORED_RUNS_MAX": (
         "runs that ended with a platform error that an account remembers, to waive late usage"
