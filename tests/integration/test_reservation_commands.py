@@ -20,6 +20,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits_cli.commands import (
     account,
     explain,
+    grant,
     ledger,
     release,
     report,
@@ -60,6 +61,7 @@ def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
         (ledger, ledger.ledger),
         (explain, explain.explain),
         (verify, verify.verify),
+        (grant, grant.grant),
         (reservations, reservations.reservations),
         (release, release.release),
     ):
@@ -142,6 +144,18 @@ class TestBalances:
             run("reservations", "user:ana").stdout
         )
         assert len(ana.row.reservations) == 1
+
+    def test_a_grant_that_is_repeated_says_what_of_it_is_reserved(
+        self, run: Run, ana: Reserving
+    ) -> None:
+        ana.send(requested("r-1"))
+
+        repeated = run("grant", "user:ana", "--pool=add_on", "--credits=500", "--id=g-1")
+
+        assert repeated.stdout == (
+            "user:ana was already granted 500 credits in pool add_on as g-1;"
+            " 425 credits left and 75 reserved for runs in flight.\n"
+        )
 
 
 class TestReservations:
