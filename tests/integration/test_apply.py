@@ -9,8 +9,15 @@ from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.spend_cap import Spending
-from agent_credits.billing.teams import FORMER_MEMBERS_MAX, TENURE_NOTICE, TENURES_MAX, Team, Tenure
-from agent_credits.commit.changes import Recorded
+from agent_credits.billing.teams import (
+    FORMER_MEMBERS_MAX,
+    TENURE_NOTICE,
+    TENURES_MAX,
+    Team,
+    Tenure,
+    bill,
+)
+from agent_credits.commit.changes import Recorded, RunChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.grants import GRANTS_MAX
 from agent_credits.values.errors import Contended
@@ -24,7 +31,7 @@ from agent_credits_cli.target import Target
 from agent_credits_cli.world import World
 from agent_credits_cli.world_file import load_world
 from tests.sample_world import SAMPLES_FILE, pause
-from tests.unit.builders import grant_change
+from tests.unit.builders import grant_change, parsed, requested
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 ANA = Principal("user", "ana")
@@ -209,6 +216,20 @@ class TestTeams:
             ("team", "acme", "time zone", "Europe/Berlin", "Europe/Paris"),
             ("team", "acme", "members", "3 members", "3 members (+zoe -ben)"),
         ]
+
+    def test_a_leaving_member_still_holds_what_their_runs_reserved(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        world = declare()
+        applied(rows, world)
+        event = parsed(requested("r-1", user="ben", credits="100", reserve="estimate"))
+        change = RunChange(event, bill(event, team(rows, "acme"), world.policy))
+        commit(rows, Principal("user", "ben"), [change], now=NOW, pause=pause)
+
+        steps = applied(rows, declare(('"olga", "ana", "ben"', '"olga", "ana"')))
+
+        (warning,) = [warning for step in steps for warning in step.warnings]
+        assert warning.startswith("user:ben leaves team acme and still holds 1,500 credits;")
 
     def test_a_warning_says_what_a_leaving_member_holds_and_until_when_their_events_count(
         self, rows: DynamoDBRows, declare: Declare

@@ -29,6 +29,7 @@ from agent_credits_cli.commands import (
     verify,
 )
 from agent_credits_cli.commands.dead_letters import why_rejected
+from agent_credits_cli.commands.release import release_by_hand
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
 from tests.unit.builders import (
@@ -231,6 +232,19 @@ class TestRelease:
         assert ana.row == before
         assert read(run, "release", "run-1", "--reason", "lost")["released"] == "already"
 
+    def test_a_run_that_reserved_again_is_released_again(self, run: Run, ana: Reserving) -> None:
+        ana.send(requested("r-1"), at=NOW - timedelta(hours=3))
+        ana.send(requested("r-2", run="run-2"), at=NOW - timedelta(hours=3))
+        released = release_by_hand(ana.rows, "run-1", "lost", None, NOW - timedelta(hours=3))
+        assert released.is_new
+        for number in range(20):
+            ana.send(usage(f"u-{number}", "1", run="run-3"))
+        assert ana.send(requested("r-3")) == ["Recorded"]
+
+        result = run("release", "run-1", "--reason", "lost")
+
+        assert result.stdout == "Released run run-1 of user:ana: 75 credits went back.\n"
+
     def test_of_a_child_goes_to_its_parent_and_of_a_parent_closes_its_children(
         self, run: Run, ana: Reserving
     ) -> None:
@@ -276,6 +290,16 @@ class TestRelease:
 
         assert result.exit_code == 2
         assert f"run run-1 holds no reservation: {reason}" in result.stderr
+        assert ana.row == before
+
+    def test_refuses_a_run_whose_reservation_expired(self, run: Run, ana: Reserving) -> None:
+        ana.send(requested("r-1"), at=NOW - timedelta(hours=2))
+        before = ana.row
+
+        result = run("release", "run-1", "--reason", "lost")
+
+        assert result.exit_code == 2
+        assert "run run-1 holds no reservation: it expired, or was closed" in result.stderr
         assert ana.row == before
 
     @pytest.mark.usefixtures("ana")
@@ -413,6 +437,20 @@ class TestExplain:
         assert "f-1: agent_run.finished" in closed
         assert "  ended      20 reserved, 0 drawn; 20 add_on (g-1) went back\n" in closed
         assert "  closed     run root: 75 reserved, 0 drawn; 55 add_on (g-1) went back\n" in closed
+
+    def test_shows_an_end_that_is_recorded_pages_later(self, run: Run, ana: Reserving) -> None:
+        ana.send(
+            requested("r-1", run="root"),
+            requested("r-2", run="child", credits="20", parent_run_id="root"),
+        )
+        for number in range(20):
+            ana.send(usage(f"u-{number}", "1", run="run-3"))
+        ana.send(finished("f-1", run="root"))
+
+        events = read(run, "explain", "child")["events"]
+
+        assert [event["id"] for event in events] == ["r-2", "f-1"]
+        assert events[0]["page"] < events[1]["page"]
 
     def test_shows_who_released_it_and_why(self, run: Run, ana: Reserving) -> None:
         ana.send(requested("r-1"))

@@ -43,7 +43,7 @@ def _fails_for_what_others_hold(entry: Entry) -> bool:
     if not is_request or facts.parent_run_id is not None:
         return False
     available = sum(pool.available_microcredits for pool in entry.pools_before)
-    return available < needed <= available + facts.reserved_before_microcredits
+    return needed <= available + facts.reserved_before_microcredits
 
 
 def _whole(microcredits: Iterable[int]) -> int:
