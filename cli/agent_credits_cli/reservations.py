@@ -97,14 +97,23 @@ def lines_about(entry: Entry, run_id: str, pools: Pools) -> Iterator[tuple[str, 
             pass
     if entry.outcome == "insufficient":
         yield from _what_others_held(entry)
-    for ended in facts.ended:
-        is_its_own = ended.run_id == run_id
-        text = _ended_text(ended, facts, pools)
-        yield ("ended", text) if is_its_own else ("closed", f"run {ended.run_id}: {text}")
+    yield from _ends(entry, run_id, pools)
     if facts.reason is not None:
         yield "reason", facts.reason
     if facts.directive is not None:
         yield "directive", DIRECTIVES[facts.directive]
+
+
+def _ends(entry: Entry, run_id: str, pools: Pools) -> Iterator[tuple[str, str]]:
+    facts, is_its_own_event = entry.reservation, entry.identity.subject == run_id
+    parent = next((e.parent_run_id for e in facts.ended if e.run_id == run_id), None)
+    for ended in facts.ended:
+        if ended.run_id == run_id:
+            yield "ended", _ended_text(ended, facts, pools)
+        elif is_its_own_event:
+            yield "closed", f"run {ended.run_id}: {_ended_text(ended, facts, pools)}"
+        elif ended.run_id == parent:
+            yield "parent", f"the reservation of run {parent} ended, which closes those below it"
 
 
 def _reserved_text(entry: Entry, run_id: str, pools: Pools) -> str:

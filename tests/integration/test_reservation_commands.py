@@ -416,7 +416,8 @@ class TestExplain:
     def test_shows_that_it_expired_or_was_closed_with_its_parent(
         self, run: Run, ana: Reserving
     ) -> None:
-        ana.send(requested("r-1", run="lost"), at=NOW - timedelta(hours=3))
+        lost_too = [requested("r-1", run="lost"), requested("r-0", run="lost-too")]
+        ana.send(*lost_too, at=NOW - timedelta(hours=3))
         expired = run("explain", "lost").stdout
         ana.send(
             requested("r-2", run="root"),
@@ -433,10 +434,16 @@ class TestExplain:
             "  trigger    time alone\n  outcome    expired: the time of these reservations" in lost
         )
         assert "  ended      75 reserved, 0 drawn; 75 add_on (g-1) went back\n" in lost
+        assert "lost-too" not in lost
         closed = run("explain", "child").stdout
         assert "f-1: agent_run.finished" in closed
         assert "  ended      20 reserved, 0 drawn; 20 add_on (g-1) went back\n" in closed
-        assert "  closed     run root: 75 reserved, 0 drawn; 55 add_on (g-1) went back\n" in closed
+        assert (
+            "  parent     the reservation of run root ended, which closes those below it\n"
+        ) in closed
+        root = run("explain", "root").stdout
+        assert "  ended      75 reserved, 0 drawn; 55 add_on (g-1) went back\n" in root
+        assert "  closed     run child: 20 reserved, 0 drawn; 20 add_on (g-1) went back\n" in root
 
     def test_shows_an_end_that_is_recorded_pages_later(self, run: Run, ana: Reserving) -> None:
         ana.send(
