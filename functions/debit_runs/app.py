@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.clients import dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.billing.directory import Directory
@@ -58,7 +59,7 @@ def run_queue() -> RunQueue:
     return RunQueue(sqs_client(), settings.AGENT_RUNS_QUEUE_URL)
 
 
-@metrics.log_metrics
+@metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Return exactly the messages that contain an unrecorded event."""
@@ -71,6 +72,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         getattr(logger, line.level)(line.message, extra=line.fields)
     for name, count in batch.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
+    add_counts_by(metrics, "MessagesPostponed", "cause", batch.postponed)
     try:
         if seconds_by_handle := visible_in(event["Records"], batch.dispositions):
             run_queue().return_in(seconds_by_handle)

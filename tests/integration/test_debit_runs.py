@@ -255,9 +255,10 @@ def test_the_metrics_of_a_batch_are_written_in_the_embedded_format(
 
     debit_runs.invoke({"Records": receive(sqs, queue_url)})
 
-    (metrics,) = [
+    cold_start, metrics = [
         json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line
     ]
+    assert cold_start["ColdStart"] == [1.0]
     assert (metrics["stack"], metrics["service"]) == ("agent-credits", "debit_runs")
     assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AgentCredits"
     assert metrics["MessagesRejected"] == [1.0]

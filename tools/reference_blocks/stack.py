@@ -61,7 +61,10 @@ def _rings_when(alarm: dict[str, Any]) -> str:
     amount = f"`{threshold['Ref']}`" if isinstance(threshold, dict) else f"{threshold:,}"
     dimensions = ", ".join(map(_dimension, alarm["Dimensions"]))
     periods, seconds = alarm["EvaluationPeriods"], alarm["Period"]
-    lasts = _duration(seconds) if periods == 1 else f"each of {periods} x {_duration(seconds)}"
+    breaching = alarm.get("DatapointsToAlarm", "each")
+    lasts = (
+        _duration(seconds) if periods == 1 else f"{breaching} of {periods} x {_duration(seconds)}"
+    )
     return (
         f"the {alarm['Statistic'].lower()} of `{alarm['MetricName']}` ({dimensions}) is"
         f" {'more than' if is_more else alarm['ComparisonOperator']} {amount} in {lasts}"
