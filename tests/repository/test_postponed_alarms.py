@@ -84,3 +84,13 @@ def test_the_alarm_about_slack_lasts_until_the_notice_is_set_aside() -> None:
         window = range(minute - properties["EvaluationPeriods"] + 1, minute + 1)
         breaching = {second // MINUTE for second in receives} & set(window)
         assert len(breaching) >= properties["DatapointsToAlarm"]
+
+
+def test_a_sweep_rings_with_the_second_failure_of_its_one_message() -> None:
+    alarm = RESOURCES["SweepErrorsAlarm"]["Properties"]
+    retried_after = RESOURCES["SweepsQueue"]["Properties"]["VisibilityTimeout"]
+    attempt = RESOURCES["Sweep"]["Properties"]["Timeout"]
+
+    assert (alarm["Threshold"], alarm["EvaluationPeriods"]) == (1, 1)
+    # The first attempt may fail at once and the second time out, in the middle of a minute.
+    assert retried_after + attempt + MINUTE <= alarm["Period"]
