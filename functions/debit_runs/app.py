@@ -73,9 +73,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     for name, count in batch.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
     add_counts_by(metrics, "MessagesPostponed", "cause", batch.postponed)
+    seconds_by_handle = visible_in(event["Records"], batch.dispositions)
     try:
-        if seconds_by_handle := visible_in(event["Records"], batch.dispositions):
+        if seconds_by_handle:
             run_queue().return_in(seconds_by_handle)
     except QueueUnavailable as fault:
         logger.warning("messages return only later", extra={"reason": str(fault)})
+        late = {type(fault).__name__: len(seconds_by_handle)}
+        metrics.add_metric("MessagesPostponed", MetricUnit.Count, len(seconds_by_handle))
+        add_counts_by(metrics, "MessagesPostponed", "cause", late)
     return {"batchItemFailures": [{"itemIdentifier": m} for m in batch.failed_message_ids]}

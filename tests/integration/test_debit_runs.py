@@ -9,6 +9,7 @@ from botocore.exceptions import EndpointConnectionError
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
+from tests.emitted_metrics import emitted, of_stack
 from tests.integration.lambda_runtime import Context, Function, cold_start, receive, send
 from tests.integration.stack_tables import StackTables
 from tests.lambda_events import FOLDER
@@ -192,7 +193,11 @@ def test_what_is_postponed_stays_hidden_until_its_visibility_timeout(
 
 
 def test_an_unavailable_queue_only_delays_messages(
-    debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
+    debit_runs: Function,
+    world: DynamoDBRows,
+    sqs: "SQSClient",
+    queue_url: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, bad = send(sqs, queue_url, [body(usage("e1")), "{"])
     event = {"Records": receive(sqs, queue_url)}
@@ -207,6 +212,9 @@ def test_an_unavailable_queue_only_delays_messages(
     assert failed == [bad]
     assert recorded(world, ANA) == ["e1"]
     assert len(debit_runs.lines("messages return only later")) == 1
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack("MessagesPostponed", "debit_runs")] == 1
+    assert metrics[of_stack("MessagesPostponed", "debit_runs", cause="QueueUnavailable")] == 1
 
 
 @pytest.mark.usefixtures("world")

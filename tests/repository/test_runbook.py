@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent_credits.values import errors
 from tests.emitted_metrics import ROOT, Emitted, by_the_code
 from tests.template import load_template
 
@@ -43,6 +44,16 @@ def test_an_entry_says_what_it_means_what_to_look_at_and_what_to_do(alarm: str) 
     bold = re.findall(r"^- \*\*(.+?)\*\*", ENTRIES[alarm], flags=re.MULTILINE)
 
     assert [word.rstrip(":") for word in bold] == ["Means", "Look at", "Do"]
+
+
+def test_the_entry_about_postponed_events_has_every_cause() -> None:
+    # A missing account is a rejection, and no event needs the row of a team that does not exist.
+    never = {errors.AccountMissing, errors.TeamMissing}
+    causes = {error.__name__ for error in set(errors.AgentCreditsError.__subclasses__()) - never}
+
+    listed = re.findall(r"^    - `(\w+)`:", ENTRIES["EventsPostponedAlarm"], flags=re.MULTILINE)
+
+    assert set(listed) == {cause for cause in causes if hasattr(errors, cause)}
 
 
 def test_what_the_entries_ask_to_look_at_exists() -> None:
