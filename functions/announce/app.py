@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.aws.clients import sns_client, sqs_client
+from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.stream_records import change_of
 from agent_credits.aws.topic import NoticesTopic
@@ -47,7 +48,7 @@ def reloads() -> ReloadQueue:
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
-@metrics.log_metrics
+@metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Announce each record in order; return the first one that could not be announced.
@@ -75,5 +76,6 @@ def _announce(change: StreamRecord) -> int:
     notices = notices_of(change, notice_settings)
     for notice in notices:
         topic.publish(notice)
+        add_counts_by(metrics, "NoticesPublished", "type", {notice.type: 1})
         logger.info("published", extra=notice.log_fields)
     return len(notices)

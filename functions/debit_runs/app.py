@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.clients import dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.billing.directory import Directory
@@ -60,7 +61,7 @@ def run_queue() -> RunQueue:
     return RunQueue(sqs_client(), settings.AGENT_RUNS_QUEUE_URL)
 
 
-@metrics.log_metrics
+@metrics.log_metrics(capture_cold_start_metric=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Return exactly the messages that contain an unrecorded event."""
     # The rest of what `inject_lambda_context` would add is the same on every line.
@@ -74,9 +75,14 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         getattr(logger, line.level)(line.message, extra=line.fields)
     for name, count in batch.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
+    add_counts_by(metrics, "MessagesPostponed", "cause", batch.postponed)
+    seconds_by_handle = visible_in(event["Records"], batch.dispositions)
     try:
-        if seconds_by_handle := visible_in(event["Records"], batch.dispositions):
+        if seconds_by_handle:
             run_queue().return_in(seconds_by_handle)
     except QueueUnavailable as fault:
         logger.warning("messages return only later", extra={"reason": str(fault)})
+        late = {type(fault).__name__: len(seconds_by_handle)}
+        metrics.add_metric("MessagesPostponed", MetricUnit.Count, len(seconds_by_handle))
+        add_counts_by(metrics, "MessagesPostponed", "cause", late)
     return {"batchItemFailures": [{"itemIdentifier": m} for m in batch.failed_message_ids]}

@@ -53,7 +53,7 @@ sweeps: dict[SweepName, Sweep[Any]] = {
 }
 
 
-@metrics.log_metrics
+@metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle the one message. A fault is raised, and the message is redelivered."""

@@ -13,6 +13,7 @@ from agent_credits.aws.items import account_item, account_key, observation_item
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from tests.conformance.samples import model_provider_error
+from tests.emitted_metrics import emitted, of_stack
 from tests.integration.lambda_runtime import Function, receive
 from tests.lambda_events import FOLDER
 from tests.memory_rows import MemoryRows
@@ -145,6 +146,20 @@ def test_every_failed_run_of_a_batch_is_published_across_pages(
 
     runs = [arrived["notice"]["data"]["run_id"] for arrived in inbox(sqs, inbox_url)]
     assert sorted(runs) == sorted(f"run-{number}" for number in range(20))
+
+
+def test_published_notices_are_counted_by_type(
+    announce: Function, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [*stream_event(failing_runs(2).stream)["Records"], observed("run-1", 1)]
+
+    announce.invoke({"Records": records})
+
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack("NoticesPublished", "announce")] == 3
+    failed = of_stack("NoticesPublished", "announce", type="insufficient_credits")
+    exhausted = of_stack("NoticesPublished", "announce", type="provider_quota_exhausted")
+    assert (metrics[failed], metrics[exhausted]) == (2, 1)
 
 
 def test_a_redelivered_record_is_published_under_the_same_id(

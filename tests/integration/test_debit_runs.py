@@ -10,6 +10,7 @@ from botocore.exceptions import EndpointConnectionError
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
+from tests.emitted_metrics import emitted, of_stack
 from tests.integration.lambda_runtime import Context, Function, cold_start, receive, send
 from tests.integration.stack_tables import StackTables
 from tests.lambda_events import FOLDER
@@ -202,7 +203,11 @@ def test_what_is_postponed_stays_hidden_until_its_visibility_timeout(
 
 
 def test_an_unavailable_queue_only_delays_messages(
-    debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
+    debit_runs: Function,
+    world: DynamoDBRows,
+    sqs: "SQSClient",
+    queue_url: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, bad = send(sqs, queue_url, [body(usage("e1")), "{"])
     event = {"Records": receive(sqs, queue_url)}
@@ -217,6 +222,9 @@ def test_an_unavailable_queue_only_delays_messages(
     assert failed == [bad]
     assert recorded(world, ANA) == ["e1"]
     assert len(debit_runs.lines("messages return only later")) == 1
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack("MessagesPostponed", "debit_runs")] == 1
+    assert metrics[of_stack("MessagesPostponed", "debit_runs", cause="QueueUnavailable")] == 1
 
 
 @pytest.mark.usefixtures("world")
@@ -290,9 +298,10 @@ def test_the_metrics_of_a_batch_are_written_in_the_embedded_format(
 
     debit_runs.invoke({"Records": receive(sqs, queue_url)})
 
-    (metrics,) = [
+    cold_start, metrics = [
         json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line
     ]
+    assert cold_start["ColdStart"] == [1.0]
     assert (metrics["stack"], metrics["service"]) == ("agent-credits", "debit_runs")
     assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AgentCredits"
     assert metrics["MessagesRejected"] == [1.0]

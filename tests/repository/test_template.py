@@ -354,6 +354,8 @@ def something_has_no_alarm(template: Template) -> Iterator[str]:
     }
     needed = {
         ("CompareAndSetRetries", "debit_runs"),
+        ("MessagesPostponed", "debit_runs"),
+        ("MessagesPostponed", "notify_slack"),
         ("ReloadsOpen", "auto_reload"),
         ("AccountsDrifted", "sweep"),
         ("TeamsNotReported", "sweep"),
@@ -818,6 +820,8 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0, "Value"), "agent-credits"),
     (something_has_no_alarm, ("Resources", "ContentionAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "EventsDeadLetteredAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "EventsPostponedAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "SlackPostponedAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesLateAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "LedgerWriteThrottlesAlarm"), REMOVED),
     (outputs_differ_from_the_contract, ("Outputs", "LedgerTableName"), REMOVED),

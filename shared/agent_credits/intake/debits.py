@@ -128,6 +128,7 @@ class Debits:
         ]
         return DebitedBatch(
             dispositions=_by_message(deliveries, settled),
+            events=len(read),
             outcomes=tuple(outcome for group in groups for outcome in group.outcomes),
             reported=tuple(o for o in observed if isinstance(o, ReportedModelProviderError)),
             retries=sum(group.retries for group in groups),
