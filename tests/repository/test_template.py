@@ -431,7 +431,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     }
     of_sweeps = {
         "ForAllValues:StringLike": {
-            "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*"]
+            "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*", "SWEEP#*"]
         },
         "Null": keys,
     }
