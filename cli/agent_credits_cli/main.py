@@ -15,6 +15,7 @@ from agent_credits_cli.commands import (
     grant,
     ledger,
     notices,
+    outputs,
     report,
     send,
     sweep,
@@ -52,6 +53,7 @@ for command in (
     watch.watch,
     verify.verify,
     sweep.sweep,
+    outputs.outputs,
     dead_letters.dead_letters,
 ):
     app.command(cls=Command)(command)

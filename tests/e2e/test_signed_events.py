@@ -39,7 +39,7 @@ class SignedStack:
         self._deployment.deploy(STACK_NAME, f"EventSignatures={mode}")
         stack = self._stack
         outputs = deployed_outputs(stack.session, stack.config, stack.endpoint_url, STACK_NAME)
-        return replace(stack, outputs=StackOutputs.of(outputs, STACK_NAME))
+        return replace(stack, stack_name=STACK_NAME, outputs=StackOutputs.of(outputs, STACK_NAME))
 
 
 @pytest.fixture
