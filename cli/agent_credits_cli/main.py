@@ -41,6 +41,7 @@ app = typer.Typer(
 )
 app.add_typer(local.app, name="local")
 app.add_typer(notices.app, name="notices")
+app.add_typer(dead_letters.app, name="dead-letters")
 for command in (
     apply.apply,
     send.send,
@@ -54,7 +55,6 @@ for command in (
     verify.verify,
     sweep.sweep,
     outputs.outputs,
-    dead_letters.dead_letters,
 ):
     app.command(cls=Command)(command)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from agent_credits_cli.commands import send as send_module
-from agent_credits_cli.commands.dead_letters import DeadLetter, read_dead_letters
+from agent_credits_cli.dead_letters import DeadLetter, read_dead_letters
 from agent_credits_cli.target import StackOutputs, Target, deployed_outputs, rows_of
 from agent_credits_local.checkout import this_checkout
 from agent_credits_local.deployment import Deployment
