@@ -18,6 +18,7 @@ from agent_credits_cli.commands import (
     outputs,
     report,
     send,
+    status,
     sweep,
     team,
     verify,
@@ -54,6 +55,7 @@ for command in (
     watch.watch,
     verify.verify,
     sweep.sweep,
+    status.status,
     outputs.outputs,
 ):
     app.command(cls=Command)(command)
