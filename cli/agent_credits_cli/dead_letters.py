@@ -23,7 +23,7 @@ from agent_credits.events.agent_runs import (
 from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
 from agent_credits.ledger.entries import Identity
 from agent_credits.notices.published import NotAnEnvelope, read_envelope
-from agent_credits.values.errors import SecretUnavailable
+from agent_credits.values.errors import PolicyMissing, SecretUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.dead_letter_queue import peek
 from agent_credits_cli.errors import CommandError
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 NO_LONGER_REJECTED: Final = "rejected_no_more"
+POLICY_MISSING: Final = "policy_missing"
 WHY_ELSEWHERE: Final[Mapping[QueueName, str]] = {
     "reloads": "its payment stayed unknown, or AutoReload failed on it; its log says which",
     "slack": "Slack rejected it, or did not answer for hours; the log of NotifySlack says which",
@@ -152,9 +153,15 @@ class _Reasons:
         self._now = now
 
     def of(self, message: "MessageTypeDef") -> tuple[str, str]:
-        rejection = _why_not_authentic(
-            message, self._keys, unsigned_counts=self._unsigned_counts
-        ) or why_rejected(parse_message(message["Body"]), self._rows, self._directory, self._now)
+        try:
+            rejection = _why_not_authentic(
+                message, self._keys, unsigned_counts=self._unsigned_counts
+            ) or why_rejected(
+                parse_message(message["Body"]), self._rows, self._directory, self._now
+            )
+        except PolicyMissing as missing:
+            # Its events wait, and are dead letters only after many attempts.
+            return POLICY_MISSING, f"{missing}; apply it, then move the message back"
         if rejection is None:
             return NO_LONGER_REJECTED, "it would be accepted now; move it back to the queue"
         return rejection.code, rejection.reason

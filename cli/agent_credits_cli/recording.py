@@ -5,8 +5,8 @@ an entry moves from its account's open page to a receipt, so the page is read fi
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic, sleep
 from typing import Final
@@ -25,6 +25,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.values.errors import PolicyMissing
 from agent_credits.values.principals import Principal
+from agent_credits_cli.dead_letters import DeadLetter
 from agent_credits_cli.messages import Message
 
 # The first look is early, and the later ones are rarer: each reads what is not recorded yet.
@@ -54,10 +55,6 @@ class Missing:
     code: str
     reason: str
 
-    @property
-    def may_be_in_dead_letters(self) -> bool:
-        return self.code == NOT_RECORDED_YET
-
 
 @dataclass(slots=True)
 class Recording:
@@ -66,6 +63,10 @@ class Recording:
     awaited: list[Awaited]
     missing: list[Missing] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        return self.settled + len(self.awaited)
 
     @property
     def settled(self) -> int:
@@ -183,12 +184,11 @@ def _why_not_yet(
     accounts: Mapping[Principal, Account],
     now: datetime,
 ) -> tuple[str, str]:
-    if isinstance(billed, PolicyMissing):
-        return NOT_RECORDED_YET, f"{billed}; apply it, and the event is debited"
-    account = accounts.get(billed.principal) if isinstance(billed, Billing) else None
-    reload = account.reload if account else None
+    if not isinstance(billed, Billing):
+        return NOT_RECORDED_YET, str(billed)
+    reload = accounts[billed.principal].reload if billed.principal in accounts else None
     if reload and reload.state == "requested" and reload.until and now < reload.until:
-        return WAITING_FOR_RELOAD, f"{account.principal if account else ''} waits for a reload"
+        return WAITING_FOR_RELOAD, f"{billed.principal} waits for a reload"
     return NOT_RECORDED_YET, "it is in the queue, or being debited"
 
 
@@ -197,6 +197,12 @@ def _missing(awaited: Awaited, code: str, reason: str) -> Missing:
     return Missing(awaited.message_id, event.id, event.subject, code, reason)
 
 
-def by_message(missing: Iterable[Missing]) -> Iterator[str]:
-    """Yield the ids of the messages whose events may have been rejected for an unknown reason."""
-    yield from dict.fromkeys(m.message_id for m in missing if m.may_be_in_dead_letters)
+def explained(missing: Iterable[Missing], letters: Iterable[DeadLetter]) -> list[Missing]:
+    """Return the events with the reasons of those whose messages lie in the dead-letter queue."""
+    by_message = {letter.message_id: letter for letter in letters}
+    return [
+        replace(one, code=letter.code, reason=letter.reason)
+        if one.code == NOT_RECORDED_YET and (letter := by_message.get(one.message_id))
+        else one
+        for one in missing
+    ]

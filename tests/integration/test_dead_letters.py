@@ -179,6 +179,21 @@ def test_a_message_that_nobody_can_read_is_shown_without_harm(
     assert all(about_of(name, unreadable) is not None for name in QUEUE_NAMES)
 
 
+def test_events_whose_policy_is_missing_say_so(
+    run: Run, rows: DynamoDBRows, sqs: "SQSClient", queues: dict[str, Queue]
+) -> None:
+    tenures = tuple(t.model_copy(update={"policy_version": "gone"}) for t in ACME.tenures)
+    rows.compare_and_set_team(ACME.model_copy(update={"version": 2, "tenures": tenures}))
+    sqs.send_message(
+        QueueUrl=queues["agent-runs"].dead_letters_url, MessageBody=body(usage("evt-1"))
+    )
+
+    shown = run()
+
+    assert shown.exit_code == 0
+    assert "  policy_missing: policy 'gone' is not applied; apply it" in shown.stdout
+
+
 def test_many_events_of_one_message_are_named_in_part(
     run: Run, sqs: "SQSClient", queues: dict[str, Queue]
 ) -> None:

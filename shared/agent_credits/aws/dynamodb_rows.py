@@ -36,6 +36,7 @@ from agent_credits.aws.items import (
     last_sweep_item,
     last_sweep_key,
     observation_item,
+    observation_key,
     page_from_item,
     page_item,
     page_key,
@@ -246,6 +247,9 @@ class DynamoDBRows:
             except self._condition_failed:
                 return False
         return True
+
+    def has_observation(self, observation: "Observation") -> bool:
+        return self._read_row(observation_key(observation)) is not None
 
     def put_page(self, page: Page) -> None:
         self._at_once(self._inserts_of_page(page))
