@@ -129,7 +129,7 @@ def purge(
 ) -> None:
     """Delete messages for good. A deleted event is never debited, and a reload stays open.
 
-    With --json, the deleted messages are printed with their bodies, so that a file can keep them.
+    To keep them in a file first: `dead-letters --body --json`.
     """
     target = connect(context)
     taken = _taken(
