@@ -143,17 +143,22 @@ def test_each_queue_is_shown_with_what_is_in_it(run: Run, stack: Target, sqs: "S
     assert {one["waiting"] for one in others} == {0}
 
 
-def test_the_age_is_the_newest_that_cloudwatch_has(run: Run, stack: Target) -> None:
-    now = datetime.now(UTC)
-    name = stack.outputs.agent_runs_queue_url.rpartition("/")[2]
-    for ago, age in ((AGE_WINDOW + timedelta(minutes=5), 9.0), (timedelta(minutes=4), 70.0)):
+def test_the_age_is_the_newest_that_cloudwatch_has_and_none_from_long_ago(
+    run: Run, stack: Target
+) -> None:
+    long_ago = AGE_WINDOW + timedelta(minutes=5)
+    for url, ago, age in (
+        (stack.outputs.agent_runs_queue_url, timedelta(minutes=7), 9.0),
+        (stack.outputs.agent_runs_queue_url, timedelta(minutes=4), 70.0),
+        (stack.outputs.reloads_queue_url, long_ago, 3_000.0),
+    ):
         stack.cloudwatch.put_metric_data(
             Namespace="AWS/SQS",
             MetricData=[
                 {
                     "MetricName": "ApproximateAgeOfOldestMessage",
-                    "Dimensions": [{"Name": "QueueName", "Value": name}],
-                    "Timestamp": now - ago,
+                    "Dimensions": [{"Name": "QueueName", "Value": url.rpartition("/")[2]}],
+                    "Timestamp": datetime.now(UTC) - ago,
                     "Value": age,
                 }
             ],
