@@ -15,8 +15,10 @@ from agent_credits_cli.commands import (
     grant,
     ledger,
     notices,
+    outputs,
     report,
     send,
+    status,
     sweep,
     team,
     verify,
@@ -40,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(local.app, name="local")
 app.add_typer(notices.app, name="notices")
+app.add_typer(dead_letters.app, name="dead-letters")
 for command in (
     apply.apply,
     send.send,
@@ -52,7 +55,8 @@ for command in (
     watch.watch,
     verify.verify,
     sweep.sweep,
-    dead_letters.dead_letters,
+    status.status,
+    outputs.outputs,
 ):
     app.command(cls=Command)(command)
 

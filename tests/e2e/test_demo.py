@@ -6,7 +6,7 @@ import pytest
 
 from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.published import Published
-from agent_credits_cli.commands.dead_letters import read_dead_letters
+from agent_credits_cli.dead_letters import read_dead_letters
 from agent_credits_cli.subscription import QUEUE_PREFIX
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import verify_all

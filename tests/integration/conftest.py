@@ -62,10 +62,13 @@ def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
         "AccountsTableName": tables.accounts,
         "LedgerTableName": tables.ledger,
         "ReloadsQueueUrl": f"{queue_url}-reloads.fifo",
+        "ReloadsDeadLetterQueueUrl": f"{queue_url}-reloads-dead-letters.fifo",
         "SweepsQueueUrl": f"{queue_url}-sweeps.fifo",
+        "SweepsDeadLetterQueueUrl": f"{queue_url}-sweeps-dead-letters.fifo",
     }
     return Target(
         name="moto",
+        stack_name="agent-credits",
         session=aws,
         config=CLIENT_CONFIG,
         endpoint_url=None,

@@ -2,6 +2,7 @@
 last test here can break every rule once and see that its guard notices.
 """
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -27,7 +28,11 @@ OUTPUTS = {
     "AgentRunsQueueUrl": {"Ref": "AgentRunsQueue"},
     "AgentRunsDeadLetterQueueUrl": {"Ref": "AgentRunsDeadLetterQueue"},
     "ReloadsQueueUrl": {"Ref": "ReloadsQueue"},
+    "ReloadsDeadLetterQueueUrl": {"Ref": "ReloadsDeadLetterQueue"},
+    "SlackQueueUrl": {"Ref": "SlackQueue"},
+    "SlackDeadLetterQueueUrl": {"Ref": "SlackDeadLetterQueue"},
     "SweepsQueueUrl": {"Ref": "SweepsQueue"},
+    "SweepsDeadLetterQueueUrl": {"Ref": "SweepsDeadLetterQueue"},
     "StripeSecretArn": {"Fn::GetAtt": ["StripeSecret", "Id"]},
     "EventSignatures": {"Ref": "EventSignatures"},
     "EventSigningSecretArn": {"Fn::GetAtt": ["EventSigningSecret", "Id"]},
@@ -35,6 +40,8 @@ OUTPUTS = {
     "NoticesTopicArn": {"Ref": "NoticesTopic"},
     "AccountsTableName": {"Ref": "AccountsTable"},
     "LedgerTableName": {"Ref": "LedgerTable"},
+    "StackVersion": importlib.metadata.version("agent-credits"),
+    "FunctionsRuntime": {"Ref": "Runtime"},
 }
 # Which rows concern somebody when they change.
 ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX)
@@ -433,7 +440,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     }
     of_sweeps = {
         "ForAllValues:StringLike": {
-            "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*"]
+            "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*", "SWEEP#*"]
         },
         "Null": keys,
     }

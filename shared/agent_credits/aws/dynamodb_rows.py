@@ -32,7 +32,11 @@ from agent_credits.aws.items import (
     checkpoint_from_item,
     checkpoint_item,
     checkpoint_key,
+    last_sweep_from_item,
+    last_sweep_item,
+    last_sweep_key,
     observation_item,
+    observation_key,
     page_from_item,
     page_item,
     page_key,
@@ -55,6 +59,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import PAGES_MAX, Identity, Page, Receipt
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.sweeps.rows import Stretch, Unreadable
 from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.values.principals import Principal
@@ -190,6 +195,14 @@ class DynamoDBRows:
         with _faults_as_rows_unavailable():
             self._client.put_item(TableName=self._accounts_table, Item=burn_count_item(count))
 
+    def read_last_sweep(self, sweep: SweepName) -> LastSweep | None:
+        item = self._read_row(last_sweep_key(sweep))
+        return _understood(partial(last_sweep_from_item, sweep), item) if item else None
+
+    def put_last_sweep(self, last: LastSweep) -> None:
+        with _faults_as_rows_unavailable():
+            self._client.put_item(TableName=self._accounts_table, Item=last_sweep_item(last))
+
     def list_accounts(self) -> Iterator[Account]:
         """Yield every account, in no order. Reads the whole table: for the operator only."""
         for item in self._scan(ACCOUNT_PREFIX):
@@ -234,6 +247,9 @@ class DynamoDBRows:
             except self._condition_failed:
                 return False
         return True
+
+    def has_observation(self, observation: "Observation") -> bool:
+        return self._read_row(observation_key(observation)) is not None
 
     def put_page(self, page: Page) -> None:
         self._at_once(self._inserts_of_page(page))
