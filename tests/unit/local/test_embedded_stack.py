@@ -41,6 +41,8 @@ OUTPUTS = {
     "ReloadsQueueUrl": "http://127.0.0.1/reloads-queue",
     "SweepsQueueUrl": "http://127.0.0.1/sweeps-queue",
     "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
+    "AnnounceFunctionName": "announce",
+    "AnnounceFailuresBucketName": "announce-failures",
     "AccountsTableName": "accounts",
     "LedgerTableName": "ledger",
 }
