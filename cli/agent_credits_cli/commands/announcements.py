@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from agent_credits.notices.notice import iso
-from agent_credits.values.display import count_text, time_text
+from agent_credits.values.display import count_text, shortened, time_text
 from agent_credits_cli.conventions import Command
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.hints import as_typed
@@ -14,6 +14,7 @@ from agent_credits_cli.set_aside import SetAside, keep_only, read, read_all, rep
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import Target, connect
 
+REASON_CHARACTERS_SHOWN: Final = 200
 KEPT_EXIT_STATUS: Final = 1
 HELP: Final = "Look at changes that could not be announced, and announce them."
 
@@ -63,7 +64,7 @@ def replay_set_aside(
     context: typer.Context,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", help="Replay only these; all without any."),
+        typer.Argument(metavar="ID...", help="Replay only these; all without any."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +119,7 @@ def _lines(replayed: Replayed) -> list[str]:
         return ["No change is set aside; all were announced."]
     changes = count_text(replayed.records, "change")
     lines = [f"Announced {changes}, with {count_text(replayed.notices, 'notice')}."]
-    lines += [f"{kept.row} stays set aside: {kept.reason}" for kept in replayed.kept]
+    lines += [f"{kept.row} stays set aside: {_shown(kept.reason)}" for kept in replayed.kept]
     if replayed.stopped:
         lines.append("The rest was not tried. Once that has passed, run the command again.")
     elif replayed.kept:
@@ -142,5 +143,9 @@ def _text(failure: SetAside) -> str:
     return (
         f"{failure.id}  set aside {time_text(failure.set_aside_at)}\n"
         f"  {changed}\n"
-        f"  {failure.condition}: {failure.reason or 'no reason given'}"
+        f"  {failure.condition}: {_shown(failure.reason) or 'no reason given'}"
     )
+
+
+def _shown(reason: str) -> str:
+    return shortened(reason, REASON_CHARACTERS_SHOWN)

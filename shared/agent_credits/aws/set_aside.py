@@ -54,7 +54,8 @@ def reason_of(error: BaseException) -> str:
     It may quote the row, so it belongs beside the record and not into the log. What a terminal
     would obey is left out.
     """
-    words = "".join(traceback.format_exception_only(error.__cause__ or error)).split()
+    raised_from = error.__cause__ or error
+    words = f"{type(raised_from).__name__}: {raised_from}".split()
     return "".join(character for character in " ".join(words) if character.isprintable())
 
 
