@@ -1,7 +1,7 @@
 """The changes that could not be announced: reading, replaying and removing them."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -56,15 +56,15 @@ def row_of(record: Record) -> str:
     return str(record["dynamodb"]["Keys"]["pk"]["S"])
 
 
-def read_all(target: Target) -> Iterator[SetAside]:
-    """Yield what was set aside, oldest first."""
+def ids_of(target: Target) -> list[str]:
+    """Return the ids of what was set aside, oldest first."""
     pages = target.s3.get_paginator("list_objects_v2").paginate(
         Bucket=target.outputs.announce_failures_bucket_name,
         PaginationConfig={"MaxItems": OBJECTS_MAX},
     )
     listed = [found for page in pages for found in page.get("Contents", [])]
-    for found in sorted(listed, key=lambda found: (found["LastModified"], found["Key"])):
-        yield read(target, found["Key"])
+    listed.sort(key=lambda found: (found["LastModified"], found["Key"]))
+    return [found["Key"] for found in listed]
 
 
 def read(target: Target, key: str) -> SetAside:

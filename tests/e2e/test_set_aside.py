@@ -14,7 +14,7 @@ from agent_credits.aws.items import Item, observation_item
 from agent_credits.aws.set_aside import batch_text
 from agent_credits_cli.commands import announcements
 from agent_credits_cli.main import app
-from agent_credits_cli.set_aside import SetAside, read_all, row_of
+from agent_credits_cli.set_aside import SetAside, ids_of, read, row_of
 from agent_credits_cli.subscription import Watch, subscribed
 from agent_credits_cli.target import Target
 from tests.conformance.samples import model_provider_error
@@ -51,7 +51,7 @@ def set_aside(stack: Target, row: str) -> SetAside:
     """Wait until the change of this row is set aside."""
     ends_at = time.monotonic() + SECONDS_MAX
     while True:
-        for failure in read_all(stack):
+        for failure in (read(stack, key) for key in ids_of(stack)):
             if row in map(row_of, failure.records):
                 return failure
         assert time.monotonic() < ends_at, f"the change of {row} is not set aside"

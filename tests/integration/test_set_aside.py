@@ -408,6 +408,17 @@ def test_the_list_shows_rows_and_reasons_of_both_writers(world: World) -> None:
     assert as_json[1]["condition"] == "RetryAttemptsExhausted"
 
 
+def test_the_list_shows_the_oldest_and_how_many_more_there_are(world: World) -> None:
+    world.topic.faults["*"] = TOO_LONG
+    world.function.invoke({"Records": records_of(3)})
+
+    shown = world.operator("list", "--limit", "1").stdout
+
+    assert shown.startswith("records/00000.json ")
+    assert shown.endswith("and 2 more\n")
+    assert "records/00001.json" not in shown
+
+
 def test_nothing_set_aside_is_said_so(world: World) -> None:
     assert world.operator("list").stdout == "No change is set aside; all were announced.\n"
     assert json.loads(world.operator("list", "--json").stdout) == []

@@ -1,5 +1,6 @@
 """`agent-credits announcements`: changes that could not be announced, and announcing them now."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -10,12 +11,13 @@ from agent_credits.values.display import count_text, shortened, time_text
 from agent_credits_cli.conventions import Command
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.hints import as_typed
-from agent_credits_cli.set_aside import SetAside, keep_only, read, read_all, replay, row_of
-from agent_credits_cli.tables import AsJson, out, print_json
+from agent_credits_cli.set_aside import SetAside, ids_of, keep_only, read, replay, row_of
+from agent_credits_cli.tables import AsJson, out, print_json, tracked
 from agent_credits_cli.target import Target, connect
 
 REASON_CHARACTERS_SHOWN: Final = 200
 KEPT_EXIT_STATUS: Final = 1
+NOTHING_SET_ASIDE: Final = "No change is set aside; all were announced."
 HELP: Final = "Look at changes that could not be announced, and announce them."
 
 app = typer.Typer(cls=CommandGroup, no_args_is_help=True, help=HELP)
@@ -47,16 +49,26 @@ def announcements() -> None:
 
 
 @app.command("list", cls=Command)
-def list_set_aside(context: typer.Context, as_json: AsJson = False) -> None:
+def list_set_aside(
+    context: typer.Context,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1_000, help="Show at most this many objects.")
+    ] = 100,
+    as_json: AsJson = False,
+) -> None:
     """Show the changes that were set aside, oldest first, and why. Each is kept for 14 days."""
-    failures = list(read_all(connect(context)))
+    target = connect(context)
+    ids = ids_of(target)
+    failures = [read(target, key) for key in ids[:limit]]
     if as_json:
         print_json([_to_json(failure) for failure in failures])
         return
-    if not failures:
-        out().print("No change is set aside; all were announced.")
+    if not ids:
+        out().print(NOTHING_SET_ASIDE)
     for failure in failures:
         out().print(_text(failure), soft_wrap=True)
+    if len(ids) > limit:
+        out().print(f"and {len(ids) - limit:,} more")
 
 
 @app.command("replay", cls=Command)
@@ -74,8 +86,7 @@ def replay_set_aside(
     1. A notice has the same id as ever, so a consumer that has seen it drops it.
     """
     target = connect(context)
-    failures = [read(target, key) for key in ids] if ids else list(read_all(target))
-    replayed = replay_all(target, failures)
+    replayed = replay_all(target, ids or ids_of(target))
     if as_json:
         print_json(
             {
@@ -91,11 +102,12 @@ def replay_set_aside(
         raise typer.Exit(KEPT_EXIT_STATUS)
 
 
-def replay_all(target: Target, failures: list[SetAside]) -> Replayed:
+def replay_all(target: Target, ids: Sequence[str]) -> Replayed:
     """Announce the records in order; keep those that cannot be, and all behind a passing fault."""
     records = notices = 0
     kept: list[Kept] = []
-    for failure in failures:
+    for key in tracked(ids, "replaying"):
+        failure = read(target, key)
         remaining = list(failure.records)
         try:
             for record in failure.records:
@@ -116,7 +128,7 @@ def replay_all(target: Target, failures: list[SetAside]) -> Replayed:
 
 def _lines(replayed: Replayed) -> list[str]:
     if not replayed.records and not replayed.kept:
-        return ["No change is set aside; all were announced."]
+        return [NOTHING_SET_ASIDE]
     changes = count_text(replayed.records, "change")
     lines = [f"Announced {changes}, with {count_text(replayed.notices, 'notice')}."]
     lines += [f"{kept.row} stays set aside: {_shown(kept.reason)}" for kept in replayed.kept]
