@@ -102,8 +102,10 @@ def s3(aws: boto3.Session) -> "S3Client":
 
 @pytest.fixture
 def failures_bucket(s3: "S3Client") -> str:
-    s3.create_bucket(Bucket="announce-failures")
-    return "announce-failures"
+    # Of its own name, as the tables are: within another moto, this one does not begin empty.
+    name = f"announce-failures-{next(_suffixes)}"
+    s3.create_bucket(Bucket=name)
+    return name
 
 
 @pytest.fixture

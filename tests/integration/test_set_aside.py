@@ -129,7 +129,8 @@ def world(
 ) -> World:
     topic = Topic()
     monkeypatch.setattr(announce.app.topic, "_client", topic)
-    connected = replace(target)
+    outputs = target.outputs.model_copy(update={"announce_failures_bucket_name": failures_bucket})
+    connected = replace(target, outputs=outputs)
     monkeypatch.setitem(connected.__dict__, "functions", Functions(announce))
     monkeypatch.setattr(announcements, "connect", lambda _: connected)
     mapping = StreamMapping(announce, s3, failures_bucket)
@@ -388,7 +389,7 @@ def test_a_foreign_object_in_the_bucket_is_reported(world: World) -> None:
     result = world.operator("list")
 
     assert result.exit_code == 2
-    assert "notes.txt in the bucket announce-failures is no record" in result.stderr
+    assert f"notes.txt in the bucket {world.bucket} is no record" in result.stderr
 
 
 def test_the_list_shows_rows_and_reasons_of_both_writers(world: World) -> None:
