@@ -35,6 +35,7 @@ ACTION_OF_OPERATION = {
 }
 STATEMENTS_OF_PARTIQL = {"dynamodb:BatchExecuteStatement", "dynamodb:ExecuteStatement"}
 PARTIQL_VERB = re.compile(r"(INSERT|SELECT|UPDATE|DELETE) ")
+OBJECTS_OF_BUCKET = re.compile(r"\$\{(\w+)\.Arn\}/\*")
 # What an attribute of a client is that is no operation.
 NO_OPERATION = {"exceptions", "meta"}
 # What Lambda does in the function's name for each of its event sources.
@@ -43,6 +44,8 @@ POLLS_STREAM = (
     *("dynamodb:DescribeStream", "dynamodb:GetRecords"),
     *("dynamodb:GetShardIterator", "dynamodb:ListStreams"),
 )
+# And where it puts what it gave up on.
+SETS_ASIDE = ("s3:PutObject", "s3:ListBucket")
 WRITES_LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
 # What SNS does with the topic's key in the name of whoever publishes.
 ENCRYPTS = ("kms:GenerateDataKey", "kms:Decrypt")
@@ -123,7 +126,7 @@ def _called_by_lambda(properties: Mapping[str, Any]) -> Iterator[Permission]:
             case "DynamoDB":
                 yield from ((action, _referred(source["Stream"])) for action in POLLS_STREAM)
                 failures = source["DestinationConfig"]["OnFailure"]["Destination"]
-                yield "sqs:SendMessage", _referred(failures)
+                yield from ((action, _referred(failures)) for action in SETS_ASIDE)
             case other:
                 raise AssertionError(f"not known here: what Lambda does for {other}")
     log_group = _referred(properties["LoggingConfig"]["LogGroup"])
@@ -419,6 +422,8 @@ def _referred(value: Any) -> str:
     match value:
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
             return name
+        case {"Fn::Sub": str(text)} if objects := OBJECTS_OF_BUCKET.fullmatch(text):
+            return objects[1]
         case {"Fn::If": [_, there, _]}:
             # What is there under a condition is called and allowed under the same.
             return _referred(there)

@@ -9,6 +9,7 @@ import typer
 
 from agent_credits_cli.commands import (
     account,
+    announcements,
     apply,
     dead_letters,
     explain,
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.add_typer(local.app, name="local")
 app.add_typer(notices.app, name="notices")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(announcements.app, name="announcements")
 for command in (
     apply.apply,
     send.send,

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from mypy_boto3_cloudformation.type_defs import StackTypeDef
     from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
@@ -57,6 +59,8 @@ class StackOutputs(BaseModel):
     sweeps_queue_url: str
     sweeps_dead_letter_queue_url: str
     notices_topic_arn: str
+    announce_function_name: str
+    announce_failures_bucket_name: str
     accounts_table_name: str
     ledger_table_name: str
     event_signatures: SignatureMode = "off"
@@ -120,6 +124,14 @@ class Target:
     @cached_property
     def logs(self) -> "CloudWatchLogsClient":
         return self.session.client("logs", endpoint_url=self.endpoint_url, config=self.config)
+
+    @cached_property
+    def s3(self) -> "S3Client":
+        return self.session.client("s3", endpoint_url=self.endpoint_url, config=self.config)
+
+    @cached_property
+    def functions(self) -> "LambdaClient":
+        return self.session.client("lambda", endpoint_url=self.endpoint_url, config=self.config)
 
     def posted_to_slack(self) -> Sequence[Mapping[str, Any]] | None:
         """Return what this stack has posted to Slack so far; None if only Slack knows."""

@@ -1,6 +1,8 @@
 """Publish notices and reload requests, derived from the change stream of committed rows."""
 
 import os
+from collections import Counter
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -8,20 +10,17 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
+from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.aws.clients import sns_client, sqs_client
+from agent_credits.aws.announcer import Announced, Announcer
+from agent_credits.aws.clients import s3_client, sns_client, sqs_client
 from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.reload_queue import ReloadQueue
-from agent_credits.aws.stream_records import change_of
+from agent_credits.aws.set_aside import SetAsideRecords
 from agent_credits.aws.topic import NoticesTopic
-from agent_credits.notices.announcements import (
-    AccountRecord,
-    NoticeSettings,
-    StreamRecord,
-    notices_of,
-    reload_requests,
-)
+from agent_credits.notices.announcements import NoticeSettings
+from agent_credits.values.errors import NotAnnounceable
 
 
 class Settings(BaseModel):
@@ -31,6 +30,7 @@ class Settings(BaseModel):
     NOTICES_TOPIC_ARN: str
     PROBLEM_TYPE_BASE_URL: str
     RELOADS_QUEUE_URL: str
+    ANNOUNCE_FAILURES_BUCKET: str
 
 
 logger = Logger()
@@ -38,7 +38,6 @@ metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
 # Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
-notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
 topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
 
 
@@ -48,34 +47,60 @@ def reloads() -> ReloadQueue:
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
+@cache
+def set_aside_records() -> SetAsideRecords:
+    return SetAsideRecords(s3_client(), settings.ANNOUNCE_FAILURES_BUCKET)
+
+
+announcer = Announcer(topic, reloads, NoticeSettings(settings.PROBLEM_TYPE_BASE_URL))
+
+
 @metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Announce each record in order; return the first one that could not be announced.
+    """Announce each record in order; return the first one that cannot be announced now.
 
-    The stream is delivered again from that record on, so order is kept and no notice is lost.
+    The stream is delivered again from that record on, so order is kept and no notice is lost. One
+    that no retry would help is set aside: returned or raised, it would hold up those behind it.
     """
-    published = 0
-    for record in event["Records"]:
-        image = record["dynamodb"]
-        try:
-            published += _announce(change_of(image))
-        except (BotoCoreError, ClientError):
-            logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
-            metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
-            return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
-    metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
-    return {"batchItemFailures": []}
+    published, set_aside = Counter[str](), list[str]()
+    try:
+        if "replay" in event:
+            announced, replay = announcer.replay(event["replay"])
+            published.update(_logged(announced))
+            return asdict(replay)
+        for record in event["Records"]:
+            image = record["dynamodb"]
+            try:
+                published.update(_announced(record, set_aside))
+            except (BotoCoreError, ClientError):
+                logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
+                return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
+        return {"batchItemFailures": []}
+    finally:
+        metrics.add_metric("NoticesPublished", MetricUnit.Count, published.total())
+        add_counts_by(metrics, "NoticesPublished", "type", published)
+        if set_aside:
+            metrics.add_metric("RecordsSetAside", MetricUnit.Count, len(set_aside))
 
 
-def _announce(change: StreamRecord) -> int:
-    for request in reload_requests(change) if isinstance(change, AccountRecord) else ():
-        reloads().send(request)
+def _announced(record: dict[str, Any], set_aside: list[str]) -> list[str]:
+    """Announce a record, or set it aside; return the types of the notices that were published."""
+    try:
+        return _logged(announcer.announce(record))
+    except NotAnnounceable as error:
+        key = set_aside_records().put(record, error, datetime.now(UTC))
+        # Without the text of what it was raised from, which may quote the row. The object has it.
+        logger.error("set aside", extra={"object": key, "error": str(error)})
+        set_aside.append(key)
+        return []
+
+
+def _logged(announced: Announced) -> list[str]:
+    """Log what was announced; return the types of its notices."""
+    for request in announced.requests:
         extra = {"reload_id": request.reload_id, "principal": str(request.principal)}
         logger.info("reload requested", extra=extra)
-    notices = notices_of(change, notice_settings)
-    for notice in notices:
-        topic.publish(notice)
-        add_counts_by(metrics, "NoticesPublished", "type", {notice.type: 1})
+    for notice in announced.notices:
         logger.info("published", extra=notice.log_fields)
-    return len(notices)
+    return [notice.type for notice in announced.notices]

@@ -35,9 +35,10 @@ from agent_credits.notices.slack_posts import (
 )
 from agent_credits.values.errors import SecretUnavailable
 
-# Longer than a notice can be redelivered: it stays at most 4 days in the queue and then 14 in the
-# dead-letter queue, from which it may be redriven.
-REMEMBERED_SECONDS = 20 * 24 * 60 * 60
+# Longer than a notice can be redelivered: its change may be set aside for 14 days before a replay.
+# It then stays at most 4 days in the queue and 14 in the dead-letter queue, from which it may be
+# redriven.
+REMEMBERED_SECONDS = 35 * 24 * 60 * 60
 
 
 class Settings(BaseModel):

@@ -57,6 +57,7 @@ def stage(endpoint_url: str) -> FirstEvents:
         "NOTICES_TOPIC_ARN": client("sns").create_topic(Name="notices")["TopicArn"],
         "PROBLEM_TYPE_BASE_URL": "",
         "RELOADS_QUEUE_URL": nowhere,
+        "ANNOUNCE_FAILURES_BUCKET": "none",
         "STRIPE_SECRET_ARN": "none",
         "STRIPE_API_BASE": endpoint_url,
         "SLACK_QUEUE_URL": nowhere,

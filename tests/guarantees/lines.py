@@ -118,6 +118,22 @@ LINES = (
         "::test_the_stream_comes_again_from_the_record_that_could_not_be_published",
     ),
     Line(
+        "9 every failed run has a notice: what cannot be announced is kept",
+        "functions/announce/app.py",
+        "key = set_aside_records().put(record, error, datetime.now(UTC))",
+        'key = ""',
+        "tests/integration/test_set_aside.py"
+        "::test_exactly_the_record_that_cannot_be_announced_is_set_aside",
+    ),
+    Line(
+        "9 every failed run has a notice: one bad record holds up no other",
+        f"{PACKAGE}/aws/announcer.py",
+        "raise NotAnnounceable(type(error).__name__) from error",
+        "raise",
+        "tests/integration/test_set_aside.py"
+        "::test_exactly_the_record_that_cannot_be_announced_is_set_aside",
+    ),
+    Line(
         "10 spent plus reserved never passes the cap",
         f"{PACKAGE}/billing/spend_cap.py",
         "    if reservation.price_cents > spending.head_room(cap_cents, reservation.month):\n"

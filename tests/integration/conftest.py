@@ -15,6 +15,7 @@ from tests.integration.stack_tables import StackTables, create_tables
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
@@ -59,6 +60,8 @@ def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
         "AgentRunsQueueUrl": queue_url,
         "AgentRunsDeadLetterQueueUrl": f"{queue_url}-dead-letters",
         "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
+        "AnnounceFunctionName": "announce",
+        "AnnounceFailuresBucketName": "announce-failures",
         "AccountsTableName": tables.accounts,
         "LedgerTableName": tables.ledger,
         "ReloadsQueueUrl": f"{queue_url}-reloads.fifo",
@@ -96,7 +99,22 @@ def inbox_url(sqs: "SQSClient", sns: "SNSClient", topic_arn: str) -> str:
 
 
 @pytest.fixture
-def announce(topic_arn: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> Function:
+def s3(aws: boto3.Session) -> "S3Client":
+    return aws.client("s3")
+
+
+@pytest.fixture
+def failures_bucket(s3: "S3Client") -> str:
+    # Of its own name, as the tables are: within another moto, this one does not begin empty.
+    name = f"announce-failures-{next(_suffixes)}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def announce(
+    topic_arn: str, sqs: "SQSClient", failures_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> Function:
     environment = {
         "STACK_NAME": "agent-credits",
         "NOTICES_TOPIC_ARN": topic_arn,
@@ -104,5 +122,6 @@ def announce(topic_arn: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) 
         "RELOADS_QUEUE_URL": sqs.create_queue(
             QueueName="reloads.fifo", Attributes={"FifoQueue": "true"}
         )["QueueUrl"],
+        "ANNOUNCE_FAILURES_BUCKET": failures_bucket,
     }
     return cold_start("announce", environment, monkeypatch)

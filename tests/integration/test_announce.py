@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from pydantic import ValidationError
 
 from agent_credits.aws.items import account_item, account_key, observation_item
 from agent_credits.commit.write_protocol import commit
@@ -216,25 +215,6 @@ def test_an_observation_is_published_like_a_commit(
         "principal": "user:ana",
         "retryable": "false",
     }
-
-
-# A batch that fails has no metrics, of which Powertools warns on its way out.
-@pytest.mark.filterwarnings("ignore:No application metrics to publish")
-def test_a_row_of_a_newer_version_fails_the_batch_so_that_lambda_isolates_it(
-    announce: Function, sqs: "SQSClient", inbox_url: str
-) -> None:
-    records = [observed(f"run-{number}", number) for number in range(3)]
-    newer = {"kind": "of_a_newer_version"}
-    records[1]["dynamodb"]["NewImage"]["observation"] = {"S": json.dumps(newer)}
-
-    with pytest.raises(ValidationError, match="newer_version"):
-        announce.invoke({"Records": records})
-
-    # Lambda halves the batch until the record is alone, and sets that one aside.
-    inbox(sqs, inbox_url)
-    assert announce.failed_ids({"Records": [records[2]]}) == []
-    (arrived,) = inbox(sqs, inbox_url)
-    assert arrived["notice"]["data"]["run_id"] == "run-2"
 
 
 def test_a_run_with_the_longest_name_is_published(

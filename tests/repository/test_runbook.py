@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent_credits.values import errors
+from agent_credits_cli.queues import QUEUE_NAMES
 from tests.emitted_metrics import ROOT, Emitted, by_the_code
 from tests.template import load_template
 
@@ -23,7 +24,7 @@ ALARMS: dict[str, dict[str, Any]] = {
 # What the helpers of the page take: a function with a message of its log, a function, a queue.
 LOG = re.compile(r"`log (\w+) \"?([\w ]+?)\"?`")
 CRASHES = re.compile(r"`crashes (\w+)`")
-REDRIVE = re.compile(r"`redrive (\w+)`")
+REDRIVE = re.compile(r"`agent-credits dead-letters redrive --all --queue ([\w-]+)`")
 METRIC = re.compile(r"`([A-Z]\w+)`")
 
 
@@ -47,8 +48,9 @@ def test_an_entry_says_what_it_means_what_to_look_at_and_what_to_do(alarm: str) 
 
 
 def test_the_entry_about_postponed_events_has_every_cause() -> None:
-    # A missing account is a rejection, and no event needs the row of a team that does not exist.
-    never = {errors.AccountMissing, errors.TeamMissing}
+    # A missing account is a rejection, no event needs the row of a team that does not exist, and
+    # only Announce announces.
+    never = {errors.AccountMissing, errors.TeamMissing, errors.NotAnnounceable}
     causes = {error.__name__ for error in set(errors.AgentCreditsError.__subclasses__()) - never}
 
     listed = re.findall(r"^    - `(\w+)`:", ENTRIES["EventsPostponedAlarm"], flags=re.MULTILINE)
@@ -57,7 +59,6 @@ def test_the_entry_about_postponed_events_has_every_cause() -> None:
 
 
 def test_what_the_entries_ask_to_look_at_exists() -> None:
-    resources = load_template()["Resources"]
     functions = {path.parent.name for path in (ROOT / "functions").glob("*/app.py")}
     logged, crashed = LOG.findall(RUNBOOK), CRASHES.findall(RUNBOOK)
     redriven = REDRIVE.findall(RUNBOOK)
@@ -68,9 +69,7 @@ def test_what_the_entries_ask_to_look_at_exists() -> None:
         code = (ROOT / "functions" / function / "app.py").read_text()
         code += (ROOT / "shared/agent_credits/intake/debited_batch.py").read_text()
         assert f'"{message}"' in code, (function, message)
-    for queue in redriven:
-        policy = resources[queue]["Properties"]["RedriveAllowPolicy"]
-        assert policy["redrivePermission"] == "byQueue"
+    assert set(redriven) == set(QUEUE_NAMES)
 
 
 def metrics_of_the_guide() -> Iterator[Emitted]:

@@ -7,6 +7,7 @@ from botocore.config import Config
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
@@ -24,6 +25,10 @@ CALLS = Config(
 
 def dynamodb_client() -> "DynamoDBClient":
     return boto3.client("dynamodb", config=CALLS)
+
+
+def s3_client() -> "S3Client":
+    return boto3.client("s3", config=CALLS)
 
 
 def secretsmanager_client() -> "SecretsManagerClient":

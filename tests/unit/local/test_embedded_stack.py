@@ -43,6 +43,8 @@ OUTPUTS = {
     "SweepsQueueUrl": "http://127.0.0.1/sweeps-queue",
     "SweepsDeadLetterQueueUrl": "http://127.0.0.1/sweeps-dead-letter-queue",
     "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
+    "AnnounceFunctionName": "announce",
+    "AnnounceFailuresBucketName": "announce-failures",
     "AccountsTableName": "accounts",
     "LedgerTableName": "ledger",
 }
