@@ -15,6 +15,7 @@ from agent_credits.aws.clients import dynamodb_client, secretsmanager_client, sq
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
+from agent_credits.aws.threads import COMMITS_AT_ONCE, Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
@@ -49,7 +50,14 @@ rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_
 mode, keys = settings.EVENT_SIGNATURES, None
 if mode != "off":
     keys = SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
-debits = Debits(rows, Directory(rows), back_off, keys, unsigned_counts=mode == "check-signed")
+debits = Debits(
+    rows,
+    Directory(rows),
+    back_off,
+    keys,
+    unsigned_counts=mode == "check-signed",
+    side_by_side=Threads(COMMITS_AT_ONCE),
+)
 
 
 @cache

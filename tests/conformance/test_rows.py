@@ -155,7 +155,7 @@ def test_a_page_is_flushed_and_other_receipts_are_read_in_one_call(
     page = Page(ana, 2, tuple(entry(name, f"e-{number}") for number in range(60)))
     unknown = run_identity("/platform", name, "unknown")
 
-    found = rows.flush_and_read_receipts(page, [*(e.identity for e in before.entries), unknown])
+    found = rows.flush_and_read_receipts([page], [*(e.identity for e in before.entries), unknown])
 
     assert found == {e.identity: Receipt(ana, 1, e) for e in before.entries}
     flushed = rows.read_receipts([e.identity for e in page.entries])
