@@ -2,7 +2,7 @@
 
 import os
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
@@ -15,7 +15,7 @@ from agent_credits.aws.clients import dynamodb_client, secretsmanager_client, sq
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
-from agent_credits.aws.threads import COMMITS_AT_ONCE, Threads
+from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
@@ -37,12 +37,9 @@ class Settings(BaseModel):
     EVENT_SIGNING_SECRET_ARN: str
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 logger = Logger()
 metrics = Metrics()
+now = partial(datetime.now, UTC)
 settings = Settings.model_validate(dict(os.environ))
 # Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
@@ -51,12 +48,7 @@ mode, keys = settings.EVENT_SIGNATURES, None
 if mode != "off":
     keys = SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
 debits = Debits(
-    rows,
-    Directory(rows),
-    back_off,
-    keys,
-    unsigned_counts=mode == "check-signed",
-    side_by_side=Threads(COMMITS_AT_ONCE),
+    rows, Directory(rows), back_off, keys, Threads(), unsigned_counts=mode == "check-signed"
 )
 
 

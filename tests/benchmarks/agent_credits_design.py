@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.items import account_item
-from agent_credits.aws.threads import COMMITS_AT_ONCE, Threads
+from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
@@ -83,9 +83,7 @@ class AgentCreditsInTurn(AgentCredits):
 class DebitRuns:
     def __init__(self, rows: DynamoDBRows, team_id: str) -> None:
         self._directory = Directory(rows)
-        self._debits = Debits(
-            rows, self._directory, back_off, side_by_side=Threads(COMMITS_AT_ONCE)
-        )
+        self._debits = Debits(rows, self._directory, back_off, side_by_side=Threads())
         self._team_id = team_id
 
     def learn_settings(self) -> None:

@@ -26,7 +26,7 @@ class Threads:
     A call must not wait for another one on the same threads: all of them could be waiting.
     """
 
-    def __init__(self, threads_max: int) -> None:
+    def __init__(self, threads_max: int = COMMITS_AT_ONCE) -> None:
         self._pool = ThreadPoolExecutor(threads_max)
 
     def __call__(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:

@@ -120,8 +120,8 @@ class Debits:
         directory: Directory,
         pause: Pause,
         signing_keys: Keys | None = None,
-        *,
         side_by_side: SideBySide = in_turn,
+        *,
         unsigned_counts: bool = False,
     ) -> None:
         self._rows = rows
