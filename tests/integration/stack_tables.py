@@ -17,6 +17,8 @@ WITHOUT_EFFECT_IN_TESTS = {
     "SSESpecification",
     # It removes what is long past, at some time: no code may rely on that.
     "TimeToLiveSpecification",
+    # How soon a table is large enough for much traffic.
+    "WarmThroughput",
 }
 
 

@@ -1,5 +1,6 @@
-"""What an operator sets for latency and load: batches and their window."""
+"""What an operator sets for latency and load: batches, their window, and the tables' warmth."""
 
+import re
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ def evaluated(expression: Any, values: dict[str, str]) -> Any:
             return evaluated(one, values) == evaluated(other, values)
         case {"Fn::Not": [inner]}:
             return not evaluated(inner, values)
+        case {"Fn::And": parts}:
+            return all(evaluated(part, values) for part in parts)
         case {"Fn::Or": parts}:
             return any(evaluated(part, values) for part in parts)
         case {"Fn::Contains": [choices, one]}:
@@ -38,6 +41,10 @@ def evaluated(expression: Any, values: dict[str, str]) -> Any:
             return expression
         case _:
             raise AssertionError(f"not known here: {expression}")
+
+
+def accepts(template: Template, parameter: str, value: str) -> bool:
+    return re.search(template["Parameters"][parameter]["AllowedPattern"], value) is not None
 
 
 def test_the_defaults_break_no_rule(template: Template) -> None:
@@ -81,3 +88,48 @@ def test_the_event_source_gets_both_as_they_are_set(monkeypatch: pytest.MonkeyPa
     assert mapping["BatchSize"] == {"Ref": "BatchSize"}
     # 0 is written out: without the property, a window that is set would stay.
     assert mapping["MaximumBatchingWindowInSeconds"] == {"Ref": "BatchingWindowSeconds"}
+
+
+@pytest.mark.parametrize("table", ["AccountsTable", "LedgerTable"])
+def test_a_table_is_warmed_only_where_both_numbers_are_set(template: Template, table: str) -> None:
+    condition, warm, otherwise = template["Resources"][table]["Properties"]["WarmThroughput"][
+        "Fn::If"
+    ]
+
+    assert warm == {
+        "ReadUnitsPerSecond": {"Ref": "WarmReadUnitsPerSecond"},
+        "WriteUnitsPerSecond": {"Ref": "WarmWriteUnitsPerSecond"},
+    }
+    assert otherwise == {"Ref": "AWS::NoValue"}
+    holds = template["Conditions"][condition]
+    for reads, writes, is_warmed in (
+        ("0", "0", False),
+        ("12000", "0", False),
+        ("0", "20000", False),
+        ("12000", "20000", True),
+    ):
+        values = {"WarmReadUnitsPerSecond": reads, "WarmWriteUnitsPerSecond": writes}
+        assert evaluated(holds, values) is is_warmed
+
+
+@pytest.mark.parametrize(("reads", "writes"), [("0", "20000"), ("30000", "0")])
+def test_one_number_alone_is_refused_and_not_ignored(
+    template: Template, reads: str, writes: str
+) -> None:
+    refused = refusals(template, WarmReadUnitsPerSecond=reads, WarmWriteUnitsPerSecond=writes)
+
+    assert refused == ["WarmThroughputIsReadsAndWrites"]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "accepted", "refused"),
+    [
+        ("WarmReadUnitsPerSecond", ("0", "12000", "40000", "100000"), ("", "1", "11999", "-1")),
+        ("WarmWriteUnitsPerSecond", ("0", "4000", "9999", "40000"), ("", "1", "3999", "4000.5")),
+    ],
+)
+def test_less_than_a_new_table_takes_anyway_is_refused(
+    template: Template, parameter: str, accepted: tuple[str, ...], refused: tuple[str, ...]
+) -> None:
+    assert all(accepts(template, parameter, value) for value in accepted)
+    assert not any(accepts(template, parameter, value) for value in refused)
