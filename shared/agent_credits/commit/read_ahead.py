@@ -19,12 +19,12 @@ from agent_credits.values.principals import Principal
 class Ahead(Struct, frozen=True):
     """What the first attempt of a commit starts from, instead of reading it.
 
-    `is_warm`: the row was cached by this worker, not read. If `flushes_ahead` tells so, the page is
-    flushed.
+    `receipts` has each identity that was looked up, with None where there is no receipt. `is_warm`:
+    the row was cached by this worker, not read. If `flushes_ahead` tells so, the page is flushed.
     """
 
     row: Account
-    receipts: Mapping[Identity, Receipt]
+    receipts: Mapping[Identity, Receipt | None]
     is_warm: bool
 
 
@@ -45,7 +45,7 @@ def read_ahead(
     wanted = list(dict.fromkeys(identity for of_row in wanted_of.values() for identity in of_row))
     receipts = rows.flush_and_read_receipts(full, wanted) if full else rows.read_receipts(wanted)
     return {
-        p: Ahead(row, {i: receipts[i] for i in wanted_of[p] if i in receipts}, p in warm)
+        p: Ahead(row, {i: receipts.get(i) for i in wanted_of[p]}, p in warm)
         for p, row in row_of.items()
     }
 

@@ -70,7 +70,7 @@ class _Attempt(Struct, frozen=True):
     changes: Sequence[Change]
     rebill: Rebill | None
     is_warm: bool = False
-    receipts: Mapping[Identity, Receipt] | None = None
+    receipts: Mapping[Identity, Receipt | None] | None = None
 
     def on(self, newer: Account) -> "_Attempt":
         """Return the attempt that starts from a row which was just read."""
@@ -128,8 +128,11 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
     row = attempt.row
     wanted = not_on_page(row, attempt.changes)
     is_flushed = flushes_ahead(row, wanted)
+    receipts: Mapping[Identity, Receipt]
     if attempt.receipts is not None:
-        receipts = attempt.receipts
+        # Otherwise a repeat would look new.
+        require(attempt.receipts.keys() >= set(wanted), "all changes were looked up ahead")
+        receipts = {i: receipt for i, receipt in attempt.receipts.items() if receipt}
     elif is_flushed:
         receipts = rows.flush_and_read_receipts([row.page], wanted)
     else:

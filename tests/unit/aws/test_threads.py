@@ -46,6 +46,7 @@ def test_an_error_is_raised_once_every_other_call_has_ended() -> None:
 
     def end() -> None:
         assert has_failed.wait(timeout=10)
+        threading.Event().wait(0.05)
         ended.append(True)
 
     with pytest.raises(ValueError, match="this one alone"):

@@ -246,6 +246,15 @@ def test_what_others_commit_after_reading_ahead_is_neither_repeated_nor_lost(
     assert sorted(ids) == sorted([*(f"e{n}" for n in range(events_meanwhile)), "new"])
 
 
+def test_what_was_read_ahead_serves_only_the_changes_that_were_looked_up() -> None:
+    rows = CountingRows()
+    open_account(rows)
+    ahead = read_ahead_for(rows, usage("e1"))
+
+    with pytest.raises(InvariantViolated):
+        commit(rows, ANA, run_changes(usage("e2")), now=NOW, pause=pause, ahead=ahead)
+
+
 def test_an_account_that_does_not_exist_is_left_out_of_what_is_read_ahead() -> None:
     rows = CountingRows()
     open_account(rows)

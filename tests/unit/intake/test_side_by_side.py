@@ -240,6 +240,24 @@ def test_what_an_account_has_for_several_commits_is_committed_in_order() -> None
         assert recorded_ids(rows, principal) == ids
 
 
+def test_repeats_that_take_several_commits_are_all_recognised_by_a_worker_that_reads_ahead() -> (
+    None
+):
+    rows = CountedRows()
+    many = CHANGES_PER_COMMIT_MAX + 50
+    bodies = [body(usage(f"e{n:04}-{user}", user=user)) for n in range(many) for user in USERS[:2]]
+    deliver(debits_of(rows), *bodies)
+    # One more commit, so that everything before it has left the page.
+    deliver(debits_of(rows), *one_of_each("last"))
+    before = dict(rows.accounts)
+
+    batch = deliver(debits_of(rows), *bodies)
+
+    assert {outcome.name for outcome in batch.outcomes} == {"already_recorded"}
+    assert len(batch.outcomes) == len(bodies)
+    assert rows.accounts == before
+
+
 def test_time_is_asked_for_before_each_commit_begins() -> None:
     rows = CountedRows()
     left = iter([True, True, True, False, False, False, False])
