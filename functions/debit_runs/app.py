@@ -3,7 +3,7 @@
 import logging
 import os
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
@@ -17,6 +17,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
+from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
@@ -38,13 +39,10 @@ class Settings(BaseModel):
     EVENT_SIGNING_SECRET_ARN: str
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 # Every byte of a log line is paid for, and each line comes from one place.
 logger = Logger(location=None)
 metrics = Metrics()
+now = partial(datetime.now, UTC)
 settings = Settings.model_validate(dict(os.environ))
 # Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
@@ -52,7 +50,9 @@ rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_
 mode, keys = settings.EVENT_SIGNATURES, None
 if mode != "off":
     keys = SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
-debits = Debits(rows, Directory(rows), back_off, keys, unsigned_counts=mode == "check-signed")
+debits = Debits(
+    rows, Directory(rows), back_off, keys, Threads(), unsigned_counts=mode == "check-signed"
+)
 
 
 @cache

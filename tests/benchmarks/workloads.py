@@ -32,7 +32,7 @@ RUN_EVENTS = 10
 UNIFORM_ACCOUNTS = 1_000
 UNIFORM_BATCH = 100
 TRACE_ACCOUNTS = 40
-# As the template has it: BatchSize and BatchingWindowSeconds.
+# BatchSize and BatchingWindowSeconds of a queue that is busy.
 BATCH_MESSAGES_MAX = 100
 BATCHING_WINDOW_SECONDS = 1.0
 

@@ -45,9 +45,17 @@ LINES = (
     Line(
         "3 one outcome per event: the page is flushed before the next one",
         f"{PACKAGE}/commit/write_protocol.py",
-        "receipts = rows.flush_and_read_receipts(row.page, wanted)",
+        "receipts = rows.flush_and_read_receipts([row.page], wanted)",
         "receipts = rows.read_receipts(wanted)",
         f"{MODEL}[write protocol: usage]",
+    ),
+    Line(
+        "3 one outcome per event: after a lost race, receipts are read again",
+        f"{PACKAGE}/commit/write_protocol.py",
+        "return replace(self, row=newer, is_warm=False, receipts=None)",
+        "return replace(self, row=newer, is_warm=False)",
+        "tests/unit/commit/test_write_protocol.py"
+        "::test_what_others_commit_after_reading_ahead_is_neither_repeated_nor_lost",
     ),
     Line(
         "3 one outcome per event: what has a receipt is recorded",

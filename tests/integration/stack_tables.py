@@ -18,6 +18,8 @@ WITHOUT_EFFECT_IN_TESTS = {
     "TableClass",
     # It removes what is long past, at some time: no code may rely on that.
     "TimeToLiveSpecification",
+    # How soon a table is large enough for much traffic.
+    "WarmThroughput",
 }
 
 

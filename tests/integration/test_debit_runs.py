@@ -1,6 +1,7 @@
 """The function debit_runs from its cold start on: whole SQS events in, tables and queue after."""
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,40 @@ def test_a_batch_of_good_messages_is_debited_and_acknowledged(
     assert recorded(world, BEN) == ["e2", "e3"]
     assert recorded(world, OLGA) == ["e4"]
     assert balance(world, ANA) == 997_500_000
+
+
+def test_accounts_are_written_at_the_same_time_and_all_writes_have_ended_on_return(
+    debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
+) -> None:
+    together = threading.Barrier(3, timeout=10)
+    under_way: list[str] = []
+
+    def made(params: dict[str, Any], **_: Any) -> None:
+        under_way.append(params["body"])
+        together.wait()
+
+    def answered(**_: Any) -> None:
+        under_way.pop()
+
+    events = debit_runs.app.rows._client.meta.events
+    events.register("before-call.dynamodb.PutItem", made)
+    events.register("after-call.dynamodb.PutItem", answered)
+    send(
+        sqs,
+        queue_url,
+        [
+            body(usage("e1")),
+            body(usage("e2", user="ben")),
+            body(usage("e3", trigger=TRIGGERS["schedule"])),
+        ],
+    )
+
+    answer = debit_runs.invoke({"Records": receive(sqs, queue_url)})
+
+    # A barrier that one write waits at alone breaks, and its message would come back.
+    assert answer == {"batchItemFailures": []}
+    assert under_way == []
+    assert [recorded(world, p) for p in (ANA, BEN, OLGA)] == [["e1"], ["e2"], ["e3"]]
 
 
 def test_a_message_that_is_delivered_again_is_acknowledged_and_changes_nothing(

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
+from agent_credits.aws.threads import CONNECTIONS_MAX
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_s3 import S3Client
@@ -19,6 +21,7 @@ CALLS = Config(
     connect_timeout=1,
     read_timeout=3,
     retries={"mode": "standard", "total_max_attempts": 3},
+    max_pool_connections=CONNECTIONS_MAX,
     parameter_validation=False,
 )
 

@@ -9,7 +9,6 @@ that is a fault, and the messages go back to the queue.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -53,6 +52,7 @@ from agent_credits.aws.items import (
     team_item,
     team_key,
 )
+from agent_credits.aws.threads import CALLS_AT_ONCE, Threads
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
@@ -82,9 +82,6 @@ BATCH_GET_KEYS_MAX = 100
 BATCH_STATEMENTS_MAX = 25
 BATCH_ROUNDS_MAX = 8
 RESULT_PAGES_MAX = 10_000
-# A batch of a hundred events makes six calls: for its receipts, and for the previous page with a
-# hundred receipts.
-PARALLEL_CALLS = 8
 
 # DynamoDB's code for an item that exists already: an earlier attempt put it, or another worker that
 # flushed the same page.
@@ -111,8 +108,7 @@ class DynamoDBRows:
         # Read once, because botocore creates its exception classes on first use: two threads that
         # use it at the same time get two classes, and neither catches what the other's call raises.
         self._condition_failed = client.exceptions.ConditionalCheckFailedException
-        # Its threads start with the first parallel calls, and stay for the next ones.
-        self._pool = ThreadPoolExecutor(PARALLEL_CALLS)
+        self._side_by_side = Threads(CALLS_AT_ONCE)
 
     def read_account(self, principal: Principal) -> Account | None:
         item = self._read_row(account_key(principal))
@@ -127,7 +123,7 @@ class DynamoDBRows:
         return _understood(policy_from_item, item) if item else None
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
-        return _receipts(self._at_once(self._gets_of_receipts(identities)))
+        return _receipts(self._side_by_side(self._gets_of_receipts(identities)))
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         for item in self._query_prefix(run_partition(run_id), "EVENT#"):
@@ -252,17 +248,17 @@ class DynamoDBRows:
         return self._read_row(observation_key(observation)) is not None
 
     def put_page(self, page: Page) -> None:
-        self._at_once(self._inserts_of_page(page))
+        self._side_by_side(self._inserts_of([page]))
 
     def flush_and_read_receipts(
-        self, page: Page, identities: Collection[Identity]
+        self, pages: Collection[Page], identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
-        inserts = self._inserts_of_page(page)
-        answers = self._at_once([*inserts, *self._gets_of_receipts(identities)])
+        inserts = self._inserts_of(pages)
+        answers = self._side_by_side([*inserts, *self._gets_of_receipts(identities)])
         return _receipts(answers[len(inserts) :])
 
-    def _inserts_of_page(self, page: Page) -> list[Call]:
-        items = [page_item(page), *receipt_items(page)]
+    def _inserts_of(self, pages: Collection[Page]) -> list[Call]:
+        items = [item for page in pages for item in (page_item(page), *receipt_items(page))]
         return [partial(self._insert, chunk) for chunk in _chunks(items, BATCH_STATEMENTS_MAX)]
 
     def _gets_of_receipts(self, identities: Collection[Identity]) -> list[Call]:
@@ -299,19 +295,7 @@ class DynamoDBRows:
         return None
 
     def _batch_get_all(self, table: str, keys: Sequence[Item]) -> list[Item]:
-        return [item for items in self._at_once(self._gets(table, keys)) for item in items]
-
-    def _at_once(self, calls: Sequence[Call]) -> list[list[Item]]:
-        """Return the items that each call reads, in the order of the calls.
-
-        A single call uses no thread. If one fails, its error is raised after the others have ended,
-        so that no call runs on into the next batch or is frozen with the function.
-        """
-        if len(calls) <= 1:
-            return [call() for call in calls]
-        made = [self._pool.submit(call) for call in calls]
-        wait(made)
-        return [call.result() for call in made]
+        return [item for items in self._side_by_side(self._gets(table, keys)) for item in items]
 
     def _gets(self, table: str, keys: Sequence[Item]) -> list[Call]:
         return [partial(self._batch_get, table, c) for c in _chunks(keys, BATCH_GET_KEYS_MAX)]
