@@ -52,6 +52,7 @@ class StackOutputs(BaseModel):
     reloads_queue_url: str
     sweeps_queue_url: str
     notices_topic_arn: str
+    notices_table_name: str
     accounts_table_name: str
     ledger_table_name: str
     event_signatures: SignatureMode = "off"

@@ -1,6 +1,7 @@
 """Publish notices and reload requests, derived from the change stream of committed rows."""
 
 import os
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -10,7 +11,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.aws.clients import sns_client, sqs_client
+from agent_credits.aws.clients import dynamodb_client, sns_client, sqs_client
+from agent_credits.aws.kept_notices import KeptNotices, NoticesNotKept
 from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.stream_records import change_of
 from agent_credits.aws.topic import NoticesTopic
@@ -21,6 +23,7 @@ from agent_credits.notices.announcements import (
     notices_of,
     reload_requests,
 )
+from agent_credits.notices.notice import Notice
 
 
 class Settings(BaseModel):
@@ -28,6 +31,7 @@ class Settings(BaseModel):
 
     STACK_NAME: str
     NOTICES_TOPIC_ARN: str
+    NOTICES_TABLE: str
     PROBLEM_TYPE_BASE_URL: str
     RELOADS_QUEUE_URL: str
 
@@ -47,6 +51,12 @@ def reloads() -> ReloadQueue:
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
+@cache
+def kept_notices() -> KeptNotices:
+    """Return the table; few commits publish a notice, so most cold starts need no client."""
+    return KeptNotices(dynamodb_client(), settings.NOTICES_TABLE)
+
+
 @metrics.log_metrics
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -54,26 +64,33 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
 
     The stream is delivered again from that record on, so order is kept and no notice is lost.
     """
-    published = 0
+    published: list[Notice] = []
+    failures: list[dict[str, str]] = []
     for record in event["Records"]:
         image = record["dynamodb"]
         try:
-            published += _announce(change_of(image))
+            _announce(change_of(image), published)
         except (BotoCoreError, ClientError):
             logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
-            metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
-            return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
-    metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
-    return {"batchItemFailures": []}
+            failures = [{"itemIdentifier": image["SequenceNumber"]}]
+            break
+    metrics.add_metric("NoticesPublished", MetricUnit.Count, len(published))
+    if published:
+        try:
+            kept_notices().put_all(published, datetime.now(UTC))
+        except NoticesNotKept as fault:
+            # Not a failure of the records: they would be announced again.
+            logger.exception("not kept", extra={"notices": fault.notices})
+            metrics.add_metric("NoticesNotKept", MetricUnit.Count, fault.notices)
+    return {"batchItemFailures": failures}
 
 
-def _announce(change: StreamRecord) -> int:
+def _announce(change: StreamRecord, published: list[Notice]) -> None:
     for request in reload_requests(change) if isinstance(change, AccountRecord) else ():
         reloads().send(request)
         extra = {"reload_id": request.reload_id, "principal": str(request.principal)}
         logger.info("reload requested", extra=extra)
-    notices = notices_of(change, notice_settings)
-    for notice in notices:
+    for notice in notices_of(change, notice_settings):
         topic.publish(notice)
+        published.append(notice)
         logger.info("published", extra=notice.log_fields)
-    return len(notices)
