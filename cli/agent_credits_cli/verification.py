@@ -31,6 +31,8 @@ class VerifiedRows(LedgerRows, Protocol):
 
     def list_accounts(self) -> Iterator[Account]: ...
 
+    def list_page_owners(self) -> set[Principal]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:
@@ -84,10 +86,15 @@ class Verified:
 NOTHING: Final = Verified(0, Sums(), ())
 
 
-def verify_all(rows: VerifiedRows) -> Verified:
-    """Verify every account, several at a time; findings are in the order of accounts."""
+def verify_all(rows: VerifiedRows, *, with_page_owners: bool = False) -> Verified:
+    """Verify every account, several at a time; findings are in the order of accounts.
+
+    `with_page_owners` adds accounts that only the ledger knows, and reads all of it to find them.
+    """
     with err().status("listing accounts"):
-        principals = sorted(account.principal for account in rows.list_accounts())
+        found = {account.principal for account in rows.list_accounts()}
+        found |= rows.list_page_owners() if with_page_owners else set()
+        principals = sorted(found)
     parts: dict[Principal, Verified] = {}
     policies: dict[str, BillingPolicy] = {}
     with progress() as bar, ThreadPoolExecutor(ACCOUNTS_AT_ONCE) as pool:

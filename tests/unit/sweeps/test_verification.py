@@ -627,6 +627,9 @@ def test_an_account_that_was_opened_after_the_moment_of_its_table_is_named(
 
     assert str(found).startswith("user:ana: AccountsTable is older than LedgerTable by pages 1 to ")
     assert len(found.newer_keys) == len(rows.pages) + len(rows.receipts)
+    # Nobody lists it but the ledger.
+    assert verify_all(rows).torn == ()
+    assert verify_all(rows, with_page_owners=True).torn == (found,)
 
 
 def test_a_ledger_restored_to_an_earlier_moment_than_its_accounts_is_named(
