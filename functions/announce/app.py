@@ -65,24 +65,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     The stream is delivered again from that record on, so order is kept and no notice is lost.
     """
     published: list[Notice] = []
-    failures: list[dict[str, str]] = []
     for record in event["Records"]:
         image = record["dynamodb"]
         try:
             _announce(change_of(image), published)
         except (BotoCoreError, ClientError):
             logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
-            failures = [{"itemIdentifier": image["SequenceNumber"]}]
-            break
-    metrics.add_metric("NoticesPublished", MetricUnit.Count, len(published))
-    if published:
-        try:
-            kept_notices().put_all(published, datetime.now(UTC))
-        except NoticesNotKept as fault:
-            # Not a failure of the records: they would be announced again.
-            logger.exception("not kept", extra={"notices": fault.notices})
-            metrics.add_metric("NoticesNotKept", MetricUnit.Count, fault.notices)
-    return {"batchItemFailures": failures}
+            _count_and_keep(published)
+            return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
+    _count_and_keep(published)
+    return {"batchItemFailures": []}
 
 
 def _announce(change: StreamRecord, published: list[Notice]) -> None:
@@ -94,3 +86,14 @@ def _announce(change: StreamRecord, published: list[Notice]) -> None:
         topic.publish(notice)
         published.append(notice)
         logger.info("published", extra=notice.log_fields)
+
+
+def _count_and_keep(published: list[Notice]) -> None:
+    metrics.add_metric("NoticesPublished", MetricUnit.Count, len(published))
+    try:
+        if published:
+            kept_notices().put_all(published, datetime.now(UTC))
+    except NoticesNotKept as fault:
+        # No failure of the records, which would be announced again.
+        logger.exception("not kept", extra={"notices": fault.notices})
+        metrics.add_metric("NoticesNotKept", MetricUnit.Count, fault.notices)

@@ -112,8 +112,8 @@ LINES = (
     Line(
         "9 every failed run has a notice",
         "functions/announce/app.py",
-        'failures = [{"itemIdentifier": image["SequenceNumber"]}]',
-        "failures = []",
+        'return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}',
+        'return {"batchItemFailures": []}',
         "tests/integration/test_announce.py"
         "::test_the_stream_comes_again_from_the_record_that_could_not_be_published",
     ),
