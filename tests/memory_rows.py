@@ -86,6 +86,9 @@ class MemoryRows:
     def list_accounts(self) -> Iterator[Account]:
         yield from self.accounts.values()
 
+    def list_page_owners(self) -> set[Principal]:
+        return {owner for owner, _ in self.pages}
+
     def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
         item = self.checkpoints.get(principal)
         if self.checkpoints_not_understood:

@@ -61,6 +61,7 @@ class StackOutputs(BaseModel):
     notices_topic_arn: str
     announce_function_name: str
     announce_failures_bucket_name: str
+    notices_table_name: str
     accounts_table_name: str
     ledger_table_name: str
     event_signatures: SignatureMode = "off"

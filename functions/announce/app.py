@@ -14,12 +14,14 @@ from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.aws.announcer import Announced, Announcer
-from agent_credits.aws.clients import s3_client, sns_client, sqs_client
+from agent_credits.aws.clients import dynamodb_client, s3_client, sns_client, sqs_client
+from agent_credits.aws.kept_notices import KeptNotices, NoticesNotKept
 from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.set_aside import SetAsideRecords
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.announcements import NoticeSettings
+from agent_credits.notices.notice import Notice
 from agent_credits.values.errors import NotAnnounceable
 
 
@@ -28,6 +30,7 @@ class Settings(BaseModel):
 
     STACK_NAME: str
     NOTICES_TOPIC_ARN: str
+    NOTICES_TABLE: str
     PROBLEM_TYPE_BASE_URL: str
     RELOADS_QUEUE_URL: str
     ANNOUNCE_FAILURES_BUCKET: str
@@ -52,6 +55,12 @@ def set_aside_records() -> SetAsideRecords:
     return SetAsideRecords(s3_client(), settings.ANNOUNCE_FAILURES_BUCKET)
 
 
+@cache
+def kept_notices() -> KeptNotices:
+    """Return the table; few commits publish a notice, so most cold starts need no client."""
+    return KeptNotices(dynamodb_client(), settings.NOTICES_TABLE)
+
+
 announcer = Announcer(topic, reloads, NoticeSettings(settings.PROBLEM_TYPE_BASE_URL))
 
 
@@ -63,29 +72,28 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     The stream is delivered again from that record on, so order is kept and no notice is lost. One
     that no retry would help is set aside: returned or raised, it would hold up those behind it.
     """
-    published, set_aside = Counter[str](), list[str]()
+    published, set_aside = list[Notice](), list[str]()
     try:
         if "replay" in event:
             announced, replay = announcer.replay(event["replay"])
-            published.update(_logged(announced))
+            published += _logged(announced)
             return asdict(replay)
         for record in event["Records"]:
             image = record["dynamodb"]
             try:
-                published.update(_announced(record, set_aside))
+                published += _announced(record, set_aside)
             except (BotoCoreError, ClientError):
                 logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
                 return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
         return {"batchItemFailures": []}
     finally:
-        metrics.add_metric("NoticesPublished", MetricUnit.Count, published.total())
-        add_counts_by(metrics, "NoticesPublished", "type", published)
+        _count_and_keep(published)
         if set_aside:
             metrics.add_metric("RecordsSetAside", MetricUnit.Count, len(set_aside))
 
 
-def _announced(record: dict[str, Any], set_aside: list[str]) -> list[str]:
-    """Announce a record, or set it aside; return the types of the notices that were published."""
+def _announced(record: dict[str, Any], set_aside: list[str]) -> list[Notice]:
+    """Announce a record, or set it aside; return the notices that were published."""
     try:
         return _logged(announcer.announce(record))
     except NotAnnounceable as error:
@@ -96,11 +104,23 @@ def _announced(record: dict[str, Any], set_aside: list[str]) -> list[str]:
         return []
 
 
-def _logged(announced: Announced) -> list[str]:
-    """Log what was announced; return the types of its notices."""
+def _logged(announced: Announced) -> list[Notice]:
     for request in announced.requests:
         extra = {"reload_id": request.reload_id, "principal": str(request.principal)}
         logger.info("reload requested", extra=extra)
     for notice in announced.notices:
         logger.info("published", extra=notice.log_fields)
-    return [notice.type for notice in announced.notices]
+    return list(announced.notices)
+
+
+def _count_and_keep(published: list[Notice]) -> None:
+    metrics.add_metric("NoticesPublished", MetricUnit.Count, len(published))
+    by_type = Counter[str](notice.type for notice in published)
+    add_counts_by(metrics, "NoticesPublished", "type", by_type)
+    try:
+        if published:
+            kept_notices().put_all(published, datetime.now(UTC))
+    except NoticesNotKept as fault:
+        # No failure of the records, which would be announced again.
+        logger.exception("not kept", extra={"notices": fault.notices})
+        metrics.add_metric("NoticesNotKept", MetricUnit.Count, fault.notices)

@@ -1,9 +1,8 @@
 """An emulator's process: it starts in its own process group, and only that group is stopped.
 
-MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group. So
-killing the group loses nothing that a gentle stop would keep, and leaves no worker behind. One that
-keeps its state saves it only when it is stopped gently. The stand-ins for Stripe and for Slack are
-emulators of this kind too.
+MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group, so
+killing the group leaves no worker behind. It saves its state only when it is stopped gently. The
+stand-ins for Stripe and for Slack are emulators of this kind too.
 """
 
 import contextlib

@@ -31,7 +31,7 @@ def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFold
         embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
         yield folder
     finally:
-        embedded_stack.down(folder)
+        embedded_stack.discard(folder)
 
 
 @pytest.fixture(scope="session")

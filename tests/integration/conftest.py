@@ -11,7 +11,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits_cli.target import CLIENT_CONFIG, StackOutputs, Target
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.locked_moto import locked_moto
-from tests.integration.stack_tables import StackTables, create_tables
+from tests.integration.stack_tables import StackTables, create_notices_table, create_tables
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -39,6 +39,11 @@ def tables(dynamodb: "DynamoDBClient") -> StackTables:
 
 
 @pytest.fixture
+def notices_table(dynamodb: "DynamoDBClient") -> str:
+    return create_notices_table(dynamodb, next(_suffixes))
+
+
+@pytest.fixture
 def rows(dynamodb: "DynamoDBClient", tables: StackTables) -> DynamoDBRows:
     return DynamoDBRows(dynamodb, tables.accounts, tables.ledger)
 
@@ -54,7 +59,7 @@ def queue_url(sqs: "SQSClient") -> str:
 
 
 @pytest.fixture
-def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
+def target(aws: boto3.Session, tables: StackTables, notices_table: str, queue_url: str) -> Target:
     """What commands talk to: the tables and the queue, as a deployed stack would name them."""
     outputs = {
         "AgentRunsQueueUrl": queue_url,
@@ -62,6 +67,7 @@ def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
         "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
         "AnnounceFunctionName": "announce",
         "AnnounceFailuresBucketName": "announce-failures",
+        "NoticesTableName": notices_table,
         "AccountsTableName": tables.accounts,
         "LedgerTableName": tables.ledger,
         "ReloadsQueueUrl": f"{queue_url}-reloads.fifo",
@@ -113,11 +119,16 @@ def failures_bucket(s3: "S3Client") -> str:
 
 @pytest.fixture
 def announce(
-    topic_arn: str, sqs: "SQSClient", failures_bucket: str, monkeypatch: pytest.MonkeyPatch
+    topic_arn: str,
+    notices_table: str,
+    sqs: "SQSClient",
+    failures_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Function:
     environment = {
         "STACK_NAME": "agent-credits",
         "NOTICES_TOPIC_ARN": topic_arn,
+        "NOTICES_TABLE": notices_table,
         "PROBLEM_TYPE_BASE_URL": "https://docs.example.com",
         "RELOADS_QUEUE_URL": sqs.create_queue(
             QueueName="reloads.fifo", Attributes={"FifoQueue": "true"}

@@ -34,6 +34,7 @@ from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.holdings import holdings_at, holdings_to_json
 from agent_credits_cli.subscription import QUEUE_PREFIX, Watch, subscribed
 from agent_credits_cli.target import Target
+from tests.integration.stack_tables import create_tables
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -404,6 +405,73 @@ class TestVerify:
         found = json.loads(result.stdout)["findings"]
         assert {finding["principal"] for finding in found} == {"user:ana"}
         assert found[0]["text"] == "page 1 is expected here, so the ledger has a gap"
+
+    def test_a_copy_of_another_moment_is_named_before_what_follows_from_it(
+        self, run: Run, several_pages: DynamoDBRows, dynamodb: Any
+    ) -> None:
+        row = several_pages.read_account(ANA)
+        assert row is not None
+        earlier = create_tables(dynamodb, "earlier")
+        copy = DynamoDBRows(dynamodb, earlier.accounts, earlier.ledger)
+        (first, *_) = several_pages.read_pages(ANA)
+        # As it was when its first page was open.
+        then = structs.replace(row, version=1, page_number=1, entries=first.entries[:1])
+        assert copy.compare_and_set(then) is None
+        copy.put_page(first)
+
+        result = run(
+            "verify", "--accounts-table", earlier.accounts, "--ledger-table", earlier.ledger
+        )
+
+        assert result.exit_code == 1
+        lines = result.stdout.splitlines()
+        assert lines[0].startswith("user:ana: AccountsTable is older than LedgerTable by page 1 of")
+        assert lines[1].startswith("The two tables are not of one moment.")
+        assert run("verify").exit_code == 0
+
+    def test_a_ledger_of_an_earlier_moment_is_named_with_its_pages(
+        self, run: Run, several_pages: DynamoDBRows, dynamodb: Any, target: Target
+    ) -> None:
+        row = several_pages.read_account(ANA)
+        assert row is not None
+        earlier = create_tables(dynamodb, "earlier")
+
+        result = run(
+            *("verify", "user:ana", "--json"),
+            *("--accounts-table", target.outputs.accounts_table_name),
+            *("--ledger-table", earlier.ledger),
+        )
+
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["torn"] == [
+            {
+                "principal": "user:ana",
+                "older": "LedgerTable",
+                "first_page": 1,
+                "last_page": row.page_number - 1,
+                "newer_keys": [],
+            }
+        ]
+
+    def test_an_account_that_only_the_ledger_of_a_copy_knows_is_named(
+        self, run: Run, several_pages: DynamoDBRows, dynamodb: Any, target: Target
+    ) -> None:
+        earlier = create_tables(dynamodb, "earlier")
+        assert list(several_pages.read_pages(ANA)) != []
+
+        result = run(
+            *("verify", "--accounts-table", earlier.accounts),
+            *("--ledger-table", target.outputs.ledger_table_name),
+        )
+
+        assert result.exit_code == 1
+        assert result.stdout.startswith("user:ana: AccountsTable is older than LedgerTable by page")
+
+    def test_a_copy_is_not_verified_with_a_table_that_is_in_use(self, run: Run) -> None:
+        result = run("verify", "--accounts-table", "a-copy")
+
+        assert result.exit_code == 2
+        assert "give both --accounts-table and --ledger-table" in result.stderr
 
 
 @pytest.fixture

@@ -83,6 +83,8 @@ NOTICES: Final[Words] = {
         "after which reconciling reads a ledger from its first page again"
     ),
     "notices.observations.KEPT_FOR": "how long a row of what was observed is kept",
+    "aws.kept_notices.KEPT_FOR": "how long a notice is kept for `agent-credits notices`",
+    "aws.kept_notices.RESULT_PAGES_MAX": "answers that listing the notices of one day may take",
     "ledger.burn.PROJECTION_DAYS_MAX": "days that a projection looks ahead",
     "notices.slack_messages.HEADER_LENGTH_MAX": "characters of a header in Slack (Slack's limit)",
     "notices.slack_messages.TEXT_LENGTH_MAX": "characters of a text in Slack (Slack's limit)",

@@ -209,6 +209,17 @@ class DynamoDBRows:
         for item in self._scan(TEAM_PREFIX):
             yield _understood(team_from_item, item)
 
+    def list_page_owners(self) -> set[Principal]:
+        """Return whose pages the ledger has. Reads the whole table: for the operator only."""
+        items = self._all_pages(
+            self._client.scan,
+            TableName=self._ledger_table,
+            FilterExpression="begins_with(pk, :prefix)",
+            ExpressionAttributeValues={":prefix": {"S": ACCOUNT_PREFIX}},
+            ProjectionExpression="pk",
+        )
+        return {principal_of_key(item["pk"]["S"]) for item in items}
+
     def compare_and_set(self, account: Account) -> Account | None:
         current = self._compare_and_set_row(account_item(account), account.version)
         return _understood(account_from_item, current) if current else None
