@@ -118,7 +118,7 @@ def _start_emulator(
         "PERSIST_STATE": str(int(keeps_state)),
         "STATE_DIR": str(folder.temporary / "state"),
     }
-    emulator = Emulator.start(checkout.ministack_python, port, folder.emulator_log, settings)
+    emulator = Emulator.spawn(checkout.ministack_command, port, folder.emulator_log, settings)
     state = StackState(emulator=emulator)
     if before is not None:
         state = before.model_copy(update={"emulator": emulator})
