@@ -24,6 +24,7 @@ from agent_credits_local import embedded_stack
 from agent_credits_local.checkout import Checkout
 from agent_credits_local.session import LOCAL_REGION
 from agent_credits_local.target import LocalTarget
+from tests.permissions import ACTION_OF_OPERATION
 from tests.template import Template
 
 EMULATOR = Path(__file__).parent / "run_enforcing_ministack.py"
@@ -46,7 +47,8 @@ class EnforcingCheckout(Checkout):
     @property
     def ministack_command(self) -> Sequence[str]:
         # -P keeps the modules beside the program out of its imports.
-        return [str(self.ministack_python), "-P", str(EMULATOR), str(self.questions)]
+        program = [str(self.ministack_python), "-P", str(EMULATOR)]
+        return [*program, str(self.questions), json.dumps(ACTION_OF_OPERATION)]
 
 
 @dataclass(frozen=True, order=True)
@@ -111,7 +113,9 @@ class EnforcedStack:
 
     def questions(self) -> list[Question]:
         """Return what was asked so far in the name of the template's roles, oldest first."""
-        lines = map(json.loads, self._questions.read_text().splitlines())
+        # What stands after the last line's end is being written.
+        written = self._questions.read_text().rpartition("\n")[0]
+        lines = map(json.loads, written.splitlines())
         return [
             Question(self._roles[q["role"]], q["action"], q["arn"], q["is_allowed"], q["request"])
             for q in lines

@@ -1,9 +1,10 @@
 """Runs MiniStack so that it enforces IAM, put right where it asks otherwise than AWS does.
 
-`run_enforcing_ministack.py FILE` writes each question that a role's request raised into the file, a
-line of JSON each: who asked for which action on which resource, the answer, and the request, so
-that it can be made again. It runs on its own in .tools/ministack, at a pinned version; what is put
-right here fails at the start if that version has moved it.
+`run_enforcing_ministack.py FILE ACTIONS` writes each question that a role's request raised into the
+file, a line of JSON each: who asked for which action on which resource, the answer, and the
+request, so that it can be made again. ACTIONS is a JSON object: the actions that IAM asks for where
+they are not called like the operation. The program runs on its own in .tools/ministack, at a pinned
+version; what is put right here fails at the start if that version has moved it.
 
 What MiniStack asks otherwise:
 
@@ -25,18 +26,12 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.services import dynamodb, dynamodb_streams
 
-# Where the action that IAM asks for is not called like the operation.
-ACTION_OF_OPERATION = {
-    "sqs:SendMessageBatch": "sqs:SendMessage",
-    "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
-    "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
-    "sns:PublishBatch": "sns:Publish",
-}
 STATEMENTS = {"dynamodb:ExecuteStatement", "dynamodb:BatchExecuteStatement"}
 STATEMENT = re.compile(r'(INSERT)\s+INTO\s+"([^"]+)"|(SELECT)\b.*?\bFROM\s+"([^"]+)"', re.DOTALL)
 QUERIED_KEY = re.compile(r"^\s*(#?\w+)\s*=\s*(:\w+)")
 
-request_ = contextvars.ContextVar("request")
+# The request that is being answered.
+asking = contextvars.ContextVar("asking", default=None)
 as_it_comes = {
     "action": iam_actions.extract_iam_action,
     "condition_key": iam_evaluator._resolve_condition_key,
@@ -51,11 +46,11 @@ as_it_comes = {
 def action_of(service, method, path, headers, body, query_params):
     """Return the action of a request, and remember the request."""
     kept = {name: headers[name] for name in ("content-type", "x-amz-target") if name in headers}
-    request_.set(
+    asking.set(
         {"method": method, "path": path, "headers": kept, "body": body.decode(errors="replace")}
     )
     action = as_it_comes["action"](service, method, path, headers, body, query_params)
-    return ACTION_OF_OPERATION.get(action, action)
+    return action_of_operation.get(action, action)
 
 
 def resource_of(service, method, path, headers, body, query_params, region, account_id):
@@ -135,7 +130,7 @@ def enforce(access_key_id, iam_action, service, region, resource_arn="*", servic
             "action": iam_action,
             "arn": resource_arn,
             "is_allowed": refusal is None,
-            "request": request_.get(),
+            "request": asking.get(),
         }
         # One write, so that no two lines are mixed.
         os.write(answers, json.dumps(question).encode() + b"\n")
@@ -143,7 +138,8 @@ def enforce(access_key_id, iam_action, service, region, resource_arn="*", servic
 
 
 if __name__ == "__main__":
-    answers = os.open(sys.argv.pop(1), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    action_of_operation = json.loads(sys.argv.pop())
+    answers = os.open(sys.argv.pop(), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     iam_actions.extract_iam_action = action_of
     iam_actions.extract_resource_arn = resource_of
     iam_actions.dynamodb_transaction_checks = checks_of_statements
