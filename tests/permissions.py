@@ -50,11 +50,11 @@ WRITES_LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
 # What SNS does with the topic's key in the name of whoever publishes.
 ENCRYPTS = ("kms:GenerateDataKey", "kms:Decrypt")
 # The operations that a library calls on the client that it is given, by the library's class; these
-# actions are called like their operations.
+# actions are called like their operations. Powertools gets an item only where a put that fails is
+# not answered with it, as DynamoDB does; tests/e2e/test_enforced_permissions.py holds it to that.
 LIBRARIES = {
     "DynamoDBPersistenceLayer": (
-        *("dynamodb:GetItem", "dynamodb:PutItem"),
-        *("dynamodb:UpdateItem", "dynamodb:DeleteItem"),
+        *("dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"),
     ),
 }
 
@@ -79,9 +79,16 @@ class Adapter:
 def called(template: Template, function: str, sources: Sources | None = None) -> set[Permission]:
     """Return what a function needs, `sources` standing in for files of the same path."""
     properties = template["Resources"][function]["Properties"]
-    needed = set(_called_by_lambda(properties))
-    needed |= {(call.action, call.resource) for call in _calls(properties, sources or {})}
-    for action, resource in list(needed):
+    by_code = {(call.action, call.resource) for call in _calls(properties, sources or {})}
+    return by_code | called_by_aws(template, function, by_code)
+
+
+def called_by_aws(
+    template: Template, function: str, by_code: Iterable[Permission]
+) -> set[Permission]:
+    """Return what Lambda and SNS do in the function's name, given what its code calls."""
+    needed = set(_called_by_lambda(template["Resources"][function]["Properties"]))
+    for action, resource in by_code:
         key = template["Resources"][resource]["Properties"].get("KmsMasterKeyId")
         if action == "sns:Publish" and key:
             needed |= {(encrypts, _referred(key)) for encrypts in ENCRYPTS}

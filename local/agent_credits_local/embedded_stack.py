@@ -187,7 +187,7 @@ def _start_emulator(
         "PERSIST_STATE": "1",
         "STATE_DIR": str(folder.kept),
     }
-    emulator = Emulator.start(checkout.ministack_python, port, folder.emulator_log, settings)
+    emulator = Emulator.spawn(checkout.ministack_command, port, folder.emulator_log, settings)
     state = StackState(emulator=emulator)
     if before is not None:
         state = before.model_copy(update={"emulator": emulator})

@@ -46,15 +46,13 @@ class Emulator(BaseModel):
     port: int
 
     @classmethod
-    def start(cls, python: Path, port: int, log: Path, environment: Mapping[str, str]) -> Self:
-        """Start a detached MiniStack; it is not yet healthy when this returns."""
-        return cls.spawn([str(python), "-m", "ministack"], port, log, environment)
-
-    @classmethod
     def spawn(
         cls, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str]
     ) -> Self:
-        """Start a detached process whose command makes it answer on the port."""
+        """Start a detached process whose command makes it answer on the port.
+
+        It is not yet healthy when this returns.
+        """
         write_log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
             command[0],

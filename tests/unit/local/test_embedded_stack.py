@@ -82,8 +82,8 @@ def emulators(tmp_path: Path) -> Iterator[list[Emulator]]:
         home.mkdir()
         (home / "ministack.py").write_text(STAND_IN)
         started.append(
-            Emulator.start(
-                Path(sys.executable),
+            Emulator.spawn(
+                [sys.executable, "-m", "ministack"],
                 emulator.free_port(),
                 home / "ministack.log",
                 {"PYTHONPATH": str(home), "PATH": os.defpath},
