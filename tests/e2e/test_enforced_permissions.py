@@ -113,7 +113,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnforcedStack]:
         )
         yield EnforcedStack(target, TEMPLATE, checkout.questions)
     finally:
-        embedded_stack.down(folder)
+        embedded_stack.discard(folder)
 
 
 @pytest.fixture(scope="module")
