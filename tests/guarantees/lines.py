@@ -45,9 +45,17 @@ LINES = (
     Line(
         "3 one outcome per event: the page is flushed before the next one",
         f"{PACKAGE}/commit/write_protocol.py",
-        "receipts = rows.flush_and_read_receipts(row.page, wanted)",
+        "receipts = rows.flush_and_read_receipts([row.page], wanted)",
         "receipts = rows.read_receipts(wanted)",
         f"{MODEL}[write protocol: usage]",
+    ),
+    Line(
+        "3 one outcome per event: after a lost race, receipts are read again",
+        f"{PACKAGE}/commit/write_protocol.py",
+        "return replace(self, row=newer, is_warm=False, receipts=None)",
+        "return replace(self, row=newer, is_warm=False)",
+        "tests/unit/commit/test_write_protocol.py"
+        "::test_what_others_commit_after_reading_ahead_is_neither_repeated_nor_lost",
     ),
     Line(
         "3 one outcome per event: what has a receipt is recorded",
@@ -116,6 +124,22 @@ LINES = (
         'return {"batchItemFailures": []}',
         "tests/integration/test_announce.py"
         "::test_the_stream_comes_again_from_the_record_that_could_not_be_published",
+    ),
+    Line(
+        "9 every failed run has a notice: what cannot be announced is kept",
+        "functions/announce/app.py",
+        "key = set_aside_records().put(record, error, datetime.now(UTC))",
+        'key = ""',
+        "tests/integration/test_set_aside.py"
+        "::test_exactly_the_record_that_cannot_be_announced_is_set_aside",
+    ),
+    Line(
+        "9 every failed run has a notice: one bad record holds up no other",
+        f"{PACKAGE}/aws/announcer.py",
+        "raise NotAnnounceable(type(error).__name__) from error",
+        "raise",
+        "tests/integration/test_set_aside.py"
+        "::test_exactly_the_record_that_cannot_be_announced_is_set_aside",
     ),
     Line(
         "10 spent plus reserved never passes the cap",

@@ -28,8 +28,8 @@ from agent_credits_cli.commands import (
     team,
     verify,
 )
-from agent_credits_cli.commands.dead_letters import why_rejected
 from agent_credits_cli.commands.release import release_by_hand
+from agent_credits_cli.dead_letters import why_rejected
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
 from tests.unit.builders import (
@@ -68,7 +68,7 @@ def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
     ):
         monkeypatch.setattr(module, "connect", lambda _: target)
         app.command()(command)
-    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+    return lambda *arguments, answer="": CliRunner().invoke(app, list(arguments), input=answer)
 
 
 class Reserving:
@@ -204,7 +204,7 @@ class TestRelease:
     def test_gives_back_what_is_left_and_records_the_reason(self, run: Run, ana: Reserving) -> None:
         ana.send(requested("r-1"), usage("u-1", "10"))
 
-        result = run("release", "run-1", "--reason", "lost by the scheduler")
+        result = run("release", "run-1", "--reason", "lost by the scheduler", "--yes")
 
         assert result.stdout == (
             "Released run run-1 of user:ana: 65 credits went back;"
@@ -217,31 +217,54 @@ class TestRelease:
         line = run("ledger", "user:ana").stdout.splitlines()[-1]
         assert line.endswith("reservation of run-1  65 credits went back  (lost by the scheduler)")
 
+    def test_asks_first_and_does_nothing_without_an_answer(self, run: Run, ana: Reserving) -> None:
+        ana.send(
+            requested("r-1"), requested("r-2", run="child", credits="5", parent_run_id="run-1")
+        )
+        before = ana.row
+
+        unanswered = run("release", "run-1", "--reason", "lost")
+        declined = run("release", "run-1", "--reason", "lost", answer="n\n")
+
+        question = (
+            "End the reservation of run run-1 of user:ana, and of 1 run below it,"
+            " with 75 credits left?"
+        )
+        assert question in unanswered.stderr
+        assert "nobody answered, so nothing was done; add --yes to do it" in unanswered.stderr
+        assert (unanswered.exit_code, declined.exit_code) == (2, 1)
+        assert "Nothing was done." in declined.stderr
+        assert ana.row == before
+        assert run("release", "run-1", "--reason", "lost", answer="y\n").exit_code == 0
+        assert ana.row.reservations == ()
+
     def test_a_repeat_changes_nothing_and_says_when_it_was_released(
         self, run: Run, ana: Reserving
     ) -> None:
         ana.send(requested("r-1"))
-        run("release", "run-1", "--reason", "lost")
+        run("release", "run-1", "--reason", "lost", "--yes")
         before = ana.row
 
-        result = run("release", "run-1", "--reason", "lost, once more")
+        result = run("release", "run-1", "--reason", "lost, once more", "--yes")
 
         assert result.exit_code == 0
         assert result.stdout.startswith("The reservation of run run-1 was already released at ")
         assert "(lost): 75 credits went back." in result.stdout
         assert ana.row == before
-        assert read(run, "release", "run-1", "--reason", "lost")["released"] == "already"
+        assert read(run, "release", "run-1", "--reason", "lost", "--yes")["released"] == "already"
 
     def test_a_run_that_reserved_again_is_released_again(self, run: Run, ana: Reserving) -> None:
         ana.send(requested("r-1"), at=NOW - timedelta(hours=3))
         ana.send(requested("r-2", run="run-2"), at=NOW - timedelta(hours=3))
-        released = release_by_hand(ana.rows, "run-1", "lost", None, NOW - timedelta(hours=3))
+        released = release_by_hand(
+            ana.rows, "run-1", "lost", None, NOW - timedelta(hours=3), yes=True
+        )
         assert released.is_new
         for number in range(20):
             ana.send(usage(f"u-{number}", "1", run="run-3"))
         assert ana.send(requested("r-3")) == ["Recorded"]
 
-        result = run("release", "run-1", "--reason", "lost")
+        result = run("release", "run-1", "--reason", "lost", "--yes")
 
         assert result.stdout == "Released run run-1 of user:ana: 75 credits went back.\n"
 
@@ -254,7 +277,7 @@ class TestRelease:
             requested("r-3", run="leaf", credits="10", parent_run_id="child"),
         )
 
-        text = run("release", "child", "--reason", "stuck").stdout
+        text = run("release", "child", "--reason", "stuck", "--yes").stdout
 
         assert "40 credits went back to the reservation of run root" in text
         assert "Closed with it: leaf." in text
@@ -286,7 +309,7 @@ class TestRelease:
         ana.send(*documents)
         before = ana.row
 
-        result = run("release", "run-1", "--reason", "lost")
+        result = run("release", "run-1", "--reason", "lost", "--yes")
 
         assert result.exit_code == 2
         assert f"run run-1 holds no reservation: {reason}" in result.stderr
@@ -296,7 +319,7 @@ class TestRelease:
         ana.send(requested("r-1"), at=NOW - timedelta(hours=2))
         before = ana.row
 
-        result = run("release", "run-1", "--reason", "lost")
+        result = run("release", "run-1", "--reason", "lost", "--yes")
 
         assert result.exit_code == 2
         assert "run run-1 holds no reservation: it expired, or was closed" in result.stderr
@@ -304,7 +327,7 @@ class TestRelease:
 
     @pytest.mark.usefixtures("ana")
     def test_refuses_a_run_that_nobody_recorded(self, run: Run) -> None:
-        result = run("release", "run-none", "--reason", "lost")
+        result = run("release", "run-none", "--reason", "lost", "--yes")
 
         assert result.exit_code == 2
         assert "no event of run run-none is recorded on any account" in result.stderr
@@ -312,7 +335,7 @@ class TestRelease:
     @pytest.mark.usefixtures("ana")
     @pytest.mark.parametrize("reason", ["", "  ", "two\nlines", "x" * 201])
     def test_takes_a_reason_of_one_line(self, run: Run, reason: str) -> None:
-        result = run("release", "run-1", "--reason", reason)
+        result = run("release", "run-1", "--reason", reason, "--yes")
 
         assert result.exit_code == 2
         assert "say why in one line of at most 200 characters" in result.stderr
@@ -461,7 +484,7 @@ class TestExplain:
 
     def test_shows_who_released_it_and_why(self, run: Run, ana: Reserving) -> None:
         ana.send(requested("r-1"))
-        run("release", "run-1", "--reason", "lost by the scheduler")
+        run("release", "run-1", "--reason", "lost by the scheduler", "--yes")
 
         text = run("explain", "run-1").stdout
 

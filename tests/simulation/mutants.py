@@ -52,6 +52,10 @@ class ReadsReceiptsFirst(WorkerRows):
         self._known = dict(self._rows.receipts)
         return super().read_account(principal)
 
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        self._known = dict(self._rows.receipts)
+        return super().read_accounts_of(principals)
+
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         super().read_receipts(identities)
         return {i: self._known[i] for i in identities if i in self._known}
@@ -198,7 +202,9 @@ class ByEachEventsTime(Directory):
 class IgnoresWhenARunBegan(DebitWorker):
     def boot(self) -> None:
         super().boot()
-        self.debits = Debits(self.rows, ByEachEventsTime(self.rows), pause)
+        self.debits = Debits(
+            self.rows, ByEachEventsTime(self.rows), pause, side_by_side=self.in_any_order
+        )
 
 
 class ForgetsWhoLeft(WorkerRows):

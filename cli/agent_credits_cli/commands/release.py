@@ -14,13 +14,14 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.expiry import bring_up_to
-from agent_credits.ledger.reservations import reservation_of
+from agent_credits.ledger.reservations import reservation_of, tree_below
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
-from agent_credits.values.display import credits_text, time_text
+from agent_credits.values.display import count_text, credits_text, time_text
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.accounts import existing_account, principal_from
+from agent_credits_cli.confirmation import Yes, confirm
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.recorded_runs import Recorded as RecordedEvent
 from agent_credits_cli.recorded_runs import find_run
@@ -51,6 +52,7 @@ def release(
         str | None,
         typer.Option(help="The account that holds the reservation, if it is not found."),
     ] = None,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """End the reservation of a run, and give back what is left of it.
@@ -66,16 +68,22 @@ def release(
     target = connect(context)
     named = principal_from(principal) if principal else None
     try:
-        released = release_by_hand(rows_of(target), run, reason, named, datetime.now(UTC))
+        released = release_by_hand(rows_of(target), run, reason, named, datetime.now(UTC), yes=yes)
     except (RowsUnavailable, Contended, AccountTooLarge) as error:
         raise CommandError(f"{target.name}: {error}; run it again, a repeat is harmless") from error
     _print(run, released, as_json=as_json)
 
 
 def release_by_hand(
-    rows: DynamoDBRows, run_id: str, reason: str, principal: Principal | None, now: datetime
+    rows: DynamoDBRows,
+    run_id: str,
+    reason: str,
+    principal: Principal | None,
+    now: datetime,
+    *,
+    yes: bool,
 ) -> Released:
-    """End the run's reservation, unless it was ended by hand before."""
+    """End the run's reservation, unless it was ended by hand before; ask first, unless `yes`."""
     if principal is not None:
         existing_account(rows, principal)
     found = find_run(rows, run_id, principal)
@@ -83,6 +91,8 @@ def release_by_hand(
     account = _holder(rows, run_id, principals, now)
     if account is None:
         return _released_before(run_id, found, principal)
+    if not yes:
+        confirm(_question(account, run_id))
     # The id includes the row's version, so that two operators at once release it once.
     change = ReleaseChange(account.principal, run_id, f"release:{account.version}", reason)
     committed = commit(rows, account.principal, [change], now=now, pause=back_off)
@@ -107,6 +117,13 @@ def _holder(
         if row and reservation_of(bring_up_to(row, now).reservations, run_id) is not None:
             return row
     return None
+
+
+def _question(account: Account, run_id: str) -> str:
+    tree = tree_below(account.reservations, run_id)
+    below = f", and of {count_text(len(tree) - 1, 'run')} below it" if len(tree) > 1 else ""
+    left = credits_text(sum(reservation.left_microcredits for reservation in tree))
+    return f"End the reservation of run {run_id} of {account.principal}{below}, with {left} left?"
 
 
 def _released_before(
