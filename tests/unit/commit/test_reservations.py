@@ -49,6 +49,7 @@ from tests.unit.builders import (
 )
 
 HOUR = 60 * MINUTE
+POLICY_GRACE = timedelta(days=POLICY.grace_days)
 
 
 def extended(event_id: str, **fields: Any) -> dict[str, Any]:
@@ -263,6 +264,26 @@ def test_what_a_failed_run_returns_to_an_expired_grant_is_good_for_the_grace_alo
     assert format_credits(lapsed.amount_microcredits) == "95"
 
 
+def test_a_grant_that_a_reservation_keeps_past_its_grace_gets_no_second_one() -> None:
+    world = World(credits="0")
+    expires_at = NOW + 10 * MINUTE
+    open_account(world.rows, grant_change("g-1", credits="200", expires_at=expires_at))
+    plain = {"reserve": "none"}
+    world.send(requested("r-1", **plain), usage("u-1", "30"))
+    world.send(requested("r-2", run="run-2", **plain), usage("u-2", "30", run="run-2"))
+    world.send(finished("f-1", "error"), now=NOW + 20 * MINUTE)
+    grace_ends = expires_at + POLICY_GRACE
+
+    world.send(
+        requested("r-3", run="run-3", credits="20", reserve="estimate"),
+        now=grace_ends - 10 * MINUTE,
+    )
+    world.send(finished("f-2", "error", run="run-2"), now=grace_ends + 10 * MINUTE)
+
+    assert history(world.rows, ANA)[-1].draws == ()
+    assert (world.available(grace_ends + 10 * MINUTE), world.left("run-3")) == ("0", "20")
+
+
 def test_a_child_reserves_from_its_parent_and_returns_what_it_leaves() -> None:
     world = World()
     world.send(*requests(1))
@@ -348,6 +369,29 @@ def test_under_pause_and_stop_a_run_draws_at_most_its_grace(overrun: str) -> Non
     assert (first.reservation.overruns, second.reservation.overruns) == (True, False)
     assert format_credits(second.shortfall_microcredits) == "15"
     assert (world.available(), world.directive("run-1")) == ("415", overrun)
+
+
+def test_a_child_that_may_draw_what_its_parent_holds_is_told_to_continue() -> None:
+    world = World(policy(**NO_STEP, overrun="stop"))
+    world.send(requested("r-1", credits="75", reserve="estimate"))
+    world.send(requested("r-2", run="run-2", credits="10", parent_run_id="run-1"))
+    world.send(usage("u-2", "10", run="run-2"))
+
+    assert world.outcomes(extended("e-2", run="run-2", credits="66")) == ["insufficient"]
+
+    assert history(world.rows, ANA)[-1].reservation.directive == "continue"
+
+
+def test_a_child_is_told_what_its_root_is_told_whatever_its_own_policy_says() -> None:
+    world = World(policy(**NO_STEP, overrun="stop"), credits="75")
+    world.send(requested("r-1", credits="75", reserve="estimate"))
+    world.policy = policy(**NO_STEP, overrun="pause")
+    world.send(requested("r-2", run="run-2", credits="75", parent_run_id="run-1"))
+    world.send(usage("u-2", "75", run="run-2"))
+
+    assert world.outcomes(extended("e-2", run="run-2", credits="1")) == ["insufficient"]
+
+    assert history(world.rows, ANA)[-1].reservation.directive == "stop"
 
 
 def test_an_extension_lets_a_paused_run_go_on() -> None:
