@@ -130,6 +130,9 @@ def _reserve(
     terms = replace(terms, reserves=True, ttl=ttl)
     held = reserve(account, run_id, parent_run_id, estimate, terms, change.billing, context.now)
     if isinstance(held, Lacking):
+        if run_id not in context.past.runs:
+            # If the run ended pages ago, nothing is bought for it.
+            return account, Unsure(run_id)
         return _lacks(account, change, "agent_run.requested", estimate, held, context)
     return held.account, Entry.accepted(_facts(change, context), estimate, held.facts)
 

@@ -172,8 +172,9 @@ def _decide(
     fresh = [change for change in changes if change.identity not in recorded]
     past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh), now)
     decision = decide(row, changes, past, now)
-    # Each round reads the past of at least one more run. Nearly always one is enough.
-    for _ in range(len(changes)):
+    # Each round reads the past of at least one more run, and a change names at most two: its own
+    # and its parent. Nearly always one round is enough.
+    for _ in range(2 * len(changes)):
         lacking = (runs_that_fail(decision) | runs_in_doubt(decision)) - past.runs.keys()
         if not lacking:
             break

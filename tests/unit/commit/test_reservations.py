@@ -15,6 +15,7 @@ from agent_credits.commit.changes import ReleaseChange, Result, RunChange, Unsur
 from agent_credits.commit.write_protocol import commit
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import (
+    PAGE_ENTRIES_FULL,
     Account,
     available_microcredits,
     reserved_microcredits,
@@ -436,6 +437,18 @@ def test_a_request_that_finds_too_little_available_waits_for_the_reload() -> Non
 
     assert world.account.reload is not None
     assert format_credits(world.account.reload.wanted_microcredits) == "75"
+
+
+def test_a_request_of_a_run_that_ended_pages_ago_buys_nothing() -> None:
+    world = World(credits="20")
+    world.send(finished("f-1"))
+    world.send(*(usage(f"u-{n}", "0.5", run="run-2") for n in range(PAGE_ENTRIES_FULL)))
+    world.send(usage("u-last", "0.5", run="run-2"))
+    world.team = RELOADING_ACME
+
+    assert world.outcomes(requested("r-1")) == ["run_ended"]
+
+    assert world.account.reload is None
 
 
 def test_an_account_is_exhausted_only_when_even_the_reserved_credits_would_not_do() -> None:
