@@ -20,7 +20,7 @@ unexport VIRTUAL_ENV
 .DELETE_ON_ERROR:
 .SUFFIXES:
 .PHONY: help setup demo down replay test test-quick simulate explore mutants kill-test
-.PHONY: bench bench-quick pictures reference tutorial docs docs-serve lint format types template
+.PHONY: bench bench-model bench-quick pictures reference tutorial docs docs-serve lint format types template
 .PHONY: security audit lock byte-code clean
 .PHONY: FORCE
 
@@ -75,7 +75,10 @@ kill-test: $(READY) ## kill consumers and the emulator during replays: SECONDS=1
 	@.venv/bin/python -m tests.e2e.kills $(SECONDS)
 
 bench: $(READY) .tools/plots/.ready ## measure this and other designs, and write the docs
-	@.venv/bin/python -m tests.benchmarks.bench
+	@AWS_DEFAULT_REGION=us-east-1 .venv/bin/python -m tests.benchmarks.bench
+
+bench-model: .venv/.ready .tools/plots/.ready ## apply the prices and the template to what was measured
+	@AWS_DEFAULT_REGION=us-east-1 .venv/bin/python -m tests.benchmarks.bench --model
 
 bench-quick: .venv/.ready .tools/ministack/.ready .tools/sam/.ready ## check the cost of an event against its bounds
 	@.venv/bin/python -m tests.benchmarks.bench --quick

@@ -66,3 +66,32 @@ def translate(template: Template) -> Template:
                 resource["Properties"][place] = "s3://bucket/code"
     translated: Template = transform(with_code, {}, _NoManagedPolicies())
     return translated
+
+
+def deployed(template: Template, **parameters: str) -> Template:
+    """Return the resources that a deployment creates, with the other parameters at their default.
+
+    Only the conditions of whole resources are evaluated. It needs a region to be set.
+    """
+    values = {name: str(p["Default"]) for name, p in template["Parameters"].items()} | parameters
+    translated = translate(template)
+    conditions = translated["Conditions"]
+    return {
+        name: resource
+        for name, resource in translated["Resources"].items()
+        if "Condition" not in resource or _holds(conditions[resource["Condition"]], values)
+    }
+
+
+def _holds(condition: dict[str, Any], values: dict[str, str]) -> bool:
+    match condition:
+        case {"Fn::Equals": [{"Ref": parameter}, value]}:
+            return values[parameter] == str(value)
+        case {"Fn::Not": [inner]}:
+            return not _holds(inner, values)
+        case {"Fn::And": all_of}:
+            return all(_holds(inner, values) for inner in all_of)
+        case {"Fn::Or": any_of}:
+            return any(_holds(inner, values) for inner in any_of)
+        case other:
+            raise LookupError(f"no rule for the condition {other}")

@@ -34,6 +34,7 @@ class Consumed:
     index_write_units: float = 0
     read_units: float = 0
     write_units_by_table: Counter[str] = field(default_factory=Counter)
+    read_units_by_table: Counter[str] = field(default_factory=Counter)
     requests: Counter[str] = field(default_factory=Counter)
 
     def per_event(self, events: int) -> str:
@@ -61,7 +62,9 @@ def consumption_of(client: "DynamoDBClient") -> Iterator[Consumed]:
         with lock:
             consumed.requests[model.name] += 1
             if model.name in READS_OF_ITEMS:
-                consumed.read_units += read_units(parsed, context["params"])
+                by_table = read_units(parsed, context["params"])
+                consumed.read_units += by_table.total()
+                consumed.read_units_by_table.update(by_table)
                 return
             if model.name in INSERTS:
                 by_table = write_units_of_inserts(context["params"])
@@ -72,6 +75,7 @@ def consumption_of(client: "DynamoDBClient") -> Iterator[Consumed]:
             for table in capacity if isinstance(capacity, list) else [capacity]:
                 if model.name in READS:
                     consumed.read_units += table["CapacityUnits"]
+                    consumed.read_units_by_table[table["TableName"]] += table["CapacityUnits"]
                     continue
                 indexes = table.get("GlobalSecondaryIndexes", {}).values()
                 consumed.write_units += table["CapacityUnits"]
@@ -88,19 +92,21 @@ def consumption_of(client: "DynamoDBClient") -> Iterator[Consumed]:
         events.unregister("after-call.dynamodb", add)
 
 
-def read_units(parsed: dict[str, Any], params: dict[str, Any]) -> int:
-    """Return what strongly consistent reads of single items cost: a unit for each 4 KB begun.
+def read_units(parsed: dict[str, Any], params: dict[str, Any]) -> Counter[str]:
+    """Return what strongly consistent reads of single items cost, by table.
 
-    A key that names no item costs a unit as well.
+    It is a unit for each 4 KB begun; a key that names no item costs a unit as well.
     """
     if "RequestItems" not in params:
         assert params["ConsistentRead"], "what an eventually consistent read costs is not counted"
-        return _units_of_4_kb(parsed.get("Item"))
-    tables = params["RequestItems"].values()
-    assert all(table["ConsistentRead"] for table in tables), "likewise"
-    found = [item for items in parsed["Responses"].values() for item in items]
-    asked_for = sum(len(table["Keys"]) for table in tables)
-    return sum(_units_of_4_kb(item) for item in found) + asked_for - len(found)
+        return Counter({params["TableName"]: _units_of_4_kb(parsed.get("Item"))})
+    units: Counter[str] = Counter()
+    for name, asked in params["RequestItems"].items():
+        assert asked["ConsistentRead"], "likewise"
+        found = parsed["Responses"].get(name, [])
+        missing = len(asked["Keys"]) - len(found)
+        units[name] = sum(_units_of_4_kb(item) for item in found) + missing
+    return units
 
 
 def write_units_of_inserts(params: dict[str, Any]) -> Counter[str]:

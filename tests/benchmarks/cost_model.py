@@ -29,16 +29,25 @@ class _Strict(BaseModel):
 
 
 class Prices(_Strict):
-    """US dollars; the field says per what."""
+    """US dollars; the field says per what. `infrequent_…` is of the table class of the ledger."""
 
     write_unit_per_million: float
     read_unit_per_million: float
     storage_per_gb_month: float
+    infrequent_write_unit_per_million: float
+    infrequent_read_unit_per_million: float
+    infrequent_storage_per_gb_month: float
     recovery_per_gb_month: float
     sqs_request_per_million: float
     lambda_request_per_million: float
     lambda_gb_second: float
     sns_publish_per_million: float
+    log_per_gb: float
+    alarm_per_month: float
+    dashboard_per_month: float
+    custom_metric_per_month: float
+    key_per_month: float
+    secret_per_month: float
 
 
 class Assumptions(_Strict):
@@ -54,6 +63,9 @@ class Assumptions(_Strict):
     announce_megabytes: int
     records_per_announcement: int
     notices_per_thousand_events: float
+    lambda_log_bytes_per_invocation: float
+    idle_pollers_per_queue: int
+    idle_poll_seconds: int
 
 
 class PriceFile(_Strict):
@@ -69,18 +81,38 @@ class Measured:
     """What was counted and measured of a design, per event; `events` in each commit of an account.
 
     `round_trips` of a commit follow one another. `turn_requests`: those of them between reading the
-    row and having written it, in which no other commit of the account can succeed.
+    row and having written it, in which no other commit of the account can succeed. `ledger_…` units
+    are part of all; what is stored is stored in the ledger. A commit logs one line, an invocation
+    its metrics.
     """
 
     events: int
     write_units: float
     row_write_units: float
+    ledger_write_units: float
     read_units: float
+    ledger_read_units: float
     round_trips: float
     turn_requests: float
     debit_cpu_microseconds: float
     announce_cpu_microseconds: float
+    commit_log_bytes: float
+    metrics_log_bytes: float
     stored_bytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerClass:
+    """What a million events' entries cost in each table class of the ledger.
+
+    Requests are paid for once, storage each month, from `break_even_months` on less in all.
+    """
+
+    standard_requests: float
+    infrequent_requests: float
+    standard_storage_month: float
+    infrequent_storage_month: float
+    break_even_months: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +123,12 @@ class Dollars:
     functions: float
     dynamodb: float
     sns: float
+    logs: float
     storage: float
 
     @property
     def total(self) -> float:
-        return self.sqs + self.functions + self.dynamodb + self.sns + self.storage
+        return self.sqs + self.functions + self.dynamodb + self.sns + self.logs + self.storage
 
 
 def read_prices(path: Path = PRICES_FILE) -> PriceFile:
@@ -119,11 +152,34 @@ def dollars_per_million_events(
         sqs=sqs_requests_per_event(assumptions) * prices.sqs_request_per_million,
         functions=_functions(measured, prices, assumptions),
         dynamodb=(
-            measured.write_units * prices.write_unit_per_million
-            + measured.read_units * prices.read_unit_per_million
+            (measured.write_units - measured.ledger_write_units) * prices.write_unit_per_million
+            + (measured.read_units - measured.ledger_read_units) * prices.read_unit_per_million
+            + _infrequent_requests(measured, prices)
         ),
         sns=assumptions.notices_per_thousand_events / 1_000 * prices.sns_publish_per_million,
+        logs=_logs(measured, prices, assumptions),
         storage=_storage_for_a_year(measured, prices),
+    )
+
+
+def compare_ledger_classes(measured: Measured, prices: Prices) -> LedgerClass:
+    standard_requests = (
+        measured.ledger_write_units * prices.write_unit_per_million
+        + measured.ledger_read_units * prices.read_unit_per_million
+    )
+    infrequent_requests = _infrequent_requests(measured, prices)
+    standard_month = _gigabytes_stored(measured) * prices.storage_per_gb_month
+    infrequent_month = _gigabytes_stored(measured) * prices.infrequent_storage_per_gb_month
+    dearer, cheaper = infrequent_requests - standard_requests, standard_month - infrequent_month
+    return LedgerClass(
+        standard_requests, infrequent_requests, standard_month, infrequent_month, dearer / cheaper
+    )
+
+
+def _infrequent_requests(measured: Measured, prices: Prices) -> float:
+    return (
+        measured.ledger_write_units * prices.infrequent_write_unit_per_million
+        + measured.ledger_read_units * prices.infrequent_read_unit_per_million
     )
 
 
@@ -150,12 +206,28 @@ def _functions(measured: Measured, prices: Prices, assumptions: Assumptions) -> 
         debit_seconds * assumptions.debit_megabytes
         + announce_seconds * assumptions.announce_megabytes
     ) / MEGABYTES_PER_GB
-    events_per_batch = assumptions.messages_per_batch * assumptions.events_per_message
-    invocations = 1 / events_per_batch + commits / assumptions.records_per_announcement
+    invocations = _invocations_per_event(measured, assumptions)
     return (
         gb_seconds * MILLION * prices.lambda_gb_second
         + invocations * prices.lambda_request_per_million
     )
+
+
+def _invocations_per_event(measured: Measured, assumptions: Assumptions) -> float:
+    """Return those of DebitRuns and of Announce."""
+    events_per_batch = assumptions.messages_per_batch * assumptions.events_per_message
+    commits = 1 / measured.events
+    return 1 / events_per_batch + commits / assumptions.records_per_announcement
+
+
+def _logs(measured: Measured, prices: Prices, assumptions: Assumptions) -> float:
+    """A line for each commit; for each invocation its metrics, and what Lambda itself writes."""
+    per_invocation = measured.metrics_log_bytes + assumptions.lambda_log_bytes_per_invocation
+    bytes_per_event = (
+        measured.commit_log_bytes / measured.events
+        + per_invocation * _invocations_per_event(measured, assumptions)
+    )
+    return bytes_per_event * MILLION / BYTES_PER_GB * prices.log_per_gb
 
 
 def _billed_seconds(cpu_microseconds: float, megabytes: int) -> float:
@@ -165,6 +237,10 @@ def _billed_seconds(cpu_microseconds: float, megabytes: int) -> float:
 
 def _storage_for_a_year(measured: Measured, prices: Prices) -> float:
     """Stored, and kept recoverable to any second, from the day of the event on."""
-    gigabytes = measured.stored_bytes * MILLION / BYTES_PER_GB
-    per_month = prices.storage_per_gb_month + prices.recovery_per_gb_month
-    return gigabytes * MONTHS_PER_YEAR * per_month
+    per_month = prices.infrequent_storage_per_gb_month + prices.recovery_per_gb_month
+    return _gigabytes_stored(measured) * MONTHS_PER_YEAR * per_month
+
+
+def _gigabytes_stored(measured: Measured) -> float:
+    """Return what a million events leave in the ledger."""
+    return measured.stored_bytes * MILLION / BYTES_PER_GB

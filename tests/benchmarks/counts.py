@@ -23,6 +23,9 @@ GROUP, GROUPS_PER_BATCH = 10, 10
 DEPTH_BATCHES = 12
 DEPTH_REPEATS = 3
 
+# As many events as a page takes to fill, a few times over.
+RESERVING = workloads.reserving(20, warm_up=4)
+
 OURS = AgentCredits()
 TYPICAL = PowertoolsPerEvent()
 DESIGNS: tuple[DynamoDBDesign, ...] = (
@@ -70,7 +73,7 @@ def quick_plan() -> Plan:
     trace = workloads.azure_trace(200, warm_up=10)
     return Plan(
         costs=(
-            *((OURS, workload) for workload in (*hot.values(), trace)),
+            *((OURS, workload) for workload in (*hot.values(), trace, RESERVING)),
             *((TYPICAL, workload) for workload in (hot[1], trace)),
         ),
         cold=(hot[1], hot[100]),
@@ -84,10 +87,14 @@ def full_plan() -> Plan:
     uniform = workloads.uniform(3, warm_up=1)
     trace = workloads.azure_trace(500, warm_up=20)
     return Plan(
-        costs=tuple(
-            (design, without_warm_up(workload) if design is TYPICAL else workload)
-            for workload in (*hot.values(), uniform, trace)
-            for design in DESIGNS
+        costs=(
+            *(
+                (design, without_warm_up(workload) if design is TYPICAL else workload)
+                for workload in (*hot.values(), uniform, trace)
+                for design in DESIGNS
+            ),
+            # None of the others reserves.
+            (OURS, RESERVING),
         ),
         cold=(hot[1], hot[100]),
         few_and_many_accounts=_few_and_many_accounts(batches=50),

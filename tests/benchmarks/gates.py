@@ -13,6 +13,7 @@ from tests.benchmarks.modelled import Modelled
 from tests.benchmarks.write_path import Cost
 
 WRITE_UNITS_MAX = {1: 2.25, 100: 1.1}
+RESERVING_UNITS_MAX = 2.25
 COLD_READ_UNITS_MAX = {1: 2.0, 100: 1.1}
 REQUESTS_MAX = {1: 2.25, 100: 0.08}
 STORED_BYTES_MAX = {1: 760, 100: 660}
@@ -49,6 +50,7 @@ class Gate:
 
 def gates_on_counts(counts: Counts) -> Iterator[Gate]:
     yield from _gates_on_own_costs(counts)
+    yield _gate_on_reservations(counts)
     yield from _gates_on_depths(counts)
     yield from _gates_beside_typical(counts)
     yield from _gates_on_growth(counts)
@@ -65,6 +67,13 @@ def _gates_on_own_costs(counts: Counts) -> Iterator[Gate]:
         )
         yield Gate(f"requests of {at}", cost.requests, REQUESTS_MAX[size])
         yield Gate(f"bytes stored of {at}", cost.stored_bytes, STORED_BYTES_MAX[size])
+
+
+def _gate_on_reservations(counts: Counts) -> Gate:
+    cost = counts.cost("agent-credits", "reserving-1")
+    return Gate(
+        "write units of an event of a run that reserves", cost.write_units, RESERVING_UNITS_MAX
+    )
 
 
 def _gates_on_depths(counts: Counts) -> Iterator[Gate]:

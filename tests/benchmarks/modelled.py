@@ -9,20 +9,21 @@ from agent_credits.billing.directory import Directory
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
 from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
-from tests.benchmarks.agent_credits_design import accounts_well_into_their_lives
+from tests.benchmarks.agent_credits_design import rows_of
 from tests.benchmarks.cost_model import (
     Dollars,
+    LedgerClass,
     Measured,
     PriceFile,
+    compare_ledger_classes,
     dollars_per_million_events,
     hot_account_ceiling,
 )
 from tests.benchmarks.counts import Counts
-from tests.benchmarks.workloads import hot_account
-from tests.memory_rows import MemoryRows
-from tests.unit.builders import NOW, POLICY, pause
+from tests.benchmarks.log_bytes import LogBytes
+from tests.benchmarks.workloads import SIZES, hot_account
+from tests.unit.builders import NOW, pause
 
-SIZES = (1, 10, 100)
 ANNOUNCED_BATCHES = 10
 # Between reading the row and having written it, the typical design makes these two requests.
 TYPICAL_TURN_REQUESTS = 2
@@ -39,12 +40,15 @@ class Modelled:
     ceiling_per_second_slow: float
     dollars_per_million: Dollars
     total_dollars_per_million: float
+    ledger_class: LedgerClass
 
 
-def model(counts: Counts, announce_cpu: Mapping[int, float], file: PriceFile) -> list[Modelled]:
+def model(
+    counts: Counts, announce_cpu: Mapping[int, float], log_bytes: LogBytes, file: PriceFile
+) -> list[Modelled]:
     modelled = []
     for size in SIZES:
-        for design, measured in _measured(counts, size, announce_cpu, file):
+        for design, measured in _measured(counts, size, announce_cpu, log_bytes, file):
             dollars = dollars_per_million_events(measured, file.prices, file.assumptions)
             fast, slow = (
                 hot_account_ceiling(measured, milliseconds)
@@ -53,14 +57,24 @@ def model(counts: Counts, announce_cpu: Mapping[int, float], file: PriceFile) ->
                     file.assumptions.request_milliseconds_slow,
                 )
             )
-            modelled.append(Modelled(design, size, fast, slow, dollars, dollars.total))
+            ledger_class = compare_ledger_classes(measured, file.prices)
+            modelled.append(
+                Modelled(design, size, fast, slow, dollars, dollars.total, ledger_class)
+            )
     return modelled
 
 
 def _measured(
-    counts: Counts, size: int, announce_cpu: Mapping[int, float], file: PriceFile
+    counts: Counts,
+    size: int,
+    announce_cpu: Mapping[int, float],
+    log_bytes: LogBytes,
+    file: PriceFile,
 ) -> Iterator[tuple[str, Measured]]:
-    """Yield each design's figures; what commits event by event does so at any size."""
+    """Yield each design's figures; what commits event by event does so at any size.
+
+    Each logs like this project, and keeps its ledger in the same class of table.
+    """
     transaction = file.assumptions.transaction_requests
     (depth,) = [
         d for d in counts.depths if (d.design, d.events_per_batch) == ("agent-credits", size)
@@ -79,11 +93,15 @@ def _measured(
                 events=events,
                 write_units=cost.write_units,
                 row_write_units=cost.row_write_units,
+                ledger_write_units=cost.ledger_write_units,
                 read_units=cost.read_units,
+                ledger_read_units=cost.ledger_read_units,
                 round_trips=round_trips,
                 turn_requests=turn_requests,
                 debit_cpu_microseconds=cost.cpu_microseconds,
                 announce_cpu_microseconds=announce_cpu[events],
+                commit_log_bytes=log_bytes.of_commit[events],
+                metrics_log_bytes=log_bytes.of_metrics,
                 stored_bytes=cost.stored_bytes,
             ),
         )
@@ -105,11 +123,7 @@ def _announce_cpu(events_per_batch: int) -> float:
 
 def _images(events_per_batch: int) -> Sequence[tuple[Item, Item]]:
     workload = hot_account(events_per_batch, ANNOUNCED_BATCHES, warm_up=0)
-    rows = MemoryRows()
-    rows.policies[POLICY.version] = POLICY
-    rows.teams[workload.team.team_id] = workload.team
-    for account in accounts_well_into_their_lives(workload):
-        rows.accounts[account.principal] = account
+    rows = rows_of(workload)
     debits = Debits(rows, Directory(rows), pause)
     for batch in workload.batches:
         deliveries = [Delivery(str(number), body) for number, body in enumerate(batch)]

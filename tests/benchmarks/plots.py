@@ -39,6 +39,7 @@ SERVICES = {
     "dynamodb": ("DynamoDB", "#0072B2"),
     "storage": ("a year of storage", "#56B4E9"),
     "functions": ("Lambda", "#E69F00"),
+    "logs": ("logs", "#009E73"),
     "sqs": ("SQS", "#CC79A7"),
     "sns": ("SNS", "#999999"),
 }

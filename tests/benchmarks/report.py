@@ -1,4 +1,4 @@
-"""The figures of README.md and docs/explanation/benchmarks.md, written from the JSON.
+"""The figures of README.md, and of docs/explanation/benchmarks.md and growth.md, from the JSON.
 
 Each block of a page stands between two comments, `<!-- bench:NAME -->` and `<!-- bench:end -->`.
 """
@@ -8,7 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent_credits.values.credits import format_credits
+from tests.benchmarks.cost_model import (
+    ITEM_WRITE_UNITS_PER_SECOND,
+    MEGABYTES_PER_PROCESSOR,
+    MILLION,
+)
 from tests.benchmarks.stores import Network
+from tests.benchmarks.workloads import SIZES
 from tools import blocks
 from tools.blocks import table as _table
 
@@ -16,8 +23,15 @@ Document = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 RESULTS_FILE = ROOT / "docs" / "benchmarks.json"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "explanation" / "benchmarks.md")
+EXPLANATION = ROOT / "docs" / "explanation"
+PAGES = (ROOT / "README.md", EXPLANATION / "benchmarks.md", EXPLANATION / "growth.md")
 BLOCK = blocks.pattern("bench")
+
+LATENCIES = ("request_milliseconds", "request_milliseconds_slow")
+# MaximumConcurrency: one copy, the default, and what is a good start for a larger account.
+COPIES = (1, 2, 10, 100)
+# DynamoDB: what a new table on demand takes at once, and the quota of a table.
+TABLE_WRITE_UNITS_PER_SECOND = (4_000, 40_000)
 
 TITLES = {
     "agent-credits": "this project",
@@ -33,6 +47,7 @@ WORKLOADS = {
     "hot-100": "one account, 100 a batch",
     "hot-1000": "one account, 1,000 a batch",
     "uniform": "1,000 accounts alike",
+    "reserving-1": "runs that reserve, 1 a batch",
     "azure-trace": "the Azure trace",
 }
 
@@ -222,8 +237,172 @@ def _dollars(document: Document) -> str:
         )
         for m in document["modelled"]
     ]
-    headings = ("SQS", "Lambda", "DynamoDB", "SNS", "a year of storage", "total")
+    headings = ("SQS", "Lambda", "DynamoDB", "SNS", "logs", "a year of storage", "total")
     return _table((">events per batch", "design", *(f">{name}" for name in headings)), rows)
+
+
+def _logs(document: Document) -> str:
+    """Show what the log of an event costs, at both levels that log it."""
+    measured, per_gb = document["log_bytes"], document["prices"]["prices"]["log_per_gb"]
+    rows = []
+    for size, at_info in measured["of_commit"].items():
+        by_level = (at_info, at_info + measured["of_events"][size])
+        per_event = [total / int(size) for total in by_level]
+        rows.append(
+            (
+                size,
+                *(f"{size_:,.0f}" for size_ in per_event),
+                *(f"{size_ / 1_000 * per_gb:.3f}" for size_ in per_event),
+            )
+        )
+    headings = (
+        ">events in a commit",
+        ">bytes per event",
+        ">at DEBUG",
+        ">dollars per million events",
+        ">at DEBUG",
+    )
+    return _table(headings, rows)
+
+
+def _table_class(document: Document) -> str:
+    rows = []
+    for size in SIZES:
+        of = _model(document, "agent-credits", size)["ledger_class"]
+        rows.append(
+            (
+                str(size),
+                f"{of['standard_requests']:.3f}",
+                f"{of['infrequent_requests']:.3f}",
+                f"{of['standard_storage_month']:.3f}",
+                f"{of['infrequent_storage_month']:.3f}",
+                f"{of['break_even_months']:.1f}",
+            )
+        )
+    headings = (
+        ">events per batch",
+        ">requests, standard",
+        ">infrequent",
+        ">a month of storage, standard",
+        ">infrequent",
+        ">even after, months",
+    )
+    return _table(headings, rows)
+
+
+def _idle(document: Document) -> str:
+    stacks = document["idle_stacks"]
+    rows = [
+        (
+            share["what"],
+            f"{share['dollars_each']:.2f}",
+            str(share["count"]),
+            f"{_dollars_of(share):.2f}",
+            str(more["count"]),
+            f"{_dollars_of(more):.2f}",
+        )
+        for share, more in zip(stacks["by_default"], stacks["with_every_part"], strict=True)
+    ]
+    totals = (
+        f"{sum(map(_dollars_of, stacks[which])):.2f}" for which in ("by_default", "with_every_part")
+    )
+    by_default, with_every_part = totals
+    rows.append(("**total**", "", "", by_default, "", with_every_part))
+    headings = (
+        "what",
+        ">dollars each",
+        ">by default",
+        ">dollars a month",
+        ">with every part",
+        ">dollars a month",
+    )
+    each = document["prices"]["prices"]["custom_metric_per_month"]
+    number = stacks["custom_metrics"]
+    return (
+        f"{_table(headings, rows)}\n\n"
+        f"While events come, the {number} metrics of its own that the alarms and the dashboard read"
+        f" add up to {number} x ${each:.2f} = ${number * each:.2f} a month."
+    )
+
+
+def _dollars_of(share: Document) -> float:
+    dollars: float = share["count"] * share["dollars_each"]
+    return dollars
+
+
+def _limits_of_an_account(document: Document) -> str:
+    """Show what one account's row takes, by each of its two limits."""
+    assumptions = document["prices"]["assumptions"]
+    turns = [f"{assumptions[name]:g}" for name in LATENCIES]
+    rows = []
+    for size in SIZES:
+        row_units = _cost(document, "agent-credits", f"hot-{size}")["row_write_units"]
+        modelled = _model(document, "agent-credits", size)
+        rows.append(
+            (
+                str(size),
+                f"{ITEM_WRITE_UNITS_PER_SECOND / row_units:,.0f}",
+                f"{modelled['ceiling_per_second']:,.0f}",
+                f"{modelled['ceiling_per_second_slow']:,.0f}",
+            )
+        )
+    headings = (
+        ">its events in a batch",
+        ">events/s by write units",
+        *(f">events/s by turns of {latency} ms a request" for latency in turns),
+    )
+    return _table(headings, rows)
+
+
+def _limits_of_copies(document: Document) -> str:
+    """Show what the processor of a copy of DebitRuns allows; no request is waited for."""
+    megabytes = document["prices"]["assumptions"]["debit_megabytes"]
+    rows = []
+    for workload in ("uniform", *(f"hot-{size}" for size in SIZES)):
+        microseconds = _cost(document, "agent-credits", workload)["cpu_microseconds"]
+        seconds = microseconds / MILLION * MEGABYTES_PER_PROCESSOR / megabytes
+        rows.append(
+            (
+                WORKLOADS[workload],
+                f"{seconds * 1_000:.1f}",
+                *(f"{copies / seconds:,.0f}" for copies in COPIES),
+            )
+        )
+    headings = (
+        "traffic",
+        ">ms of an event",
+        *(f">events/s of {copies} {'copy' if copies == 1 else 'copies'}" for copies in COPIES),
+    )
+    return _table(headings, rows)
+
+
+def _limits_of_announce(document: Document) -> str:
+    megabytes = document["prices"]["assumptions"]["announce_megabytes"]
+    rows = []
+    for size, microseconds in document["announce_cpu_microseconds"].items():
+        seconds = microseconds / MILLION * MEGABYTES_PER_PROCESSOR / megabytes
+        rows.append((size, f"{seconds * 1_000:.1f}", f"{1 / seconds:,.0f}"))
+    return _table((">events in a commit", ">ms of a record", ">commits/s of a shard"), rows)
+
+
+def _limits_of_tables(document: Document) -> str:
+    rows = []
+    for size in SIZES:
+        cost = _cost(document, "agent-credits", f"hot-{size}")
+        units = cost["ledger_write_units"]
+        rows.append(
+            (
+                str(size),
+                f"{units:.2f}",
+                *(f"{limit / units:,.0f}" for limit in TABLE_WRITE_UNITS_PER_SECOND),
+            )
+        )
+    headings = (
+        ">an account's events in a batch",
+        ">write units of LedgerTable",
+        *(f">events/s at {limit:,} units/s" for limit in TABLE_WRITE_UNITS_PER_SECOND),
+    )
+    return _table(headings, rows)
 
 
 def _ceilings(document: Document) -> str:
@@ -351,6 +530,29 @@ def _range(fewest: int, most: int) -> str:
     return str(fewest) if fewest == most else f"{fewest} to {most}"
 
 
+def _reservations(document: Document) -> str:
+    """Return what an event of a run that reserves costs, and what fixed estimates cost in runs."""
+    cost = _cost(document, "agent-credits", "reserving-1")
+    found = document["false_rejections"]
+    rows = [
+        (
+            f"{f['estimate']}, {format_credits(f['estimate_microcredits'])} credits",
+            f"{f['rejected']:,}",
+            f"{f['share']:.2%}",
+            f"{f['overdrawn']:,}",
+        )
+        for f in found
+    ]
+    table = _table(
+        ("what every run reserves", ">runs rejected", ">share", ">runs that used more"), rows
+    )
+    return (
+        f"An event of a run that reserves costs {cost['write_units']:.2f} write units and"
+        f" {cost['read_units']:.2f} read units, at one event a batch with one reservation live.\n\n"
+        f"Of {found[0]['runs']:,} runs, each of which would have fitted:\n\n{table}"
+    )
+
+
 BLOCKS: dict[str, Callable[[Document], str]] = {
     "machine": _machine,
     "sentence": _sentence,
@@ -361,9 +563,17 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "far-rates": _far_rates,
     "advantage": _advantage,
     "dollars": _dollars,
+    "logs": _logs,
+    "table-class": _table_class,
+    "idle": _idle,
+    "limits-of-an-account": _limits_of_an_account,
+    "limits-of-copies": _limits_of_copies,
+    "limits-of-tables": _limits_of_tables,
+    "limits-of-announce": _limits_of_announce,
     "ceilings": _ceilings,
     "prices": _prices,
     "end-to-end": _end_to_end,
     "cold-start": _cold_starts,
+    "reservations": _reservations,
     "gates": _gates,
 }

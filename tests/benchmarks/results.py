@@ -14,7 +14,10 @@ from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.cost_model import PriceFile
 from tests.benchmarks.counts import Counts
 from tests.benchmarks.end_to_end import EndToEnd
+from tests.benchmarks.false_rejections import FalseRejections
 from tests.benchmarks.gates import Gate
+from tests.benchmarks.idle_stack import IdleStacks
+from tests.benchmarks.log_bytes import LogBytes
 from tests.benchmarks.modelled import Modelled
 from tests.benchmarks.rates import Rates
 
@@ -30,10 +33,13 @@ def document(
     counts: Counts,
     modelled: Sequence[Modelled],
     announce_cpu: dict[int, float],
+    log_bytes: LogBytes,
     prices: PriceFile,
+    idle_stacks: IdleStacks,
     rates: Rates,
     end_to_end: EndToEnd,
     cold_starts: ColdStarts,
+    false_rejections: Sequence[FalseRejections],
     gates: Iterable[Gate],
 ) -> dict[str, Any]:
     """Return it all, in an order and with a precision that make two runs easy to compare."""
@@ -42,17 +48,32 @@ def document(
         "machine": {**machine(), "load_before": load_before},
         "versions": versions(),
         "counts": asdict(counts),
-        "modelled": [asdict(m) for m in modelled],
-        "announce_cpu_microseconds": {str(n): cpu for n, cpu in announce_cpu.items()},
-        "prices": prices.model_dump(mode="json"),
+        "announce_cpu_microseconds": announce_cpu,
+        **modelled_part(modelled, log_bytes, prices, idle_stacks),
         "rates": [{**asdict(r), "events_per_second": r.events_per_second} for r in rates.rates],
         "skipped": rates.skipped,
         "end_to_end": asdict(end_to_end),
         "cold_starts": asdict(cold_starts),
+        "false_rejections": [{**asdict(f), "share": f.share} for f in false_rejections],
         "gates": [{**asdict(gate), "holds": gate.holds} for gate in gates],
     }
     rounded: dict[str, Any] = _rounded(measured)
     return rounded
+
+
+def modelled_part(
+    modelled: Sequence[Modelled], log_bytes: LogBytes, prices: PriceFile, idle_stacks: IdleStacks
+) -> dict[str, Any]:
+    """Return what is computed from the counts, the template and the prices, and from no clock."""
+    part: dict[str, Any] = _rounded(
+        {
+            "modelled": [asdict(m) for m in modelled],
+            "log_bytes": asdict(log_bytes),
+            "prices": prices.model_dump(mode="json"),
+            "idle_stacks": asdict(idle_stacks),
+        }
+    )
+    return part
 
 
 def machine() -> dict[str, Any]:
@@ -81,7 +102,7 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{SIGNIFICANT_DIGITS}g}")
     if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
+        return {str(key): _rounded(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(inner) for inner in value]
     return value

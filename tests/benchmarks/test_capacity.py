@@ -33,13 +33,22 @@ def item_of(size: int) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize(("size", "units"), [(100, 1), (4096, 1), (4097, 2)])
 def test_a_strong_read_costs_a_unit_for_each_4_kb_begun(size: int, units: int) -> None:
-    assert read_units({"Item": item_of(size)}, {"ConsistentRead": True}) == units
+    asked = {"TableName": "table", "ConsistentRead": True}
+
+    assert read_units({"Item": item_of(size)}, asked) == {"table": units}
 
 
 def test_a_key_that_names_no_item_costs_a_unit_as_well() -> None:
-    asked = {"RequestItems": {"table": {"Keys": [KEY] * 3, "ConsistentRead": True}}}
+    asked = {
+        "RequestItems": {
+            "table": {"Keys": [KEY] * 3, "ConsistentRead": True},
+            "another": {"Keys": [KEY], "ConsistentRead": True},
+        }
+    }
 
-    assert read_units({"Responses": {"table": [item_of(5000)]}}, asked) == 2 + 1 + 1
+    units = read_units({"Responses": {"table": [item_of(5000)]}}, asked)
+
+    assert units == {"table": 2 + 1 + 1, "another": 1}
 
 
 def test_a_cheaper_read_is_not_counted_as_a_strong_one() -> None:

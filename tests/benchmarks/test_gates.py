@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.benchmarks.cost_model import Dollars
+from tests.benchmarks.cost_model import Dollars, LedgerClass
 from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
 from tests.benchmarks.gates import Gate, gate_on_hot_account, gates_on_counts
 from tests.benchmarks.modelled import Modelled
@@ -17,7 +17,9 @@ GOOD = Cost(
     write_units=1.05,
     index_write_units=0,
     row_write_units=0.05,
+    ledger_write_units=1,
     read_units=1,
+    ledger_read_units=1,
     requests=0.07,
     cpu_microseconds=300,
     stored_bytes=640,
@@ -25,7 +27,11 @@ GOOD = Cost(
 TYPICAL = replace(GOOD, design="powertools", write_units=5, requests=5)
 DEPTH = Depth("agent-credits", 1, warm_min=2, warm_max=2, cold_min=3, cold_max=3)
 COUNTS = Counts(
-    costs=(*(replace(GOOD, workload=f"hot-{size}") for size in EVENTS_PER_BATCH), TYPICAL),
+    costs=(
+        *(replace(GOOD, workload=f"hot-{size}") for size in EVENTS_PER_BATCH),
+        replace(GOOD, workload="reserving-1", write_units=2.24),
+        TYPICAL,
+    ),
     cold=(GOOD, replace(GOOD, workload="hot-100")),
     few_and_many_accounts=(GOOD, GOOD),
     depths=(DEPTH,),
@@ -52,6 +58,10 @@ def test_good_figures_pass() -> None:
     ("counts", "name"),
     [
         (with_cost("hot-1", write_units=2.26), "write units of an event at 1 a batch"),
+        (
+            with_cost("reserving-1", write_units=2.26),
+            "write units of an event of a run that reserves",
+        ),
         (with_cost("hot-100", write_units=1.105), "write units of an event at 100 a batch"),
         (with_cost("hot-100", requests=0.09), "requests of an event at 100 a batch"),
         (with_cost("hot-1", stored_bytes=900), "bytes stored of an event at 1 a batch"),
@@ -86,7 +96,8 @@ def test_a_bound_itself_is_not_passed() -> None:
 
 
 def modelled(design: str, ceiling_per_second: float) -> Modelled:
-    return Modelled(design, 100, ceiling_per_second, 0, Dollars(0, 0, 0, 0, 0), 0)
+    nothing = Dollars(0, 0, 0, 0, 0, 0)
+    return Modelled(design, 100, ceiling_per_second, 0, nothing, 0, LedgerClass(0, 0, 0, 0, 0))
 
 
 @pytest.mark.parametrize(("events_per_second", "holds"), [(2_000, True), (1_999, False)])

@@ -28,6 +28,8 @@ def test_another_figure_is_noticed() -> None:
     results = copy.deepcopy(RESULTS)
     for model in results["modelled"]:
         model["total_dollars_per_million"] += 0.01
+    for cost in results["counts"]["costs"]:
+        cost["ledger_write_units"] += 0.01
 
     for page in PAGES:
         assert refreshed(page.read_text(), results) != page.read_text()

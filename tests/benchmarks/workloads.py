@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 
+from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
@@ -25,16 +26,20 @@ from agent_credits_demo.trace import (
     read_trace,
 )
 from agent_credits_local.checkout import this_checkout
-from tests.unit.builders import ACME, body, usage
+from tests.unit.builders import ACME, POLICY, body, finished, requested, usage
 
 # As many events as a run of a hundred to a batch has in tests/e2e/test_cost.py.
 RUN_EVENTS = 10
+EVENTS_OF_A_RESERVING_RUN = 3
 UNIFORM_ACCOUNTS = 1_000
 UNIFORM_BATCH = 100
 TRACE_ACCOUNTS = 40
 # As the template has it: BatchSize and BatchingWindowSeconds.
 BATCH_MESSAGES_MAX = 100
 BATCHING_WINDOW_SECONDS = 1.0
+
+# Events of one account in a batch, for which costs are modelled.
+SIZES = (1, 10, 100)
 
 TEAM_ID = "bench"
 
@@ -55,6 +60,7 @@ class Workload:
     # events come one by one, a page with UUIDs is full at five: with one to five, a round over all
     # accounts flushes as many pages as any later round.
     events_on_page: tuple[int, ...] = (1, 2, 3, 4, 5)
+    policy: BillingPolicy = POLICY
 
     @property
     def counted(self) -> tuple[Batch, ...]:
@@ -110,6 +116,34 @@ def uniform(
         ),
         warm_up=warm_up,
     )
+
+
+def reserving(runs: int, *, warm_up: int, seed: int = 1) -> Workload:
+    """One account and one run at a time: it reserves, reports usage and finishes, a batch each."""
+    chance = random.Random(seed)
+    (principal,) = users(1)
+    rule = POLICY.rules[0].model_copy(
+        update={"reserve": "estimate", "default_estimate_microcredits": 5_000_000}
+    )
+    return Workload(
+        name="reserving-1",
+        title="one account, runs that reserve, 1 a batch",
+        team=team_of_everybody(),
+        principals=(principal,),
+        batches=tuple(
+            (event,) for _ in range(warm_up + runs) for event in _events_of_a_run(principal, chance)
+        ),
+        warm_up=warm_up * EVENTS_OF_A_RESERVING_RUN,
+        policy=POLICY.model_copy(update={"rules": (rule, *POLICY.rules[1:])}),
+    )
+
+
+def _events_of_a_run(principal: Principal, chance: random.Random) -> Iterator[str]:
+    run, amount = _uuid(chance), format_credits(chance.choice(_amounts()))
+    of = {"run": run, "team": TEAM_ID, "user": principal.id}
+    yield body(requested(_uuid(chance), credits=amount, **of))
+    yield body(usage(_uuid(chance), amount, **of))
+    yield body(finished(_uuid(chance), **of))
 
 
 def in_groups(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Cost:
     """What an event costs on average; `events` is how many were counted.
 
-    `row_write_units` are those of the account row, which no other partition can share the load of.
+    `row_write_units` are those of the account row, which no other partition can share the load of;
+    `ledger_…_units` those of the ledger, whose table is in a class with prices of its own.
     """
 
     design: str
@@ -28,7 +29,9 @@ class Cost:
     write_units: float
     index_write_units: float
     row_write_units: float
+    ledger_write_units: float
     read_units: float
+    ledger_read_units: float
     requests: float
     cpu_microseconds: float
     stored_bytes: float
@@ -66,7 +69,9 @@ def count(
         write_units=consumed.write_units / events,
         index_write_units=consumed.index_write_units / events,
         row_write_units=consumed.write_units_by_table[tables["accounts"]] / events,
+        ledger_write_units=consumed.write_units_by_table[tables["ledger"]] / events,
         read_units=consumed.read_units / events,
+        ledger_read_units=consumed.read_units_by_table[tables["ledger"]] / events,
         requests=consumed.requests.total() / events,
         cpu_microseconds=cpu_seconds / events * 1e6,
         stored_bytes=stored / events,

@@ -9,12 +9,13 @@ if TYPE_CHECKING:
 
 # What CreateTable takes just as CloudFormation writes it.
 SAME_IN_CREATE_TABLE = {"AttributeDefinitions", "BillingMode", "KeySchema", "Tags"}
-# What guards stored data and changes the answer of no call.
+# What guards stored data or sets its price, and changes the answer of no call.
 WITHOUT_EFFECT_IN_TESTS = {
     "DeletionProtectionEnabled",
     "PointInTimeRecoverySpecification",
     "ResourcePolicy",
     "SSESpecification",
+    "TableClass",
     # It removes what is long past, at some time: no code may rely on that.
     "TimeToLiveSpecification",
 }

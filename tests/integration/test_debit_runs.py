@@ -1,6 +1,7 @@
 """The function debit_runs from its cold start on: whole SQS events in, tables and queue after."""
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +65,14 @@ def debit_runs(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     return cold_start("debit_runs", environment, monkeypatch)
 
 
+@pytest.fixture
+def at_debug(debit_runs: Function) -> Iterator[Function]:
+    """Loggers outlive a cold start within one process, and so would their level."""
+    debit_runs.app.logger.setLevel("DEBUG")
+    yield debit_runs
+    debit_runs.app.logger.setLevel("INFO")
+
+
 def entries(rows: DynamoDBRows, principal: Principal) -> list[Entry]:
     account = rows.read_account(principal)
     assert account is not None
@@ -121,7 +130,8 @@ def test_a_message_that_is_delivered_again_is_acknowledged_and_changes_nothing(
 
     assert failed == []
     assert world.read_account(ANA) == before
-    assert len(again.lines("already_recorded")) == 12
+    (line,) = again.lines("recorded")
+    assert line["already_recorded"].split() == [f"e{n}" for n in range(12)]
 
 
 def test_a_model_provider_error_is_observed_and_logged_without_its_body(
@@ -210,7 +220,7 @@ def test_an_unavailable_queue_only_delays_messages(
 
 
 @pytest.mark.usefixtures("world")
-def test_one_line_is_logged_per_outcome_and_never_a_body(
+def test_one_line_is_logged_per_commit_and_rejection_and_never_a_body(
     debit_runs: Function, sqs: "SQSClient", queue_url: str
 ) -> None:
     secret = "s3cr3t-value"
@@ -221,27 +231,52 @@ def test_one_line_is_logged_per_outcome_and_never_a_body(
             body(usage("e1", project_id=secret)),
             body({**usage("e2"), "type": secret}),
             body(usage("e3", secret)),
+            body(usage("e4", run="run-4", project_id=secret)),
         ],
     )
 
     debit_runs.invoke({"Records": receive(sqs, queue_url)})
 
-    (debited,) = debit_runs.lines("debited")
+    (recorded,) = debit_runs.lines("recorded")
     wanted = {
-        "message_id": sent[0],
-        "event_id": "e1",
-        "run_id": "run-1",
         "principal": "user:ana",
         "version": 2,
+        "run_ids": "run-1 run-4",
+        "debited": "e1 e4",
         "service": "debit_runs",
     }
-    assert {name: debited[name] for name in wanted} == wanted
+    assert {name: recorded[name] for name in wanted} == wanted
+    # Every further byte would be paid for on each line.
+    assert recorded.keys() - wanted.keys() == {
+        "level",
+        "message",
+        "timestamp",
+        "function_request_id",
+    }
     rejected = debit_runs.lines("rejected")
     assert [(line["message_id"], line["code"]) for line in rejected] == [
         (sent[1], "malformed"),
         (sent[2], "malformed"),
     ]
     assert secret not in debit_runs.log.getvalue()
+    assert len(debit_runs.log.getvalue().splitlines()) == 3
+
+
+@pytest.mark.usefixtures("world")
+def test_at_debug_each_event_has_a_line_of_its_own_too(
+    at_debug: Function, sqs: "SQSClient", queue_url: str
+) -> None:
+    sent = send(sqs, queue_url, [body(usage("e1"), usage("e2"))])
+
+    at_debug.invoke({"Records": receive(sqs, queue_url)})
+
+    assert len(at_debug.lines("recorded")) == 1
+    debited = at_debug.lines("debited")
+    wanted = {"message_id": sent[0], "run_id": "run-1", "principal": "user:ana", "version": 2}
+    for line, event_id in zip(debited, ("e1", "e2"), strict=True):
+        assert line["level"] == "DEBUG"
+        assert {name: line[name] for name in wanted} == wanted
+        assert line["event_id"] == event_id
 
 
 @pytest.mark.usefixtures("world")

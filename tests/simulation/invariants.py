@@ -700,7 +700,7 @@ def passed_in(entry: Entry) -> Passing:
     """Return what time did, by its entry."""
     if entry.outcome == "reservations_expired":
         return Passing(entry.outcome, "", entry.amount_microcredits, facts_of(entry))
-    return Passing(entry.outcome, _grant_id(entry), entry.amount_microcredits)
+    return Passing(entry.outcome, _grant_id(entry), entry.amount_microcredits, facts_of(entry))
 
 
 def report_name(meaning: str, run_id: str, event_id: str, team_id: str, time: datetime) -> str:

@@ -285,7 +285,8 @@ class Reference:
         estimate = terms.step if asked.credits is None else asked.credits
         room = self._room(asked.parent, now, policy)
         if estimate > room:
-            return self._fail(run, (), estimate - room, self._lacking(policy, run))
+            facts = self._lacking(policy, run)._replace(parent=asked.parent)
+            return self._fail(run, (), estimate - room, facts)
         before, ttl = self._where(), asked.ttl or terms.ttl
         self.reserved[run] = Reserved(asked.parent, terms._replace(ttl=ttl), now + ttl)
         self.had_reservation.add(run)
@@ -309,7 +310,7 @@ class Reference:
     def use(self, run: str, amount: int, now: datetime, policy: str = FIRST_POLICY) -> Expected:
         if run in self.errored:
             return self._recorded(run, Expected("waived"))
-        line, before = self._line(run), self._where()
+        line, before, reserved_before = self._line(run), self._where(), self._reserved_in(policy)
         asked, drawn, facts = amount, dict[str, int](), Facts()
 
         def burn(parts: Iterable[tuple[str, int]]) -> None:
@@ -356,7 +357,6 @@ class Reference:
         draws = tuple((name, part) for name, part in drawn.items() if part)
         if not amount:
             return self._recorded(run, Expected("debited", draws, facts=facts))
-        reserved_before = self._reserved_in(policy)
         return self._fail(run, draws, amount, facts._replace(reserved_before=reserved_before))
 
     def finish(self, run: str, status: str, now: datetime, policy: str = FIRST_POLICY) -> Expected:
@@ -367,8 +367,12 @@ class Reference:
         self.errored[run] = now
         drawn = self.drawn.pop(run, {})
         returned = [
-            (n, amount) for n, amount in drawn.items() if self._give_back(n, amount, now, policy)
+            (n, amount)
+            for n, amount in drawn.items()
+            if self._give_back(n, amount, now, policy, facts)
         ]
+        lapsed = {passing.grant_id for passing in self.lapsed}
+        facts = facts._replace(moves=frozenset(m for m in facts.moves if m[1] not in lapsed))
         # A policy with a longer grace may still give back what this one does not.
         taken_by_time = {n: amount for n, amount in drawn.items() if (n, amount) not in returned}
         if taken_by_time:
@@ -571,8 +575,11 @@ class Reference:
         self.failed.add(run)
         return self._recorded(run, Expected("insufficient", draws, shortfall, first, facts))
 
-    def _give_back(self, name: str, amount: int, now: datetime, policy: str) -> bool:
-        """Give credits back, and tell whether the grant or its one grace still takes them."""
+    def _give_back(self, name: str, amount: int, now: datetime, policy: str, facts: Facts) -> bool:
+        """Give credits back, and tell whether the grant or its one grace still takes them.
+
+        `facts`: what the run's end did to reservations; what it gave back to this grant may lapse.
+        """
         held = self.held.get(name)
         if held is None or held.expires_at <= now:
             made = self.made[name]
@@ -582,7 +589,8 @@ class Reference:
                 return False
             if held is not None and held.left:
                 # A reservation keeps the grant. What it holds for everyone has no grace.
-                self.lapsed.append(Passing("expired", name, held.left))
+                moves = frozenset(move for move in facts.moves if move[1] == name)
+                self.lapsed.append(Passing("expired", name, held.left, Facts(moves)))
             self.held[name] = Credits(made.pool, 0, expires_at, made.granted_at)
         self.held[name].left += amount
         return True

@@ -62,6 +62,7 @@ class ReservationInvariants:
     held: Held = field(default_factory=Held)
     parents: dict[str, str | None] = field(default_factory=dict)
     trees: dict[str, Tree] = field(default_factory=dict)
+    ends_next: set[str] = field(default_factory=set)
 
     def commit(self, row: Account, entries: Iterable[Entry]) -> None:
         for entry in entries:
@@ -131,11 +132,19 @@ class ReservationInvariants:
                 is_from_parent = not any(by_grant.values())
                 check(parent is None or is_from_parent, "a child reserves from its parent alone")
                 check(min(by_grant.values(), default=0) >= 0, "a reservation is put in")
+            case "credits.expired":
+                # What a run's end gives back to an expired grant lapses before the entry of the
+                # end, which has to name the reservations.
+                emptied = {move.run_id for move in moves if move.microcredits < 0}
+                self.ends_next |= emptied
+                self._check_what_ends(entry, emptied)
             case _:
-                self._check_what_ends(entry)
+                ended = {end.run_id for end in facts.ended}
+                check(self.ends_next <= ended, "what lapses with a reservation ends with it")
+                self.ends_next.clear()
+                self._check_what_ends(entry, ended)
 
-    def _check_what_ends(self, entry: Entry) -> None:
-        ended = {end.run_id for end in entry.reservation.ended}
+    def _check_what_ends(self, entry: Entry, ended: set[str]) -> None:
         heirs = {self._heir(run, ended) for run in ended}
         for move in entry.reservation.moves:
             allowed = ended if move.microcredits < 0 else heirs

@@ -29,8 +29,9 @@ from agent_credits.ledger.entries import (
 )
 from agent_credits.ledger.grants import Grant
 from agent_credits.ledger.reloads import Reload
-from agent_credits.ledger.reservations import Reservation, ReservationTerms
+from agent_credits.ledger.reservations import TTL_DEFAULT, Reservation, ReservationTerms
 from agent_credits.ledger.thresholds import LowCredits, parse_threshold
+from agent_credits.sweeps.checkpoint import ReservedByLedger
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
@@ -176,22 +177,26 @@ def unpack_plan(text: str) -> PlanSubscription:
     )
 
 
-def pack_reservations(reservations: Sequence[Reservation]) -> str | bytes:
-    """Return the reservations as text, or as compressed columns if the text is long."""
-    rows = [_reservation_to_json(reservation) for reservation in reservations]
-    text = _dumps(rows)
+def pack_reservations(reservations: Sequence[Reservation], grants: Sequence[Grant]) -> str | bytes:
+    """Return the reservations as text, or as compressed columns if the text is long.
+
+    A part names its grant by its place among the account's grants.
+    """
+    place = {grant.id: number for number, grant in enumerate(grants)}
+    rows = [_reservation_to_json(reservation, place) for reservation in reservations]
+    text = _dumps([_without_defaults(row) for row in rows])
     if len(text) <= READABLE_BYTES_MAX:
         return text
     columns = list(zip(*rows, strict=True))
     return lzma.compress(_dumps(columns).encode(), lzma.FORMAT_RAW, filters=_LZMA)
 
 
-def unpack_reservations(packed: str | bytes) -> tuple[Reservation, ...]:
+def unpack_reservations(packed: str | bytes, grants: Sequence[Grant]) -> tuple[Reservation, ...]:
     if isinstance(packed, str):
         rows: Iterable[Any] = _loads(packed)
     else:
         rows = zip(*_loads(_decompressed(packed)), strict=True)
-    return tuple(_reservation_from_json(row) for row in rows)
+    return tuple(_reservation_from_json(row, grants) for row in rows)
 
 
 def pack_errored_runs(runs: Sequence[ErroredRun]) -> bytes:
@@ -287,6 +292,17 @@ def unpack_grant_ids(text: str) -> frozenset[str]:
     return frozenset(_loads(text))
 
 
+def pack_reserved_by_ledger(reservations: Iterable[ReservedByLedger]) -> str:
+    return _dumps([[r.run_id, r.parent_run_id, r.by_grant] for r in reservations])
+
+
+def unpack_reserved_by_ledger(text: str) -> tuple[ReservedByLedger, ...]:
+    return tuple(
+        ReservedByLedger(run_id, parent, tuple((grant, held) for grant, held in by_grant))
+        for run_id, parent, by_grant in _loads(text)
+    )
+
+
 def pack_by_day(microcredits_by_day: Mapping[date, int]) -> str:
     return _dumps({day.isoformat(): net for day, net in sorted(microcredits_by_day.items())})
 
@@ -303,31 +319,46 @@ def _decompressed(packed: bytes) -> bytes:
         raise ValueError("columns are not compressed in their format") from error
 
 
-def _reservation_to_json(reservation: Reservation) -> list[Any]:
+# Behind the run, the parts, the expiry and what was reserved; the last are mostly at their default.
+_RESERVATION_DEFAULTS = (TTL_DEFAULT // _SECOND, 0, "finish", 0, 0, 0, "continue", None)
+
+
+def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> list[Any]:
     terms = reservation.terms
     return [
         reservation.run_id,
-        reservation.parent_run_id,
-        [[part.pool, part.grant_id, part.microcredits] for part in reservation.parts],
+        [[place[part.grant_id], part.microcredits] for part in reservation.parts],
+        _seconds(reservation.expires_at),
         reservation.reserved_microcredits,
+        terms.ttl // _SECOND,
+        terms.step_microcredits,
+        terms.overrun,
+        terms.grace_microcredits,
         reservation.drawn_microcredits,
         reservation.overdrawn_microcredits,
         reservation.directive,
-        _seconds(reservation.expires_at),
-        terms.step_microcredits,
-        terms.ttl // _SECOND,
-        terms.overrun,
-        terms.grace_microcredits,
+        reservation.parent_run_id,
     ]
 
 
-def _reservation_from_json(row: Sequence[Any]) -> Reservation:
-    run_id, parent, parts, reserved, drawn, overdrawn, directive, expires_at, *terms = row
-    step, ttl, overrun, grace = terms
+def _without_defaults(row: list[Any]) -> list[Any]:
+    first = len(row) - len(_RESERVATION_DEFAULTS)
+    while len(row) > first and row[-1] == _RESERVATION_DEFAULTS[len(row) - 1 - first]:
+        row = row[:-1]
+    return row
+
+
+def _reservation_from_json(row: Sequence[Any], grants: Sequence[Grant]) -> Reservation:
+    run_id, parts, expires_at, reserved, *others = row
+    others += _RESERVATION_DEFAULTS[len(others) :]
+    ttl, step, overrun, grace, drawn, overdrawn, directive, parent = others
     return Reservation(
         run_id=run_id,
         parent_run_id=parent,
-        parts=tuple(Draw(*part) for part in parts),
+        parts=tuple(
+            Draw(grants[place].pool, grants[place].id, microcredits)
+            for place, microcredits in parts
+        ),
         reserved_microcredits=reserved,
         expires_at=_instant(expires_at),
         # Whether a run reserves was decided when it did.
@@ -350,16 +381,7 @@ def _reservation_facts_to_json(entry: Entry) -> dict[str, Any]:
     moves: Any = [[_other(m.run_id, own), m.grant_id, m.microcredits] for m in facts.moves]
     return {
         "moves": 1 if facts.moves and facts.moves == _moves_of_draws(entry) else moves,
-        "ended": [
-            [
-                _other(e.run_id, own),
-                e.parent_run_id,
-                e.reserved_microcredits,
-                e.drawn_microcredits,
-                e.overdrawn_microcredits,
-            ]
-            for e in facts.ended
-        ],
+        "ended": [_ended_to_json(ended, own) for ended in facts.ended],
         "parent": facts.parent_run_id,
         "overdrawn": facts.overdrawn_microcredits,
         "overruns": int(facts.overruns),
@@ -383,7 +405,7 @@ def _reservation_facts_from_json(row: dict[str, Any]) -> ReservationFacts:
         moves = [[0, part.grant_id, -part.microcredits] for part in _draws_from_json(row)]
     return ReservationFacts(
         moves=tuple(Move(run or own, grant_id, amount) for run, grant_id, amount in moves),
-        ended=tuple(EndedReservation(run or own, *facts) for run, *facts in row.get("ended", ())),
+        ended=tuple(_ended_from_json(ended, own) for ended in row.get("ended", ())),
         parent_run_id=row.get("parent"),
         overdrawn_microcredits=row.get("overdrawn", 0),
         overruns=bool(row.get("overruns")),
@@ -391,6 +413,20 @@ def _reservation_facts_from_json(row: dict[str, Any]) -> ReservationFacts:
         reserved_before_microcredits=row.get("reserved", 0),
         reason=row.get("reason"),
     )
+
+
+def _ended_to_json(ended: EndedReservation, own: str) -> list[Any]:
+    run = _other(ended.run_id, own)
+    sums: list[Any] = [run, ended.reserved_microcredits, ended.drawn_microcredits]
+    if ended.overdrawn_microcredits or ended.parent_run_id:
+        sums += [ended.overdrawn_microcredits, ended.parent_run_id]
+    return sums
+
+
+def _ended_from_json(row: list[Any], own: str) -> EndedReservation:
+    run, reserved, drawn, *others = row
+    overdrawn, parent = others or (0, None)
+    return EndedReservation(run or own, parent, reserved, drawn, overdrawn)
 
 
 def _other(run_id: str, own: str) -> str | int:

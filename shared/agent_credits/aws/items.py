@@ -111,7 +111,7 @@ def account_item(account: Account) -> Item:
     if account.low is not None:
         item["low"] = {"S": codec.pack_low(account.low)}
     if account.reservations:
-        reservations = codec.pack_reservations(account.reservations)
+        reservations = codec.pack_reservations(account.reservations, account.grants)
         item["reservations"] = (
             {"S": reservations} if isinstance(reservations, str) else {"B": reservations}
         )
@@ -127,10 +127,11 @@ def account_item(account: Account) -> Item:
 
 def account_from_item(item: Mapping[str, Any]) -> Account:
     """Read an account's row, from a response or from an image of the change stream."""
+    grants = codec.unpack_grants(item[_grants_attribute_of(item)]["S"])
     return Account(
         principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
         version=int(item["version"]["N"]),
-        grants=codec.unpack_grants(item[_grants_attribute_of(item)]["S"]),
+        grants=grants,
         plan=codec.unpack_plan(item["plan"]["S"]) if "plan" in item else None,
         errored_runs=(
             codec.unpack_errored_runs(_bytes(item["errored_runs"]))
@@ -144,7 +145,7 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
         is_exhausted="is_exhausted" in item,
         low=codec.unpack_low(item["low"]["S"]) if "low" in item else None,
         reservations=(
-            codec.unpack_reservations(_text_or_bytes(item["reservations"]))
+            codec.unpack_reservations(_text_or_bytes(item["reservations"]), grants)
             if "reservations" in item
             else ()
         ),
@@ -276,6 +277,8 @@ def checkpoint_item(checkpoint: Checkpoint) -> Item:
         "grants": {"S": codec.pack_grants(checkpoint.grants)},
         "unsettled": {"S": codec.pack_grant_ids(checkpoint.unsettled_grant_ids)},
     }
+    if checkpoint.reservations:
+        item["reservations"] = {"S": codec.pack_reserved_by_ledger(checkpoint.reservations)}
     if checkpoint.recorded_at is not None:
         item["recorded_at"] = {"S": codec.pack_instants([checkpoint.recorded_at])}
     return item
@@ -290,6 +293,11 @@ def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
         recorded_at=instants[0] if instants else None,
         grants=codec.unpack_grants(item["grants"]["S"]),
         unsettled_grant_ids=codec.unpack_grant_ids(item["unsettled"]["S"]),
+        reservations=(
+            codec.unpack_reserved_by_ledger(item["reservations"]["S"])
+            if "reservations" in item
+            else ()
+        ),
     )
 
 

@@ -11,7 +11,12 @@ from agent_credits.billing.payers import pools_of
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
 from agent_credits.billing.teams import Team
-from agent_credits.ledger.accounts import Account, pool_balances, total_microcredits
+from agent_credits.ledger.accounts import (
+    Account,
+    pool_balances,
+    reserved_balances,
+    unburned_microcredits,
+)
 from agent_credits.ledger.burn import WINDOWS_DAYS, BurnByDay, burned_over, exhausted_on
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
@@ -30,8 +35,11 @@ class Burning(Struct, frozen=True):
 
 
 class ReportedPool(Strict):
+    """`reserved_microcredits`: what runs in flight hold of the pool, beside what is available."""
+
     pool: PoolName
     available_microcredits: int
+    reserved_microcredits: int = 0
 
 
 class ReportedAccount(Strict):
@@ -46,6 +54,10 @@ class ReportedAccount(Strict):
     @property
     def available_microcredits(self) -> int:
         return sum(pool.available_microcredits for pool in self.pools)
+
+    @property
+    def reserved_microcredits(self) -> int:
+        return sum(pool.reserved_microcredits for pool in self.pools)
 
 
 class ReportedSpending(Strict):
@@ -71,6 +83,7 @@ class BalanceReport(Strict):
     accounts: tuple[ReportedAccount, ...]
     accounts_count: int
     available_microcredits: int
+    reserved_microcredits: int = 0
     burned_microcredits: tuple[int, ...]
     spending: ReportedSpending
 
@@ -96,6 +109,7 @@ def balance_report(
         accounts=tuple(accounts[:ACCOUNTS_LISTED_MAX]),
         accounts_count=len(accounts),
         available_microcredits=sum(account.available_microcredits for account in accounts),
+        reserved_microcredits=sum(account.reserved_microcredits for account in accounts),
         burned_microcredits=_summed([account.burned_microcredits for account in accounts]),
         spending=ReportedSpending(
             month=month,
@@ -109,15 +123,21 @@ def balance_report(
 
 def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime) -> ReportedAccount:
     current = bring_up_to(burning.account, now)
-    balances = pool_balances(current, pools_of(current.principal, policy), now)
+    order = pools_of(current.principal, policy)
+    balances = pool_balances(current, order, now)
+    reserved = reserved_balances(current, order, now)
     return ReportedAccount(
         principal=current.principal,
         pools=tuple(
-            ReportedPool(pool=b.pool, available_microcredits=b.available_microcredits)
-            for b in balances
+            ReportedPool(
+                pool=b.pool,
+                available_microcredits=b.available_microcredits,
+                reserved_microcredits=r.available_microcredits,
+            )
+            for b, r in zip(balances, reserved, strict=True)
         ),
         burned_microcredits=tuple(burned_over(burning.burned, days, day) for days in WINDOWS_DAYS),
-        exhausted_on=exhausted_on(total_microcredits(balances), burning.burned, day),
+        exhausted_on=exhausted_on(unburned_microcredits(current, order, now), burning.burned, day),
         resets_at=resets_at(current, now),
     )
 

@@ -221,7 +221,7 @@ def _ready_to_commit(
         # An empty grant leaves the row; the ledger has it, in case a draw is given back to it.
         grants=tuple(g for g in account.grants if g.remaining_microcredits > 0 or g.id in held),
         is_exhausted=_is_exhausted(account, account.entries[kept:]),
-        page_is_full=fills_page(account.entries),
+        page_is_full=fills_page(account.entries, len(account.reservations)),
     )
     check_account(committed)
     return committed

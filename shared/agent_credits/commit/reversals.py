@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account
-from agent_credits.ledger.entries import Draw, Entry
+from agent_credits.ledger.entries import Draw, Entry, Move
 from agent_credits.ledger.grants import Grant
 from agent_credits.values.errors import InvariantViolated, require
 
@@ -41,12 +41,18 @@ def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Gran
 
 
 def given_back(
-    account: Account, part: Draw, origin: Grant, grace: timedelta, now: datetime
+    account: Account,
+    part: Draw,
+    origin: Grant,
+    grace: timedelta,
+    now: datetime,
+    moves: tuple[Move, ...] = (),
 ) -> Account | None:
     """Give the credits back to their grant; None where it expired too long ago to take them.
 
     A grant that expired meanwhile takes them until its grace is over. Grace is counted once, from
-    the grant's own expiry, however often credits come back to it.
+    the grant's own expiry, however often credits come back to it. `moves`: how the same event gave
+    parts of reservations back to this grant; those lapse with what else the grant held.
     """
     held = next((grant for grant in account.grants if grant.id == part.grant_id), None)
     if held is not None and held.is_live(now):
@@ -63,7 +69,7 @@ def given_back(
     # It expired, and stays on the row because a reservation holds a part of it. What it held for
     # everyone lapses now, so that only what comes back is good for longer.
     if held.remaining_microcredits > 0:
-        lapsed = Entry.expired(account.principal, held, now)
+        lapsed = Entry.expired(account.principal, held, now, moves)
         account = replace(account, entries=(*account.entries, lapsed))
     return _with_grant(account, revived)
 

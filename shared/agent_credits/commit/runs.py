@@ -133,7 +133,9 @@ def _reserve(
         if run_id not in context.past.runs:
             # If the run ended pages ago, nothing is bought for it.
             return account, Unsure(run_id)
-        return _lacks(account, change, "agent_run.requested", estimate, held, context)
+        return _lacks(
+            account, change, "agent_run.requested", estimate, held, context, parent_run_id
+        )
     return held.account, Entry.accepted(_facts(change, context), estimate, held.facts)
 
 
@@ -158,6 +160,7 @@ def _lacks(
     amount: int,
     lacking: Lacking,
     context: DecisionContext,
+    parent_run_id: str | None = None,
 ) -> tuple[Account, Entry | Waiting]:
     """Let a request wait for a reload that may cover it, or else let it fail."""
     billing, now = change.billing, context.now
@@ -171,7 +174,9 @@ def _lacks(
     if line:
         may_draw = any(held.left_microcredits for held in line)
         directive = "continue" if may_draw else line[-1].overrun_directive
-    reservation = ReservationFacts(directive=directive, reserved_before_microcredits=reserved)
+    reservation = ReservationFacts(
+        parent_run_id=parent_run_id, directive=directive, reserved_before_microcredits=reserved
+    )
     return account, Entry.request_insufficient(
         _facts(change, context),
         amount,
@@ -199,7 +204,7 @@ def _apply_usage(
     standing = reload_standing(account, billing, now)
     if not drawn.is_bound and (standing == "able" or standing == "waiting"):
         return wait_for_reload(account, billing, amount, context)
-    reserved = reserved_microcredits(drawn.account, billing.pools, now)
+    reserved = reserved_microcredits(account, billing.pools, now)
     entry = Entry.usage_insufficient(
         facts,
         amount,
@@ -263,13 +268,19 @@ def _apply_finish(
             return account, _RUN_ENDED
     if status != "error":
         return account, Entry.finished(facts, reservation)
-    draws = list[Draw]()
+    draws, grace = list[Draw](), change.billing.grace
     for part in draws_to_return(context.entries_of_run(account, run_id)):
         origin = origin_of(account, context, part.grant_id)
-        with_part = given_back(account, part, origin, change.billing.grace, context.now)
-        if with_part is not None:
-            account = with_part
-            draws.append(part)
+        moves = tuple(m for m in reservation.moves if m.grant_id == part.grant_id)
+        with_part = given_back(account, part, origin, grace, context.now, moves)
+        if with_part is None:
+            continue
+        if len(with_part.entries) > len(account.entries):
+            # The entry of what lapsed has them already.
+            recorded_here = tuple(m for m in reservation.moves if m not in moves)
+            reservation = replace(reservation, moves=recorded_here)
+        account = with_part
+        draws.append(part)
     ended = ErroredRun(run_hash(run_id), context.now)
     others = tuple(run for run in account.errored_runs if run.run_hash != ended.run_hash)
     after = replace(account, errored_runs=(*others, ended))

@@ -235,8 +235,14 @@ class Entry(Struct, frozen=True):
         )
 
     @classmethod
-    def expired(cls, principal: Principal, grant: Grant, recorded_at: datetime) -> Self:
-        """What a grant still held when it expired."""
+    def expired(
+        cls,
+        principal: Principal,
+        grant: Grant,
+        recorded_at: datetime,
+        moves: tuple[Move, ...] = (),
+    ) -> Self:
+        """What a grant still held when it expired, with what `moves` gave back to it before."""
         if grant.expires_at is None or grant.is_live(recorded_at):
             raise InvariantViolated("a live grant does not expire")
         require(grant.remaining_microcredits > 0, "an empty grant has nothing that expires")
@@ -250,6 +256,7 @@ class Entry(Struct, frozen=True):
             recorded_at,
             grant.remaining_microcredits,
             grant=grant,
+            reservation=ReservationFacts(moves) if moves else NO_RESERVATION,
         )
 
     @classmethod

@@ -34,6 +34,7 @@ from agent_credits.notices.observations import (
     ModelProviderError,
     Observation,
 )
+from agent_credits.notices.overdrawn import run_overdrawn
 from agent_credits.notices.spend_cap import reload_suspended, spend_cap_warning
 
 
@@ -77,6 +78,12 @@ def _failed_runs(commit: AccountRecord, settings: NoticeSettings) -> Iterator[No
     for entry in commit.new_entries:
         if entry.fails_run:
             yield insufficient_credits(commit.new, entry, settings.problem_type_base_url)
+
+
+def _overdrawn_runs(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
+    for entry in commit.new_entries:
+        if entry.reservation.overruns:
+            yield run_overdrawn(commit.new, entry)
 
 
 def _reloads(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
@@ -129,6 +136,7 @@ def _suspensions(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
 
 OF_ACCOUNTS: tuple[Callable[[AccountRecord, NoticeSettings], Iterator[Notice]], ...] = (
     _failed_runs,
+    _overdrawn_runs,
     _reloads,
     _low_credits,
     _restored,

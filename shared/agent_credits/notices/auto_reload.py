@@ -15,6 +15,9 @@ from agent_credits.values.display import (
     time_text,
 )
 
+# Of more the newest are named; an account holds a bounded number of reservations.
+PAUSED_RUNS_NAMED_MAX = 20
+
 
 def reload_succeeded(account: Account, entry: Entry) -> Notice:
     facts = _facts(entry)
@@ -104,12 +107,19 @@ def credits_restored(old: Account, account: Account) -> Notice:
     low_team_id = old.low.team_id if old.low else None
     team_id = low_team_id or newest_team(old.entries) or newest_team(account.entries) or ""
     name = account_text(account.principal, team_id)
+    runs = [r.run_id for r in reversed(account.reservations) if r.directive == "pause"]
+    paused: dict[str, object] = (
+        {"paused_runs": runs[:PAUSED_RUNS_NAMED_MAX], "paused_runs_count": len(runs)}
+        if runs
+        else {}
+    )
     if old.is_exhausted:
         subject = f"{account.principal} has credits again"
         lines = [
             f"{name} was out of credits and has credits again.",
             "",
             "Failed runs are not retried. Start them again if you still need them.",
+            *_paused_lines(runs),
         ]
     else:
         subject = f"{account.principal} is no longer low on credits"
@@ -132,10 +142,23 @@ def credits_restored(old: Account, account: Account) -> Notice:
             "principal": str(account.principal),
             "team_id": team_id,
             "recovered_from": "exhausted" if old.is_exhausted else "low",
+            **paused,
         },
         email_subject=subject,
         email_text="\n".join(lines) + "\n",
     )
+
+
+def _paused_lines(runs: list[str]) -> list[str]:
+    if not runs:
+        return []
+    more = len(runs) - PAUSED_RUNS_NAMED_MAX
+    return [
+        "",
+        "Paused runs can go on once they are extended with agent_run.extended, newest first:",
+        *(f"- {run_id}" for run_id in runs[:PAUSED_RUNS_NAMED_MAX]),
+        *([f"- and {count_text(more, 'more run')}"] if more > 0 else []),
+    ]
 
 
 def _notice(

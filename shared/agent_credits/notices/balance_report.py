@@ -39,6 +39,7 @@ def report_data(report: BalanceReport) -> dict[str, Any]:
         "team_id": report.team_id,
         "day": report.day.isoformat(),
         "available_credits": format_credits(report.available_microcredits),
+        **_reserved(report.reserved_microcredits),
         **_by_window(report.burned_microcredits),
         **report.spending.model_dump(),
         "accounts_count": report.accounts_count,
@@ -50,7 +51,7 @@ def report_text(report: BalanceReport) -> str:
     accounts = [line for account in report.accounts for line in _account_lines(account)]
     more = report.accounts_count - len(report.accounts)
     lines = [
-        f"Team {report.team_id} holds {credits_text(report.available_microcredits)}.",
+        f"Team {report.team_id} holds {_held_text(report)}.",
         f"Burned: {_windows_text(report.burned_microcredits)}.",
         _spending_text(report),
         "",
@@ -79,8 +80,13 @@ def _account_data(account: ReportedAccount) -> dict[str, Any]:
     return {
         "principal": str(account.principal),
         "available_credits": format_credits(account.available_microcredits),
+        **_reserved(account.reserved_microcredits),
         "pools": [
-            {"pool": p.pool, "available_credits": format_credits(p.available_microcredits)}
+            {
+                "pool": p.pool,
+                "available_credits": format_credits(p.available_microcredits),
+                **_reserved(p.reserved_microcredits),
+            }
             for p in account.pools
         ],
         **_by_window(account.burned_microcredits),
@@ -92,7 +98,7 @@ def _account_data(account: ReportedAccount) -> dict[str, Any]:
 def _account_lines(account: ReportedAccount) -> list[str]:
     (pools,) = facts(_account_data(account), "pools")
     return [
-        f"{account.principal}: {credits_text(account.available_microcredits)}",
+        f"{account.principal}: {_held_text(account)}",
         f"  pools: {pools.text}",
         f"  burned: {_windows_text(account.burned_microcredits)}",
         f"  {_how_long(account)}",
@@ -101,13 +107,24 @@ def _account_lines(account: ReportedAccount) -> list[str]:
 
 def _how_long(account: ReportedAccount) -> str:
     refill = f"; refills at {time_text(account.resets_at)}" if account.resets_at else ""
-    if account.available_microcredits == 0:
+    if account.available_microcredits + account.reserved_microcredits == 0:
         return f"empty{refill}"
     if account.burned_microcredits[WINDOWS_DAYS.index(RATE_DAYS)] == 0:
         return f"no burn in {RATE_DAYS} days{refill}"
     if account.exhausted_on is None:
         return f"lasts for years{refill}"
     return f"lasts until {account.exhausted_on}{refill}"
+
+
+def _held_text(held: BalanceReport | ReportedAccount) -> str:
+    text = credits_text(held.available_microcredits)
+    if held.reserved_microcredits:
+        text += f", and {amount_text(held.reserved_microcredits)} reserved for runs in flight"
+    return text
+
+
+def _reserved(microcredits: int) -> dict[str, str]:
+    return {"reserved_credits": format_credits(microcredits)} if microcredits else {}
 
 
 def _by_window(burned: tuple[int, ...]) -> dict[str, str]:

@@ -1,6 +1,11 @@
 """The notice that an account is low: one for each time it falls below a threshold."""
 
-from agent_credits.ledger.accounts import Account, pool_balances, total_microcredits
+from agent_credits.ledger.accounts import (
+    Account,
+    pool_balances,
+    reserved_microcredits,
+    total_microcredits,
+)
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.notices.facts import account_text, fact_lines, facts, step_lines
@@ -19,6 +24,8 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     threshold, base = low.deepest_notified, low.base_microcredits
     pools = pool_balances(account, low.pools, time)
     available = total_microcredits(pools)
+    reserved = reserved_microcredits(account, low.pools, time)
+    left = available + reserved
     refill = resets_at(account, time)
     fix = fixes(account, low.payer, low.team_id, refill, low.decline)
     data = {
@@ -27,25 +34,23 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         "threshold": str(threshold),
         "threshold_credits": format_credits(threshold.microcredits(base)),
         "available_credits": format_credits(available),
-        "percent_left": available * 100 // base if base else None,
+        "percent_left": left * 100 // base if base else None,
         "percent_of_credits": format_credits(base),
         "pools": pools_to_json(pools),
         "auto_reload": {"state": reload_state(low.decline), "cause": low.decline},
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
     }
+    if reserved:
+        data["reserved_credits"] = format_credits(reserved)
     lines = [
         (
-            f"{account_text(account.principal, low.team_id)} has {credits_text(available)} left, "
+            f"{account_text(account.principal, low.team_id)} has {credits_text(left)} left, "
             f"less than {_threshold_text(account, low)}."
         ),
-        (
-            "Runs continue until the credits are used up; then they fail."
-            if available
-            else "Every further run fails until credits are added."
-        ),
+        _what_follows(available, reserved),
         "",
-        *fact_lines(facts(data, "pools", "auto_reload", "resets_at")),
+        *fact_lines(facts(data, "pools", "reserved_credits", "auto_reload", "resets_at")),
         "",
         *step_lines(fix),
     ]
@@ -59,9 +64,17 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
         time=time,
         retryable=False,
         data=data,
-        email_subject=f"{account.principal} is low on credits: {amount_text(available)} left",
+        email_subject=f"{account.principal} is low on credits: {amount_text(left)} left",
         email_text="\n".join(lines) + "\n",
     )
+
+
+def _what_follows(available: int, reserved: int) -> str:
+    if available:
+        return "Runs continue until the credits are used up; then they fail."
+    if reserved:
+        return "All of it is reserved for runs in flight; new runs fail until those finish."
+    return "Every further run fails until credits are added."
 
 
 def _threshold_text(account: Account, low: LowCredits) -> str:

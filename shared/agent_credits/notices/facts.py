@@ -30,11 +30,13 @@ _LABELS: Final = {
     "exhausted_on": "Lasts until",
     "grant_id": "Grant",
     "percent": "Warning level",
+    "paused_runs_count": "Paused runs",
     "principal": "Account",
     "project_id": "Project",
     "provider": "Model provider",
     "reload_id": "Reload",
     "resets_at": "Refills",
+    "reserved_credits": "Reserved",
     "run_id": "Run",
     "shortfall_credits": "Short by",
     "spent_percent": "Percent spent",
@@ -125,6 +127,8 @@ def _is_said_elsewhere(name: str, data: Mapping[str, Any]) -> bool:
             return isinstance(data.get("auto_reload"), dict)
         case "threshold_credits" | "percent_of_credits":
             return "threshold" in data
+        case "directive":
+            return "task_state" in data
         case "percent_left":
             return "available_credits" in data
         case _:

@@ -1,10 +1,10 @@
 """The notice of a run that failed for lack of credits: one per run, at once, never in a digest."""
 
 from datetime import datetime
-from typing import Any, Final, assert_never
+from typing import Any, Final, Literal, assert_never
 
 from agent_credits.ledger.accounts import Account, total_microcredits
-from agent_credits.ledger.entries import Entry, PoolBalance
+from agent_credits.ledger.entries import Directive, Entry, PoolBalance
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
@@ -12,7 +12,7 @@ from agent_credits.notices.notice import Notice, iso
 from agent_credits.notices.problem import insufficient_credits_problem
 from agent_credits.notices.reload_declines import reload_fix
 from agent_credits.values.credits import format_credits
-from agent_credits.values.display import time_text
+from agent_credits.values.display import credits_text, time_text
 from agent_credits.values.principals import Payer, Principal
 
 # What the run's events decided stays decided, so the same events would fail it again.
@@ -22,6 +22,25 @@ RETRY: Final = (
 )
 
 
+_RETRY_BY_DIRECTIVE: Final[dict[Directive, str]] = {
+    "continue": "Let the run go on: what it uses is recorded, and drawn where there are credits.",
+    "pause": "A run that was extended goes on under its own ID. What it used stays used.",
+    "stop": RETRY,
+}
+_TASK_STATES: Final[dict[Directive, str]] = {
+    "continue": "RUNNING",
+    "pause": "PAUSED",
+    "stop": "FAILED",
+}
+_VERBS: Final[dict[Directive, str]] = {
+    "continue": "is short of credits",
+    "pause": "is to pause",
+    "stop": "failed",
+}
+
+Cause = DeclineCause | Literal["pools_exhausted", "reservation_exhausted", "credits_reserved"]
+
+
 def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: str) -> Notice:
     """Return the notice of an entry that failed its run."""
     run = entry.run
@@ -29,27 +48,38 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         raise TypeError("only a run's entry can fail a run")
     refill = resets_at(account, entry.recorded_at)
     pools = _pools_after(entry)
-    run_id = entry.identity.subject
+    run_id, directive = entry.identity.subject, entry.reservation.directive or "stop"
+    cause = _cause(entry, pools)
+    fix = _reservation_fixes(entry, cause)
+    if cause != "reservation_exhausted":
+        fix += fixes(account, run.payer, run.team_id, refill, entry.decline)
+    fix.append(_RETRY_BY_DIRECTIVE[directive])
     data = {
         "run_id": run_id,
         "team_id": run.team_id,
         "principal": str(account.principal),
         "trigger": run.trigger_kind,
         "trigger_id": run.trigger_id,
-        "task_state": "FAILED",
+        "task_state": _TASK_STATES[directive],
+        "directive": directive,
         "shortfall_credits": format_credits(entry.shortfall_microcredits),
         "pools": pools_to_json(pools),
-        "cause": entry.decline or "pools_exhausted",
+        "cause": cause,
         "auto_reload": {"state": reload_state(entry.decline)},
         "resets_at": iso(refill) if refill else None,
-        "fix": [*fixes(account, run.payer, run.team_id, refill, entry.decline), RETRY],
+        "fix": fix,
         "problem": insufficient_credits_problem(problem_type_base_url),
     }
+    reserved = _reserved_after(entry)
+    if reserved:
+        data["reserved_credits"] = format_credits(reserved)
+    if entry.reservation.parent_run_id is not None:
+        data["parent_run_id"] = entry.reservation.parent_run_id
     if run.project_id is not None:
         data["project_id"] = run.project_id
     if run.traceparent is not None:
         data["traceparent"] = run.traceparent
-    lacks = "has too few credits" if total_microcredits(pools) else "is out of credits"
+    lacks = _lacks(cause, pools)
     return Notice(
         type="insufficient_credits",
         severity="critical",
@@ -60,9 +90,65 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         time=entry.recorded_at,
         retryable=False,
         data=data,
-        email_subject=f"Run {run_id} failed: {account.principal} {lacks}",
-        email_text=_email_text(account.principal, run.payer, lacks, data),
+        email_subject=f"Run {run_id} {_VERBS[directive]}: {account.principal} {lacks}",
+        email_text=_email_text(account.principal, run.payer, directive, lacks, data),
     )
+
+
+def _cause(entry: Entry, pools_after: tuple[PoolBalance, ...]) -> Cause:
+    """Return why the run lacks credits, as far as the account decided it.
+
+    `reservation_exhausted`: the pools have credits, but the run may not draw them.
+    `credits_reserved`: what other runs reserved would have covered it.
+    """
+    if entry.decline is not None:
+        return entry.decline
+    before = total_microcredits(entry.pools_before)
+    is_usage = entry.type == "agent_run.usage"
+    pools_cover = before >= max(entry.amount_microcredits, 1)
+    if (is_usage and total_microcredits(pools_after)) or (pools_cover and not is_usage):
+        return "reservation_exhausted"
+    if before + entry.reservation.reserved_before_microcredits >= entry.amount_microcredits > 0:
+        return "credits_reserved"
+    return "pools_exhausted"
+
+
+def _lacks(cause: Cause, pools_after: tuple[PoolBalance, ...]) -> str:
+    match cause:
+        case "reservation_exhausted":
+            return "has credits, but none that this run may draw"
+        case "credits_reserved":
+            return "has reserved its credits for other runs"
+        case _:
+            left = total_microcredits(pools_after)
+            return "has too few credits" if left else "is out of credits"
+
+
+def _reservation_fixes(entry: Entry, cause: Cause) -> list[str]:
+    run_id, facts_of = entry.identity.subject, entry.reservation
+    if cause == "reservation_exhausted" and facts_of.parent_run_id is not None:
+        return [
+            (
+                f"The platform: extend run {facts_of.parent_run_id}, whose reservation this run "
+                "is part of, or ask for less."
+            )
+        ]
+    if cause == "reservation_exhausted":
+        return [
+            (
+                f"The platform: send agent_run.extended for run {run_id} with the credits that it "
+                "still needs."
+            )
+        ]
+    if cause == "credits_reserved":
+        reserved = credits_text(facts_of.reserved_before_microcredits)
+        return [
+            (
+                f"The platform: wait until other runs finish. What they leave of the {reserved} "
+                "reserved for them comes back."
+            )
+        ]
+    return []
 
 
 def reload_state(decline: DeclineCause | None) -> str:
@@ -124,36 +210,54 @@ def pools_to_json(pools: tuple[PoolBalance, ...]) -> list[dict[str, str]]:
     ]
 
 
+def _reserved_after(entry: Entry) -> int:
+    facts_of = entry.reservation
+    moved = sum(move.microcredits for move in facts_of.moves)
+    return facts_of.reserved_before_microcredits + moved
+
+
 def _pools_after(entry: Entry) -> tuple[PoolBalance, ...]:
+    # What came out of a reservation was not in the pools.
+    of_pools = {draw.grant_id: (draw.pool, draw.microcredits) for draw in entry.draws}
+    for move in entry.reservation.moves:
+        if move.grant_id in of_pools:
+            pool, microcredits = of_pools[move.grant_id]
+            of_pools[move.grant_id] = (pool, microcredits + move.microcredits)
     taken: dict[str, int] = {}
-    for draw in entry.draws:
-        taken[draw.pool] = taken.get(draw.pool, 0) + draw.microcredits
+    for pool, microcredits in of_pools.values():
+        taken[pool] = taken.get(pool, 0) + microcredits
     return tuple(
         PoolBalance(p.pool, p.available_microcredits - taken.get(p.pool, 0))
         for p in entry.pools_before
     )
 
 
-def _email_text(principal: Principal, payer: Payer, lacks: str, data: dict[str, Any]) -> str:
+def _email_text(
+    principal: Principal, payer: Payer, directive: Directive, lacks: str, data: dict[str, Any]
+) -> str:
     run = f"Run {data['run_id']} of team {data['team_id']}"
     lines = [
-        f"{run} failed: the account that pays for it {lacks}.",
+        f"{run} {_VERBS[directive]}: the account that pays for it {lacks}.",
         "",
         *fact_lines(
             [
-                *facts(data, "run_id", "trigger", "project_id"),
+                *facts(data, "run_id", "parent_run_id", "trigger", "project_id"),
                 Fact("Account", f"{principal}, {_payer_in_words(payer)}"),
-                *facts(data, "pools", "shortfall_credits", "auto_reload", "resets_at"),
+                *facts(data, "pools", "reserved_credits", "shortfall_credits"),
+                *facts(data, "auto_reload", "resets_at"),
             ]
         ),
         "",
         *step_lines(data["fix"]),
-        "",
-        (
-            "Until then, retrying will not help: every run that these pools do not cover fails and "
-            "sends its own notice."
-        ),
     ]
+    if directive == "stop" and data["cause"] != "reservation_exhausted":
+        lines += [
+            "",
+            (
+                "Until then, retrying will not help: every run that these pools do not cover fails "
+                "and sends its own notice."
+            ),
+        ]
     return "\n".join(lines) + "\n"
 
 

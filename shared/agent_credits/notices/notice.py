@@ -12,6 +12,7 @@ from agent_credits.values.principals import Principal
 Severity = Literal["critical", "warning", "info"]
 # What subscribers filter by; tests/unit/notices/every_notice.py has an example of each.
 NoticeType = Literal[
+    "agent_run.overdrawn",
     "auto_reload.frozen",
     "auto_reload.declined",
     "auto_reload.succeeded",

@@ -8,6 +8,14 @@ from agent_credits.ledger.grants import Grant
 from agent_credits.values.principals import Principal
 
 
+class ReservedByLedger(Struct, frozen=True):
+    """What a run's reservation holds of each grant by the ledger, in microcredits."""
+
+    run_id: str
+    parent_run_id: str | None
+    by_grant: tuple[tuple[str, int], ...]
+
+
 class Checkpoint(Struct, frozen=True):
     """The state of a replay after a page: enough to continue from there, and true forever.
 
@@ -21,3 +29,4 @@ class Checkpoint(Struct, frozen=True):
     recorded_at: datetime | None = None
     grants: tuple[Grant, ...] = ()
     unsettled_grant_ids: frozenset[str] = frozenset()
+    reservations: tuple[ReservedByLedger, ...] = ()

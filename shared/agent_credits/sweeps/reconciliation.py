@@ -17,10 +17,18 @@ from msgspec.structs import replace
 
 from agent_credits.billing.policy import GRACE_DAYS_DEFAULT, BillingPolicy
 from agent_credits.ledger.accounts import Account, available_microcredits, pool_balances
-from agent_credits.ledger.entries import Draw, Entry, Identity, Page, Receipt, RunContext
+from agent_credits.ledger.entries import (
+    Draw,
+    Entry,
+    Identity,
+    Page,
+    Receipt,
+    RunContext,
+)
 from agent_credits.ledger.grants import Grant
 from agent_credits.ledger.waterfall import draw
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.reserved_replay import ReservedReplay
 from agent_credits.values.display import amount_text, credits_text
 from agent_credits.values.principals import Principal
 
@@ -49,13 +57,17 @@ class Finding(Struct, frozen=True):
 
 
 class Sums(Struct, frozen=True):
-    """Sums of what was replayed. What remains is granted plus returned less drawn and expired."""
+    """Sums of what was replayed. What remains is granted plus returned less drawn and expired.
+
+    `reserved_microcredits`: the part of what remains that reservations hold.
+    """
 
     entries: int = 0
     granted_microcredits: int = 0
     returned_microcredits: int = 0
     drawn_microcredits: int = 0
     expired_microcredits: int = 0
+    reserved_microcredits: int = 0
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(
@@ -64,6 +76,7 @@ class Sums(Struct, frozen=True):
             self.returned_microcredits + other.returned_microcredits,
             self.drawn_microcredits + other.drawn_microcredits,
             self.expired_microcredits + other.expired_microcredits,
+            self.reserved_microcredits + other.reserved_microcredits,
         )
 
     @property
@@ -143,6 +156,7 @@ class Reconciliation:
         self._granted: dict[str, Grant] = {}
         self._held = {grant.id: grant for grant in since.grants} if since else {}
         self._runs: dict[str, _Run] = {}
+        self._reserved = ReservedReplay(since.reservations if since else ())
         self._in_grace: set[str] = set()
         # When credits are returned to a grant that was used up in its grace period, the period may
         # continue or start again. That depends on how events were batched, which the ledger does
@@ -158,6 +172,7 @@ class Reconciliation:
             recorded_at=self._recorded_at,
             grants=tuple(self._held.values()),
             unsettled_grant_ids=frozenset(self._of_unsettled_expiry & self._held.keys()),
+            reservations=self._reserved.state(),
         )
 
     @property
@@ -189,6 +204,8 @@ class Reconciliation:
             self._expire(entry)
         elif entry.run is not None:
             self._apply_run(entry, entry.run, policies)
+        elif entry.outcome in ("released", "reservations_expired"):
+            self._end_reservations(entry)
         elif entry.outcome not in ("changed", "reload_requested", "reload_declined"):
             self._find(f"{_name(entry)} is {entry.outcome}, but belongs to no run")
 
@@ -208,6 +225,25 @@ class Reconciliation:
                 )
             elif expected and found and self._settled(expected) != self._settled(found):
                 self._find(f"grant {grant_id} is not what the ledger says was granted")
+        self._compare_reservations(row)
+
+    def _compare_reservations(self, row: Account) -> None:
+        on_row = {
+            r.run_id: {part.grant_id: part.microcredits for part in r.parts}
+            for r in row.reservations
+        }
+        by_ledger = self._reserved.by_run
+        for run_id in sorted(on_row.keys() | by_ledger.keys()):
+            found, expected = on_row.get(run_id), by_ledger.get(run_id)
+            if found is None or expected is None:
+                where = "its ledger" if found is None else "the row"
+                self._find(f"the reservation of run {run_id} is live on {where} alone")
+            elif found != expected.by_grant:
+                self._find(
+                    f"the reservation of run {run_id} holds {credits_text(sum(found.values()))},"
+                    f" but its ledger leaves {amount_text(expected.left_microcredits)},"
+                    " or holds other grants"
+                )
 
     def _find(self, text: str, drift: Drift | None = None) -> None:
         self.findings.append(Finding(self.principal, self._place, text, drift))
@@ -227,6 +263,7 @@ class Reconciliation:
         self.sums += Sums(granted_microcredits=grant.amount_microcredits)
 
     def _expire(self, entry: Entry) -> None:
+        self._end_reservations(entry)
         expired = entry.grant
         held = self._held.pop(expired.id, None) if expired else None
         left = held.remaining_microcredits if held else 0
@@ -241,34 +278,93 @@ class Reconciliation:
 
     def _apply_run(self, entry: Entry, run: RunContext, policies: Policies) -> None:
         match entry.outcome:
-            case "accepted" | "debited" | "insufficient":
+            case "accepted" | "extended" | "debited" | "insufficient":
                 self._check_decision(entry, run, policies)
                 self._draw(entry)
+            case "finished" | "released":
+                self._run_of(entry)
+                self._end_reservations(entry)
             case "returned":
+                # What its reservation still held goes back before what it drew.
+                self._end_reservations(entry)
                 policy = policies.get(run.policy_version)
                 days = policy.grace_days if policy else GRACE_DAYS_DEFAULT
                 self._give_back(entry, timedelta(days=days))
             case "waived" if not self._whole_run_of(entry).gave_back:
                 self._find(f"{_name(entry)} is waived, but its run had no platform error")
-        if entry.outcome in ("waived", "finished") and entry.draws:
+        if entry.outcome in ("waived", "finished", "released") and entry.draws:
             self._find(f"{_name(entry)} is {entry.outcome}, but has draws")
 
     def _check_decision(self, entry: Entry, run: RunContext, policies: Policies) -> None:
         orders = self._orders(entry, run, policies)
-        if entry.type == "agent_run.usage":
-            self._check_usage(entry, orders)
-        elif entry.draws:
+        is_usage = entry.type == "agent_run.usage"
+        if entry.draws and not is_usage:
             self._find(f"{_name(entry)} is not usage, but has draws")
+        elif entry.reservation.moves or entry.reservation.directive:
+            self._check_waterfall(entry, orders)
+        elif is_usage:
+            self._check_usage(entry, orders)
+        if is_usage:
+            self._check_sum(entry)
         elif orders and not any(self._answers_request(entry, order) for order in orders):
             self._find(f"{_name(entry)} is {entry.outcome}, which is not what the pools held")
         if entry.outcome == "insufficient" and orders:
-            balances = [pool_balances(self.account, o, entry.recorded_at) for o in orders]
-            if entry.pools_before not in balances:
-                self._find(f"{_name(entry)} states other balances than the pools had")
+            self._check_balances(entry, orders)
         fails_run = entry.outcome == "insufficient" and not self._whole_run_of(entry).failed
         if entry.fails_run != fails_run:
             should = "should be" if fails_run else "is not"
             self._find(f"{_name(entry)} {should} the one that fails its run")
+
+    def _check_balances(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
+        reserved = entry.reservation.reserved_before_microcredits
+        stated = [
+            (
+                pool_balances(self.account, order, entry.recorded_at),
+                self._reserved_of(order),
+            )
+            for order in orders
+        ]
+        if (entry.pools_before, reserved) not in stated:
+            self._find(f"{_name(entry)} states other balances than the pools had")
+
+    def _reserved_of(self, pools: tuple[str, ...]) -> int:
+        made = {g: self._made(g) for r in self._reserved.by_run.values() for g in r.by_grant}
+        ids = {grant_id for grant_id, grant in made.items() if grant and grant.pool in pools}
+        return self._reserved.reserved_microcredits(ids)
+
+    def _check_sum(self, entry: Entry) -> None:
+        if entry.drawn_microcredits + entry.shortfall_microcredits != entry.amount_microcredits:
+            self._find(f"{_name(entry)} has draws and a shortfall that do not add up to its amount")
+
+    def _check_waterfall(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
+        """Check what an entry with moves took of credits that nobody held."""
+        taken = self._taken_of_none(entry)
+        parts = tuple(
+            Draw(made.pool if made else "", grant_id, microcredits)
+            for grant_id, microcredits in taken.items()
+            for made in [self._made(grant_id)]
+        )
+        impossible = [text for part in parts for text in self._impossibility(entry, part)]
+        for text in impossible:
+            self._find(f"{_name(entry)} {text}")
+        held, amount, now = self.account.grants, sum(taken.values()), entry.recorded_at
+        expected = [
+            {part.grant_id: part.microcredits for part in draw(held, order, amount, now).draws}
+            for order in orders
+        ]
+        if expected and taken not in expected and not impossible:
+            self._find(
+                f"{_name(entry)} took {_drawn(parts)}, which is not what the waterfall takes"
+            )
+        if entry.reservation.overdrawn_microcredits > amount:
+            self._find(f"{_name(entry)} overdrew more than it took of what nobody held")
+
+    def _taken_of_none(self, entry: Entry) -> dict[str, int]:
+        """Return what an entry took of each grant's available credits."""
+        taken = {part.grant_id: part.microcredits for part in entry.draws}
+        for move in entry.reservation.moves:
+            taken[move.grant_id] = taken.get(move.grant_id, 0) + move.microcredits
+        return {grant_id: left for grant_id, left in taken.items() if left}
 
     def _orders(self, entry: Entry, run: RunContext, policies: Policies) -> list[tuple[str, ...]]:
         """Return the orders of pools that may have decided the entry, usually only one.
@@ -288,8 +384,8 @@ class Reconciliation:
         return [] if unsettled else orders
 
     def _check_usage(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
-        if entry.drawn_microcredits + entry.shortfall_microcredits != entry.amount_microcredits:
-            self._find(f"{_name(entry)} has draws and a shortfall that do not add up to its amount")
+        if entry.amount_microcredits and entry.identity.subject in self._reserved.by_run:
+            self._find(f"{_name(entry)} draws past the reservation of its run")
         impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
         for text in impossible:
             self._find(f"{_name(entry)} {text}")
@@ -317,23 +413,59 @@ class Reconciliation:
             yield f"drew from grant {part.grant_id} as if it were in pool {part.pool}"
 
     def _answers_request(self, entry: Entry, order: tuple[str, ...]) -> bool:
+        if entry.type == "agent_run.extended" and entry.amount_microcredits == 0:
+            return entry.outcome == "extended"
         estimate = entry.amount_microcredits
-        available = available_microcredits(self.account, order, entry.recorded_at)
+        available = self._reservable(entry, order)
         accepted = available >= max(estimate, 1)
         shortfall = 0 if accepted else max(estimate - available, 0)
         return (accepted, shortfall) == (
-            entry.outcome == "accepted",
+            entry.outcome in ("accepted", "extended"),
             entry.shortfall_microcredits,
         )
 
+    def _reservable(self, entry: Entry, order: tuple[str, ...]) -> int:
+        """Return what a request found: what its parent held, or what nobody held."""
+        own = self._reserved.by_run.get(entry.identity.subject)
+        parent_id = own.parent_run_id if own else entry.reservation.parent_run_id
+        if parent_id is not None:
+            parent = self._reserved.by_run.get(parent_id)
+            return parent.left_microcredits if parent else 0
+        return available_microcredits(self.account, order, entry.recorded_at)
+
     def _draw(self, entry: Entry) -> None:
         self._run_of(entry).add(entry)
-        for part in entry.draws:
-            held = self._held.pop(part.grant_id, None)
-            left = (held.remaining_microcredits if held else 0) - part.microcredits
-            if held is not None and left > 0:
-                self._held[held.id] = replace(held, remaining_microcredits=left)
+        self._apply(entry, self._taken_of_none(entry))
         self.sums += Sums(drawn_microcredits=entry.drawn_microcredits)
+
+    def _end_reservations(self, entry: Entry) -> None:
+        """Give back to the grants what ended reservations held."""
+        back: dict[str, int] = {}
+        for move in entry.reservation.moves:
+            back[move.grant_id] = back.get(move.grant_id, 0) + move.microcredits
+        self._apply(entry, back)
+
+    def _apply(self, entry: Entry, taken: dict[str, int]) -> None:
+        """Apply an entry's moves, and take from what the grants hold for everyone.
+
+        A negative amount goes back. A grant that holds nothing is forgotten, unless a reservation
+        holds a part of it.
+        """
+        for text in self._reserved.apply(entry):
+            self._find(f"{_name(entry)} {text}")
+        moves = entry.reservation.moves
+        self.sums += Sums(reserved_microcredits=sum(move.microcredits for move in moves))
+        for grant_id, microcredits in taken.items():
+            held = self._held.get(grant_id)
+            left = (held.remaining_microcredits if held else 0) - microcredits
+            if held is None and left > 0:
+                held = self._made(grant_id)
+            if held is not None:
+                self._held[grant_id] = replace(held, remaining_microcredits=max(left, 0))
+        for grant_id in (*taken, *(move.grant_id for move in moves)):
+            held = self._held.get(grant_id)
+            if held and not held.remaining_microcredits and not self._reserved.holds(grant_id):
+                del self._held[grant_id]
 
     def _give_back(self, entry: Entry, grace: timedelta) -> None:
         run = self._whole_run_of(entry)
@@ -357,7 +489,9 @@ class Reconciliation:
             self._find(f"{_name(entry)} gives back to {part.grant_id}, which was never granted")
             return
         held = self._held.get(made.id)
-        if held is None:
+        if held is None or (
+            not held.remaining_microcredits and not held.is_live(entry.recorded_at)
+        ):
             held = replace(made, remaining_microcredits=0)
             if made.expires_at is not None and not made.is_live(entry.recorded_at):
                 held = replace(held, expires_at=made.expires_at + grace)

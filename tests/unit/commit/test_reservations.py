@@ -1,34 +1,23 @@
 """Reservations: credits for runs in flight, made and drawn on the one path of an account."""
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_credits.aws.items import account_from_item, account_item
-from agent_credits.billing.policy import BillingPolicy, BillingRule
+from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import bill
-from agent_credits.commit.changes import ReleaseChange, Result, RunChange, Unsure, Waiting
+from agent_credits.commit.changes import ReleaseChange, RunChange
 from agent_credits.commit.write_protocol import commit
-from agent_credits.events.agent_runs import Rejection
-from agent_credits.ledger.accounts import (
-    PAGE_ENTRIES_FULL,
-    Account,
-    available_microcredits,
-    reserved_microcredits,
-)
+from agent_credits.ledger.accounts import PAGE_ENTRIES_FULL
 from agent_credits.ledger.reservations import (
     CHILDREN_MAX,
     RESERVATIONS_MAX,
     TREE_DEPTH_MAX,
-    reservation_of,
 )
 from agent_credits.values.credits import format_credits, parse_credits
-from tests.ledger_of_reservations import check_row
-from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -36,9 +25,7 @@ from tests.unit.builders import (
     MINUTE,
     NOW,
     POLICY,
-    POOLS,
     RELOADING_ACME,
-    cloudevent,
     finished,
     grant_change,
     history,
@@ -48,101 +35,22 @@ from tests.unit.builders import (
     requested,
     usage,
 )
+from tests.unit.reservation_world import (
+    HOUR,
+    NO_STEP,
+    RESERVING,
+    ReservingWorld,
+    extended,
+    policy,
+    released,
+    requests,
+)
 
-HOUR = 60 * MINUTE
 POLICY_GRACE = timedelta(days=POLICY.grace_days)
 
 
-def extended(event_id: str, **fields: Any) -> dict[str, Any]:
-    return cloudevent(event_id, type="agent_run.extended", **fields)
-
-
-def released(event_id: str, **fields: Any) -> dict[str, Any]:
-    return cloudevent(event_id, type="agent_run.released", **fields)
-
-
-def policy(estimate: str = "75", **terms: Any) -> BillingPolicy:
-    """Return the policy with reservations: every run of a user puts its estimate aside."""
-    rule = BillingRule.model_validate(
-        {
-            "team": "self_serve",
-            "triggers": ("user",),
-            "payer": "user",
-            "pools": POOLS,
-            "reserve": "estimate",
-            "default_estimate_microcredits": parse_credits(estimate),
-            **terms,
-        }
-    )
-    return POLICY.model_copy(update={"rules": (rule, *POLICY.rules[1:])})
-
-
-RESERVING = policy()
-
-
-class World:
-    """An account with 500 credits, and the events that reach it."""
-
-    def __init__(self, policy: BillingPolicy = RESERVING, credits: str = "500") -> None:  # noqa: A002
-        self.rows = MemoryRows()
-        self.policy = policy
-        self.team = ACME
-        if credits != "0":
-            open_account(self.rows, grant_change("g-1", credits=credits))
-
-    def send(self, *documents: dict[str, Any], now: datetime = NOW) -> Sequence[Result]:
-        changes = [RunChange(e, bill(e, self.team, self.policy)) for e in map(parsed, documents)]
-        results = commit(self.rows, ANA, changes, now=now, pause=pause).results
-        self.check()
-        return results
-
-    def outcomes(self, *documents: dict[str, Any], now: datetime = NOW) -> list[str]:
-        return [_name(result) for result in self.send(*documents, now=now)]
-
-    def check(self) -> None:
-        check_row(self.account, history(self.rows, ANA))
-        assert account_from_item(account_item(self.account)) == self.account
-
-    @property
-    def account(self) -> Account:
-        return self.rows.accounts[ANA]
-
-    def available(self, now: datetime = NOW) -> str:
-        return format_credits(available_microcredits(self.account, POOLS, now))
-
-    def reserved(self, now: datetime = NOW) -> str:
-        return format_credits(reserved_microcredits(self.account, POOLS, now))
-
-    def left(self, run: str) -> str:
-        held = reservation_of(self.account.reservations, run)
-        return format_credits(held.left_microcredits) if held else "none"
-
-    def directive(self, run: str) -> str:
-        held = reservation_of(self.account.reservations, run)
-        return held.directive if held else "none"
-
-
-def _name(result: Result) -> str:
-    match result:
-        case Rejection(code, _):
-            return code
-        case Waiting():
-            return "waiting"
-        case Unsure():
-            return "unsure"
-        case _:
-            return result.entry.outcome
-
-
-def requests(count: int, credits: str = "75", first: int = 1) -> list[dict[str, Any]]:  # noqa: A002
-    return [
-        requested(f"r-{number}", run=f"run-{number}", credits=credits)
-        for number in range(first, first + count)
-    ]
-
-
 def test_of_twenty_runs_of_75_credits_exactly_six_start_against_500() -> None:
-    world = World()
+    world = ReservingWorld()
 
     outcomes = world.outcomes(*requests(20))
 
@@ -151,7 +59,7 @@ def test_of_twenty_runs_of_75_credits_exactly_six_start_against_500() -> None:
 
 
 def test_after_three_runs_settle_as_many_start_as_what_they_left_can_hold() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(6))
     for number in (1, 2, 3):
         world.send(usage(f"u-{number}", "10", run=f"run-{number}"))
@@ -165,7 +73,7 @@ def test_after_three_runs_settle_as_many_start_as_what_they_left_can_hold() -> N
 
 
 def test_a_redelivered_request_reserves_once() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
 
     world.send(*requests(1), now=NOW + MINUTE)
@@ -174,7 +82,7 @@ def test_a_redelivered_request_reserves_once() -> None:
 
 
 def test_usage_draws_its_own_reservation_and_settling_gives_the_rest_back() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
 
     world.send(usage("u-1", "30"))
@@ -185,7 +93,7 @@ def test_usage_draws_its_own_reservation_and_settling_gives_the_rest_back() -> N
 
 
 def test_a_run_with_a_default_estimate_extends_by_it_as_it_draws_past_it() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(requested("r-1"))
     assert world.left("run-1") == "75"
 
@@ -195,7 +103,7 @@ def test_a_run_with_a_default_estimate_extends_by_it_as_it_draws_past_it() -> No
 
 
 def test_a_run_never_draws_what_another_run_reserved() -> None:
-    world = World(credits="100")
+    world = ReservingWorld(credits="100")
     world.send(*requests(1))
 
     assert world.outcomes(requested("r-9", run="run-9", reserve="none", credits="20")) == [
@@ -207,7 +115,7 @@ def test_a_run_never_draws_what_another_run_reserved() -> None:
 
 
 def test_a_reservation_that_expires_gives_back_without_any_commit() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(2))
 
     later = NOW + HOUR
@@ -221,7 +129,7 @@ def test_a_reservation_that_expires_gives_back_without_any_commit() -> None:
 
 
 def test_usage_and_extensions_renew_a_reservation() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(2))
 
     world.send(usage("u-1", "1"), now=NOW + 50 * MINUTE)
@@ -233,7 +141,7 @@ def test_usage_and_extensions_renew_a_reservation() -> None:
 
 
 def test_a_part_of_an_expired_grant_is_good_until_its_reservation_ends_and_lapses_then() -> None:
-    world = World(credits="0")
+    world = ReservingWorld(credits="0")
     expiring = grant_change("g-1", credits="100", expires_at=NOW + 10 * MINUTE)
     open_account(world.rows, expiring, grant_change("g-2", credits="100"))
     world.send(*requests(1))
@@ -250,7 +158,7 @@ def test_a_part_of_an_expired_grant_is_good_until_its_reservation_ends_and_lapse
 
 
 def test_what_a_failed_run_returns_to_an_expired_grant_is_good_for_the_grace_alone() -> None:
-    world = World(credits="0")
+    world = ReservingWorld(credits="0")
     expiring = grant_change("g-1", credits="200", expires_at=NOW + 10 * MINUTE)
     open_account(world.rows, expiring)
     world.send(*requests(2))
@@ -266,7 +174,7 @@ def test_what_a_failed_run_returns_to_an_expired_grant_is_good_for_the_grace_alo
 
 
 def test_a_grant_that_a_reservation_keeps_past_its_grace_gets_no_second_one() -> None:
-    world = World(credits="0")
+    world = ReservingWorld(credits="0")
     expires_at = NOW + 10 * MINUTE
     open_account(world.rows, grant_change("g-1", credits="200", expires_at=expires_at))
     plain = {"reserve": "none"}
@@ -286,7 +194,7 @@ def test_a_grant_that_a_reservation_keeps_past_its_grace_gets_no_second_one() ->
 
 
 def test_a_child_reserves_from_its_parent_and_returns_what_it_leaves() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
 
     child = requested("r-2", run="run-2", credits="40", parent_run_id="run-1")
@@ -298,7 +206,7 @@ def test_a_child_reserves_from_its_parent_and_returns_what_it_leaves() -> None:
 
 
 def test_a_child_never_reserves_more_than_its_parent_holds() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
 
     child = requested("r-2", run="run-2", credits="80", parent_run_id="run-1")
@@ -308,7 +216,9 @@ def test_a_child_never_reserves_more_than_its_parent_holds() -> None:
 
 
 def test_a_child_that_draws_past_its_own_draws_its_line_of_parents_then_what_nobody_holds() -> None:
-    world = World(policy(overrun="stop", grace_microcredits=parse_credits("5"), reserve="estimate"))
+    world = ReservingWorld(
+        policy(overrun="stop", grace_microcredits=parse_credits("5"), reserve="estimate")
+    )
     world.policy = policy("1", overrun="stop", grace_microcredits=parse_credits("5"))
     world.send(requested("r-1", credits="50"))
     world.send(requested("r-2", run="run-2", credits="10", parent_run_id="run-1"))
@@ -322,7 +232,7 @@ def test_a_child_that_draws_past_its_own_draws_its_line_of_parents_then_what_nob
 
 
 def test_a_parent_that_ends_closes_its_tree() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
     world.send(requested("r-2", run="run-2", credits="40", parent_run_id="run-1"))
     world.send(requested("r-3", run="run-3", credits="10", parent_run_id="run-2"))
@@ -335,7 +245,7 @@ def test_a_parent_that_ends_closes_its_tree() -> None:
 
 
 def test_a_child_at_work_keeps_its_parents_from_expiring() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
     world.send(requested("r-2", run="run-2", credits="40", parent_run_id="run-1"))
 
@@ -344,11 +254,8 @@ def test_a_child_at_work_keeps_its_parents_from_expiring() -> None:
     assert world.reserved(NOW + 100 * MINUTE) == "74"
 
 
-NO_STEP = {"reserve": "none", "default_estimate_microcredits": 0}
-
-
 def test_under_finish_a_run_may_draw_all_that_nobody_holds() -> None:
-    world = World(policy(**NO_STEP, overrun="finish"))
+    world = ReservingWorld(policy(**NO_STEP, overrun="finish"))
     world.send(requested("r-1", credits="75", reserve="estimate"))
 
     assert world.outcomes(usage("u-1", "100")) == ["debited"]
@@ -361,7 +268,7 @@ def test_under_finish_a_run_may_draw_all_that_nobody_holds() -> None:
 @pytest.mark.parametrize("overrun", ["pause", "stop"])
 def test_under_pause_and_stop_a_run_draws_at_most_its_grace(overrun: str) -> None:
     terms = {**NO_STEP, "overrun": overrun, "grace_microcredits": parse_credits("10")}
-    world = World(policy(**terms))
+    world = ReservingWorld(policy(**terms))
     world.send(requested("r-1", credits="75", reserve="estimate"))
 
     assert world.outcomes(usage("u-1", "80"), usage("u-2", "20")) == ["debited", "insufficient"]
@@ -373,7 +280,7 @@ def test_under_pause_and_stop_a_run_draws_at_most_its_grace(overrun: str) -> Non
 
 
 def test_a_child_that_may_draw_what_its_parent_holds_is_told_to_continue() -> None:
-    world = World(policy(**NO_STEP, overrun="stop"))
+    world = ReservingWorld(policy(**NO_STEP, overrun="stop"))
     world.send(requested("r-1", credits="75", reserve="estimate"))
     world.send(requested("r-2", run="run-2", credits="10", parent_run_id="run-1"))
     world.send(usage("u-2", "10", run="run-2"))
@@ -384,7 +291,7 @@ def test_a_child_that_may_draw_what_its_parent_holds_is_told_to_continue() -> No
 
 
 def test_a_child_is_told_what_its_root_is_told_whatever_its_own_policy_says() -> None:
-    world = World(policy(**NO_STEP, overrun="stop"), credits="75")
+    world = ReservingWorld(policy(**NO_STEP, overrun="stop"), credits="75")
     world.send(requested("r-1", credits="75", reserve="estimate"))
     world.policy = policy(**NO_STEP, overrun="pause")
     world.send(requested("r-2", run="run-2", credits="75", parent_run_id="run-1"))
@@ -396,7 +303,7 @@ def test_a_child_is_told_what_its_root_is_told_whatever_its_own_policy_says() ->
 
 
 def test_an_extension_lets_a_paused_run_go_on() -> None:
-    world = World(policy(**NO_STEP, overrun="pause"))
+    world = ReservingWorld(policy(**NO_STEP, overrun="pause"))
     world.send(requested("r-1", credits="75", reserve="estimate"))
     world.send(usage("u-1", "80"))
     assert world.directive("run-1") == "pause"
@@ -407,7 +314,7 @@ def test_an_extension_lets_a_paused_run_go_on() -> None:
 
 
 def test_a_release_gives_back_what_is_left_and_keeps_what_was_used() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
 
     assert world.outcomes(usage("u-1", "5"), released("x-1")) == ["debited", "released"]
@@ -416,7 +323,7 @@ def test_a_release_gives_back_what_is_left_and_keeps_what_was_used() -> None:
 
 
 def test_an_operator_releases_a_reservation_with_a_reason() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
 
     change = ReleaseChange(ANA, "run-1", "release:1", "its worker is gone")
@@ -430,7 +337,7 @@ def test_an_operator_releases_a_reservation_with_a_reason() -> None:
 
 
 def test_a_request_that_finds_too_little_available_waits_for_the_reload() -> None:
-    world = World(credits="120")
+    world = ReservingWorld(credits="120")
     world.team = RELOADING_ACME
 
     assert world.outcomes(*requests(2)) == ["accepted", "waiting"]
@@ -440,7 +347,7 @@ def test_a_request_that_finds_too_little_available_waits_for_the_reload() -> Non
 
 
 def test_a_request_of_a_run_that_ended_pages_ago_buys_nothing() -> None:
-    world = World(credits="20")
+    world = ReservingWorld(credits="20")
     world.send(finished("f-1"))
     world.send(*(usage(f"u-{n}", "0.5", run="run-2") for n in range(PAGE_ENTRIES_FULL)))
     world.send(usage("u-last", "0.5", run="run-2"))
@@ -452,7 +359,7 @@ def test_a_request_of_a_run_that_ended_pages_ago_buys_nothing() -> None:
 
 
 def test_an_account_is_exhausted_only_when_even_the_reserved_credits_would_not_do() -> None:
-    world = World(credits="100")
+    world = ReservingWorld(credits="100")
     world.send(*requests(2))
     assert not world.account.is_exhausted
 
@@ -473,7 +380,7 @@ def nested(depth: int) -> list[dict[str, Any]]:
 
 
 def test_each_contradiction_is_rejected_by_its_own_name_and_changes_nothing() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
     world.send(requested("r-2", run="run-2", credits="5", parent_run_id="run-1"))
     world.send(requested("r-3", run="run-3", credits="5"), finished("f-3", run="run-3"))
@@ -497,7 +404,7 @@ def test_each_contradiction_is_rejected_by_its_own_name_and_changes_nothing() ->
 
 
 def test_a_reservation_that_expired_cannot_be_extended() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
     later = NOW + HOUR
 
@@ -505,7 +412,7 @@ def test_a_reservation_that_expired_cannot_be_extended() -> None:
 
 
 def test_a_run_whose_reservation_expired_still_finishes_once() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*requests(1))
     later = NOW + HOUR
 
@@ -514,7 +421,7 @@ def test_a_run_whose_reservation_expired_still_finishes_once() -> None:
 
 
 def test_a_parent_that_is_billed_to_another_account_is_named_so() -> None:
-    world = World()
+    world = ReservingWorld()
     open_account(world.rows, grant_change("g-b", credits="500", principal=BEN))
     event = parsed(requested("r-b", run="run-b", credits="10", user="ben"))
     commit(world.rows, BEN, [RunChange(event, bill(event, ACME, RESERVING))], now=NOW, pause=pause)
@@ -526,12 +433,12 @@ def test_a_parent_that_is_billed_to_another_account_is_named_so() -> None:
 
 
 def test_a_tree_is_bounded_in_depth_and_width() -> None:
-    world = World()
+    world = ReservingWorld()
     world.send(*nested(TREE_DEPTH_MAX))
     below = requested("r-d", run="run-d", credits="1", parent_run_id=f"run-{TREE_DEPTH_MAX}")
     assert world.outcomes(below) == ["tree_too_deep"]
 
-    world = World()
+    world = ReservingWorld()
     world.send(requested("r-0", run="run-0", credits="300"))
     children = [
         requested(f"c-{n}", run=f"child-{n}", credits="1", parent_run_id="run-0")
@@ -541,7 +448,7 @@ def test_a_tree_is_bounded_in_depth_and_width() -> None:
 
 
 def test_an_account_holds_a_bounded_number_of_reservations_on_a_row_below_its_ceiling() -> None:
-    world = World()
+    world = ReservingWorld()
     for start in range(0, RESERVATIONS_MAX, 100):
         world.send(*requests(100, credits="0.5", first=start))
 
@@ -603,7 +510,7 @@ overruns = st.sampled_from(
 def test_whatever_happens_each_grant_is_available_reserved_burned_or_expired(
     terms: BillingPolicy, minutes_and_events: list[tuple[int, list[dict[str, Any]]]]
 ) -> None:
-    world = World(terms, credits="0")
+    world = ReservingWorld(terms, credits="0")
     expiring = grant_change("g-1", credits="60", expires_at=NOW + timedelta(minutes=45))
     open_account(world.rows, expiring, grant_change("g-2", "plan", "60"), now=NOW)
     now = NOW

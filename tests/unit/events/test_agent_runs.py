@@ -140,8 +140,8 @@ SENTENCES: dict[str, tuple[Any, str]] = {
     "wrong type": (
         {"type": "paused"},
         (
-            "type must be one of 'agent_run.requested', 'agent_run.usage', 'agent_run.finished', "
-            "'agent_run.provider_error'"
+            "type must be one of 'agent_run.requested', 'agent_run.extended', 'agent_run.usage', "
+            "'agent_run.finished', 'agent_run.released', 'agent_run.provider_error'"
         ),
     ),
     "no user": (usage("e1", trigger={"kind": "user"}), "data.trigger.user_id is missing"),

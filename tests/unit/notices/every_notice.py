@@ -23,6 +23,12 @@ from tests.unit.commit.test_low_credits import fall_to, low_world
 from tests.unit.notices.test_auto_reload import exhausted_world
 from tests.unit.notices.test_insufficient_credits import CASES, failure
 from tests.unit.notices.test_model_provider_errors import EVENTS, notice_of
+from tests.unit.notices.test_reservations import (
+    a_run_that_is_to_pause,
+    a_run_that_overdraws,
+    world_of_a_reserved_pool,
+    world_of_paused_runs,
+)
 from tests.unit.notices.test_spend_cap import declined_three_times, spend, world_that_spends
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_world import ReloadWorld, short_world
@@ -92,6 +98,7 @@ def _cap_warning() -> Notice:
 
 # By type; further examples of a type have a suffix.
 EXAMPLES: dict[str, Callable[[], Notice]] = {
+    "agent_run.overdrawn": a_run_that_overdraws,
     "auto_reload.frozen": _frozen,
     "auto_reload.declined": _declined,
     "auto_reload.succeeded": _succeeded,
@@ -101,11 +108,18 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "balance_report": lambda: balance_report_notice(busy_team()),
     "credits_low": _low,
     "credits_restored": _restored,
+    "credits_restored--paused_runs": (
+        lambda: world_of_paused_runs().notices("credits_restored")[0]
+    ),
     "drift_found": lambda: notice_of_observation(DRIFTED),
     "insufficient_credits": _of_a_user,
     "insufficient_credits--after_decline": _failed_after_decline,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),
     "insufficient_credits--owner": lambda: failure(**CASES["owner"]),
+    "insufficient_credits--paused": a_run_that_is_to_pause,
+    "insufficient_credits--reserved": (
+        lambda: world_of_a_reserved_pool().notices("insufficient_credits")[0]
+    ),
     "notices.test": lambda: channel_test("slack", "acme", "1", NOW),
     "provider_error": lambda: notice_of(EVENTS["unclassified"]),
     "provider_overloaded": lambda: notice_of(EVENTS["overloaded"]),

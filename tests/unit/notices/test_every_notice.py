@@ -22,7 +22,13 @@ from tests.unit.notices.every_notice import (
 )
 
 # Types that concern neither a balance nor money and are not critical: only Slack shows them.
-FOR_SLACK_ONLY = {"notices.test", "provider_error", "provider_overloaded", "provider_rate_limited"}
+FOR_SLACK_ONLY = {
+    "agent_run.overdrawn",
+    "notices.test",
+    "provider_error",
+    "provider_overloaded",
+    "provider_rate_limited",
+}
 
 
 @pytest.fixture(params=EXAMPLES)
@@ -132,7 +138,7 @@ def receives(subscription: str, notice: Notice) -> bool:
 
 
 def test_it_reaches_the_audiences_that_it_concerns(notice: Notice) -> None:
-    concerns_money = not notice.type.startswith(("provider_", "drift", "notices."))
+    concerns_money = not notice.type.startswith(("provider_", "drift", "notices.", "agent_run."))
 
     assert receives("BillingEmailSubscription", notice) == concerns_money
     assert receives("OnCallEmailSubscription", notice) == (notice.severity == "critical")

@@ -72,6 +72,7 @@ def test_the_notice_is_the_documented_one() -> None:
             "trigger": "user",
             "trigger_id": "ana",
             "task_state": "FAILED",
+            "directive": "stop",
             "shortfall_credits": "5.5",
             "pools": [
                 {"pool": "trial", "remaining_credits": "0"},
