@@ -151,6 +151,7 @@ class Invariants:
         self.known = Knowledge()
         self.must_be_told: set[tuple[Principal, str]] = set()
         self.must_be_restored: set[tuple[Principal, str]] = set()
+        self.must_be_overdrawn: set[tuple[Principal, str]] = set()
         self.failed_runs: set[tuple[Principal, str]] = set()
         self.announced_runs: set[tuple[Principal, str]] = set()
         # By the name of a provider's answer: what was observed, and the notices of it.
@@ -205,6 +206,10 @@ class Invariants:
         found, wanted = reserved_on(new), reference.reservations()
         check(found == wanted, f"{found} is reserved, but the rules say {wanted}")
         self.reservations[new.principal].commit(new, entries)
+        for entry in entries:
+            if entry.reservation.overruns:
+                run = f"{entry.identity.subject}:{new.version}"
+                self.must_be_overdrawn.add((new.principal, run))
         self.reserved.update(name for entry in entries for name in came_to(entry))
         self._check_expiry(new, reference)
         self._check_reload(old, new, now)
@@ -476,7 +481,11 @@ class Invariants:
             run = (notice.principal, notice.subject)
             check(run in self.failed_runs, "only a failed run is announced as failed")
             self.announced_runs.add(run)
-        must = {"credits_low": self.must_be_told, "credits_restored": self.must_be_restored}
+        must = {
+            "credits_low": self.must_be_told,
+            "credits_restored": self.must_be_restored,
+            "agent_run.overdrawn": self.must_be_overdrawn,
+        }
         version = (notice.principal, notice.key)
         check(version in must.get(notice.type, {version}), f"no {notice.type} without a reason")
         if notice.type.startswith("provider_"):
@@ -620,6 +629,7 @@ class Invariants:
         for notice_type, must in (
             ("credits_low", self.must_be_told),
             ("credits_restored", self.must_be_restored),
+            ("agent_run.overdrawn", self.must_be_overdrawn),
         ):
             of_type = [n for n in self.notices.values() if n.type == notice_type]
             missing = must - {(notice.principal, notice.key) for notice in of_type}
