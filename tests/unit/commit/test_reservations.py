@@ -1,5 +1,6 @@
 """Reservations: credits for runs in flight, made and drawn on the one path of an account."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from agent_credits.billing.teams import bill
 from agent_credits.commit.changes import ReleaseChange, RunChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import PAGE_ENTRIES_FULL
+from agent_credits.ledger.entries import Receipt
 from agent_credits.ledger.reservations import (
     CHILDREN_MAX,
     RESERVATIONS_MAX,
@@ -401,6 +403,25 @@ def test_each_contradiction_is_rejected_by_its_own_name_and_changes_nothing() ->
     assert code(extended("e-9", run="run-9", credits="1")) == "unsure"
     assert code(finished("f-3b", run="run-3")) == "run_ended"
     assert code(released("x-3", run="run-3")) == "run_ended"
+
+
+def test_a_reservation_made_between_the_reads_of_row_and_ledger_is_not_taken_for_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ReservingWorld()
+    read_run = world.rows.read_run
+
+    def another_worker_comes_first(run_id: str) -> Iterator[Receipt]:
+        monkeypatch.setattr(world.rows, "read_run", read_run)
+        world.send(*requests(1))
+        world.send(*(usage(f"u-{n}", "1", run="run-2") for n in range(PAGE_ENTRIES_FULL)))
+        world.send(usage("u-last", "1", run="run-2"))
+        yield from read_run(run_id)
+
+    monkeypatch.setattr(world.rows, "read_run", another_worker_comes_first)
+
+    assert world.outcomes(extended("e-1", credits="5")) == ["extended"]
+    assert world.left("run-1") == "80"
 
 
 def test_a_reservation_that_expired_cannot_be_extended() -> None:
