@@ -398,8 +398,9 @@ class Invariants:
             step = self.recorded_at_step.get(identity)
             if step is not None and step <= began:
                 continue
-            for at, rejected in self._rejections(identity, began, began_at):
-                is_early = rejected.is_awaited and at < self.asked[identity].time + ORDER_MIXED_UP
+            awaited_until = self.asked[identity].time + ORDER_MIXED_UP
+            for rejected in self._rejections(identity, began, began_at):
+                is_early = rejected.is_awaited and began_at < awaited_until
                 if is_out_of_order and is_early:
                     return
                 if code in rejected.codes and not (is_early and code in NOTHING_KNOWN):
@@ -421,9 +422,7 @@ class Invariants:
             for entry in self.on_page[principal]
         )
 
-    def _rejections(
-        self, identity: Identity, began: int, began_at: datetime
-    ) -> Iterator[tuple[datetime, Rejected]]:
+    def _rejections(self, identity: Identity, began: int, began_at: datetime) -> Iterator[Rejected]:
         """Yield what an event contradicts, in each state of its account since the step."""
         principal, policy, payer = self.billed[identity]
         views = self.views[principal]
@@ -433,7 +432,7 @@ class Invariants:
             at = max(began_at.replace(microsecond=0), recorded_at)
             rejected = reference.rejection(self.asked[identity], at, policy, payer)
             if rejected is not None:
-                yield at, rejected
+                yield rejected
 
     def check_rejected(self, message: Sent, began: int) -> None:
         """Check that a worker which began at that step may reject the message."""
