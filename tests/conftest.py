@@ -17,8 +17,8 @@ settings.load_profile("agent_credits")
 FOLDERS_FIRST = ("e2e", "conformance", "simulation", "integration")
 # Their tests share what a session brings up once: the embedded stack, the engines.
 FOLDERS_THAT_SHARE = ("tests/e2e", "tests/conformance")
-# These kill what they use, and bring up one of their own.
-MODULES_THAT_KILL = ("test_kills.py", "test_killed_database.py")
+# These bring up what they use themselves, to kill it or to run it otherwise.
+MODULES_APART = ("test_kills.py", "test_killed_database.py", "test_enforced_permissions.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -44,7 +44,7 @@ class DealtOut(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         folder, _, module = nodeid.partition("::")[0].rpartition("/")
-        if folder in FOLDERS_THAT_SHARE and module not in MODULES_THAT_KILL:
+        if folder in FOLDERS_THAT_SHARE and module not in MODULES_APART:
             return folder
         return super()._split_scope(nodeid)
 

@@ -70,9 +70,10 @@ class MemoryRows:
         return {i: self.receipts[i] for i in identities if i in self.receipts}
 
     def flush_and_read_receipts(
-        self, page: Page, identities: Collection[Identity]
+        self, pages: Collection[Page], identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
-        self.put_page(page)
+        for page in pages:
+            self.put_page(page)
         return self.read_receipts(identities)
 
     def read_pages(
@@ -84,6 +85,9 @@ class MemoryRows:
 
     def list_accounts(self) -> Iterator[Account]:
         yield from self.accounts.values()
+
+    def list_page_owners(self) -> set[Principal]:
+        return {owner for owner, _ in self.pages}
 
     def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
         item = self.checkpoints.get(principal)

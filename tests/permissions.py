@@ -35,6 +35,7 @@ ACTION_OF_OPERATION = {
 }
 STATEMENTS_OF_PARTIQL = {"dynamodb:BatchExecuteStatement", "dynamodb:ExecuteStatement"}
 PARTIQL_VERB = re.compile(r"(INSERT|SELECT|UPDATE|DELETE) ")
+OBJECTS_OF_BUCKET = re.compile(r"\$\{(\w+)\.Arn\}/\*")
 # What an attribute of a client is that is no operation.
 NO_OPERATION = {"exceptions", "meta"}
 # What Lambda does in the function's name for each of its event sources.
@@ -43,15 +44,17 @@ POLLS_STREAM = (
     *("dynamodb:DescribeStream", "dynamodb:GetRecords"),
     *("dynamodb:GetShardIterator", "dynamodb:ListStreams"),
 )
+# And where it puts what it gave up on.
+SETS_ASIDE = ("s3:PutObject", "s3:ListBucket")
 WRITES_LOGS = ("logs:CreateLogStream", "logs:PutLogEvents")
 # What SNS does with the topic's key in the name of whoever publishes.
 ENCRYPTS = ("kms:GenerateDataKey", "kms:Decrypt")
 # The operations that a library calls on the client that it is given, by the library's class; these
-# actions are called like their operations.
+# actions are called like their operations. Powertools gets an item only where a put that fails is
+# not answered with it, as DynamoDB does; tests/e2e/test_enforced_permissions.py holds it to that.
 LIBRARIES = {
     "DynamoDBPersistenceLayer": (
-        *("dynamodb:GetItem", "dynamodb:PutItem"),
-        *("dynamodb:UpdateItem", "dynamodb:DeleteItem"),
+        *("dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem"),
     ),
 }
 
@@ -76,9 +79,16 @@ class Adapter:
 def called(template: Template, function: str, sources: Sources | None = None) -> set[Permission]:
     """Return what a function needs, `sources` standing in for files of the same path."""
     properties = template["Resources"][function]["Properties"]
-    needed = set(_called_by_lambda(properties))
-    needed |= {(call.action, call.resource) for call in _calls(properties, sources or {})}
-    for action, resource in list(needed):
+    by_code = {(call.action, call.resource) for call in _calls(properties, sources or {})}
+    return by_code | called_by_aws(template, function, by_code)
+
+
+def called_by_aws(
+    template: Template, function: str, by_code: Iterable[Permission]
+) -> set[Permission]:
+    """Return what Lambda and SNS do in the function's name, given what its code calls."""
+    needed = set(_called_by_lambda(template["Resources"][function]["Properties"]))
+    for action, resource in by_code:
         key = template["Resources"][resource]["Properties"].get("KmsMasterKeyId")
         if action == "sns:Publish" and key:
             needed |= {(encrypts, _referred(key)) for encrypts in ENCRYPTS}
@@ -123,7 +133,7 @@ def _called_by_lambda(properties: Mapping[str, Any]) -> Iterator[Permission]:
             case "DynamoDB":
                 yield from ((action, _referred(source["Stream"])) for action in POLLS_STREAM)
                 failures = source["DestinationConfig"]["OnFailure"]["Destination"]
-                yield "sqs:SendMessage", _referred(failures)
+                yield from ((action, _referred(failures)) for action in SETS_ASIDE)
             case other:
                 raise AssertionError(f"not known here: what Lambda does for {other}")
     log_group = _referred(properties["LoggingConfig"]["LogGroup"])
@@ -419,6 +429,8 @@ def _referred(value: Any) -> str:
     match value:
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
             return name
+        case {"Fn::Sub": str(text)} if objects := OBJECTS_OF_BUCKET.fullmatch(text):
+            return objects[1]
         case {"Fn::If": [_, there, _]}:
             # What is there under a condition is called and allowed under the same.
             return _referred(there)

@@ -22,6 +22,8 @@ PSEUDO_PARAMETERS = {
     "AWS::StackName": "agent-credits",
 }
 
+ACTIONS_ON_OBJECTS = {"s3:GetObject", "s3:PutObject", "s3:DeleteObject"}
+
 Statement = Mapping[str, Any]
 Answer = Literal["allowed", "denied", "not allowed"]
 
@@ -30,19 +32,23 @@ Answer = Literal["allowed", "denied", "not allowed"]
 class Request:
     """`account`: whose identity asks; None where `service`, one of AWS's own, asks as itself.
 
-    Where neither is named, nobody signed the request.
+    Where neither is named, nobody signed the request. `owner`: whose resource it is.
     """
 
     action: str
     resource: str
     account: str | None = ACCOUNT
     service: str | None = None
+    owner: str = ACCOUNT
     context: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> Mapping[str, Any]:
         """The condition keys, with those that AWS itself puts into every request."""
-        of_everybody: dict[str, Any] = {"aws:SecureTransport": "true"}
+        of_everybody: dict[str, Any] = {
+            "aws:SecureTransport": "true",
+            "aws:ResourceAccount": self.owner,
+        }
         # An anonymous request says nothing about a principal.
         if self.account or self.service:
             of_everybody["aws:PrincipalIsAWSService"] = "true" if self.service else "false"
@@ -56,6 +62,12 @@ def arn_of(logical_id: str) -> str:
     return f"arn:aws:any:{REGION}:{ACCOUNT}:{logical_id}"
 
 
+def arn_of_resource(logical_id: str, action: str) -> str:
+    """Return what the action is done to: the resource, or an object of the bucket."""
+    arn = arn_of(logical_id)
+    return f"{arn}/object" if action in ACTIONS_ON_OBJECTS else arn
+
+
 def evaluate(statements: Iterable[Statement], request: Request) -> Answer:
     """Return what the statements say, a refusal before a permission, as IAM does."""
     effects = {s["Effect"] for s in statements if _applies(s, request)}
@@ -66,7 +78,7 @@ def evaluate(statements: Iterable[Statement], request: Request) -> Answer:
 
 
 def resource_policies(template: Template) -> dict[str, list[Statement]]:
-    """Return the statements of the policy that each queue, topic and table has, by logical id."""
+    """Return the statements of the policy that a queue, topic, table or bucket has, by its id."""
     policies: dict[str, list[Statement]] = {}
     for attached, document in resource_policy_documents(template):
         for name in attached:
@@ -76,7 +88,7 @@ def resource_policies(template: Template) -> dict[str, list[Statement]]:
 
 
 def resource_policy_documents(template: Template) -> Iterator[tuple[list[str], dict[str, Any]]]:
-    """Yield each policy's document, with the queues, the topic or the table that it is for."""
+    """Yield each policy's document, with the queues, topic, table or bucket that it is for."""
     for name, resource in template["Resources"].items():
         properties = resource.get("Properties", {})
         match resource["Type"]:
@@ -86,6 +98,8 @@ def resource_policy_documents(template: Template) -> Iterator[tuple[list[str], d
             case "AWS::SNS::TopicPolicy":
                 attached = [_attached_to(topic) for topic in properties["Topics"]]
                 yield attached, properties["PolicyDocument"]
+            case "AWS::S3::BucketPolicy":
+                yield [_attached_to(properties["Bucket"])], properties["PolicyDocument"]
             case "AWS::DynamoDB::Table" if "ResourcePolicy" in properties:
                 yield [name], properties["ResourcePolicy"]["PolicyDocument"]
 
@@ -135,7 +149,7 @@ def _resolved(value: Any) -> Any:
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
             return PSEUDO_PARAMETERS.get(name) or arn_of(name)
         case {"Fn::Sub": str(text)}:
-            return re.sub(r"\$\{([^}]+)\}", lambda name: PSEUDO_PARAMETERS[name[1]], text)
+            return re.sub(r"\$\{([^}]+)\}", lambda name: _substituted(name[1]), text)
         case dict():
             assert not any(key.startswith("Fn::") for key in value), f"not known here: {value}"
             return {key: _resolved(inner) for key, inner in value.items()}
@@ -143,6 +157,10 @@ def _resolved(value: Any) -> Any:
             return [_resolved(inner) for inner in value]
         case _:
             return value
+
+
+def _substituted(name: str) -> str:
+    return arn_of(name.removesuffix(".Arn")) if name.endswith(".Arn") else PSEUDO_PARAMETERS[name]
 
 
 def _applies(statement: Statement, request: Request) -> bool:

@@ -38,9 +38,7 @@ class Command(TyperCommand):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # Typer keeps the line breaks of the source in all paragraphs but the first.
-        paragraphs = inspect.cleandoc(self.help or "").split("\n\n")
-        self.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+        self.help = in_paragraphs(self.help)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return by_convention(ctx, super().get_params(ctx))
@@ -49,6 +47,12 @@ class Command(TyperCommand):
         arguments = [p for p in self.get_params(ctx) if p.param_type_name == "argument"]
         names = [p.metavar if p.required else f"[{p.metavar}]" for p in arguments]
         return ["[OPTIONS]", *names]
+
+
+def in_paragraphs(help_text: str | None) -> str:
+    """Return a help text without the line breaks of the source, which Typer keeps."""
+    paragraphs = inspect.cleandoc(help_text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
 def by_convention(context: Any, parameters: list[Any]) -> list[Any]:

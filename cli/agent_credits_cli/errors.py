@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
-from agent_credits_cli.conventions import by_convention
+from agent_credits_cli.conventions import by_convention, in_paragraphs
 from agent_credits_cli.hints import as_typed
 
 EXIT_STATUS: Final = 2
@@ -24,6 +24,10 @@ class CommandError(Exception):
 
 class CommandGroup(TyperGroup):
     """Commands whose errors, and whose tables that do not answer, are reported in one line."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.help = in_paragraphs(self.help)
 
     def get_params(self, ctx: Any) -> list[Any]:
         return by_convention(ctx, super().get_params(ctx))

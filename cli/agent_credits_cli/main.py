@@ -9,14 +9,17 @@ import typer
 
 from agent_credits_cli.commands import (
     account,
+    announcements,
     apply,
     dead_letters,
     explain,
     grant,
     ledger,
     notices,
+    outputs,
     report,
     send,
+    status,
     sweep,
     team,
     verify,
@@ -40,6 +43,8 @@ app = typer.Typer(
 )
 app.add_typer(local.app, name="local")
 app.add_typer(notices.app, name="notices")
+app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(announcements.app, name="announcements")
 for command in (
     apply.apply,
     send.send,
@@ -52,7 +57,8 @@ for command in (
     watch.watch,
     verify.verify,
     sweep.sweep,
-    dead_letters.dead_letters,
+    status.status,
+    outputs.outputs,
 ):
     app.command(cls=Command)(command)
 

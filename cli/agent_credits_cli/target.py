@@ -24,8 +24,13 @@ from agent_credits.events.signatures import SignatureMode
 from agent_credits_cli.errors import CommandError
 
 if TYPE_CHECKING:
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_cloudformation.type_defs import StackTypeDef
+    from mypy_boto3_cloudwatch import CloudWatchClient
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
@@ -50,12 +55,20 @@ class StackOutputs(BaseModel):
     agent_runs_queue_url: str
     agent_runs_dead_letter_queue_url: str
     reloads_queue_url: str
+    reloads_dead_letter_queue_url: str
     sweeps_queue_url: str
+    sweeps_dead_letter_queue_url: str
     notices_topic_arn: str
+    announce_function_name: str
+    announce_failures_bucket_name: str
+    notices_table_name: str
     accounts_table_name: str
     ledger_table_name: str
     event_signatures: SignatureMode = "off"
     event_signing_secret_arn: str | None = None
+    # Only where SlackNotices is true.
+    slack_queue_url: str | None = None
+    slack_dead_letter_queue_url: str | None = None
 
     @classmethod
     def of(cls, outputs: Mapping[str, str], stack: str) -> Self:
@@ -73,7 +86,9 @@ class StackOutputs(BaseModel):
 class Target:
     """A deployed stack, and clients that talk to it."""
 
+    # `name` is how messages name the stack; `stack_name` is its name in CloudFormation.
     name: str
+    stack_name: str
     session: boto3.Session
     config: Config
     endpoint_url: str | None
@@ -98,8 +113,26 @@ class Target:
         )
 
     @cached_property
+    def cloudformation(self) -> "CloudFormationClient":
+        return self.session.client(
+            "cloudformation", endpoint_url=self.endpoint_url, config=self.config
+        )
+
+    @cached_property
+    def cloudwatch(self) -> "CloudWatchClient":
+        return self.session.client("cloudwatch", endpoint_url=self.endpoint_url, config=self.config)
+
+    @cached_property
     def logs(self) -> "CloudWatchLogsClient":
         return self.session.client("logs", endpoint_url=self.endpoint_url, config=self.config)
+
+    @cached_property
+    def s3(self) -> "S3Client":
+        return self.session.client("s3", endpoint_url=self.endpoint_url, config=self.config)
+
+    @cached_property
+    def functions(self) -> "LambdaClient":
+        return self.session.client("lambda", endpoint_url=self.endpoint_url, config=self.config)
 
     def posted_to_slack(self) -> Sequence[Mapping[str, Any]] | None:
         """Return what this stack has posted to Slack so far; None if only Slack knows."""
@@ -174,6 +207,7 @@ def connect_to_aws(stack_name: str) -> Target:
     name = f"the stack {stack_name} in {session.region_name}"
     return Target(
         name=name,
+        stack_name=stack_name,
         session=session,
         config=CLIENT_CONFIG,
         endpoint_url=None,
@@ -185,7 +219,15 @@ def deployed_outputs(
     session: boto3.Session, config: Config, endpoint_url: str | None, stack_name: str
 ) -> Mapping[str, str]:
     cloudformation = session.client("cloudformation", endpoint_url=endpoint_url, config=config)
-    (stack,) = cloudformation.describe_stacks(StackName=stack_name)["Stacks"]
+    return outputs_of(described(cloudformation, stack_name))
+
+
+def described(client: "CloudFormationClient", stack_name: str) -> "StackTypeDef":
+    (stack,) = client.describe_stacks(StackName=stack_name)["Stacks"]
+    return stack
+
+
+def outputs_of(stack: "StackTypeDef") -> dict[str, str]:
     return {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
 
 

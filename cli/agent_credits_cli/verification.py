@@ -16,6 +16,7 @@ from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, count_text, credits_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.tables import err, progress
+from agent_credits_cli.torn_tables import Torn, torn_from, torn_without_row
 
 # How many accounts are read concurrently.
 ACCOUNTS_AT_ONCE: Final = 8
@@ -30,23 +31,27 @@ class VerifiedRows(LedgerRows, Protocol):
 
     def list_accounts(self) -> Iterator[Account]: ...
 
+    def list_page_owners(self) -> set[Principal]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Verified:
     accounts: int
     sums: Sums
     findings: tuple[Finding, ...]
+    torn: tuple[Torn, ...] = ()
 
     def __add__(self, other: "Verified") -> "Verified":
         return Verified(
             self.accounts + other.accounts,
             self.sums + other.sums,
             self.findings + other.findings,
+            self.torn + other.torn,
         )
 
     @property
     def is_clean(self) -> bool:
-        return not self.findings
+        return not (self.findings or self.torn)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -61,6 +66,7 @@ class Verified:
                 {"principal": str(f.principal), "place": f.place, "text": f.text}
                 for f in self.findings
             ],
+            "torn": [torn.to_json() for torn in self.torn],
         }
 
     def __str__(self) -> str:
@@ -80,10 +86,15 @@ class Verified:
 NOTHING: Final = Verified(0, Sums(), ())
 
 
-def verify_all(rows: VerifiedRows) -> Verified:
-    """Verify every account, several at a time; findings are in the order of accounts."""
+def verify_all(rows: VerifiedRows, *, with_page_owners: bool = False) -> Verified:
+    """Verify every account, several at a time; findings are in the order of accounts.
+
+    `with_page_owners` adds accounts that only the ledger knows, and reads all of it to find them.
+    """
     with err().status("listing accounts"):
-        principals = sorted(account.principal for account in rows.list_accounts())
+        found = {account.principal for account in rows.list_accounts()}
+        found |= rows.list_page_owners() if with_page_owners else set()
+        principals = sorted(found)
     parts: dict[Principal, Verified] = {}
     policies: dict[str, BillingPolicy] = {}
     with progress() as bar, ThreadPoolExecutor(ACCOUNTS_AT_ONCE) as pool:
@@ -114,20 +125,24 @@ def verify_account(
 def _verify_row(rows: VerifiedRows, row: Account, policies: dict[str, BillingPolicy]) -> Verified:
     beginning = Checkpoint(row.principal, began_on=datetime.now(UTC).date())
     verification = verify_row(rows, row, policies, beginning)
+    pages_from_open = list(rows.read_pages(row.principal, row.page_number))
     beyond = tuple(
         Finding(
             row.principal,
             f"page {page.number}",
             f"is on the ledger, but the row holds another page {row.page_number}",
         )
-        for page in rows.read_pages(row.principal, row.page_number)
+        for page in pages_from_open
         # The row may still hold a page that is already flushed; then the two are equal.
         if page != row.page
     )
-    return Verified(1, verification.sums, (*verification.findings, *beyond))
+    torn = torn_from(row, verification.checkpoint.page_number, pages_from_open)
+    findings = (*verification.findings, *beyond)
+    return Verified(1, verification.sums, findings, (torn,) if torn else ())
 
 
 def _verify_no_row(rows: VerifiedRows, principal: Principal) -> Verified:
-    pages = rows.read_pages(principal)
+    pages = list(rows.read_pages(principal))
     orphans = (Finding(principal, f"page {page.number}", "belongs to no account") for page in pages)
-    return Verified(0, Sums(), tuple(orphans))
+    torn = torn_without_row(principal, pages)
+    return Verified(0, Sums(), tuple(orphans), (torn,) if torn else ())

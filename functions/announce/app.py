@@ -1,6 +1,8 @@
 """Publish notices and reload requests, derived from the change stream of committed rows."""
 
 import os
+from collections import Counter
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -8,19 +10,19 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
+from msgspec.structs import asdict
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.aws.clients import sns_client, sqs_client
+from agent_credits.aws.announcer import Announced, Announcer
+from agent_credits.aws.clients import dynamodb_client, s3_client, sns_client, sqs_client
+from agent_credits.aws.kept_notices import KeptNotices, NoticesNotKept
+from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.reload_queue import ReloadQueue
-from agent_credits.aws.stream_records import change_of
+from agent_credits.aws.set_aside import SetAsideRecords
 from agent_credits.aws.topic import NoticesTopic
-from agent_credits.notices.announcements import (
-    AccountRecord,
-    NoticeSettings,
-    StreamRecord,
-    notices_of,
-    reload_requests,
-)
+from agent_credits.notices.announcements import NoticeSettings
+from agent_credits.notices.notice import Notice
+from agent_credits.values.errors import NotAnnounceable
 
 
 class Settings(BaseModel):
@@ -28,8 +30,10 @@ class Settings(BaseModel):
 
     STACK_NAME: str
     NOTICES_TOPIC_ARN: str
+    NOTICES_TABLE: str
     PROBLEM_TYPE_BASE_URL: str
     RELOADS_QUEUE_URL: str
+    ANNOUNCE_FAILURES_BUCKET: str
 
 
 logger = Logger()
@@ -37,7 +41,6 @@ metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
 # Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
-notice_settings = NoticeSettings(settings.PROBLEM_TYPE_BASE_URL)
 topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
 
 
@@ -47,33 +50,77 @@ def reloads() -> ReloadQueue:
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
-@metrics.log_metrics
+@cache
+def set_aside_records() -> SetAsideRecords:
+    return SetAsideRecords(s3_client(), settings.ANNOUNCE_FAILURES_BUCKET)
+
+
+@cache
+def kept_notices() -> KeptNotices:
+    """Return the table; few commits publish a notice, so most cold starts need no client."""
+    return KeptNotices(dynamodb_client(), settings.NOTICES_TABLE)
+
+
+announcer = Announcer(topic, reloads, NoticeSettings(settings.PROBLEM_TYPE_BASE_URL))
+
+
+@metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Announce each record in order; return the first one that could not be announced.
+    """Announce each record in order; return the first one that cannot be announced now.
 
-    The stream is delivered again from that record on, so order is kept and no notice is lost.
+    The stream is delivered again from that record on, so order is kept and no notice is lost. One
+    that no retry would help is set aside: returned or raised, it would hold up those behind it.
     """
-    published = 0
-    for record in event["Records"]:
-        image = record["dynamodb"]
-        try:
-            published += _announce(change_of(image))
-        except (BotoCoreError, ClientError):
-            logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
-            metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
-            return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
-    metrics.add_metric("NoticesPublished", MetricUnit.Count, published)
-    return {"batchItemFailures": []}
+    published, set_aside = list[Notice](), list[str]()
+    try:
+        if "replay" in event:
+            announced, replay = announcer.replay(event["replay"])
+            published += _logged(announced)
+            return asdict(replay)
+        for record in event["Records"]:
+            image = record["dynamodb"]
+            try:
+                published += _announced(record, set_aside)
+            except (BotoCoreError, ClientError):
+                logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
+                return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
+        return {"batchItemFailures": []}
+    finally:
+        _count_and_keep(published)
+        if set_aside:
+            metrics.add_metric("RecordsSetAside", MetricUnit.Count, len(set_aside))
 
 
-def _announce(change: StreamRecord) -> int:
-    for request in reload_requests(change) if isinstance(change, AccountRecord) else ():
-        reloads().send(request)
+def _announced(record: dict[str, Any], set_aside: list[str]) -> list[Notice]:
+    """Announce a record, or set it aside; return the notices that were published."""
+    try:
+        return _logged(announcer.announce(record))
+    except NotAnnounceable as error:
+        key = set_aside_records().put(record, error, datetime.now(UTC))
+        # Without the text of what it was raised from, which may quote the row. The object has it.
+        logger.error("set aside", extra={"object": key, "error": str(error)})
+        set_aside.append(key)
+        return []
+
+
+def _logged(announced: Announced) -> list[Notice]:
+    for request in announced.requests:
         extra = {"reload_id": request.reload_id, "principal": str(request.principal)}
         logger.info("reload requested", extra=extra)
-    notices = notices_of(change, notice_settings)
-    for notice in notices:
-        topic.publish(notice)
+    for notice in announced.notices:
         logger.info("published", extra=notice.log_fields)
-    return len(notices)
+    return list(announced.notices)
+
+
+def _count_and_keep(published: list[Notice]) -> None:
+    metrics.add_metric("NoticesPublished", MetricUnit.Count, len(published))
+    by_type = Counter[str](notice.type for notice in published)
+    add_counts_by(metrics, "NoticesPublished", "type", by_type)
+    try:
+        if published:
+            kept_notices().put_all(published, datetime.now(UTC))
+    except NoticesNotKept as fault:
+        # No failure of the records, which would be announced again.
+        logger.exception("not kept", extra={"notices": fault.notices})
+        metrics.add_metric("NoticesNotKept", MetricUnit.Count, fault.notices)

@@ -17,6 +17,7 @@ from agent_credits.aws.clients import (
     sqs_client,
 )
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.reload_queue import ReloadQueue, read_request
 from agent_credits.aws.stripe_secret import StripeSecret
 from agent_credits.payments.port import InvoicePayments
@@ -57,7 +58,7 @@ def queue() -> ReloadQueue:
     return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
 
 
-@metrics.log_metrics
+@metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Fail the message while its reload is open; SQS redelivers it, as after any fault."""
@@ -69,6 +70,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         case Granted(reservation):
             logger.info("granted", extra={**fields, "price_cents": reservation.price_cents})
             metrics.add_metric("ReloadsGranted", MetricUnit.Count, 1)
+            spent = {reservation.currency: reservation.price_cents}
+            add_counts_by(metrics, "ReloadSpendCents", "currency", spent)
         case NotGranted(cause):
             logger.info("declined", extra={**fields, "cause": cause})
             metrics.add_metric("ReloadsDeclined", MetricUnit.Count, 1)

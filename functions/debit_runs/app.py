@@ -3,7 +3,7 @@
 import logging
 import os
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics
@@ -14,8 +14,10 @@ from pydantic import BaseModel, ConfigDict
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.clients import dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.metrics import add_counts_by
 from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
 from agent_credits.aws.signing_keys import SigningKeys
+from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
@@ -37,13 +39,10 @@ class Settings(BaseModel):
     EVENT_SIGNING_SECRET_ARN: str
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
-
-
 # Every byte of a log line is paid for, and each line comes from one place.
 logger = Logger(location=None)
 metrics = Metrics()
+now = partial(datetime.now, UTC)
 settings = Settings.model_validate(dict(os.environ))
 # Other stacks in this account have metrics of the same names.
 metrics.set_default_dimensions(stack=settings.STACK_NAME)
@@ -51,7 +50,9 @@ rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_
 mode, keys = settings.EVENT_SIGNATURES, None
 if mode != "off":
     keys = SigningKeys(secretsmanager_client(), settings.EVENT_SIGNING_SECRET_ARN, now)
-debits = Debits(rows, Directory(rows), back_off, keys, unsigned_counts=mode == "check-signed")
+debits = Debits(
+    rows, Directory(rows), back_off, keys, Threads(), unsigned_counts=mode == "check-signed"
+)
 
 
 @cache
@@ -60,7 +61,7 @@ def run_queue() -> RunQueue:
     return RunQueue(sqs_client(), settings.AGENT_RUNS_QUEUE_URL)
 
 
-@metrics.log_metrics
+@metrics.log_metrics(capture_cold_start_metric=True)
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Return exactly the messages that contain an unrecorded event."""
     # The rest of what `inject_lambda_context` would add is the same on every line.
@@ -74,9 +75,14 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         getattr(logger, line.level)(line.message, extra=line.fields)
     for name, count in batch.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)
+    add_counts_by(metrics, "MessagesPostponed", "cause", batch.postponed)
+    seconds_by_handle = visible_in(event["Records"], batch.dispositions)
     try:
-        if seconds_by_handle := visible_in(event["Records"], batch.dispositions):
+        if seconds_by_handle:
             run_queue().return_in(seconds_by_handle)
     except QueueUnavailable as fault:
         logger.warning("messages return only later", extra={"reason": str(fault)})
+        late = {type(fault).__name__: len(seconds_by_handle)}
+        metrics.add_metric("MessagesPostponed", MetricUnit.Count, len(seconds_by_handle))
+        add_counts_by(metrics, "MessagesPostponed", "cause", late)
     return {"batchItemFailures": [{"itemIdentifier": m} for m in batch.failed_message_ids]}

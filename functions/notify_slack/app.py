@@ -4,7 +4,8 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from aws_lambda_powertools import Logger
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.idempotency import (
     DynamoDBPersistenceLayer,
     IdempotencyConfig,
@@ -22,24 +23,28 @@ from agent_credits.aws.clients import (
     secretsmanager_client,
     sqs_client,
 )
+from agent_credits.aws.metrics import add_counts_by
 from agent_credits.notices.published import NotAnEnvelope, Published, read_envelope
 from agent_credits.notices.slack_messages import slack_message
 from agent_credits.notices.slack_posts import (
     NotPosted,
     SlackPosts,
+    metric_of,
     parse_webhooks,
     retry_in_seconds,
 )
 from agent_credits.values.errors import SecretUnavailable
 
-# Longer than a notice can be redelivered: it stays at most 4 days in the queue and then 14 in the
-# dead-letter queue, from which it may be redriven.
-REMEMBERED_SECONDS = 20 * 24 * 60 * 60
+# Longer than a notice can be redelivered: its change may be set aside for 14 days before a replay.
+# It then stays at most 4 days in the queue and 14 in the dead-letter queue, from which it may be
+# redriven.
+REMEMBERED_SECONDS = 35 * 24 * 60 * 60
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(frozen=True)
 
+    STACK_NAME: str
     SLACK_QUEUE_URL: str
     SLACK_SECRET_ARN: str
     SLACK_POSTS_TABLE: str
@@ -52,7 +57,10 @@ def now() -> datetime:
 
 
 logger = Logger()
+metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
+# Other stacks in this account have metrics of the same names.
+metrics.set_default_dimensions(stack=settings.STACK_NAME)
 sqs = sqs_client()
 webhooks = CachedSecret(
     secretsmanager_client(),
@@ -65,6 +73,7 @@ once = IdempotencyConfig(expires_after_seconds=REMEMBERED_SECONDS)
 posted = DynamoDBPersistenceLayer(settings.SLACK_POSTS_TABLE, boto3_client=dynamodb_client())
 
 
+@metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Post the one message; if that fails, set when it is redelivered, and return it."""
@@ -82,10 +91,13 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         else:
             post(notice_id=published.id, url=url, published=published)
             logger.info("posted", extra=fields)
+        metrics.add_metric("NoticesPosted", MetricUnit.Count, url is not None)
     except (NotPosted, NotAnEnvelope, SecretUnavailable, IdempotencyAlreadyInProgressError) as why:
         seconds = retry_in_seconds(why, int(record["attributes"]["ApproximateReceiveCount"]))
         extra = {**fields, "reason": str(why), "retry_in_seconds": seconds}
         logger.warning("not posted", extra=extra)
+        metrics.add_metric(metric_of(why), MetricUnit.Count, 1)
+        add_counts_by(metrics, metric_of(why), "cause", {type(why).__name__: 1})
         sqs.change_message_visibility(
             QueueUrl=settings.SLACK_QUEUE_URL,
             ReceiptHandle=record["receiptHandle"],

@@ -14,11 +14,11 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.sweep_queue import SqsSweepQueue
 from agent_credits.sweeps.balance_report_sweep import BalanceReportSweep
 from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsSweep
+from agent_credits.sweeps.last_sweep import SweepName
 from agent_credits.sweeps.reconciliation_sweep import ReconciliationSweep
 from agent_credits.sweeps.sweep import (
     Step,
     Sweep,
-    SweepName,
     Visit,
     parse_sweep_message,
     take_step,
@@ -53,7 +53,7 @@ sweeps: dict[SweepName, Sweep[Any]] = {
 }
 
 
-@metrics.log_metrics
+@metrics.log_metrics(capture_cold_start_metric=True)
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle the one message. A fault is raised, and the message is redelivered."""
@@ -77,6 +77,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             swept = take_visit(sweeps[message.sweep], queue, message, now)
         case _:
             assert_never(message)
+    if swept.ended is not None:
+        rows.put_last_sweep(swept.ended)
     metrics.add_metric("RowsVisited", MetricUnit.Count, swept.rows)
     for name, count in swept.counts.items():
         metrics.add_metric(name, MetricUnit.Count, count)

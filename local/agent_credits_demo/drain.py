@@ -2,13 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from agent_credits_cli.queues import depth_of
 from agent_credits_cli.tables import progress
 from agent_credits_cli.target import Target
-
-if TYPE_CHECKING:
-    from mypy_boto3_sqs.literals import QueueAttributeNameType
 
 READ_EVERY_SECONDS: Final = 0.2
 # SQS counts approximately, and between two receives a message may be counted nowhere.
@@ -16,12 +14,6 @@ EMPTY_READS: Final = 4
 # A returned message is delivered again after the visibility timeout of 240 seconds, so a queue that
 # does not get shorter for longer than that is stuck.
 PATIENCE_SECONDS: Final = 300.0
-
-_COUNTS: "Final[list[QueueAttributeNameType]]" = [
-    "ApproximateNumberOfMessages",
-    "ApproximateNumberOfMessagesNotVisible",
-    "ApproximateNumberOfMessagesDelayed",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +26,7 @@ class Drained:
 
 def messages_in(target: Target, queue_url: str) -> int:
     """Return how many messages a queue holds, including those in flight."""
-    attributes = target.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=_COUNTS)
-    return sum(int(count) for count in attributes["Attributes"].values())
+    return depth_of(target.sqs, queue_url).total
 
 
 def drain(target: Target, title: str) -> Drained:

@@ -216,7 +216,12 @@ def _run_together(
     left = drain(target, f"{len(together)} samples").left + _reloads_left(target)
     after = read_ledger(rows, principals, identities)
     notices = _receive(watch, sum(len(sample.notices) for sample in together), seen)
-    dead_letters = {message["MessageId"] for message in peek(target, LETTERS_MAX)}
+    dead_letters = {
+        message["MessageId"]
+        for message in peek(
+            target.sqs, target.outputs.agent_runs_dead_letter_queue_url, LETTERS_MAX
+        )
+    }
     own_letters = dead_letters & {i for sample in sent for i in sample.message_ids}
     rejections = logged_rejections(target, own_letters, started_at)
     observed = Observed(before, after, rejections, dead_letters, notices)

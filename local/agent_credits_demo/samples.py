@@ -31,6 +31,7 @@ WORLD_FILE: Final = "samplesconfig.toml"
 ABOUT: Final = {"dead letters", "notices", "left in the queue", "Slack"}
 
 TO_TRY: Final = (
+    "agent-credits status",
     "agent-credits account user:ana",
     "agent-credits explain run-exhaustion",
     "agent-credits ledger user:eli",

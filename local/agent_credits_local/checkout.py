@@ -6,7 +6,7 @@ The embedded stack needs both; commands that talk to AWS need neither.
 import hashlib
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,10 @@ class Checkout:
     @property
     def ministack_python(self) -> Path:
         return self.root / ".tools" / "ministack" / "bin" / "python"
+
+    @property
+    def ministack_command(self) -> Sequence[str]:
+        return [str(self.ministack_python), "-m", "ministack"]
 
     @property
     def localstripe_python(self) -> Path:

@@ -4,6 +4,7 @@ from typing import Annotated, Final
 
 import typer
 
+from agent_credits.values.display import count_text
 from agent_credits_cli.conventions import Command
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.tables import AsJson, err, print_json
@@ -28,11 +29,11 @@ def up(
     context: typer.Context,
     port: Port = None,
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Discard everything the stack holds first.")
+        bool, typer.Option("--fresh", help="Discard everything that the stack holds first.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start the emulator, build and deploy. This is quick if nothing has changed."""
+    """Start the stack with what it held when it was stopped; build and deploy what has changed."""
     folder = _folder(context)
     state = embedded_stack.up(folder, this_checkout(), port=port, fresh=fresh, console=err())
     _print(folder, state, as_json=as_json)
@@ -40,14 +41,35 @@ def up(
 
 @app.command(cls=Command)
 def down(context: typer.Context, as_json: AsJson = False) -> None:
-    """Stop what `local up` started, and nothing else."""
-    stopped = embedded_stack.down(_folder(context))
-    if as_json:
-        print_json({"stopped": stopped})
-    else:
-        typer.echo(
-            "The local stack has stopped." if stopped else "The local stack was not running."
+    """Stop what `local up` started, and nothing else. The next `local up` starts it as it was."""
+    folder = _folder(context)
+    state = folder.read()
+    if state is not None and state.is_usable():
+        err().print(
+            "Keeping tables, queues, secrets, logs and payments. Not kept: what was posted to the"
+            " stand-in for Slack, and notices and reloads of changes that are not announced yet.",
+            soft_wrap=True,
         )
+    stopped = embedded_stack.down(folder)
+    if as_json:
+        print_json(
+            {
+                "stopped": stopped.was_running,
+                "kept": stopped.is_kept,
+                "changes_not_announced": stopped.changes_lost,
+            }
+        )
+        return
+    if stopped.changes_lost:
+        lost = count_text(stopped.changes_lost, "change")
+        typer.echo(f"{lost} had not been announced: any notices and reloads of them are lost.")
+    match stopped.was_running, stopped.is_kept:
+        case True, True:
+            typer.echo("The local stack has stopped; `local up` starts it with what it held.")
+        case True, False:
+            typer.echo("The local stack has stopped. What it held could not be kept.")
+        case _:
+            typer.echo("The local stack was not running.")
 
 
 @app.command(cls=Command)
@@ -68,6 +90,7 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
     healthy = state is not None and state.is_usable()
     report = {"healthy": healthy, "state_folder": str(folder.path)}
     if state is not None:
+        report["kept"] = state.is_kept
         report |= {
             "endpoint_url": state.emulator.endpoint_url,
             "region": LOCAL_REGION,
@@ -93,6 +116,9 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
         return
     if state is None:
         typer.echo("The local stack is not running.")
+        return
+    if state.is_kept:
+        typer.echo("The local stack is stopped; `local up` starts it with what it held.")
         return
     health = "up" if healthy else "not healthy"
     typer.echo(f"The local stack is {health} at {state.emulator.endpoint_url}")

@@ -1,9 +1,8 @@
 """An emulator's process: it starts in its own process group, and only that group is stopped.
 
-MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group. So
-killing the group loses nothing that a gentle stop would keep, and leaves no worker behind. One that
-keeps its state saves it only when it is stopped gently. The stand-ins for Stripe and for Slack are
-emulators of this kind too.
+MiniStack keeps everything in memory and runs each Lambda worker as a child in its own group, so
+killing the group leaves no worker behind. It saves its state only when it is stopped gently. The
+stand-ins for Stripe and for Slack are emulators of this kind too.
 """
 
 import contextlib
@@ -47,15 +46,13 @@ class Emulator(BaseModel):
     port: int
 
     @classmethod
-    def start(cls, python: Path, port: int, log: Path, environment: Mapping[str, str]) -> Self:
-        """Start a detached MiniStack; it is not yet healthy when this returns."""
-        return cls.spawn([str(python), "-m", "ministack"], port, log, environment)
-
-    @classmethod
     def spawn(
         cls, command: Sequence[str], port: int, log: Path, environment: Mapping[str, str]
     ) -> Self:
-        """Start a detached process whose command makes it answer on the port."""
+        """Start a detached process whose command makes it answer on the port.
+
+        It is not yet healthy when this returns.
+        """
         write_log = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         pid = os.posix_spawn(
             command[0],

@@ -49,18 +49,21 @@ class Payment(BaseModel):
 
 
 class PaymentStandIn(Emulator):
-    """A started localstripe. It forgets everything when it is stopped."""
+    """A started localstripe. Stopped gently, it saves what it holds for the next one."""
 
     title: ClassVar[str] = "the payment stand-in"
     # The only path that it answers without a key.
     health_path: ClassVar[str] = "/js.stripe.com/v3/"
 
     @classmethod
-    def start_localstripe(cls, python: Path, program: Path, port: int, log: Path) -> Self:
-        """Start a detached stand-in; it is not yet healthy when this returns."""
+    def start_localstripe(
+        cls, python: Path, program: Path, port: int, log: Path, saved: Path
+    ) -> Self:
+        """Start a detached stand-in that holds what one before it saved; it is not yet healthy."""
         environment = {"PATH": os.environ.get("PATH", os.defpath)}
         # Isolated (-I): nothing of the caller's Python gets in.
-        return cls.spawn([str(python), "-I", str(program), str(port)], port, log, environment)
+        command = [str(python), "-I", str(program), str(port), str(saved)]
+        return cls.spawn(command, port, log, environment)
 
     def put_card_on_file(self, card_number: str) -> CardOnFile:
         """Make a customer who pays by this card."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,11 @@ from agent_credits_local.slack_stand_in import SlackStandIn
 
 
 class StackState(BaseModel):
-    """The content of `stack.json`. A stack without outputs was never deployed completely."""
+    """The content of `stack.json`. A stack without outputs was never deployed completely.
+
+    `is_kept`: the stack was stopped and can be started again with all that it held. Without it, a
+    stack that does not run was killed, and has lost everything.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -25,6 +30,7 @@ class StackState(BaseModel):
     slack_stand_in: SlackStandIn | None = None
     fingerprint: str | None = None
     outputs: Mapping[str, str] = {}
+    is_kept: bool = False
 
     @property
     def started(self) -> tuple[Emulator, ...]:
@@ -75,6 +81,23 @@ class StateFolder:
     def temporary(self) -> Path:
         """Where the emulator unpacks functions and layers."""
         return self.path / "tmp"
+
+    @property
+    def kept(self) -> Path:
+        """Where the emulator saves its state."""
+        return self.path / "kept"
+
+    @property
+    def payments(self) -> Path:
+        """Where the payment stand-in saves its customers, cards and payments."""
+        return self.path / "localstripe.pickle"
+
+    def forget(self) -> None:
+        """Remove what the stack held, but not its builds and logs."""
+        self.stack_file.unlink(missing_ok=True)
+        self.payments.unlink(missing_ok=True)
+        shutil.rmtree(self.kept, ignore_errors=True)
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
     def log_of(self, tool: str) -> Path:
         return self.path / f"{tool.replace(' ', '-')}.log"

@@ -10,6 +10,7 @@ from typing import Any
 
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.target import StackOutputs, Target
+from agent_credits_local.embedded_stack import STACK_NAME
 from agent_credits_local.payment_stand_in import PaymentStandIn
 from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
 from agent_credits_local.slack_stand_in import SlackStandIn
@@ -36,6 +37,7 @@ def connect_to_local(folder: StateFolder) -> LocalTarget:
     name = "the local stack"
     return LocalTarget(
         name=name,
+        stack_name=STACK_NAME,
         session=local_session(),
         config=LOCAL_CLIENT_CONFIG,
         endpoint_url=state.emulator.endpoint_url,

@@ -1,5 +1,6 @@
 """This project, as its function debit_runs puts it together."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.items import account_item
+from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
@@ -67,10 +69,20 @@ class AgentCredits:
         return DebitRuns(rows, workload.team.team_id)
 
 
+class AgentCreditsInTurn(AgentCredits):
+    """As it would be if a batch committed one account after another."""
+
+    name = "agent-credits-in-turn"
+    title = "Agent Credits, one account after another"
+
+    def worker(self, store: "DynamoDBClient", suffix: str, workload: Workload) -> "DebitRunsInTurn":
+        return DebitRunsInTurn(super().worker(store, suffix, workload))
+
+
 class DebitRuns:
     def __init__(self, rows: DynamoDBRows, team_id: str) -> None:
         self._directory = Directory(rows)
-        self._debits = Debits(rows, self._directory, back_off)
+        self._debits = Debits(rows, self._directory, back_off, side_by_side=Threads())
         self._team_id = team_id
 
     def learn_settings(self) -> None:
@@ -100,6 +112,21 @@ def rows_of(workload: Workload) -> MemoryRows:
     for account in accounts_well_into_their_lives(workload):
         rows.accounts[account.principal] = account
     return rows
+
+
+class DebitRunsInTurn:
+    """Is given the events of one account after those of another, as if each came alone."""
+
+    def __init__(self, worker: DebitRuns) -> None:
+        self._worker = worker
+        self.learn_settings = worker.learn_settings
+
+    def debit(self, bodies: Sequence[str]) -> Done:
+        by_user: dict[str, list[str]] = {}
+        for each in bodies:
+            by_user.setdefault(json.loads(each)["data"]["trigger"]["user_id"], []).append(each)
+        done = [self._worker.debit(of_user) for of_user in by_user.values()]
+        return Done(sum(d.events for d in done), sum(d.races_lost for d in done))
 
 
 def accounts_well_into_their_lives(workload: Workload) -> Iterator[Account]:

@@ -11,7 +11,13 @@ from tests.benchmarks.design import DynamoDBDesign
 from tests.benchmarks.references.powertools import PowertoolsPerEvent
 from tests.benchmarks.references.transactions import TRANSACTION_PER_BATCH, TRANSACTION_PER_EVENT
 from tests.benchmarks.workloads import Workload
-from tests.benchmarks.write_path import Cost, Depth, count, count_round_trips
+from tests.benchmarks.write_path import (
+    Cost,
+    Depth,
+    count,
+    count_round_trips,
+    count_round_trips_of_many,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -22,6 +28,8 @@ GROUP, GROUPS_PER_BATCH = 10, 10
 # Batches of a depth, warm and cold: enough that an account with one event a batch flushes a page.
 DEPTH_BATCHES = 12
 DEPTH_REPEATS = 3
+# In each batch of many accounts, some of them flush a page.
+DEPTH_BATCHES_OF_MANY = 1
 
 # As many events as a page takes to fill, a few times over.
 RESERVING = workloads.reserving(20, warm_up=4)
@@ -38,7 +46,7 @@ DESIGNS: tuple[DynamoDBDesign, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """`costs` are of a warm worker but for those of `cold`; `depths` are of one account group."""
+    """`costs` are of a warm worker but for those of `cold`."""
 
     costs: tuple[Cost, ...]
     cold: tuple[Cost, ...]
@@ -65,7 +73,7 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        return len(self.costs) + len(self.cold) + 2 + len(self.depths)
+        return len(self.costs) + len(self.cold) + 2 + len(self.depths) + 1
 
 
 def quick_plan() -> Plan:
@@ -119,6 +127,8 @@ def take_counts(client: "DynamoDBClient", plan: Plan, begin: Callable[[str], Non
         for design, size in plan.depths:
             begin(f"{design.name}: round trips at {size} a batch")
             yield count_round_trips(client, design, size, DEPTH_BATCHES, DEPTH_REPEATS)
+        begin(f"{OURS.name}: round trips with many accounts in a batch")
+        yield count_round_trips_of_many(client, OURS, DEPTH_BATCHES_OF_MANY, DEPTH_REPEATS)
 
     few, many = costs(iter([(OURS, w) for w in plan.few_and_many_accounts]), cold=True)
     return Counts(

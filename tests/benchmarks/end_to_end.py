@@ -77,7 +77,7 @@ def measure_end_to_end() -> EndToEnd:
             latency = _latency(target)
             return EndToEnd(tuple(_passage(target, pack) for pack in PACKS), latency)
         finally:
-            embedded_stack.down(folder)
+            embedded_stack.discard(folder)
 
 
 def _passage(target: Target, pack: int) -> Passage:

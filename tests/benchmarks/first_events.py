@@ -11,7 +11,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.sweeps.sweep import beginning
 from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
 from tests.benchmarks.workloads import team_of_everybody, users
-from tests.integration.stack_tables import create_tables
+from tests.integration.stack_tables import create_notices_table, create_tables
 from tests.lambda_events import FOLDER
 from tests.unit.builders import POLICY, body, grant_change, open_account, usage
 
@@ -37,7 +37,8 @@ def stage(endpoint_url: str) -> FirstEvents:
             config=LOCAL_CLIENT_CONFIG,
         )
 
-    tables = create_tables(client("dynamodb"), uuid.uuid4().hex)
+    suffix = uuid.uuid4().hex
+    tables = create_tables(client("dynamodb"), suffix)
     rows = DynamoDBRows(client("dynamodb"), tables.accounts, tables.ledger)
     team, (principal,) = team_of_everybody(), users(1)
     rows.put_policy(POLICY)
@@ -55,8 +56,10 @@ def stage(endpoint_url: str) -> FirstEvents:
         "EVENT_SIGNATURES": "off",
         "EVENT_SIGNING_SECRET_ARN": "any",
         "NOTICES_TOPIC_ARN": client("sns").create_topic(Name="notices")["TopicArn"],
+        "NOTICES_TABLE": create_notices_table(client("dynamodb"), suffix),
         "PROBLEM_TYPE_BASE_URL": "",
         "RELOADS_QUEUE_URL": nowhere,
+        "ANNOUNCE_FAILURES_BUCKET": "none",
         "STRIPE_SECRET_ARN": "none",
         "STRIPE_API_BASE": endpoint_url,
         "SLACK_QUEUE_URL": nowhere,
@@ -78,7 +81,7 @@ def stage(endpoint_url: str) -> FirstEvents:
         {
             # Debited, and recorded.
             "debit_runs": lambda: _from_queue(body(run())),
-            # A run failed, which is published.
+            # A run failed, which is published and kept.
             "announce": lambda: json.loads((FOLDER / "stream_insufficient.json").read_text()),
             # Resolved already, as by another delivery.
             "auto_reload": lambda: _from_queue(json.dumps(reload)),

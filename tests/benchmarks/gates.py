@@ -19,6 +19,7 @@ REQUESTS_MAX = {1: 2.25, 100: 0.08}
 STORED_BYTES_MAX = {1: 760, 100: 660}
 ROUND_TRIPS_WARM_MAX = 2
 ROUND_TRIPS_COLD_MAX = 3
+ROUND_TRIPS_OF_MANY_MAX = 4
 SHARE_OF_TYPICAL_MAX = 0.5
 ADVANTAGE_MIN = 20
 SHARE_OF_LEAST_MAX = 1.25
@@ -78,7 +79,11 @@ def _gate_on_reservations(counts: Counts) -> Gate:
 
 def _gates_on_depths(counts: Counts) -> Iterator[Gate]:
     for depth in counts.depths:
-        if depth.design == "agent-credits" and depth.events_per_batch <= CHANGES_PER_COMMIT_MAX:
+        if depth.accounts > 1:
+            at = f"round trips in a row, {depth.accounts:,} accounts alike"
+            yield Gate(f"{at}, warm", depth.warm_max, ROUND_TRIPS_OF_MANY_MAX)
+            yield Gate(f"{at}, cold", depth.cold_max, ROUND_TRIPS_OF_MANY_MAX)
+        elif depth.design == "agent-credits" and depth.events_per_batch <= CHANGES_PER_COMMIT_MAX:
             at = f"round trips in a row at {depth.events_per_batch} a batch"
             yield Gate(f"{at}, warm", depth.warm_max, ROUND_TRIPS_WARM_MAX)
             yield Gate(f"{at}, cold", depth.cold_max, ROUND_TRIPS_COLD_MAX)

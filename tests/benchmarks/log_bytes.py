@@ -58,9 +58,13 @@ class LogBytes:
 
 def measure_log_bytes() -> LogBytes:
     printed = {size: _printed(size, "DEBUG") for size in SIZES}
-    (of_metrics,) = {
-        len(line) for lines in printed.values() for line in lines if "_aws" in json.loads(line)
-    }
+    # A copy prints one more when it starts. The length of the others depends on the digits.
+    of_metrics = max(
+        len(line)
+        for lines in printed.values()
+        for line in lines
+        if "_aws" in json.loads(line) and "ColdStart" not in json.loads(line)
+    )
     of_level = partial(_bytes_of_level, printed)
     return LogBytes(of_level("INFO"), of_level("DEBUG"), of_metrics)
 

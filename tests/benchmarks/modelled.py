@@ -77,7 +77,9 @@ def _measured(
     """
     transaction = file.assumptions.transaction_requests
     (depth,) = [
-        d for d in counts.depths if (d.design, d.events_per_batch) == ("agent-credits", size)
+        d
+        for d in counts.depths
+        if (d.design, d.accounts, d.events_per_batch) == ("agent-credits", 1, size)
     ]
     figures = {
         "agent-credits": (size, depth.warm_max, depth.warm_max),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.benchmarks import postgres_server
+from tests.benchmarks.agent_credits_design import AgentCreditsInTurn
 from tests.benchmarks.cost_model import Assumptions, read_prices
 from tests.benchmarks.counts import OURS, TYPICAL
 from tests.benchmarks.design import Design
@@ -17,6 +18,8 @@ from tests.benchmarks.throughput import WORKERS, Crew, Rate, crew
 from tests.conformance.ministack import ministack
 
 HOT, MANY = 1, 1_000
+# This project, as it would be if a batch committed one account after another.
+IN_TURN = AgentCreditsInTurn()
 # What commits event by event is given small batches, so that it looks at its clock often enough.
 SMALL_BATCH, LARGE_BATCH = 10, 100
 OURS_IN_LARGE_BATCHES: tuple[Design, int] = (OURS, LARGE_BATCH)
@@ -70,7 +73,7 @@ def far(assumptions: Assumptions) -> Network:
 
 
 def runs_over_networks(assumptions: Assumptions) -> list[Run]:
-    """One account again, with the latencies of the cost model.
+    """One account again, with the latencies of the cost model, and many, side by side and in turn.
 
     Also with a transaction that takes no longer than any other request, to show what of the
     difference is that assumption's. The two designs that are compared may use as many workers as
@@ -88,7 +91,13 @@ def runs_over_networks(assumptions: Assumptions) -> list[Run]:
             for design, size in (OURS_IN_LARGE_BATCHES, PER_EVENT)
             for workers in WORKERS[1:]
         ),
+        *runs_side_by_side(assumptions),
     ]
+
+
+def runs_side_by_side(assumptions: Assumptions) -> list[Run]:
+    """Many accounts in a batch, committed one after another and side by side."""
+    return [Run(design, MANY, LARGE_BATCH, 1, far(assumptions)) for design in (IN_TURN, OURS)]
 
 
 @contextmanager

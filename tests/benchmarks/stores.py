@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from botocore.config import Config
 
+from agent_credits.aws.threads import CONNECTIONS_MAX
 from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
 
 if TYPE_CHECKING:
@@ -54,4 +56,6 @@ def connect(address: str, network: Network = NEAR) -> Any:
 
 
 def dynamodb_client(endpoint_url: str) -> "DynamoDBClient":
-    return local_session().client("dynamodb", endpoint_url=endpoint_url, config=LOCAL_CLIENT_CONFIG)
+    # With as many connections as the functions' client has.
+    config = LOCAL_CLIENT_CONFIG.merge(Config(max_pool_connections=CONNECTIONS_MAX))
+    return local_session().client("dynamodb", endpoint_url=endpoint_url, config=config)

@@ -43,11 +43,17 @@ def cost_table(costs: Iterable[Cost]) -> Table:
 
 def depth_table(depths: Iterable[Depth]) -> Table:
     listing = table(
-        "design", ">events a batch", ">warm", ">cold", title="Round trips in a row, fewest to most"
+        "design",
+        ">accounts",
+        ">events a batch",
+        ">warm",
+        ">cold",
+        title="Round trips in a row, fewest to most",
     )
     for depth in depths:
         listing.add_row(
             depth.design,
+            f"{depth.accounts:,}",
             f"{depth.events_per_batch:,}",
             _range(depth.warm_min, depth.warm_max),
             _range(depth.cold_min, depth.cold_max),

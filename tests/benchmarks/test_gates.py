@@ -25,7 +25,8 @@ GOOD = Cost(
     stored_bytes=640,
 )
 TYPICAL = replace(GOOD, design="powertools", write_units=5, requests=5)
-DEPTH = Depth("agent-credits", 1, warm_min=2, warm_max=2, cold_min=3, cold_max=3)
+DEPTH = Depth("agent-credits", 1, 1, warm_min=2, warm_max=2, cold_min=3, cold_max=3)
+DEPTH_OF_MANY = Depth("agent-credits", 1_000, 100, warm_min=3, warm_max=3, cold_min=4, cold_max=4)
 COUNTS = Counts(
     costs=(
         *(replace(GOOD, workload=f"hot-{size}") for size in EVENTS_PER_BATCH),
@@ -34,7 +35,7 @@ COUNTS = Counts(
     ),
     cold=(GOOD, replace(GOOD, workload="hot-100")),
     few_and_many_accounts=(GOOD, GOOD),
-    depths=(DEPTH,),
+    depths=(DEPTH, DEPTH_OF_MANY),
 )
 
 
@@ -82,6 +83,14 @@ def test_good_figures_pass() -> None:
         (
             replace(COUNTS, depths=(replace(DEPTH, cold_max=6),)),
             "round trips in a row at 1 a batch, cold",
+        ),
+        (
+            replace(COUNTS, depths=(DEPTH, replace(DEPTH_OF_MANY, warm_max=5))),
+            "round trips in a row, 1,000 accounts alike, warm",
+        ),
+        (
+            replace(COUNTS, depths=(DEPTH, replace(DEPTH_OF_MANY, cold_max=5))),
+            "round trips in a row, 1,000 accounts alike, cold",
         ),
     ],
 )

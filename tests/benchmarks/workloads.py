@@ -34,7 +34,7 @@ EVENTS_OF_A_RESERVING_RUN = 3
 UNIFORM_ACCOUNTS = 1_000
 UNIFORM_BATCH = 100
 TRACE_ACCOUNTS = 40
-# As the template has it: BatchSize and BatchingWindowSeconds.
+# BatchSize and BatchingWindowSeconds of a queue that is busy.
 BATCH_MESSAGES_MAX = 100
 BATCHING_WINDOW_SECONDS = 1.0
 

@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING
 
 from tests.benchmarks.capacity import consumption_of
 from tests.benchmarks.design import DynamoDBDesign, Worker, stored_bytes
-from tests.benchmarks.round_trips import round_trips_of
-from tests.benchmarks.workloads import Batch, Workload, hot_account
+from tests.benchmarks.round_trips import HELD_UP_SECONDS, round_trips_of
+from tests.benchmarks.workloads import (
+    UNIFORM_ACCOUNTS,
+    UNIFORM_BATCH,
+    Batch,
+    Workload,
+    hot_account,
+    uniform,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+
+# Longer than it takes to make fifty calls on a busy machine, each of which computes for a
+# millisecond or two.
+HELD_UP_SECONDS_OF_MANY = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +91,13 @@ def count(
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Sequential round trips of one batch of one account: the fewest and the most of any batch.
+    """Sequential round trips of one batch: the fewest and the most of any batch.
 
-    `cold`: of a worker that has not seen the account; it has read the team's settings.
+    `cold`: of a worker that has not seen the accounts; it has read the team's settings.
     """
 
     design: str
+    accounts: int
     events_per_batch: int
     warm_min: int
     warm_max: int
@@ -107,10 +119,33 @@ def count_round_trips(
         )
         for seed in range(repeats)
     ]
+    return _depth_of(design, 1, events_per_batch, runs)
+
+
+def count_round_trips_of_many(
+    client: "DynamoDBClient", design: DynamoDBDesign, batches: int, repeats: int
+) -> Depth:
+    """Count the same of batches of many accounts."""
+    runs = [
+        _round_trips(
+            client,
+            design,
+            uniform(2 * batches, warm_up=1, seed=seed),
+            HELD_UP_SECONDS_OF_MANY,
+        )
+        for seed in range(repeats)
+    ]
+    return _depth_of(design, UNIFORM_ACCOUNTS, UNIFORM_BATCH, runs)
+
+
+def _depth_of(
+    design: DynamoDBDesign, accounts: int, events_per_batch: int, runs: Sequence["_Run"]
+) -> Depth:
     warm = [min(of_batch) for of_batch in zip(*(run.warm for run in runs), strict=True)]
     cold = [min(of_batch) for of_batch in zip(*(run.cold for run in runs), strict=True)]
     return Depth(
         design=design.name,
+        accounts=accounts,
         events_per_batch=events_per_batch,
         warm_min=min(warm),
         warm_max=max(warm),
@@ -127,23 +162,28 @@ class _Run:
     cold: list[int]
 
 
-def _round_trips(client: "DynamoDBClient", design: DynamoDBDesign, workload: Workload) -> _Run:
+def _round_trips(
+    client: "DynamoDBClient",
+    design: DynamoDBDesign,
+    workload: Workload,
+    held_up_seconds: float = HELD_UP_SECONDS,
+) -> _Run:
     suffix = new_suffix()
     design.create(client, suffix, workload)
     worker = design.worker(client, suffix, workload)
     warm_up(worker, workload)
     half = len(workload.counted) // 2
-    warm = [_depth(client, worker, batch) for batch in workload.counted[:half]]
+    warm = [_depth(client, worker, batch, held_up_seconds) for batch in workload.counted[:half]]
     cold = []
     for batch in workload.counted[half:]:
         newcomer = _newcomer(client, design, suffix, workload)
-        cold.append(_depth(client, newcomer, batch))
+        cold.append(_depth(client, newcomer, batch, held_up_seconds))
     design.drop(client, suffix)
     return _Run(warm, cold)
 
 
-def _depth(client: "DynamoDBClient", worker: Worker, batch: Batch) -> int:
-    with round_trips_of(client) as round_trips:
+def _depth(client: "DynamoDBClient", worker: Worker, batch: Batch, held_up_seconds: float) -> int:
+    with round_trips_of(client, lambda: time.sleep(held_up_seconds)) as round_trips:
         debit_all(worker, batch)
     return round_trips.sequential
 

@@ -24,7 +24,7 @@ def ministack(folder: Path) -> Iterator[str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    emulator = Emulator.start(this_checkout().ministack_python, port, log, environment)
+    emulator = Emulator.spawn(this_checkout().ministack_command, port, log, environment)
     try:
         emulator.wait_until_healthy(log)
         yield emulator.endpoint_url

@@ -155,11 +155,30 @@ def test_a_page_is_flushed_and_other_receipts_are_read_in_one_call(
     page = Page(ana, 2, tuple(entry(name, f"e-{number}") for number in range(60)))
     unknown = run_identity("/platform", name, "unknown")
 
-    found = rows.flush_and_read_receipts(page, [*(e.identity for e in before.entries), unknown])
+    found = rows.flush_and_read_receipts([page], [*(e.identity for e in before.entries), unknown])
 
     assert found == {e.identity: Receipt(ana, 1, e) for e in before.entries}
     flushed = rows.read_receipts([e.identity for e in page.entries])
     assert flushed == {e.identity: Receipt(ana, 2, e) for e in page.entries}
+
+
+def test_pages_of_several_accounts_are_flushed_in_one_call(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    ben = Principal("user", f"{ana.id}-ben")
+    pages = [
+        Page(principal, 1, tuple(entry(name, f"{principal.id}-{n}") for n in range(20)))
+        for principal in (ana, ben)
+    ]
+
+    assert rows.flush_and_read_receipts(pages, []) == {}
+
+    assert [list(rows.read_pages(page.principal)) for page in pages] == [[pages[0]], [pages[1]]]
+    identities = [each.identity for page in pages for each in page.entries]
+    found = rows.read_receipts(identities)
+    assert {i: receipt.principal for i, receipt in found.items()} == {
+        each.identity: page.principal for page in pages for each in page.entries
+    }
 
 
 def test_a_page_put_again_changes_nothing(rows: AllRows, ana: Principal, name: str) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from agent_credits_demo.sample_run import SampleRun, run_samples
 from agent_credits_local import embedded_stack
 from agent_credits_local.checkout import this_checkout
 from agent_credits_local.stack_state import StateFolder
 from agent_credits_local.target import LocalTarget, connect_to_local
+from tests.sample_world import SAMPLES_FILE
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,9 +31,15 @@ def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFold
         embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
         yield folder
     finally:
-        embedded_stack.down(folder)
+        embedded_stack.discard(folder)
 
 
 @pytest.fixture(scope="session")
 def stack(stack_folder: StateFolder) -> LocalTarget:
     return connect_to_local(stack_folder)
+
+
+@pytest.fixture(scope="session")
+def run(stack: LocalTarget) -> SampleRun:
+    """The demo's samples, sent once for all tests that look at what came of them."""
+    return run_samples(stack, SAMPLES_FILE)

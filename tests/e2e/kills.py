@@ -84,11 +84,11 @@ class KilledRun:
 
 
 @contextlib.contextmanager
-def stack_that_keeps_its_state(folder: StateFolder) -> Iterator[Target]:
+def stack_to_kill(folder: StateFolder) -> Iterator[Target]:
     """Bring up a stack whose queue returns the messages of killed consumers within seconds."""
     console = Console(stderr=True)
     try:
-        embedded_stack.up(folder, this_checkout(), port=0, keeps_state=True, console=console)
+        embedded_stack.up(folder, this_checkout(), port=0, console=console)
         target = connect_to_local(folder)
         target.sqs.set_queue_attributes(
             QueueUrl=target.outputs.agent_runs_queue_url,
@@ -96,7 +96,7 @@ def stack_that_keeps_its_state(folder: StateFolder) -> Iterator[Target]:
         )
         yield target
     finally:
-        embedded_stack.down(folder)
+        embedded_stack.discard(folder)
 
 
 def run_kills(
@@ -257,7 +257,7 @@ def main(seconds: float) -> int:
     seed = secrets.randbelow(1_000_000)
     with tempfile.TemporaryDirectory() as path:
         folder = StateFolder(Path(path))
-        with stack_that_keeps_its_state(folder) as target:
+        with stack_to_kill(folder) as target:
             run = run_kills(folder, target, seconds, seed=seed)
     sys.stdout.write(f"{run}\n")
     return 1 if run.problems else 0

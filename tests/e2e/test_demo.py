@@ -6,19 +6,12 @@ import pytest
 
 from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.published import Published
-from agent_credits_cli.commands.dead_letters import read_dead_letters
+from agent_credits_cli.dead_letters import read_dead_letters
 from agent_credits_cli.subscription import QUEUE_PREFIX
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import verify_all
-from agent_credits_demo.sample_run import SampleRun, run_samples
+from agent_credits_demo.sample_run import SampleRun
 from agent_credits_demo.samples import email_of_first
-from agent_credits_local.target import LocalTarget
-from tests.sample_world import SAMPLES_FILE
-
-
-@pytest.fixture(scope="module")
-def run(stack: LocalTarget) -> SampleRun:
-    return run_samples(stack, SAMPLES_FILE)
 
 
 def failures_announced(run: SampleRun) -> list[Published]:

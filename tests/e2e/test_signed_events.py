@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from agent_credits_cli.commands import send as send_module
-from agent_credits_cli.commands.dead_letters import DeadLetter, read_dead_letters
+from agent_credits_cli.dead_letters import DeadLetter, read_dead_letters
 from agent_credits_cli.target import StackOutputs, Target, deployed_outputs, rows_of
 from agent_credits_local.checkout import this_checkout
 from agent_credits_local.deployment import Deployment
@@ -39,7 +39,7 @@ class SignedStack:
         self._deployment.deploy(STACK_NAME, f"EventSignatures={mode}")
         stack = self._stack
         outputs = deployed_outputs(stack.session, stack.config, stack.endpoint_url, STACK_NAME)
-        return replace(stack, outputs=StackOutputs.of(outputs, STACK_NAME))
+        return replace(stack, stack_name=STACK_NAME, outputs=StackOutputs.of(outputs, STACK_NAME))
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits_cli.target import CLIENT_CONFIG, StackOutputs, Target
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.locked_moto import locked_moto
-from tests.integration.stack_tables import StackTables, create_tables
+from tests.integration.stack_tables import StackTables, create_notices_table, create_tables
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
 
@@ -38,6 +39,11 @@ def tables(dynamodb: "DynamoDBClient") -> StackTables:
 
 
 @pytest.fixture
+def notices_table(dynamodb: "DynamoDBClient") -> str:
+    return create_notices_table(dynamodb, next(_suffixes))
+
+
+@pytest.fixture
 def rows(dynamodb: "DynamoDBClient", tables: StackTables) -> DynamoDBRows:
     return DynamoDBRows(dynamodb, tables.accounts, tables.ledger)
 
@@ -53,19 +59,25 @@ def queue_url(sqs: "SQSClient") -> str:
 
 
 @pytest.fixture
-def target(aws: boto3.Session, tables: StackTables, queue_url: str) -> Target:
+def target(aws: boto3.Session, tables: StackTables, notices_table: str, queue_url: str) -> Target:
     """What commands talk to: the tables and the queue, as a deployed stack would name them."""
     outputs = {
         "AgentRunsQueueUrl": queue_url,
         "AgentRunsDeadLetterQueueUrl": f"{queue_url}-dead-letters",
         "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
+        "AnnounceFunctionName": "announce",
+        "AnnounceFailuresBucketName": "announce-failures",
+        "NoticesTableName": notices_table,
         "AccountsTableName": tables.accounts,
         "LedgerTableName": tables.ledger,
         "ReloadsQueueUrl": f"{queue_url}-reloads.fifo",
+        "ReloadsDeadLetterQueueUrl": f"{queue_url}-reloads-dead-letters.fifo",
         "SweepsQueueUrl": f"{queue_url}-sweeps.fifo",
+        "SweepsDeadLetterQueueUrl": f"{queue_url}-sweeps-dead-letters.fifo",
     }
     return Target(
         name="moto",
+        stack_name="agent-credits",
         session=aws,
         config=CLIENT_CONFIG,
         endpoint_url=None,
@@ -93,13 +105,34 @@ def inbox_url(sqs: "SQSClient", sns: "SNSClient", topic_arn: str) -> str:
 
 
 @pytest.fixture
-def announce(topic_arn: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch) -> Function:
+def s3(aws: boto3.Session) -> "S3Client":
+    return aws.client("s3")
+
+
+@pytest.fixture
+def failures_bucket(s3: "S3Client") -> str:
+    # Of its own name, as the tables are: within another moto, this one does not begin empty.
+    name = f"announce-failures-{next(_suffixes)}"
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def announce(
+    topic_arn: str,
+    notices_table: str,
+    sqs: "SQSClient",
+    failures_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Function:
     environment = {
         "STACK_NAME": "agent-credits",
         "NOTICES_TOPIC_ARN": topic_arn,
+        "NOTICES_TABLE": notices_table,
         "PROBLEM_TYPE_BASE_URL": "https://docs.example.com",
         "RELOADS_QUEUE_URL": sqs.create_queue(
             QueueName="reloads.fifo", Attributes={"FifoQueue": "true"}
         )["QueueUrl"],
+        "ANNOUNCE_FAILURES_BUCKET": failures_bucket,
     }
     return cold_start("announce", environment, monkeypatch)

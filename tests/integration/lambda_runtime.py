@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aws_lambda_powertools import Metrics
+from aws_lambda_powertools.metrics.provider.cold_start import reset_cold_start_flag
 
 from tests.template import load_template
 
@@ -108,8 +109,9 @@ def output_of(program: str, function: str, environment: Mapping[str, str]) -> st
     ).stdout
 
 
-def forget_dimensions() -> None:
-    """Powertools keeps the dimensions of metrics in the process, which outlives a cold start."""
+def forget_metrics() -> None:
+    """Powertools keeps dimensions, and whether it has counted the cold start, in the process."""
+    reset_cold_start_flag()
     metrics = Metrics()
     metrics.clear_default_dimensions()
     metrics.clear_metrics()
@@ -119,7 +121,7 @@ def cold_start(
     name: str, environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Function:
     """Import the function again, as a new Lambda environment does."""
-    forget_dimensions()
+    forget_metrics()
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", name)
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "AgentCredits")
     monkeypatch.setenv("POWERTOOLS_LOG_LEVEL", "INFO")

@@ -18,6 +18,8 @@ WITHOUT_EFFECT_IN_TESTS = {
     "TableClass",
     # It removes what is long past, at some time: no code may rely on that.
     "TimeToLiveSpecification",
+    # How soon a table is large enough for much traffic.
+    "WarmThroughput",
 }
 
 
@@ -28,15 +30,25 @@ class StackTables(NamedTuple):
 
 def create_tables(dynamodb_client: "DynamoDBClient", suffix: str) -> StackTables:
     """Create both tables; `suffix` ends their names, so that tests can share an emulator."""
-    resources = load_template()["Resources"]
     tables = StackTables(accounts=f"AccountsTable-{suffix}", ledger=f"LedgerTable-{suffix}")
-    for logical_id, name in (("AccountsTable", tables.accounts), ("LedgerTable", tables.ledger)):
-        request = create_table_request(resources[logical_id]["Properties"])
-        dynamodb_client.create_table(TableName=name, **request)
-        dynamodb_client.get_waiter("table_exists").wait(
-            TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 10}
-        )
+    _create(dynamodb_client, "AccountsTable", tables.accounts)
+    _create(dynamodb_client, "LedgerTable", tables.ledger)
     return tables
+
+
+def create_notices_table(dynamodb_client: "DynamoDBClient", suffix: str) -> str:
+    """Create the table of notices, which only few tests need, and return its name."""
+    name = f"NoticesTable-{suffix}"
+    _create(dynamodb_client, "NoticesTable", name)
+    return name
+
+
+def _create(dynamodb_client: "DynamoDBClient", logical_id: str, name: str) -> None:
+    request = create_table_request(load_template()["Resources"][logical_id]["Properties"])
+    dynamodb_client.create_table(TableName=name, **request)
+    dynamodb_client.get_waiter("table_exists").wait(
+        TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 10}
+    )
 
 
 def create_table_request(properties: dict[str, Any]) -> dict[str, Any]:

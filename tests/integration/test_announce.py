@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from pydantic import ValidationError
 
 from agent_credits.aws.items import account_item, account_key, observation_item
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from tests.conformance.samples import model_provider_error
+from tests.emitted_metrics import emitted, of_stack
 from tests.integration.lambda_runtime import Function, receive
 from tests.lambda_events import FOLDER
 from tests.memory_rows import MemoryRows
@@ -147,6 +147,20 @@ def test_every_failed_run_of_a_batch_is_published_across_pages(
     assert sorted(runs) == sorted(f"run-{number}" for number in range(20))
 
 
+def test_published_notices_are_counted_by_type(
+    announce: Function, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = [*stream_event(failing_runs(2).stream)["Records"], observed("run-1", 1)]
+
+    announce.invoke({"Records": records})
+
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack("NoticesPublished", "announce")] == 3
+    failed = of_stack("NoticesPublished", "announce", type="insufficient_credits")
+    exhausted = of_stack("NoticesPublished", "announce", type="provider_quota_exhausted")
+    assert (metrics[failed], metrics[exhausted]) == (2, 1)
+
+
 def test_a_redelivered_record_is_published_under_the_same_id(
     announce: Function, sqs: "SQSClient", inbox_url: str
 ) -> None:
@@ -201,25 +215,6 @@ def test_an_observation_is_published_like_a_commit(
         "principal": "user:ana",
         "retryable": "false",
     }
-
-
-# A batch that fails has no metrics, of which Powertools warns on its way out.
-@pytest.mark.filterwarnings("ignore:No application metrics to publish")
-def test_a_row_of_a_newer_version_fails_the_batch_so_that_lambda_isolates_it(
-    announce: Function, sqs: "SQSClient", inbox_url: str
-) -> None:
-    records = [observed(f"run-{number}", number) for number in range(3)]
-    newer = {"kind": "of_a_newer_version"}
-    records[1]["dynamodb"]["NewImage"]["observation"] = {"S": json.dumps(newer)}
-
-    with pytest.raises(ValidationError, match="newer_version"):
-        announce.invoke({"Records": records})
-
-    # Lambda halves the batch until the record is alone, and sets that one aside.
-    inbox(sqs, inbox_url)
-    assert announce.failed_ids({"Records": [records[2]]}) == []
-    (arrived,) = inbox(sqs, inbox_url)
-    assert arrived["notice"]["data"]["run_id"] == "run-2"
 
 
 def test_a_run_with_the_longest_name_is_published(

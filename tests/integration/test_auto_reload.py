@@ -20,6 +20,7 @@ from agent_credits.payments.port import InvoicePayments
 from agent_credits.payments.reload_saga import Granted, ReloadSaga
 from agent_credits.values.errors import Contended
 from agent_credits.values.principals import Principal
+from tests.emitted_metrics import emitted, of_stack
 from tests.integration.lambda_runtime import cold_start
 from tests.integration.stack_tables import StackTables
 from tests.unit.builders import (
@@ -188,6 +189,7 @@ def test_a_payment_past_its_deadline_holds_up_no_other_reload_of_its_team(
     tables: StackTables,
     sqs: "SQSClient",
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     rows.put_policy(POLICY)
     rows.compare_and_set_team(RELOADING_ACME)
@@ -239,6 +241,11 @@ def test_a_payment_past_its_deadline_holds_up_no_other_reload_of_its_team(
     assert (in_time, late) == ([asked.reload_id], [])
     assert (still_open, ended) == ([asked.reload_id], [])
     assert len(payments.charges) == 1
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack("ReloadsOpen", "auto_reload")] == 3
+    assert metrics[of_stack("ReloadsGranted", "auto_reload")] == 1
+    spent = of_stack("ReloadSpendCents", "auto_reload", currency="usd")
+    assert metrics[spent] == payments.charges[0].price_cents
 
 
 def test_only_the_rows_of_accounts_are_read_as_accounts() -> None:

@@ -7,11 +7,14 @@ from collections import Counter, defaultdict
 import pytest
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.changes import Recorded
 from agent_credits.intake.debited_batch import Delivery
 from agent_credits.intake.debits import Debits
 from agent_credits.ledger.entries import Entry, Identity
+from agent_credits.values.principals import Principal
+from agent_credits.values.side_by_side import SideBySide, in_turn
 from tests.dispositions import postponed, rejected
 from tests.unit.builders import (
     ACME,
@@ -44,11 +47,15 @@ def open_rows(rows: DynamoDBRows) -> DynamoDBRows:
 
 
 def deliver_until_done(
-    rows: DynamoDBRows, bodies: list[str], seen: list[tuple[Identity, Entry, bool]]
+    rows: DynamoDBRows,
+    bodies: list[str],
+    seen: list[tuple[Identity, Entry, bool]],
+    batch_size: int = BATCH_SIZE,
+    side_by_side: SideBySide = in_turn,
 ) -> None:
-    debits = Debits(rows, Directory(rows), pause)
-    for start in range(0, len(bodies), BATCH_SIZE):
-        deliveries = [Delivery(str(n), b) for n, b in enumerate(bodies[start : start + BATCH_SIZE])]
+    debits = Debits(rows, Directory(rows), pause, side_by_side=side_by_side)
+    for start in range(0, len(bodies), batch_size):
+        deliveries = [Delivery(str(n), b) for n, b in enumerate(bodies[start : start + batch_size])]
         for _ in range(REDELIVERIES_MAX):
             batch = debits.debit(deliveries, now=NOW, time_is_left=lambda: True)
             seen += [
@@ -153,3 +160,44 @@ def test_a_replay_of_everything_from_many_threads_changes_nothing(open_rows: Dyn
 
     assert not any(is_new for _, _, is_new in outcomes)
     assert open_rows.read_account(ANA) == before
+
+
+@pytest.mark.usefixtures("short_switch_interval")
+def test_workers_that_commit_many_accounts_side_by_side_lose_and_repeat_nothing(
+    rows: DynamoDBRows,
+) -> None:
+    users = [f"user-{number}" for number in range(12)]
+    members = frozenset({"olga", *users})
+    rows.put_policy(POLICY)
+    rows.compare_and_set_team(ACME.model_copy(update={"version": 1, "members": members}))
+    accounts = [Principal("user", user) for user in users]
+    for principal in accounts:
+        open_account(rows, grant_change("g-1", credits="20", principal=principal))
+    # Enough for the pages of all accounts to fill up.
+    documents = [
+        usage(f"e{n}-{user}", "1", user=user, run=f"run-{n % 3}-{user}")
+        for n in range(14)
+        for user in users
+    ]
+    bodies = [body(document) for document in documents]
+    seen: list[list[tuple[Identity, Entry, bool]]] = [[], []]
+    workers = [
+        threading.Thread(target=deliver_until_done, args=(rows, bodies, of_worker, 36, Threads(6)))
+        for of_worker in seen
+    ]
+
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+    recorded = Counter(i for of_worker in seen for i, _, is_new in of_worker if is_new)
+    assert len(recorded) == len(documents)
+    assert set(recorded.values()) == {1}
+    for principal in accounts:
+        account = rows.read_account(principal)
+        assert account is not None
+        pages = list(rows.read_pages(principal))
+        entries = [e for page in pages for e in page.entries] + [*account.entries]
+        assert len(entries) == len({e.identity for e in entries}) == 1 + 14
+        assert remaining_by_grant(entries) == remaining_on(account) == {"g-1": 6_000_000}

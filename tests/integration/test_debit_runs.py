@@ -1,6 +1,7 @@
 """The function debit_runs from its cold start on: whole SQS events in, tables and queue after."""
 
 import json
+import threading
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from botocore.exceptions import EndpointConnectionError
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
+from tests.emitted_metrics import emitted, of_stack
 from tests.integration.lambda_runtime import Context, Function, cold_start, receive, send
 from tests.integration.stack_tables import StackTables
 from tests.lambda_events import FOLDER
@@ -113,6 +115,40 @@ def test_a_batch_of_good_messages_is_debited_and_acknowledged(
     assert balance(world, ANA) == 997_500_000
 
 
+def test_accounts_are_written_at_the_same_time_and_all_writes_have_ended_on_return(
+    debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
+) -> None:
+    together = threading.Barrier(3, timeout=10)
+    under_way: list[str] = []
+
+    def made(params: dict[str, Any], **_: Any) -> None:
+        under_way.append(params["body"])
+        together.wait()
+
+    def answered(**_: Any) -> None:
+        under_way.pop()
+
+    events = debit_runs.app.rows._client.meta.events
+    events.register("before-call.dynamodb.PutItem", made)
+    events.register("after-call.dynamodb.PutItem", answered)
+    send(
+        sqs,
+        queue_url,
+        [
+            body(usage("e1")),
+            body(usage("e2", user="ben")),
+            body(usage("e3", trigger=TRIGGERS["schedule"])),
+        ],
+    )
+
+    answer = debit_runs.invoke({"Records": receive(sqs, queue_url)})
+
+    # A barrier that one write waits at alone breaks, and its message would come back.
+    assert answer == {"batchItemFailures": []}
+    assert under_way == []
+    assert [recorded(world, p) for p in (ANA, BEN, OLGA)] == [["e1"], ["e2"], ["e3"]]
+
+
 def test_a_message_that_is_delivered_again_is_acknowledged_and_changes_nothing(
     environment: dict[str, str],
     world: DynamoDBRows,
@@ -202,7 +238,11 @@ def test_what_is_postponed_stays_hidden_until_its_visibility_timeout(
 
 
 def test_an_unavailable_queue_only_delays_messages(
-    debit_runs: Function, world: DynamoDBRows, sqs: "SQSClient", queue_url: str
+    debit_runs: Function,
+    world: DynamoDBRows,
+    sqs: "SQSClient",
+    queue_url: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     _, bad = send(sqs, queue_url, [body(usage("e1")), "{"])
     event = {"Records": receive(sqs, queue_url)}
@@ -217,6 +257,9 @@ def test_an_unavailable_queue_only_delays_messages(
     assert failed == [bad]
     assert recorded(world, ANA) == ["e1"]
     assert len(debit_runs.lines("messages return only later")) == 1
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack("MessagesPostponed", "debit_runs")] == 1
+    assert metrics[of_stack("MessagesPostponed", "debit_runs", cause="QueueUnavailable")] == 1
 
 
 @pytest.mark.usefixtures("world")
@@ -290,9 +333,10 @@ def test_the_metrics_of_a_batch_are_written_in_the_embedded_format(
 
     debit_runs.invoke({"Records": receive(sqs, queue_url)})
 
-    (metrics,) = [
+    cold_start, metrics = [
         json.loads(line) for line in capsys.readouterr().out.splitlines() if '"_aws"' in line
     ]
+    assert cold_start["ColdStart"] == [1.0]
     assert (metrics["stack"], metrics["service"]) == ("agent-credits", "debit_runs")
     assert metrics["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "AgentCredits"
     assert metrics["MessagesRejected"] == [1.0]

@@ -50,7 +50,8 @@ def printed(program: str, function: str, **variables: str) -> list[dict[str, Any
 def test_metrics_are_printed_at_every_log_level(level: str) -> None:
     lines = printed(HANDLE_NOTHING, "debit_runs", POWERTOOLS_LOG_LEVEL=level)
 
-    (metrics,) = [line for line in lines if "_aws" in line]
+    cold_start, metrics = [line for line in lines if "_aws" in line]
+    assert cold_start["ColdStart"] == [1]
     assert metrics["CompareAndSetRetries"] == [0]
     levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
     least = levels.index("WARNING" if level == "WARN" else level)

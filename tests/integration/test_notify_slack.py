@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.notice import Notice
 from agent_credits_local.slack_server import Answer, Message, SlackServer
+from tests.emitted_metrics import emitted, of_stack, watched
 from tests.integration.lambda_runtime import Function, cold_start
 from tests.integration.stack_tables import create_table_request
 from tests.template import load_template
@@ -168,6 +169,7 @@ def environment(aws: boto3.Session, sqs: "SQSClient", slack: SlackServer) -> dic
         Name="slack", SecretString=f"{base_of(slack)}{HOOK}\n"
     )
     return {
+        "STACK_NAME": "agent-credits",
         "SLACK_QUEUE_URL": queue_url,
         "SLACK_SECRET_ARN": secret["ARN"],
         "SLACK_POSTS_TABLE": "slack-posts",
@@ -440,6 +442,59 @@ def test_notices_wait_until_the_secret_holds_a_webhook(
     assert line["reason"].startswith("the secret ")
     assert secret not in flow.function.log.getvalue()
     assert "T000" not in flow.function.log.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("metric", "cause", "answer", "secret"),
+    [
+        ("MessagesPostponed", "SecretUnavailable", None, "aPlaceholder1"),
+        ("MessagesPostponed", "SecretUnavailable", None, None),
+        ("MessagesPostponed", "SlackUnavailable", (503, "service_unavailable"), ""),
+        ("MessagesWaiting", "RateLimited", (429, "rate_limited"), ""),
+        ("MessagesRejected", "PostRejected", (404, "no_service"), ""),
+    ],
+    ids=["no URL", "no secret", "outage", "rate limit", "revoked"],
+)
+def test_a_notice_that_is_not_posted_is_counted_by_cause(
+    flow: SlackFlow,
+    aws: boto3.Session,
+    environment: dict[str, str],
+    metric: str,
+    cause: str,
+    answer: tuple[int, str] | None,
+    secret: str | None,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if answer is not None:
+        answers(flow.slack, *answer)
+    if secret is None:
+        aws.client("secretsmanager").delete_secret(
+            SecretId=environment["SLACK_SECRET_ARN"], ForceDeleteWithoutRecovery=True
+        )
+    elif secret:
+        set_secret(aws, environment, secret)
+    flow.publish(NOTICE)
+    record = flow.receive()
+    assert record is not None
+
+    assert not flow.deliver(record)
+
+    alarm = load_template()["Resources"]["SlackPostponedAlarm"]["Properties"]
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack(metric, "notify_slack")] == 1
+    assert metrics[of_stack(metric, "notify_slack", cause=cause)] == 1
+    assert metrics[watched(alarm)] == (metric == "MessagesPostponed")
+    assert metrics[of_stack("NoticesPosted", "notify_slack")] == 0
+
+
+def test_a_posted_notice_is_counted(flow: SlackFlow, capsys: pytest.CaptureFixture[str]) -> None:
+    flow.publish(NOTICE)
+
+    flow.deliver_all()
+
+    metrics = emitted(capsys.readouterr().out)
+    assert metrics[of_stack("NoticesPosted", "notify_slack")] == 1
+    assert not any(name.startswith("Messages") for _, name, _ in metrics)
 
 
 def test_a_message_that_is_not_a_notice_is_dead_lettered_without_being_quoted(

@@ -27,13 +27,14 @@ from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.published import Published
 from agent_credits.values.principals import Principal
 from agent_credits_cli.commands import account, dead_letters, explain, ledger, team, verify, watch
-from agent_credits_cli.commands.dead_letters import read_dead_letters, why_rejected
 from agent_credits_cli.commands.explain import find_run, in_order_with_held
+from agent_credits_cli.dead_letters import read_dead_letters, why_rejected
 from agent_credits_cli.entries import all_pages
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.holdings import holdings_at, holdings_to_json
 from agent_credits_cli.subscription import QUEUE_PREFIX, Watch, subscribed
 from agent_credits_cli.target import Target
+from tests.integration.stack_tables import create_tables
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -68,11 +69,12 @@ def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
         (ledger, ledger.ledger),
         (explain, explain.explain),
         (verify, verify.verify),
-        (dead_letters, dead_letters.dead_letters),
         (watch, watch.watch),
     ):
         monkeypatch.setattr(module, "connect", lambda _: target)
         app.command()(command)
+    monkeypatch.setattr(dead_letters, "connect", lambda _: target)
+    app.add_typer(dead_letters.app, name="dead-letters")
     return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
 
@@ -404,14 +406,93 @@ class TestVerify:
         assert {finding["principal"] for finding in found} == {"user:ana"}
         assert found[0]["text"] == "page 1 is expected here, so the ledger has a gap"
 
+    def test_a_copy_of_another_moment_is_named_before_what_follows_from_it(
+        self, run: Run, several_pages: DynamoDBRows, dynamodb: Any
+    ) -> None:
+        row = several_pages.read_account(ANA)
+        assert row is not None
+        earlier = create_tables(dynamodb, "earlier")
+        copy = DynamoDBRows(dynamodb, earlier.accounts, earlier.ledger)
+        (first, *_) = several_pages.read_pages(ANA)
+        # As it was when its first page was open.
+        then = structs.replace(row, version=1, page_number=1, entries=first.entries[:1])
+        assert copy.compare_and_set(then) is None
+        copy.put_page(first)
+
+        result = run(
+            "verify", "--accounts-table", earlier.accounts, "--ledger-table", earlier.ledger
+        )
+
+        assert result.exit_code == 1
+        lines = result.stdout.splitlines()
+        assert lines[0].startswith("user:ana: AccountsTable is older than LedgerTable by page 1 of")
+        assert lines[1].startswith("The two tables are not of one moment.")
+        assert run("verify").exit_code == 0
+
+    def test_a_ledger_of_an_earlier_moment_is_named_with_its_pages(
+        self, run: Run, several_pages: DynamoDBRows, dynamodb: Any, target: Target
+    ) -> None:
+        row = several_pages.read_account(ANA)
+        assert row is not None
+        earlier = create_tables(dynamodb, "earlier")
+
+        result = run(
+            *("verify", "user:ana", "--json"),
+            *("--accounts-table", target.outputs.accounts_table_name),
+            *("--ledger-table", earlier.ledger),
+        )
+
+        assert result.exit_code == 1
+        assert json.loads(result.stdout)["torn"] == [
+            {
+                "principal": "user:ana",
+                "older": "LedgerTable",
+                "first_page": 1,
+                "last_page": row.page_number - 1,
+                "newer_keys": [],
+            }
+        ]
+
+    def test_an_account_that_only_the_ledger_of_a_copy_knows_is_named(
+        self, run: Run, several_pages: DynamoDBRows, dynamodb: Any, target: Target
+    ) -> None:
+        earlier = create_tables(dynamodb, "earlier")
+        assert list(several_pages.read_pages(ANA)) != []
+
+        result = run(
+            *("verify", "--accounts-table", earlier.accounts),
+            *("--ledger-table", target.outputs.ledger_table_name),
+        )
+
+        assert result.exit_code == 1
+        assert result.stdout.startswith("user:ana: AccountsTable is older than LedgerTable by page")
+
+    def test_a_copy_is_not_verified_with_a_table_that_is_in_use(self, run: Run) -> None:
+        result = run("verify", "--accounts-table", "a-copy")
+
+        assert result.exit_code == 2
+        assert "give both --accounts-table and --ledger-table" in result.stderr
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent_credits_cli.dead_letter_queue.WAIT_SECONDS", 0)
+
 
 @pytest.fixture
 def dead_letter_queue(target: Target, aws: boto3.Session) -> str:
-    url: str = aws.client("sqs").create_queue(QueueName="agent-runs-dead-letters")["QueueUrl"]
+    """The queue of rejected events, and those of reloads and sweeps beside it."""
+    sqs = aws.client("sqs")
+    for name in ("reloads", "sweeps"):
+        sqs.create_queue(
+            QueueName=f"agent-runs-{name}-dead-letters.fifo", Attributes={"FifoQueue": "true"}
+        )
+    url: str = sqs.create_queue(QueueName="agent-runs-dead-letters")["QueueUrl"]
     assert url == target.outputs.agent_runs_dead_letter_queue_url
     return url
 
 
+@pytest.mark.usefixtures("no_waiting")
 class TestDeadLetters:
     @pytest.mark.parametrize(
         ("message", "code", "reason"),
@@ -471,7 +552,8 @@ class TestDeadLetters:
 
         (shown,) = json.loads(run("dead-letters", "--json").stdout)
 
-        assert (shown["code"], shown["event_ids"]) == ("conflicting", ["twin", "twin"])
+        assert (shown["queue"], shown["code"]) == ("agent-runs", "conflicting")
+        assert shown["about"] == [{"event": "twin", "run": "run-1", "team": "acme"}] * 2
 
     @pytest.mark.usefixtures("settled")
     def test_showing_messages_removes_none(self, target: Target, dead_letter_queue: str) -> None:
@@ -498,19 +580,20 @@ class TestDeadLetters:
     def test_a_body_is_shown_only_on_request_and_truncated(
         self, run: Run, target: Target, dead_letter_queue: str
     ) -> None:
-        target.sqs.send_message(QueueUrl=dead_letter_queue, MessageBody="\x1b[31m" + "x" * 500)
+        text = "\x1b[31m" + "x" * 3_000
+        target.sqs.send_message(QueueUrl=dead_letter_queue, MessageBody=text)
 
         assert "xxx" not in run("dead-letters").stdout
         shown = run("dead-letters", "--body").stdout
         assert "\x1b" not in shown
-        assert "x" * 195 in shown
-        assert "x" * 196 not in shown
+        assert "x" * 1_900 in shown
+        assert "x" * 2_000 not in shown
         (document,) = json.loads(run("dead-letters", "--body", "--json").stdout)
-        assert len(document["body"]) == 200
+        assert document["body"] == text
 
     @pytest.mark.usefixtures("settled", "dead_letter_queue")
     def test_an_empty_queue_is_reported(self, run: Run) -> None:
-        assert run("dead-letters").stdout == "The dead-letter queue is empty.\n"
+        assert run("dead-letters").stdout == "No dead letters: agent-runs, reloads, sweeps.\n"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from agent_credits.aws.cached_secret import SECRET_TTL
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.events.signatures import sign
 from agent_credits_cli.commands import send as send_module
-from agent_credits_cli.commands.dead_letters import read_dead_letters
 from agent_credits_cli.commands.send import signing_key
+from agent_credits_cli.dead_letters import read_dead_letters
 from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.messages import MESSAGE_BYTES_MAX, Message, signed
 from agent_credits_cli.target import Target

@@ -121,9 +121,10 @@ def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaymentStandIn]:
-    checkout, log = this_checkout(), tmp_path_factory.mktemp("localstripe") / "localstripe.log"
+    checkout, folder = this_checkout(), tmp_path_factory.mktemp("localstripe")
+    log, saved = folder / "localstripe.log", folder / "saved"
     stand_in = PaymentStandIn.start_localstripe(
-        checkout.localstripe_python, checkout.localstripe_program, free_port(), log
+        checkout.localstripe_python, checkout.localstripe_program, free_port(), log, saved
     )
     try:
         stand_in.wait_until_healthy(log)
@@ -361,11 +362,11 @@ def test_the_secret_key_is_read_again_for_each_payment(line, card):
     assert next(keys, None) is None
 
 
-def test_a_stand_in_forgets_its_payments_when_it_ends(stand_in, tmp_path: Path):
+def test_a_stand_in_holds_nothing_of_another(stand_in, tmp_path: Path):
     stand_in.put_card_on_file(CARD_THAT_PAYS)
-    checkout, log = this_checkout(), tmp_path / "localstripe.log"
+    checkout, log, saved = this_checkout(), tmp_path / "localstripe.log", tmp_path / "saved"
     another = PaymentStandIn.start_localstripe(
-        checkout.localstripe_python, checkout.localstripe_program, free_port(), log
+        checkout.localstripe_python, checkout.localstripe_program, free_port(), log, saved
     )
     try:
         another.wait_until_healthy(log)

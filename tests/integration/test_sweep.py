@@ -129,7 +129,11 @@ def counted(capsys: pytest.CaptureFixture[str], name: str) -> int:
 
 @pytest.mark.usefixtures("open_rows")
 def test_a_sweep_goes_over_all_accounts_by_messages_alone(
-    sweep: Function, sqs: "SQSClient", sweeps_url: str, capsys: pytest.CaptureFixture[str]
+    sweep: Function,
+    rows: DynamoDBRows,
+    sqs: "SQSClient",
+    sweeps_url: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     no_time_left = Context(remaining_milliseconds=0)
 
@@ -138,6 +142,10 @@ def test_a_sweep_goes_over_all_accounts_by_messages_alone(
     assert [step.number for step in taken if isinstance(step, Step)] == list(range(len(taken)))
     assert len(taken) >= 30
     assert counted(capsys, "AccountsReconciled") == 30
+    last = rows.read_last_sweep("reconciliation")
+    assert last is not None
+    assert (last.day, last.rows, last.visits) == (NOW.date(), 30, 0)
+    assert last.counts == {"AccountsReconciled": 30}
 
 
 @pytest.mark.usefixtures("open_rows")
@@ -223,8 +231,9 @@ def test_the_next_day_a_quiet_account_needs_only_its_checkpoint_and_the_receipts
 
     sweep.invoke(record(beginning("reconciliation")))
 
-    # Of the thirty only one has a page on the ledger, and that is behind its checkpoint.
-    assert calls == Counter(Scan=1, GetItem=30, BatchGetItem=30)
+    # Of the thirty only one has a page on the ledger, and that is behind its checkpoint. The one
+    # write is how the sweep ended.
+    assert calls == Counter(Scan=1, GetItem=30, BatchGetItem=30, PutItem=1)
 
 
 def test_a_sweep_is_begun_from_the_command_line_however_often(
@@ -256,6 +265,23 @@ def test_a_step_that_failed_twice_is_split_into_visits(
     visits = [parse_sweep_message(body, NOW) for body in bodies(sqs, sweeps_url)]
     assert len(visits) == 30
     assert {visit.key for visit in visits if isinstance(visit, Visit)} >= {"ACCOUNT#user:ana"}
+
+
+@pytest.mark.usefixtures("open_rows")
+def test_each_kind_of_sweep_has_a_row_that_its_next_one_overwrites(
+    sweep: Function, rows: DynamoDBRows
+) -> None:
+    assert rows.read_last_sweep("expiring_credits") is None
+
+    for _ in range(2):
+        sweep.invoke(record(beginning("reconciliation")))
+    sweep.invoke(record(beginning("expiring_credits")))
+
+    reconciled, expiring = map(rows.read_last_sweep, ("reconciliation", "expiring_credits"))
+    assert reconciled is not None
+    assert expiring is not None
+    assert (reconciled.sweep, reconciled.counts) == ("reconciliation", {"AccountsReconciled": 30})
+    assert (expiring.sweep, expiring.rows) == ("expiring_credits", 30)
 
 
 def test_a_table_that_does_not_answer_fails_the_message(

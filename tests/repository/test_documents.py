@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from agent_credits_cli.commands.outputs import variable_of
+from tests.template import load_template
+
 ROOT = Path(__file__).parents[2]
 MAKEFILE = (ROOT / "Makefile").read_text()
 MKDOCS = ROOT / ".tools" / "docs" / "bin" / "mkdocs"
@@ -79,6 +82,18 @@ def test_every_decision_is_in_the_index() -> None:
     assert len(titles) > 40
     assert [title for title in titles if f"- [{title}](#" not in index] == []
     assert index.count("](#") == len(titles)
+
+
+def test_each_variable_of_an_output_is_one_that_the_command_exports() -> None:
+    exported = {variable_of(output) for output in load_template()["Outputs"]}
+    used: set[str] = set()
+    for page in (*FRONT, *PAGES):
+        text = page.read_text()
+        own = set(re.findall(r"^([A-Z_]+)=", text, re.MULTILINE))
+        used |= set(re.findall(r"\$([A-Z_]+_(?:URL|ARN|NAME))\b", text)) - own
+
+    assert used >= {"AGENT_RUNS_QUEUE_URL", "STRIPE_SECRET_ARN", "SLACK_SECRET_ARN"}
+    assert used <= exported
 
 
 @pytest.mark.skipif(not MKDOCS.exists(), reason="run make .tools/docs/.ready first")

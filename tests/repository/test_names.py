@@ -7,7 +7,9 @@ from pathlib import Path
 from tests.template import Template, load_template
 
 # The longest names that AWS accepts.
-NAME_LENGTH_MAX = {"QueueName": 80, "LogGroupName": 512}
+NAME_LENGTH_MAX = {"QueueName": 80, "LogGroupName": 512, "DashboardName": 255}
+# Among the longest names of regions.
+REGION = "ap-southeast-1"
 STACK_NAME_LENGTH_MAX = 128
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +20,7 @@ def names_with_the_stack(template: Template) -> Iterator[tuple[str, int]]:
         for prop, value in resource["Properties"].items():
             name = value.get("Fn::Sub") if isinstance(value, dict) else None
             if prop.endswith("Name") and isinstance(name, str) and "${AWS::StackName}" in name:
-                fixed = name.replace("${AWS::StackName}", "")
+                fixed = name.replace("${AWS::StackName}", "").replace("${AWS::Region}", REGION)
                 assert "${" not in fixed, f"of unknown length: {name}"
                 yield resource_id, NAME_LENGTH_MAX[prop] - len(fixed)
 

@@ -1,6 +1,7 @@
 """Who is let in, and who is not: the template's policies, asked with requests."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -9,6 +10,7 @@ from tests.policies import (
     Request,
     Statement,
     arn_of,
+    arn_of_resource,
     evaluate,
     managed_policies,
     resource_policies,
@@ -26,6 +28,7 @@ ACTIONS = {
         *("dynamodb:GetItem", "dynamodb:PutItem", "dynamodb:Query", "dynamodb:Scan"),
         *("dynamodb:PartiQLSelect", "dynamodb:PartiQLInsert"),
     ],
+    "AWS::S3::Bucket": ["s3:PutObject", "s3:GetObject", "s3:DeleteObject", "s3:ListBucket"],
 }
 # Every write of DynamoDB's data that can replace, change or remove an item.
 CHANGES = [
@@ -54,6 +57,10 @@ def template() -> Template:
     return load_template()
 
 
+def asked(name: str, action: str, **options: Any) -> Request:
+    return Request(action, arn_of_resource(name, action), **options)
+
+
 def ask(template: Template, name: str, request: Request) -> str:
     """Ask the resource, where whoever asks has every permission that somebody else can give."""
     return evaluate([*resource_policies(template).get(name, []), EVERYTHING], request)
@@ -63,21 +70,21 @@ def ask(template: Template, name: str, request: Request) -> str:
 def test_nothing_is_reached_over_plain_http(template: Template, name: str, action: str) -> None:
     plain = {"aws:SecureTransport": "false"}
 
-    assert ask(template, name, Request(action, arn_of(name), context=plain)) == "denied"
+    assert ask(template, name, asked(name, action, context=plain)) == "denied"
 
 
 @pytest.mark.parametrize(("name", "action"), REQUESTS)
 def test_nothing_is_reached_from_a_foreign_account(
     template: Template, name: str, action: str
 ) -> None:
-    assert ask(template, name, Request(action, arn_of(name), account=FOREIGN)) == "denied"
+    assert ask(template, name, asked(name, action, account=FOREIGN)) == "denied"
 
 
 @pytest.mark.parametrize(("name", "action"), REQUESTS)
 def test_nothing_is_reached_by_an_unsigned_request(
     template: Template, name: str, action: str
 ) -> None:
-    unsigned = Request(action, arn_of(name), account=None)
+    unsigned = asked(name, action, account=None)
     assert not unsigned.keys.keys() & {"aws:PrincipalAccount", "aws:PrincipalIsAWSService"}
 
     assert ask(template, name, unsigned) == "denied"
@@ -89,7 +96,7 @@ def test_the_refusals_shut_out_nobody_of_the_account(
 ) -> None:
     is_rejected_to_all = name == "LedgerTable" and action in CHANGES
 
-    answer = ask(template, name, Request(action, arn_of(name)))
+    answer = ask(template, name, asked(name, action))
 
     assert answer == ("denied" if is_rejected_to_all else "allowed")
 
@@ -111,7 +118,7 @@ def test_a_service_of_aws_acts_only_for_this_account(
                 "aws:SourceArn": source.replace(ACCOUNT, account),
                 "aws:SourceAccount": account,
             }
-            request = Request(action, arn_of(name), account=None, service=service, context=context)
+            request = asked(name, action, account=None, service=service, context=context)
             answers.add(evaluate(policy, request))
         return "allowed" if "allowed" in answers else "not allowed"
 
@@ -146,6 +153,28 @@ def test_who_may_send_events_is_who_was_given_that_right(template: Template) -> 
     assert evaluate(managed_policies(template)[given], elsewhere) == "not allowed"
 
 
+@pytest.mark.parametrize("action", ["s3:PutObject", "s3:ListBucket"])
+def test_a_record_is_set_aside_only_in_a_bucket_of_this_account(
+    template: Template, action: str
+) -> None:
+    bucket = arn_of_resource("AnnounceFailuresBucket", action)
+    announce = role_policies(template)["AnnounceRole"]
+
+    assert evaluate(announce, Request(action, bucket)) == "allowed"
+    # The bucket was deleted, and another account has made one of its name.
+    assert evaluate(announce, Request(action, bucket, owner=FOREIGN)) == "not allowed"
+
+
+@pytest.mark.parametrize("action", ["s3:GetObject", "s3:DeleteObject"])
+def test_what_was_set_aside_is_read_and_removed_by_no_function(
+    template: Template, action: str
+) -> None:
+    request = Request(action, arn_of_resource("AnnounceFailuresBucket", action))
+
+    for role, statements in role_policies(template).items():
+        assert evaluate(statements, request) == "not allowed", role
+
+
 def without(template: Template, name: str, sid: str) -> Template:
     """Return the template with this statement of the resource's policy taken away."""
     (document,) = [
@@ -162,9 +191,17 @@ def refusals() -> Iterator[tuple[str, str, Request]]:
     for name, action in REQUESTS:
         if name == "LedgerTable" and action in CHANGES:
             continue  # Another statement refuses it to everybody.
-        yield name, "DenyPlainHttp", Request(action, arn_of(name), context=plain)
-        yield name, "DenyForeignAccounts", Request(action, arn_of(name), account=FOREIGN)
-        yield name, "DenyForeignAccounts", Request(action, arn_of(name), account=None)
+        yield name, "DenyPlainHttp", asked(name, action, context=plain)
+        yield (
+            name,
+            "DenyForeignAccounts",
+            asked(name, action, account=FOREIGN),
+        )
+        yield (
+            name,
+            "DenyForeignAccounts",
+            asked(name, action, account=None),
+        )
 
 
 @pytest.mark.parametrize(("name", "sid", "request_"), list(refusals()))

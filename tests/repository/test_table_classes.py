@@ -19,11 +19,12 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> Template:
 
 
 def test_only_what_is_kept_for_years_is_in_the_infrequent_access_class(tables: Template) -> None:
-    # Accounts are rewritten by each commit, and what was posted to Slack is soon forgotten.
+    # Accounts are rewritten by each commit; the others are soon forgotten.
     classes = {name: properties.get("TableClass") for name, properties in tables.items()}
 
     assert classes == {
         "AccountsTable": None,
         "LedgerTable": INFREQUENT,
+        "NoticesTable": None,
         "SlackPostsTable": None,
     }

@@ -2,6 +2,7 @@
 last test here can break every rule once and see that its guard notices.
 """
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -21,38 +22,54 @@ from agent_credits.ledger.reloads import (
 )
 from agent_credits.payments.stripe_payments import CALL_TIMEOUT_SECONDS, CALLS_PER_ATTEMPT_MAX
 from agent_credits.sweeps.sweep import STEP_ATTEMPTS_MAX, parse_sweep_message
+from tests.permissions import OBJECTS_OF_BUCKET
 from tests.template import Template, load_template, translate
 
 OUTPUTS = {
     "AgentRunsQueueUrl": {"Ref": "AgentRunsQueue"},
     "AgentRunsDeadLetterQueueUrl": {"Ref": "AgentRunsDeadLetterQueue"},
     "ReloadsQueueUrl": {"Ref": "ReloadsQueue"},
+    "ReloadsDeadLetterQueueUrl": {"Ref": "ReloadsDeadLetterQueue"},
+    "SlackQueueUrl": {"Ref": "SlackQueue"},
+    "SlackDeadLetterQueueUrl": {"Ref": "SlackDeadLetterQueue"},
     "SweepsQueueUrl": {"Ref": "SweepsQueue"},
+    "SweepsDeadLetterQueueUrl": {"Ref": "SweepsDeadLetterQueue"},
     "StripeSecretArn": {"Fn::GetAtt": ["StripeSecret", "Id"]},
     "EventSignatures": {"Ref": "EventSignatures"},
     "EventSigningSecretArn": {"Fn::GetAtt": ["EventSigningSecret", "Id"]},
     "SlackSecretArn": {"Fn::GetAtt": ["SlackSecret", "Id"]},
     "NoticesTopicArn": {"Ref": "NoticesTopic"},
+    "AnnounceFunctionName": {"Ref": "Announce"},
+    "AnnounceFailuresBucketName": {"Ref": "AnnounceFailuresBucket"},
+    "NoticesTableName": {"Ref": "NoticesTable"},
     "AccountsTableName": {"Ref": "AccountsTable"},
     "LedgerTableName": {"Ref": "LedgerTable"},
+    "StackVersion": importlib.metadata.version("agent-credits"),
+    "FunctionsRuntime": {"Ref": "Runtime"},
 }
 # Which rows concern somebody when they change.
 ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX)
-# What may be lost with the stack: the memory of which notices were posted to Slack.
-TABLES_OF_NO_RECORD = {"SlackPostsTable"}
+# What may be lost with the stack: which notices were published, and which were posted to Slack.
+TABLES_OF_NO_RECORD = {"NoticesTable", "SlackPostsTable"}
+# No function reads it, and the one that writes it counts every fault.
+COUNTED_BY_ITS_WRITER = {"NoticesTable": {("NoticesNotKept", "announce")}}
 # For so long SQS drops a message whose deduplication id it has seen.
 DEDUPLICATED_SECONDS = 300
 FIRST_OF_MONTH = datetime(2026, 11, 1, tzinfo=UTC)
 # Where what AWS generates is the key itself, and no placeholder for one.
 SECRETS_MADE_BY_AWS = {"EventSigningSecret"}
-FOURTEEN_DAYS = 14 * 24 * 60 * 60
+DAYS_KEPT = 14
+FOURTEEN_DAYS = DAYS_KEPT * 24 * 60 * 60
 # The type of resource that a variable of this ending must name.
 TYPE_BEHIND_VARIABLE = {
     "_TABLE": "AWS::DynamoDB::Table",
     "_QUEUE_URL": "AWS::SQS::Queue",
     "_TOPIC_ARN": "AWS::SNS::Topic",
     "_SECRET_ARN": "AWS::SecretsManager::Secret",
+    "_BUCKET": "AWS::S3::Bucket",
 }
+# What Lambda counts, per mapping, of the records that it sets aside itself.
+GIVEN_UP = "OnFailureDestinationDeliveredEventCount"
 ALARM_DESCRIPTION_LENGTH_MAX = 1024
 
 DEADLINE_SECONDS = int(RELOAD_DEADLINE.total_seconds())
@@ -94,11 +111,23 @@ def event_sources(template: Template, source_type: str) -> Iterator[tuple[str, d
                 yield name, source["Properties"]
 
 
+def stream_mappings(template: Template) -> set[str]:
+    """The logical ids that SAM gives to the mappings of streams."""
+    return {
+        name + event
+        for name, function in functions(template).items()
+        for event, source in function["Properties"].get("Events", {}).items()
+        if source["Type"] == "DynamoDB"
+    }
+
+
 def referred(value: Any) -> str | None:
-    """The logical id behind a Ref or a GetAtt, and None for anything else."""
+    """The logical id behind a Ref, a GetAtt or a bucket's objects, and None for anything else."""
     match value:
         case {"Ref": str(name)} | {"Fn::GetAtt": [str(name), *_]}:
             return name
+        case {"Fn::Sub": str(text)} if objects := OBJECTS_OF_BUCKET.fullmatch(text):
+            return objects[1]
         case _:
             return None
 
@@ -222,14 +251,44 @@ def arn_by_name(queue: dict[str, Any]) -> dict[str, str]:
 def a_stream_failure_is_dropped(template: Template) -> Iterator[str]:
     for name, source in event_sources(template, "DynamoDB"):
         failures = source.get("DestinationConfig", {}).get("OnFailure", {})
-        queue = target_of(template, failures.get("Destination"))
-        if queue.get("MessageRetentionPeriod") != FOURTEEN_DAYS:
-            yield f"{name} has no queue that keeps its failures for 14 days"
+        if referred(failures.get("Destination")) not in of_type(template, "AWS::S3::Bucket"):
+            # Into a queue or topic, Lambda sends where the records are, and not the records.
+            yield f"{name} does not keep what its failures hold"
         for bound in ("MaximumRetryAttempts", "MaximumRecordAgeInSeconds"):
             if source.get(bound, -1) < 0:
                 yield f"{name} has no {bound}: one bad record would block its shard for a day"
         if not source.get("BisectBatchOnFunctionError"):
             yield f"{name} sets a whole batch aside for one bad record"
+
+
+def a_bucket_is_open_or_forgets_nothing(template: Template) -> Iterator[str]:
+    for name, bucket in of_type(template, "AWS::S3::Bucket").items():
+        properties = bucket["Properties"]
+        rules = properties.get("LifecycleConfiguration", {}).get("Rules", [])
+        encryption = properties.get("BucketEncryption", {})
+        kept = {
+            # A bucket that holds something cannot be deleted, and what it holds is still needed.
+            "DeletionPolicy": bucket.get("DeletionPolicy") == "RetainExceptOnCreate",
+            "UpdateReplacePolicy": bucket.get("UpdateReplacePolicy") == "Retain",
+            "encryption": [
+                rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
+                for rule in encryption.get("ServerSideEncryptionConfiguration", [])
+            ]
+            == ["AES256"],
+            "block of public access": list(
+                properties.get("PublicAccessBlockConfiguration", {}).values()
+            )
+            == [True] * 4,
+            "owner of every object": properties.get("OwnershipControls")
+            == {"Rules": [{"ObjectOwnership": "BucketOwnerEnforced"}]},
+            "lifetime": [
+                (rule["Status"], rule.get("ExpirationInDays"), rule.get("Prefix", ""))
+                for rule in rules
+            ]
+            == [("Enabled", DAYS_KEPT, "")],
+            "Tags": bool(properties.get("Tags")),
+        }
+        yield from (f"{name} has no {guard}" for guard, is_kept in kept.items() if not is_kept)
 
 
 def a_table_can_lose_data(template: Template) -> Iterator[str]:
@@ -354,20 +413,32 @@ def something_has_no_alarm(template: Template) -> Iterator[str]:
     }
     needed = {
         ("CompareAndSetRetries", "debit_runs"),
+        ("MessagesPostponed", "debit_runs"),
+        ("MessagesPostponed", "notify_slack"),
         ("ReloadsOpen", "auto_reload"),
         ("AccountsDrifted", "sweep"),
         ("TeamsNotReported", "sweep"),
+        ("RecordsSetAside", "announce"),
     }
     for name in functions(template):
         needed |= {("Errors", name), ("Throttles", name)}
     for name in of_type(template, "AWS::DynamoDB::Table"):
-        needed |= {("ReadThrottleEvents", name), ("WriteThrottleEvents", name)}
+        throttles = {("ReadThrottleEvents", name), ("WriteThrottleEvents", name)}
+        needed |= COUNTED_BY_ITS_WRITER.get(name, throttles)
     consumed = {referred(source["Queue"]) for _, source in event_sources(template, "SQS")}
     for name in of_type(template, "AWS::SQS::Queue"):
         age = "ApproximateAgeOfOldestMessage"
         needed.add((age if name in consumed else "ApproximateNumberOfMessagesVisible", name))
-    needed |= {("IteratorAge", name) for name, _ in event_sources(template, "DynamoDB")}
+    for name, _ in event_sources(template, "DynamoDB"):
+        needed |= {("IteratorAge", name), ("DestinationDeliveryFailures", name)}
+    needed |= {(GIVEN_UP, mapping) for mapping in stream_mappings(template)}
     yield from (f"{name} has no alarm for {metric}" for metric, name in sorted(needed - watched))
+
+
+def a_metric_of_a_mapping_is_not_emitted(template: Template) -> Iterator[str]:
+    for name, source in event_sources(template, "DynamoDB"):
+        if source.get("MetricsConfig") != {"Metrics": ["EventCount"]}:
+            yield f"{name} does not count what Lambda gives up on"
 
 
 def outputs_differ_from_the_contract(template: Template) -> Iterator[str]:
@@ -431,7 +502,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     }
     of_sweeps = {
         "ForAllValues:StringLike": {
-            "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*"]
+            "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*", "SWEEP#*"]
         },
         "Null": keys,
     }
@@ -582,6 +653,36 @@ def test_every_stream_consumer_sets_its_failures_aside(template: Template) -> No
     assert list(a_stream_failure_is_dropped(template)) == []
 
 
+def test_what_was_set_aside_is_safe_and_forgotten_in_time(template: Template) -> None:
+    assert list(a_bucket_is_open_or_forgets_nothing(template)) == []
+
+
+def test_lambda_counts_what_it_gives_up_on(template: Template) -> None:
+    assert list(a_metric_of_a_mapping_is_not_emitted(template)) == []
+
+
+def test_lambda_sets_aside_in_the_bucket_and_its_count_has_an_alarm(
+    template: Template, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    translated = translate(template)["Resources"]
+    (alarm,) = [
+        resource["Properties"]
+        for resource in translated.values()
+        if resource["Type"] == "AWS::CloudWatch::Alarm"
+        and resource["Properties"]["MetricName"] == GIVEN_UP
+    ]
+
+    (dimension,) = alarm["Dimensions"]
+    assert dimension["Name"] == "EventSourceMappingUUID"
+    mapping = translated[dimension["Value"]["Ref"]]
+    assert mapping["Type"] == "AWS::Lambda::EventSourceMapping"
+    assert mapping["Properties"]["DestinationConfig"] == {
+        "OnFailure": {"Destination": {"Fn::GetAtt": ["AnnounceFailuresBucket", "Arn"]}}
+    }
+    assert mapping["Properties"]["MetricsConfig"] == {"Metrics": ["EventCount"]}
+
+
 def test_no_table_can_lose_data_by_a_deployment(template: Template) -> None:
     assert list(a_table_can_lose_data(template)) == []
 
@@ -721,6 +822,7 @@ DEBIT_RUNS: Path = ("Resources", "DebitRuns", "Properties")
 AGENT_RUNS: Path = (*DEBIT_RUNS, "Events", "AgentRuns", "Properties")
 ANNOUNCE: Path = ("Resources", "Announce", "Properties")
 CHANGES: Path = (*ANNOUNCE, "Events", "AccountChanges", "Properties")
+BUCKET: Path = ("Resources", "AnnounceFailuresBucket")
 QUEUE: Path = ("Resources", "AgentRunsQueue", "Properties")
 DEAD_LETTERS: Path = ("Resources", "AgentRunsDeadLetterQueue", "Properties")
 ACCOUNTS: Path = ("Resources", "AccountsTable", "Properties")
@@ -757,6 +859,31 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (a_queue_has_no_dead_letter_queue, (*DEAD_LETTERS, "MessageRetentionPeriod"), 345600),
     (a_queue_has_no_dead_letter_queue, (*DEAD_LETTERS, "RedriveAllowPolicy"), REMOVED),
     (a_stream_failure_is_dropped, (*CHANGES, "DestinationConfig"), REMOVED),
+    (
+        a_stream_failure_is_dropped,
+        (*CHANGES, "DestinationConfig", "OnFailure", "Destination"),
+        {"Fn::GetAtt": ["SweepsDeadLetterQueue", "Arn"]},
+    ),
+    (a_metric_of_a_mapping_is_not_emitted, (*CHANGES, "MetricsConfig"), REMOVED),
+    (a_bucket_is_open_or_forgets_nothing, (*BUCKET, "DeletionPolicy"), "Delete"),
+    (a_bucket_is_open_or_forgets_nothing, (*BUCKET, "UpdateReplacePolicy"), REMOVED),
+    (a_bucket_is_open_or_forgets_nothing, (*BUCKET, "Properties", "BucketEncryption"), REMOVED),
+    (
+        a_bucket_is_open_or_forgets_nothing,
+        (*BUCKET, "Properties", "PublicAccessBlockConfiguration", "BlockPublicPolicy"),
+        False,
+    ),
+    (a_bucket_is_open_or_forgets_nothing, (*BUCKET, "Properties", "OwnershipControls"), REMOVED),
+    (
+        a_bucket_is_open_or_forgets_nothing,
+        (*BUCKET, "Properties", "LifecycleConfiguration", "Rules", 0, "Status"),
+        "Disabled",
+    ),
+    (
+        a_bucket_is_open_or_forgets_nothing,
+        (*BUCKET, "Properties", "LifecycleConfiguration", "Rules", 0, "ExpirationInDays"),
+        REMOVED,
+    ),
     (a_stream_failure_is_dropped, (*CHANGES, "MaximumRetryAttempts"), -1),
     (a_stream_failure_is_dropped, (*CHANGES, "MaximumRecordAgeInSeconds"), REMOVED),
     (a_stream_failure_is_dropped, (*CHANGES, "BisectBatchOnFunctionError"), False),
@@ -817,7 +944,12 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0), REMOVED),
     (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0, "Value"), "agent-credits"),
     (something_has_no_alarm, ("Resources", "ContentionAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "NoticesFailedAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "NoticesGivenUpAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "NoticesLostAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "EventsDeadLetteredAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "EventsPostponedAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "SlackPostponedAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesLateAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "LedgerWriteThrottlesAlarm"), REMOVED),
     (outputs_differ_from_the_contract, ("Outputs", "LedgerTableName"), REMOVED),

@@ -492,6 +492,7 @@ class _Unbroken:
 
     def __init__(self, rows: StoredRows) -> None:
         self.read_account = rows.read_account
+        self.read_accounts_of = rows.read_accounts_of
         self.read_receipts = rows.read_receipts
         self.flush_and_read_receipts = rows.flush_and_read_receipts
         self.read_run = rows.read_run

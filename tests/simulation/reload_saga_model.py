@@ -95,8 +95,8 @@ class Answered:
     def put_page(self, page: Any) -> None:
         raise AssertionError(f"page {page.number} was full already")
 
-    def flush_and_read_receipts(self, page: Any, _: Any) -> Any:
-        self.put_page(page)
+    def flush_and_read_receipts(self, pages: Any, _: Any) -> Any:
+        raise AssertionError(f"{pages} were full already")
 
     def compare_and_set(self, account: Account) -> Any:
         return self._next("compare_and_set", account)

@@ -39,6 +39,14 @@ def test_every_interleaving_keeps_the_invariants(name: str) -> None:
     assert MODELS[name]() > STATES_MIN
 
 
+def test_reading_ahead_allows_the_same_interleavings_and_no_others() -> None:
+    together = write_protocol_model.Model(USAGE[:2], entries_full=1, reads_ahead=True)
+    alone = write_protocol_model.Model(USAGE[:2], entries_full=1)
+
+    assert together.explore() == alone.explore() > 1_000
+
+
+@pytest.mark.parametrize("reads_ahead", [False, True])
 @pytest.mark.parametrize(
     ("mutant", "violation"),
     [
@@ -56,9 +64,12 @@ def test_every_interleaving_keeps_the_invariants(name: str) -> None:
         ),
     ],
 )
-def test_a_broken_protocol_is_caught(mutant: Mutant, violation: str) -> None:
+def test_a_broken_protocol_is_caught(mutant: Mutant, violation: str, reads_ahead: bool) -> None:
+    model = write_protocol_model.Model(
+        USAGE[:2], entries_full=1, mutant=mutant, reads_ahead=reads_ahead
+    )
     with pytest.raises(AssertionError, match=violation):
-        write_protocol_model.Model(USAGE[:2], entries_full=1, mutant=mutant).explore()
+        model.explore()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A fixed budget of histories for continuous integration; `make simulate` runs many more."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from tests.simulation import simulate
 from tests.simulation.faults import CALL_FAULTS, OTHER_FAULTS
 from tests.simulation.history import Failed, Report, run_history
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, RESERVING_MUTANTS
 from tests.simulation.simulate import parse_seeds
 from tests.simulation.workers import Parts
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(1_200)
 
 HISTORIES = 50
 # Histories that come far enough for every mutant to do its damage in one of them.
+RESERVING_SEEDS = range(100, 130)
 TELLING_SEEDS = (58, 32, 1, 3, 10, 12, 7, *range(14, 60))
 
 FOUND_SEEDS = [
@@ -27,8 +28,8 @@ FOUND_SEEDS = [
 ]
 
 
-def run_histories(parts: Parts) -> None:
-    for seed in TELLING_SEEDS:
+def run_histories(parts: Parts, seeds: Iterable[int] = TELLING_SEEDS) -> None:
+    for seed in seeds:
         run_history(seed, parts)
 
 
@@ -73,6 +74,12 @@ def test_a_seed_replays_exactly(seed: int) -> None:
 def test_the_simulator_notices(name: str) -> None:
     with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
         run_histories(MUTANTS[name])
+
+
+@pytest.mark.parametrize("name", RESERVING_MUTANTS)
+def test_the_simulator_notices_where_runs_reserve(name: str) -> None:
+    with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
+        run_histories(RESERVING_MUTANTS[name], RESERVING_SEEDS)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The functions of the stack, and its operator: the project's code over ports that go wrong."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -119,6 +119,10 @@ class WorkerRows:
     def read_account(self, principal: Principal) -> Account | None:
         return self._read(f"read {principal}", lambda: self._rows.read_account(principal))
 
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        what = f"read {' '.join(str(principal) for principal in principals)}"
+        return self._read(what, lambda: self._rows.read_accounts_of(principals))
+
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         if not identities:
             return {}
@@ -126,14 +130,16 @@ class WorkerRows:
         return self._read(what, lambda: self._rows.read_receipts(identities))
 
     def flush_and_read_receipts(
-        self, page: Page, identities: Collection[Identity]
+        self, pages: Collection[Page], identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
-        """The real calls overlap; here either comes first, on every other page."""
-        if page.number % 2:
+        """The real calls overlap; here the receipts are read before, between or after the pages."""
+        before = [page for page in pages if page.number % 2]
+        for page in before:
             self.put_page(page)
-            return self.read_receipts(identities)
         receipts = self.read_receipts(identities)
-        self.put_page(page)
+        for page in pages:
+            if page not in before:
+                self.put_page(page)
         return receipts
 
     def read_run(self, run_id: str) -> Iterable[Receipt]:
@@ -214,7 +220,18 @@ class DebitWorker(StackWorker):
     def boot(self) -> None:
         super().boot()
         self.billed: frozenset[tuple[Principal, str]] = frozenset()
-        self.debits = Debits(self.rows, Directory(self.rows), pause)
+        self.debits = Debits(self.rows, Directory(self.rows), pause, side_by_side=self.in_any_order)
+
+    def in_any_order(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
+        """Make the calls one after another, in an order drawn from the seed.
+
+        What happens between the calls of different accounts is up to the other workers: nothing
+        that is written for one account is read for another.
+        """
+        order = [*range(len(calls))]
+        self.scheduler.random.shuffle(order)
+        made = {number: calls[number]() for number in order}
+        return [made[number] for number in range(len(calls))]
 
     def pools_of_runs(self, principal: Principal) -> frozenset[tuple[str, ...]]:
         return frozenset(POOLS[policy][who.kind] for who, policy in self.billed if who == principal)

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from agent_credits.commit.changes import AlreadyRecorded, Change, Recorded
+from agent_credits.commit.read_ahead import read_ahead
 from agent_credits.commit.write_protocol import Committed, commit
 from agent_credits.ledger import accounts
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
+from agent_credits.values.principals import Principal
 from tests.simulation.exploration import explored
 from tests.unit.builders import ANA, NOW, finished, grant, pause, run_changes, usage
 
@@ -48,6 +50,10 @@ class Answered:
     def read_account(self, principal: Any) -> Account | None:
         return self._next("read_account", principal)
 
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        (principal,) = principals
+        return {principal: self._next("read_account", principal)}
+
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         if not identities:
             return {}
@@ -64,8 +70,9 @@ class Answered:
         self._next("put_page", page)
 
     def flush_and_read_receipts(
-        self, page: Page, identities: Collection[Identity]
+        self, pages: Collection[Page], identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
+        (page,) = pages
         receipts = self._next("flush_and_read_receipts", (page, tuple(identities)))
         return {receipt.entry.identity: receipt for receipt in receipts}
 
@@ -116,8 +123,12 @@ class Model:
         overlaps: bool = True,
         clocks: tuple[datetime, ...] = (NOW,),
         deliveries: tuple[int, ...] | None = None,
+        reads_ahead: bool = False,
     ) -> None:
-        """Receipts are read while a page is put, or before it is where they do not overlap."""
+        """Receipts are read while a page is put, or before it is where they do not overlap.
+
+        `reads_ahead`: rows and receipts are read as for a batch of many accounts.
+        """
         self._changes = changes
         self._clocks = clocks
         # How often each event is delivered.
@@ -125,6 +136,7 @@ class Model:
         self._entries_full = entries_full
         self._mutant = mutant
         self._overlaps = overlaps
+        self._reads_ahead = reads_ahead
         self._values: list[Any] = []
         self._numbers: dict[Hashable, int] = {}
         self._steps: dict[tuple[int, tuple[int, ...], int, int], Any] = {}
@@ -282,16 +294,14 @@ class Model:
         return self._steps[key]
 
     def _replay(self, worker: Worker) -> Committed | Asked:
-        answers = [self._values[number] for number in self._values[worker.answers]]
+        rows = Answered([self._values[number] for number in self._values[worker.answers]])
+        changes = [self._changes[event] for event in worker.batch]
+        warm = self._values[worker.warm] if worker.warm >= 0 else None
+        now, ahead = self._clocks[worker.clock], None
         try:
-            return commit(
-                Answered(answers),
-                ANA,
-                [self._changes[event] for event in worker.batch],
-                now=self._clocks[worker.clock],
-                pause=pause,
-                warm=self._values[worker.warm] if worker.warm >= 0 else None,
-            )
+            if self._reads_ahead:
+                ahead = read_ahead(rows, {ANA: changes}, {ANA: warm} if warm else {})[ANA]
+            return commit(rows, ANA, changes, now=now, pause=pause, warm=warm, ahead=ahead)
         except Asked as asked:
             return asked
 

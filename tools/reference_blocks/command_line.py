@@ -35,6 +35,8 @@ def _commands(prefix: str, group: Command, context: Any) -> Iterator[tuple[str, 
         command = group.get_command(context, name)
         path = f"{prefix}{name}"
         if hasattr(command, "list_commands"):
+            if command.invoke_without_command:
+                yield path, command
             yield from _commands(f"{path} ", command, context)
         elif not command.hidden:
             yield path, command

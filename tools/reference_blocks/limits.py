@@ -83,6 +83,8 @@ NOTICES: Final[Words] = {
         "after which reconciling reads a ledger from its first page again"
     ),
     "notices.observations.KEPT_FOR": "how long a row of what was observed is kept",
+    "aws.kept_notices.KEPT_FOR": "how long a notice is kept for `agent-credits notices`",
+    "aws.kept_notices.RESULT_PAGES_MAX": "answers that listing the notices of one day may take",
     "ledger.burn.PROJECTION_DAYS_MAX": "days that a projection looks ahead",
     "notices.slack_messages.HEADER_LENGTH_MAX": "characters of a header in Slack (Slack's limit)",
     "notices.slack_messages.TEXT_LENGTH_MAX": "characters of a text in Slack (Slack's limit)",
@@ -101,6 +103,9 @@ WORK: Final[Words] = {
     "commit.write_protocol.ATTEMPTS_MAX": "races that a commit may lose before it gives up",
     "commit.write_protocol.CHANGES_PER_COMMIT_MAX": "changes in one commit",
     "intake.debits.WARM_ACCOUNTS_MAX": "accounts that a worker keeps warm",
+    "intake.debits.ACCOUNTS_READ_AHEAD": "accounts of a batch that are read together",
+    "aws.threads.COMMITS_AT_ONCE": "accounts of a batch that are committed at the same time",
+    "aws.threads.CONNECTIONS_MAX": "connections of a worker to DynamoDB",
     "intake.model_provider_errors.KNOWN_MAX": "model providers' answers that a worker remembers",
     "billing.directory.TEAMS_CACHED_MAX": "teams that a worker caches",
     "aws.cached_secret.SECRET_TTL": "how old a secret may be that a worker uses",

@@ -1,10 +1,13 @@
 """Parameters, outputs and alarms of the stack, read from template.yaml."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from tests.template import Template, load_template
 from tools.blocks import table
+
+RUNBOOK_PATH = re.compile(r"Runbook: docs/how-to/(runbook\.md#\w+)")
 
 
 def parameters() -> str:
@@ -49,10 +52,15 @@ def _alarm(name: str, resource: dict[str, Any]) -> str:
     return f"""
 ## {name}
 
-{_text(alarm["AlarmDescription"])}
+{_with_link(_text(alarm["AlarmDescription"]))}
 
 Rings when {_rings_when(alarm)}.{only}
 """
+
+
+def _with_link(text: str) -> str:
+    """Return a description with the path of its runbook entry as a link from docs/reference/."""
+    return RUNBOOK_PATH.sub(r"[Runbook](../how-to/\1)", text)
 
 
 def _rings_when(alarm: dict[str, Any]) -> str:
@@ -61,7 +69,10 @@ def _rings_when(alarm: dict[str, Any]) -> str:
     amount = f"`{threshold['Ref']}`" if isinstance(threshold, dict) else f"{threshold:,}"
     dimensions = ", ".join(map(_dimension, alarm["Dimensions"]))
     periods, seconds = alarm["EvaluationPeriods"], alarm["Period"]
-    lasts = _duration(seconds) if periods == 1 else f"each of {periods} x {_duration(seconds)}"
+    breaching = alarm.get("DatapointsToAlarm", "each")
+    lasts = (
+        _duration(seconds) if periods == 1 else f"{breaching} of {periods} x {_duration(seconds)}"
+    )
     return (
         f"the {alarm['Statistic'].lower()} of `{alarm['MetricName']}` ({dimensions}) is"
         f" {'more than' if is_more else alarm['ComparisonOperator']} {amount} in {lasts}"

@@ -1,179 +1,275 @@
-"""`agent-credits dead-letters`: what was rejected and why, without removing it from the queue."""
+"""`agent-credits dead-letters`: what failed for good and why, moving it back, and deleting it."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
+from botocore.exceptions import BotoCoreError, ClientError
 
-from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.aws.signing_keys import SigningKeys
-from agent_credits.billing.directory import Directory
-from agent_credits.events.agent_runs import (
-    Message,
-    ModelProviderErrorReported,
-    Rejection,
-    parse_message,
-)
-from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
-from agent_credits.ledger.entries import Identity
 from agent_credits.notices.notice import iso
-from agent_credits.values.display import count_text, time_text
-from agent_credits.values.errors import SecretUnavailable
-from agent_credits.values.principals import Principal
-from agent_credits_cli.dead_letter_queue import peek
-from agent_credits_cli.errors import CommandError
-from agent_credits_cli.tables import AsJson, out, print_json
-from agent_credits_cli.target import Target, connect, rows_of
+from agent_credits.values.display import count_text, shortened, time_text
+from agent_credits_cli import dead_letter_queue
+from agent_credits_cli.conventions import Command
+from agent_credits_cli.dead_letter_queue import Taken
+from agent_credits_cli.dead_letters import About, DeadLetter, about_of, read_dead_letters
+from agent_credits_cli.errors import CommandError, CommandGroup
+from agent_credits_cli.queues import QUEUE_NAMES, Queue, QueueName, depth_of, queues_of
+from agent_credits_cli.tables import AsJson, err, out, print_json, progress
+from agent_credits_cli.target import Target, connect
 
 if TYPE_CHECKING:
-    from mypy_boto3_sqs.type_defs import MessageTypeDef
+    from mypy_boto3_sqs import SQSClient
 
-BODY_CHARACTERS_SHOWN: Final = 200
-NO_LONGER_REJECTED: Final = "rejected_no_more"
+app = typer.Typer(cls=CommandGroup, invoke_without_command=True)
+
+BODY_CHARACTERS_SHOWN: Final = 2_000
+# Of a message with more events than this, the text names the first ones.
+EVENTS_NAMED: Final = 3
+ID_LENGTH_SHOWN: Final = 128
+NOT_DONE_EXIT_STATUS: Final = 1
+
+OneQueue = Annotated[
+    QueueName | None,
+    typer.Option(
+        metavar="NAME", help=f"Only this queue: {', '.join(QUEUE_NAMES)}.", show_default="all"
+    ),
+]
+Ids = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="ID...", help="The messages' ids, as `dead-letters` shows them."),
+]
+All = Annotated[bool, typer.Option("--all", help="All messages instead of those of the ids.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+
+# What `redrive` and `purge` have in common: it takes messages, and calls back after each.
+Take = Callable[["SQSClient", Queue, Collection[str], Callable[[], None]], Taken]
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message in the dead-letter queue, with why it would be rejected now."""
-
-    message_id: str
-    receive_count: int
-    sent_at: datetime
-    code: str
-    reason: str
-    event_ids: tuple[str, ...]
-    body: str
-
-
+@app.callback()
 def dead_letters(
     context: typer.Context,
+    queue: OneQueue = None,
     limit: Annotated[
-        int, typer.Option(metavar="N", min=1, max=1_000, help="Show at most this many messages.")
+        int,
+        typer.Option(
+            metavar="N", min=1, max=1_000, help="Show at most this many messages of each queue."
+        ),
     ] = 100,
     with_body: Annotated[
         bool,
         typer.Option(
-            "--body", help=f"Also show the first {BODY_CHARACTERS_SHOWN} characters of each body."
+            "--body",
+            help=f"Also show each body, up to {BODY_CHARACTERS_SHOWN:,} characters without --json.",
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show rejected messages, and why they would be rejected now. Nothing is removed.
+    """Show what failed for good: which event, run and team, and why it would be rejected now.
 
-    After a correction, `aws sqs start-message-move-task` delivers them again.
+    Nothing is removed. SQS counts each look as a receive, which has no consequence in a dead-letter
+    queue, and hides what is shown from other readers until the look ends. Of messages in one FIFO
+    group (a team's reloads, a sweep's steps), a look shows the first ten.
+
+    `dead-letters redrive` moves messages back after a correction, and `dead-letters purge` deletes
+    them.
     """
-    letters = read_dead_letters(connect(context), limit, datetime.now(UTC))
+    if context.invoked_subcommand is not None:
+        _reject_options_in_front(context)
+        return
+    target = connect(context)
+    try:
+        letters = read_dead_letters(target, limit, datetime.now(UTC), queue)
+    except (BotoCoreError, ClientError) as fault:
+        raise CommandError(f"the dead-letter queues cannot be read: {fault}") from fault
     if as_json:
         print_json([_to_json(letter, with_body=with_body) for letter in letters])
         return
     if not letters:
-        out().print("The dead-letter queue is empty.")
+        names = ", ".join(queue.name for queue in queues_of(target.outputs, queue))
+        out().print(f"No dead letters: {names}.")
         return
     for letter in letters:
         out().print(_text(letter, with_body=with_body), soft_wrap=True)
 
 
-def read_dead_letters(target: Target, limit: int, now: datetime) -> list[DeadLetter]:
-    """Return at most `limit` messages, each with what is wrong with it now."""
-    rows = rows_of(target)
-    directory = Directory(rows)
-    keys = _signing_keys(target)
-    letters = []
-    for message in peek(target, limit):
-        attributes = message["Attributes"]
-        parsed = parse_message(message["Body"])
-        rejection = _why_not_authentic(
-            message, keys, unsigned_counts=target.outputs.event_signatures == "check-signed"
-        ) or why_rejected(parsed, rows, directory, now)
-        letters.append(
-            DeadLetter(
-                message_id=message["MessageId"],
-                receive_count=int(attributes["ApproximateReceiveCount"]),
-                sent_at=datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC),
-                code=rejection.code if rejection else NO_LONGER_REJECTED,
-                reason=rejection.reason
-                if rejection
-                else "it would be accepted now; move it back to the queue",
-                event_ids=tuple(event.id for event in parsed.events),
-                body=message["Body"],
+@app.command(cls=Command)
+def redrive(
+    context: typer.Context,
+    ids: Ids = None,
+    everything: All = False,
+    queue: OneQueue = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move messages back to the queue that they came from, after a correction.
+
+    Body, attributes (a signature among them), message group and deduplication id stay as they are;
+    the message gets a new id. Each is sent before it is deleted, so a crash leaves one message in
+    both queues. That is harmless: what was recorded, paid or posted already is not done again.
+
+    What is still wrong comes back to the dead-letter queue within seconds.
+    """
+    target = connect(context)
+    taken = _taken(
+        target, ids or (), everything, queue, yes, "Move {} back", dead_letter_queue.redrive
+    )
+    _report(taken, "moved back", "Moved {} back.", as_json=as_json)
+
+
+@app.command(cls=Command)
+def purge(
+    context: typer.Context,
+    ids: Ids = None,
+    everything: All = False,
+    queue: OneQueue = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete messages for good. A deleted event is never debited, and a reload stays open.
+
+    To keep them in a file first: `dead-letters --body --json`.
+    """
+    target = connect(context)
+    taken = _taken(
+        target,
+        ids or (),
+        everything,
+        queue,
+        yes,
+        "Delete {} for good",
+        dead_letter_queue.purge,
+    )
+    _report(taken, "deleted", "Deleted {}.", as_json=as_json)
+
+
+def _reject_options_in_front(context: typer.Context) -> None:
+    """Reject options that belong to the list alone; they would be silently without effect."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not None and source.name == "COMMANDLINE":
+            raise CommandError(
+                f"{parameter.opts[0]} has no effect in front of {context.invoked_subcommand};"
+                " leave it out, or put it behind"
             )
-        )
-    return letters
 
 
-def _signing_keys(target: Target) -> Keys | None:
-    secret = target.outputs.event_signing_secret_arn
-    if target.outputs.event_signatures == "off" or secret is None:
-        return None
-    return SigningKeys(target.secretsmanager, secret, lambda: datetime.now(UTC))
-
-
-def _why_not_authentic(
-    message: "MessageTypeDef", keys: Keys | None, *, unsigned_counts: bool
-) -> Rejection | None:
-    if keys is None:
-        return None
-    attributes = message.get("MessageAttributes", {})
-    signature = attributes[ATTRIBUTE].get("StringValue") if ATTRIBUTE in attributes else None
+def _taken(
+    target: Target,
+    ids: Sequence[str],
+    everything: bool,
+    name: QueueName | None,
+    yes: bool,
+    question: str,
+    take: Take,
+) -> dict[Queue, Taken]:
+    if bool(ids) == everything:
+        raise CommandError("name the messages by their ids, or say --all, and not both")
+    queues = queues_of(target.outputs, name)
     try:
-        return why_not_authentic(message["Body"], signature, keys, unsigned_counts=unsigned_counts)
-    except SecretUnavailable as fault:
+        there = {queue: depth_of(target.sqs, queue.dead_letters_url).total for queue in queues}
+    except (BotoCoreError, ClientError) as fault:
+        raise CommandError(f"the dead-letter queues cannot be read: {fault}") from fault
+    if everything and any(there.values()) and not yes:
+        counts = ", ".join(f"{count:,} of {q.name}" for q, count in there.items() if count)
+        _confirm(f"{question.format('all dead letters')} ({counts})?")
+    elif ids and not yes:
+        _confirm(f"{question.format(count_text(len(set(ids)), 'dead letter'))}?")
+    missing = set(ids)
+    taken: dict[Queue, Taken] = {}
+    with progress(shown=sum(there.values()) > EVENTS_NAMED) as bar:
+        task = bar.add_task("dead letters", total=len(missing) or sum(there.values()))
+        for queue in queues:
+            if there[queue] and (everything or missing):
+                taken[queue] = take(target.sqs, queue, missing, lambda: bar.advance(task))
+                missing -= {message["MessageId"] for message in taken[queue].messages}
+    if missing:
+        done = sum(len(t.messages) for t in taken.values())
         raise CommandError(
-            f"signatures cannot be checked: {fault}; ask for permission to read the secret"
-            " that the output EventSigningSecretArn names"
-        ) from fault
+            f"{count_text(done, 'dead letter')} taken, but not found: {', '.join(sorted(missing))};"
+            " see `agent-credits dead-letters`"
+        )
+    return taken
 
 
-def why_rejected(
-    message: Message, rows: DynamoDBRows, directory: Directory, now: datetime
-) -> Rejection | None:
-    """Return why the message would be rejected now, as the function that debits it would say."""
-    if message.rejections:
-        return message.rejections[0]
-    receipts = rows.read_receipts({event.identity for event in message.events})
-    in_ledger = {identity: receipt.entry.payload_hash for identity, receipt in receipts.items()}
-    counted: dict[Principal, dict[Identity, str]] = {}
-    for event in message.events:
-        billing = directory.bill(event, now)
-        if isinstance(billing, Rejection):
-            return billing
-        if isinstance(event, ModelProviderErrorReported):
-            continue  # It adds no entry to the account, so it cannot conflict with one.
-        if billing.principal not in counted:
-            row = rows.read_account(billing.principal)
-            if row is None:
-                return Rejection("unknown_user", f"{billing.principal} has no account")
-            on_page = {entry.identity: entry.payload_hash for entry in row.entries}
-            counted[billing.principal] = on_page | in_ledger
-        # Of two events with one id, the first in the message counts, as in a commit.
-        first = counted[billing.principal].setdefault(event.identity, event.payload_hash)
-        if first != event.payload_hash:
-            reason = f"event {event.id} was recorded with another payload"
-            return Rejection("conflicting", reason)
-    return None
+def _confirm(question: str) -> None:
+    try:
+        is_meant = typer.confirm(question, err=True)
+    except typer.Abort:
+        raise CommandError("nobody answered, so nothing was done; add --yes to do it") from None
+    if not is_meant:
+        err().print("Nothing was done.")
+        raise typer.Exit(NOT_DONE_EXIT_STATUS)
+
+
+def _report(taken: dict[Queue, Taken], key: str, sentence: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            [
+                {
+                    "queue": queue.name,
+                    key.replace(" ", "_"): [
+                        {
+                            "message_id": message["MessageId"],
+                            "about": list(about_of(queue.name, message["Body"])),
+                            "body": message["Body"],
+                        }
+                        for message in one.messages
+                    ],
+                    "came_back": one.came_back,
+                    "left": one.left,
+                }
+                for queue, one in taken.items()
+            ]
+        )
+        return
+    total = sum(len(one.messages) for one in taken.values())
+    out().print(sentence.format(count_text(total, "dead letter")))
+    for queue, one in taken.items():
+        if one.came_back:
+            again = count_text(one.came_back, "dead letter")
+            out().print(f"{again} of {queue.name} came back: see `agent-credits dead-letters`")
+        if one.left - one.came_back > 0:
+            out().print(f"{count_text(one.left, 'dead letter')} of {queue.name} left.")
 
 
 def _to_json(letter: DeadLetter, *, with_body: bool) -> dict[str, Any]:
     document: dict[str, Any] = {
+        "queue": letter.queue,
         "message_id": letter.message_id,
         "receive_count": letter.receive_count,
         "sent_at": iso(letter.sent_at),
         "code": letter.code,
         "reason": letter.reason,
-        "event_ids": list(letter.event_ids),
+        "about": [dict(about) for about in letter.about],
     }
-    return document | ({"body": letter.body[:BODY_CHARACTERS_SHOWN]} if with_body else {})
+    return document | ({"body": letter.body} if with_body else {})
 
 
 def _text(letter: DeadLetter, *, with_body: bool) -> str:
-    received = f"received {count_text(letter.receive_count, 'time')}"
-    lines = [
-        f"{letter.message_id}  sent {time_text(letter.sent_at)}, {received}",
-        f"  {letter.code}: {letter.reason}",
-    ]
+    lines = [f"{letter.queue}  {letter.message_id}  sent {time_text(letter.sent_at)}"]
+    lines += [f"  {_about_text(about)}" for about in letter.about[:EVENTS_NAMED]]
+    if len(letter.about) > EVENTS_NAMED:
+        lines.append(f"  and {count_text(len(letter.about) - EVENTS_NAMED, 'event')} more")
+    lines.append(f"  {letter.code}: {letter.reason}")
     if with_body:
-        # As JSON, because a body may hold control sequences for the terminal.
-        lines.append(f"  {json.dumps(letter.body[:BODY_CHARACTERS_SHOWN])}")
+        lines += [f"  {line}" for line in _body_lines(letter.body)]
     return "\n".join(lines)
+
+
+def _about_text(about: About) -> str:
+    # Escaped, because a rejected message may hold control sequences for the terminal.
+    return ", ".join(
+        f"{name} {shortened(json.dumps(value)[1:-1], ID_LENGTH_SHOWN)}"
+        for name, value in about.items()
+    )
+
+
+def _body_lines(body: str) -> Sequence[str]:
+    """Return JSON with a line for each member, and anything else as one string, all escaped."""
+    try:
+        lines = json.dumps(json.loads(body), indent=2)
+    except (ValueError, RecursionError):
+        lines = json.dumps(body)
+    return shortened(lines, BODY_CHARACTERS_SHOWN).splitlines()

@@ -1,28 +1,39 @@
-"""`agent-credits notices`: whether notices reach their recipients."""
+"""`agent-credits notices`: what was published, and whether it reaches its recipients."""
 
+import itertools
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, get_args
 
 import typer
 
+from agent_credits.aws.kept_notices import KEPT_FOR, KeptNotice, KeptNotices
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.notices.channel_tests import channel_test
-from agent_credits.notices.notice import Channel
+from agent_credits.notices.facts import instant_of
+from agent_credits.notices.notice import Channel, NoticeType
+from agent_credits.notices.slack_messages import slack_message
+from agent_credits.values.display import count_text, time_text
 from agent_credits_cli.conventions import Command
 from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.slack_view import slack_view
-from agent_credits_cli.tables import AsJson, out, print_json
+from agent_credits_cli.tables import AsJson, err, out, print_json, print_json_line
 from agent_credits_cli.target import Target, connect
 
 app = typer.Typer(
     cls=CommandGroup,
-    no_args_is_help=True,
-    help="Check that notices reach their recipients.",
+    invoke_without_command=True,
+    subcommand_metavar="[COMMAND] [ARGS]...",
+    help=(
+        "Print the notices that were published, newest first, as Slack shows them.\n\n"
+        "Also those that were published while nobody watched. Each is kept for 30 days. With "
+        "--json, print the CloudEvents as NDJSON."
+    ),
 )
 
 PROTOCOLS: Final[dict[Channel, str]] = {"slack": "sqs", "email": "email"}
@@ -36,6 +47,10 @@ SUBSCRIPTIONS_MAX: Final = 1_000
 PENDING: Final = "PendingConfirmation"
 ARRIVES_SECONDS_MAX: Final = 20.0
 LOOK_EVERY_SECONDS: Final = 0.2
+LISTED_DEFAULT: Final = 20
+# An age: 90s, 15m, 24h, 7d.
+AGE: Final = re.compile(r"(\d{1,5})([smhd])")
+UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +62,60 @@ class Recipient:
 
 
 @app.callback()
-def notices() -> None:
-    """Check that notices reach their recipients."""
+def notices(
+    context: typer.Context,
+    since: Annotated[
+        str,
+        typer.Option(metavar="WHEN", help="From an age on, such as 2h or 7d, or a time with zone."),
+    ] = f"{KEPT_FOR.days}d",
+    notice_type: Annotated[
+        str | None, typer.Option("--type", metavar="TYPE", help="Only notices of this type.")
+    ] = None,
+    team: Annotated[str | None, typer.Option(help="Only notices that name this team.")] = None,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Stop after this many notices.")
+    ] = LISTED_DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    if notice_type not in (None, *get_args(NoticeType)):
+        raise CommandError(
+            f"no notice is of type {notice_type!r}; the types are {', '.join(get_args(NoticeType))}"
+        )
+    target, now = connect(context), datetime.now(UTC)
+    kept = KeptNotices(target.dynamodb, target.outputs.notices_table_name)
+    found = kept.newest_first(instant_from(since, now), now, notice_type, team)
+    # One more, to know whether there are more.
+    listed = list(itertools.islice(found, limit + 1))
+    for notice in listed[:limit]:
+        if as_json:
+            print_json_line(notice.published.notice)
+        else:
+            _print(notice)
+    if not listed:
+        err().print(f"no such notice was published since {time_text(instant_from(since, now))}")
+    elif len(listed) > limit:
+        err().print(f"there are more than {count_text(limit, 'notice')}; raise --limit")
+
+
+def instant_from(text: str, now: datetime) -> datetime:
+    """Return the instant that an age or a time names."""
+    age = AGE.fullmatch(text)
+    if age:
+        return now - timedelta(**{UNITS[age[2]]: int(age[1])})
+    instant = instant_of(text)
+    if instant is None:
+        raise CommandError(
+            f"{text!r} is neither an age, such as 90s, 15m, 24h or 7d, nor a time with its zone,"
+            " such as 2026-12-01T00:00:00Z"
+        )
+    return instant
+
+
+def _print(notice: KeptNotice) -> None:
+    attachment = slack_message(notice.published).to_dict()
+    out().print(f"Published {time_text(notice.published_at)}", slack_view(attachment), "", sep="\n")
 
 
 @app.command("test", cls=Command)
@@ -77,6 +144,8 @@ def send_test(
     posted_before = target.posted_to_slack() if channel == "slack" else None
     notice = channel_test(channel, team, uuid.uuid4().hex, datetime.now(UTC))
     NoticesTopic(target.sns, target.outputs.notices_topic_arn).publish(notice)
+    kept = KeptNotices(target.dynamodb, target.outputs.notices_table_name)
+    kept.put_all([notice], datetime.now(UTC))
     arrived = None
     if posted_before is not None:
         arrived = _wait_for(target, len(posted_before), notice.email_subject)

@@ -4,19 +4,36 @@ Each event is sent as the exact text in the file. Nothing is sent unless every f
 sending again is harmless: a recorded event is not debited twice.
 """
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
 from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
 from agent_credits.events.signatures import KeysNotUnderstood, parse_key
 from agent_credits.values.display import count_text
+from agent_credits_cli.dead_letters import read_dead_letters
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.messages import checked_messages, message_of, read_text, signed
+from agent_credits_cli.recording import (
+    NOT_RECORDED_YET,
+    Missing,
+    Recording,
+    explained,
+    recording_of,
+    wait_until_recorded,
+)
 from agent_credits_cli.run_queue import send_messages
-from agent_credits_cli.tables import AsJson, out, print_json
-from agent_credits_cli.target import connect
+from agent_credits_cli.tables import AsJson, out, print_json, progress
+from agent_credits_cli.target import Target, connect, rows_of
+
+NOT_RECORDED_EXIT_STATUS: Final = 1
+# Rejecting takes seconds, and so does a busy queue; a reload may take five minutes.
+TIMEOUT_SECONDS_DEFAULT: Final = 60
+DEAD_LETTERS_READ_MAX: Final = 1_000
+MISSING_SHOWN_MAX: Final = 20
 
 
 def send(
@@ -48,9 +65,30 @@ def send(
             help="Sign each message with the key in this file, for a stack that requires it.",
         ),
     ] = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait", help="Return once the events are recorded, and say which are not."),
+    ] = False,
+    timeout: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=1,
+            max=3_600,
+            help="With --wait: give up after this many seconds.",
+            show_default=str(TIMEOUT_SECONDS_DEFAULT),
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send agent-run events to the queue. Each is its own message unless --pack is given."""
+    """Send agent-run events to the queue. Each is its own message unless --pack is given.
+
+    With --wait, the exit status is 1 if an event is not recorded when the command returns: it was
+    rejected, it waits for a reload, or the time was up. Events that are recorded already count as
+    recorded.
+    """
+    if timeout is not None and not wait:
+        raise CommandError("--timeout says how long to wait; add --wait, or leave it out")
     if unchecked and pack > 1:
         raise CommandError("--unchecked sends files as they are; leave out --pack")
     named = [(name, read_text(name)) for name in files]
@@ -63,14 +101,63 @@ def send(
     target = connect(context)
     sent = send_messages(target.sqs, target.outputs.agent_runs_queue_url, messages)
     events = sum(message.events for message in messages)
-    if as_json:
-        print_json({"messages": len(messages), "events": events, "repeated": sent.repeated})
-    else:
+    document: dict[str, Any] = {
+        "messages": len(messages),
+        "events": events,
+        "repeated": sent.repeated,
+    }
+    if not as_json:
         out().print(
             f"Sent {count_text(events, 'event')} in {count_text(len(messages), 'message')}"
             f" to {target.name}.",
             soft_wrap=True,
         )
+    missing: list[Missing] = []
+    if wait:
+        recording = recording_of(messages, sent.message_ids)
+        _wait(target, recording, timeout or TIMEOUT_SECONDS_DEFAULT)
+        missing = recording.missing
+        document |= _recording_to_json(recording)
+        if not as_json:
+            _show(recording)
+    if as_json:
+        print_json(document)
+    if missing:
+        raise typer.Exit(NOT_RECORDED_EXIT_STATUS)
+
+
+def _wait(target: Target, recording: Recording, seconds: int) -> None:
+    with progress() as bar:
+        task = bar.add_task("events decided", total=recording.total)
+        wait_until_recorded(
+            rows_of(target),
+            recording,
+            seconds,
+            lambda: bar.update(task, completed=recording.settled),
+        )
+    if any(one.code == NOT_RECORDED_YET for one in recording.missing):
+        letters = read_dead_letters(target, DEAD_LETTERS_READ_MAX, datetime.now(UTC))
+        recording.missing = explained(recording.missing, letters)
+
+
+def _show(recording: Recording) -> None:
+    outcomes = ", ".join(f"{count:,} {name}" for name, count in sorted(recording.outcomes.items()))
+    recorded = count_text(recording.outcomes.total(), "event")
+    out().print(f"Recorded {recorded}{f': {outcomes}' if outcomes else ''}.", soft_wrap=True)
+    for one in recording.missing[:MISSING_SHOWN_MAX]:
+        what = f"{one.event_id} of {one.run_id}" if one.event_id else f"message {one.message_id}"
+        out().print(f"Not recorded: {what}: {one.code}: {one.reason}", soft_wrap=True)
+    if len(recording.missing) > MISSING_SHOWN_MAX:
+        more = len(recording.missing) - MISSING_SHOWN_MAX
+        out().print(f"Not recorded: {count_text(more, 'event')} more; --json names all of them")
+
+
+def _recording_to_json(recording: Recording) -> dict[str, Any]:
+    return {
+        "recorded": recording.outcomes.total(),
+        "outcomes": dict(sorted(recording.outcomes.items())),
+        "not_recorded": [asdict(one) for one in recording.missing],
+    }
 
 
 def signing_key(option: str) -> tuple[str, bytes]:

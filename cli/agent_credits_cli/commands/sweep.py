@@ -5,7 +5,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from agent_credits.sweeps.sweep import SweepName, beginning
+from agent_credits.sweeps.last_sweep import SweepName
+from agent_credits.sweeps.sweep import beginning
 from agent_credits_cli.hints import as_typed
 from agent_credits_cli.tables import AsJson, out, print_json
 from agent_credits_cli.target import Target, connect

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
+from agent_credits.aws.threads import CONNECTIONS_MAX
+
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_sns import SNSClient
     from mypy_boto3_sqs import SQSClient
@@ -18,12 +21,17 @@ CALLS = Config(
     connect_timeout=1,
     read_timeout=3,
     retries={"mode": "standard", "total_max_attempts": 3},
+    max_pool_connections=CONNECTIONS_MAX,
     parameter_validation=False,
 )
 
 
 def dynamodb_client() -> "DynamoDBClient":
     return boto3.client("dynamodb", config=CALLS)
+
+
+def s3_client() -> "S3Client":
+    return boto3.client("s3", config=CALLS)
 
 
 def secretsmanager_client() -> "SecretsManagerClient":

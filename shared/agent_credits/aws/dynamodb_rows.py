@@ -9,7 +9,6 @@ that is a fault, and the messages go back to the queue.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -32,7 +31,11 @@ from agent_credits.aws.items import (
     checkpoint_from_item,
     checkpoint_item,
     checkpoint_key,
+    last_sweep_from_item,
+    last_sweep_item,
+    last_sweep_key,
     observation_item,
+    observation_key,
     page_from_item,
     page_item,
     page_key,
@@ -49,12 +52,14 @@ from agent_credits.aws.items import (
     team_item,
     team_key,
 )
+from agent_credits.aws.threads import CALLS_AT_ONCE, Threads
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import PAGES_MAX, Identity, Page, Receipt
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.sweeps.rows import Stretch, Unreadable
 from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits.values.principals import Principal
@@ -77,9 +82,6 @@ BATCH_GET_KEYS_MAX = 100
 BATCH_STATEMENTS_MAX = 25
 BATCH_ROUNDS_MAX = 8
 RESULT_PAGES_MAX = 10_000
-# A batch of a hundred events makes six calls: for its receipts, and for the previous page with a
-# hundred receipts.
-PARALLEL_CALLS = 8
 
 # DynamoDB's code for an item that exists already: an earlier attempt put it, or another worker that
 # flushed the same page.
@@ -106,8 +108,7 @@ class DynamoDBRows:
         # Read once, because botocore creates its exception classes on first use: two threads that
         # use it at the same time get two classes, and neither catches what the other's call raises.
         self._condition_failed = client.exceptions.ConditionalCheckFailedException
-        # Its threads start with the first parallel calls, and stay for the next ones.
-        self._pool = ThreadPoolExecutor(PARALLEL_CALLS)
+        self._side_by_side = Threads(CALLS_AT_ONCE)
 
     def read_account(self, principal: Principal) -> Account | None:
         item = self._read_row(account_key(principal))
@@ -122,7 +123,7 @@ class DynamoDBRows:
         return _understood(policy_from_item, item) if item else None
 
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
-        return _receipts(self._at_once(self._gets_of_receipts(identities)))
+        return _receipts(self._side_by_side(self._gets_of_receipts(identities)))
 
     def read_run(self, run_id: str) -> Iterator[Receipt]:
         for item in self._query_prefix(run_partition(run_id), "EVENT#"):
@@ -190,6 +191,14 @@ class DynamoDBRows:
         with _faults_as_rows_unavailable():
             self._client.put_item(TableName=self._accounts_table, Item=burn_count_item(count))
 
+    def read_last_sweep(self, sweep: SweepName) -> LastSweep | None:
+        item = self._read_row(last_sweep_key(sweep))
+        return _understood(partial(last_sweep_from_item, sweep), item) if item else None
+
+    def put_last_sweep(self, last: LastSweep) -> None:
+        with _faults_as_rows_unavailable():
+            self._client.put_item(TableName=self._accounts_table, Item=last_sweep_item(last))
+
     def list_accounts(self) -> Iterator[Account]:
         """Yield every account, in no order. Reads the whole table: for the operator only."""
         for item in self._scan(ACCOUNT_PREFIX):
@@ -199,6 +208,17 @@ class DynamoDBRows:
         """Yield every team, in no order. Reads the whole table: for the operator only."""
         for item in self._scan(TEAM_PREFIX):
             yield _understood(team_from_item, item)
+
+    def list_page_owners(self) -> set[Principal]:
+        """Return whose pages the ledger has. Reads the whole table: for the operator only."""
+        items = self._all_pages(
+            self._client.scan,
+            TableName=self._ledger_table,
+            FilterExpression="begins_with(pk, :prefix)",
+            ExpressionAttributeValues={":prefix": {"S": ACCOUNT_PREFIX}},
+            ProjectionExpression="pk",
+        )
+        return {principal_of_key(item["pk"]["S"]) for item in items}
 
     def compare_and_set(self, account: Account) -> Account | None:
         current = self._compare_and_set_row(account_item(account), account.version)
@@ -235,18 +255,21 @@ class DynamoDBRows:
                 return False
         return True
 
+    def has_observation(self, observation: "Observation") -> bool:
+        return self._read_row(observation_key(observation)) is not None
+
     def put_page(self, page: Page) -> None:
-        self._at_once(self._inserts_of_page(page))
+        self._side_by_side(self._inserts_of([page]))
 
     def flush_and_read_receipts(
-        self, page: Page, identities: Collection[Identity]
+        self, pages: Collection[Page], identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
-        inserts = self._inserts_of_page(page)
-        answers = self._at_once([*inserts, *self._gets_of_receipts(identities)])
+        inserts = self._inserts_of(pages)
+        answers = self._side_by_side([*inserts, *self._gets_of_receipts(identities)])
         return _receipts(answers[len(inserts) :])
 
-    def _inserts_of_page(self, page: Page) -> list[Call]:
-        items = [page_item(page), *receipt_items(page)]
+    def _inserts_of(self, pages: Collection[Page]) -> list[Call]:
+        items = [item for page in pages for item in (page_item(page), *receipt_items(page))]
         return [partial(self._insert, chunk) for chunk in _chunks(items, BATCH_STATEMENTS_MAX)]
 
     def _gets_of_receipts(self, identities: Collection[Identity]) -> list[Call]:
@@ -283,19 +306,7 @@ class DynamoDBRows:
         return None
 
     def _batch_get_all(self, table: str, keys: Sequence[Item]) -> list[Item]:
-        return [item for items in self._at_once(self._gets(table, keys)) for item in items]
-
-    def _at_once(self, calls: Sequence[Call]) -> list[list[Item]]:
-        """Return the items that each call reads, in the order of the calls.
-
-        A single call uses no thread. If one fails, its error is raised after the others have ended,
-        so that no call runs on into the next batch or is frozen with the function.
-        """
-        if len(calls) <= 1:
-            return [call() for call in calls]
-        made = [self._pool.submit(call) for call in calls]
-        wait(made)
-        return [call.result() for call in made]
+        return [item for items in self._side_by_side(self._gets(table, keys)) for item in items]
 
     def _gets(self, table: str, keys: Sequence[Item]) -> list[Call]:
         return [partial(self._batch_get, table, c) for c in _chunks(keys, BATCH_GET_KEYS_MAX)]

@@ -1,12 +1,13 @@
 """Keys and item shapes: the one place that knows how the domain is stored in DynamoDB.
 
 AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
-               CHECKPOINT#<principal>, BURN#<principal>
+               CHECKPOINT#<principal>, BURN#<principal>, SWEEP#<sweep>
 LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
                receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
 """
 
 import base64
+import json
 from collections.abc import Mapping
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from agent_credits.ledger.burn import BurnByDay
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Identity, Page, Receipt
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.values.errors import AccountTooLarge
 from agent_credits.values.principals import Principal, parse_principal
 
@@ -69,6 +71,10 @@ def checkpoint_key(principal: Principal) -> Item:
 
 def burn_count_key(principal: Principal) -> Item:
     return {"pk": {"S": f"BURN#{principal}"}}
+
+
+def last_sweep_key(sweep: SweepName) -> Item:
+    return {"pk": {"S": f"SWEEP#{sweep}"}}
 
 
 def run_partition(run_id: str) -> Item:
@@ -314,6 +320,29 @@ def burn_count_from_item(item: Mapping[str, Any]) -> BurnCount:
         principal=parse_principal(item["pk"]["S"].partition("#")[2]),
         page_number=int(item["page_number"]["N"]),
         by_day=BurnByDay(codec.unpack_by_day(item["by_day"]["S"])),
+    )
+
+
+def last_sweep_item(last: LastSweep) -> Item:
+    return {
+        **last_sweep_key(last.sweep),
+        "day": {"S": last.day.isoformat()},
+        "ended_at": {"S": codec.pack_instants([last.ended_at])},
+        "visited": {"N": str(last.rows)},
+        "visits": {"N": str(last.visits)},
+        "counts": {"S": json.dumps(last.counts)},
+    }
+
+
+def last_sweep_from_item(sweep: SweepName, item: Mapping[str, Any]) -> LastSweep:
+    (ended_at,) = codec.unpack_instants(item["ended_at"]["S"])
+    return LastSweep(
+        sweep=sweep,
+        day=date.fromisoformat(item["day"]["S"]),
+        ended_at=ended_at,
+        rows=int(item["visited"]["N"]),
+        visits=int(item["visits"]["N"]),
+        counts=json.loads(item["counts"]["S"]),
     )
 
 

@@ -14,12 +14,7 @@ from agent_credits.notices.announcements import AccountRecord, Observed, StreamR
 
 
 def change_of(images: Mapping[str, Any]) -> StreamRecord:
-    """Read a record's images; raises if this version does not understand them.
-
-    The function then fails on the whole batch, and Lambda halves the batch until the record is
-    alone. If the record were returned as a failed item, Lambda would discard the records behind it
-    together with it.
-    """
+    """Read a record's images; raises if this version does not understand them."""
     old, new = images.get("OldImage"), images["NewImage"]
     if is_account_item(new):
         return AccountRecord(account_from_item(old) if old else None, account_from_item(new))

@@ -20,6 +20,10 @@ class Rows(Protocol):
 
     def read_account(self, principal: Principal) -> Account | None: ...
 
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        """Return the accounts that exist."""
+        ...
+
     def read_receipts(self, identities: Collection[Identity]) -> Mapping[Identity, Receipt]:
         """Return the receipts that exist, of any account."""
         ...
@@ -37,11 +41,11 @@ class Rows(Protocol):
         ...
 
     def flush_and_read_receipts(
-        self, page: Page, identities: Collection[Identity]
+        self, pages: Collection[Page], identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
-        """Do both `put_page` and `read_receipts`, in any order or at once.
+        """Do both `put_page` of each page and `read_receipts`, in any order or at once.
 
-        Both are done when it returns. None of the identities may be on the page.
+        All is done when it returns. No account's identities may be on its own page.
         """
         ...
 

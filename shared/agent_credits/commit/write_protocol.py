@@ -10,7 +10,8 @@ Why it is exact: a change committed at a version up to v is on the page of v, or
 before v+1 exists, because every writer flushes before 4. And the writer that wins at v has read the
 row at v, and the receipts after it. Reading the receipts before the row would miss a page that is
 flushed in between. The two halves of 2 need no order: the entries that are flushed are on the row,
-so their receipts are not looked up.
+so their receipts are not looked up. A worker with many accounts does 1 and 2 for all of them
+together, before each commit begins: see `read_ahead`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,6 +30,7 @@ from agent_credits.commit.decide import (
     runs_that_fail,
     runs_that_give_back,
 )
+from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page
 from agent_credits.commit.rows import Rows, entries_of
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account
@@ -63,12 +65,18 @@ class _Attempt(Struct, frozen=True):
     """The start of an attempt: the row as it was read, and the changes as they were billed.
 
     `rebill` is None after its call. `is_warm`: the row was cached by this worker, not read.
+    `receipts` is None unless they were read ahead.
     """
 
     row: Account
     changes: Sequence[Change]
     rebill: Rebill | None
     is_warm: bool = False
+    receipts: Mapping[Identity, Receipt | None] | None = None
+
+    def on(self, newer: Account) -> "_Attempt":
+        """Return the attempt that starts from a row which was just read."""
+        return replace(self, row=newer, is_warm=False, receipts=None)
 
 
 class _Superseded(Struct, frozen=True):
@@ -86,6 +94,7 @@ def commit(
     now: datetime,
     pause: Pause,
     warm: Account | None = None,
+    ahead: Ahead | None = None,
     opens_account: bool = False,
     before_failing: Rebill | None = None,
 ) -> Committed:
@@ -94,14 +103,18 @@ def commit(
     Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
     lost races, `AccountTooLarge` if the changes do not fit one row, and what `rows` raises.
     `before_failing` is called once, if a run would fail, to bill by settings that are not cached.
+    `ahead` is what was read for these very changes; without it, `warm` is the row to start from.
     """
     require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
-    row = warm or rows.read_account(principal)
-    if row is None:
-        if not opens_account:
-            raise AccountMissing(f"{principal} has no account")
-        row = Account(principal)
-    attempt = _Attempt(row, changes, before_failing, is_warm=warm is not None)
+    if ahead is not None:
+        attempt = _Attempt(ahead.row, changes, before_failing, ahead.is_warm, ahead.receipts)
+    else:
+        row = warm or rows.read_account(principal)
+        if row is None:
+            if not opens_account:
+                raise AccountMissing(f"{principal} has no account")
+            row = Account(principal)
+        attempt = _Attempt(row, changes, before_failing, is_warm=warm is not None)
     for number in range(ATTEMPTS_MAX):
         tried = _try(rows, attempt, now)
         if isinstance(tried, Decision):
@@ -115,10 +128,15 @@ def commit(
 def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:
     """Read, decide and write once; a returned decision is committed, or changes nothing."""
     row = attempt.row
-    wanted = _not_on_page(row, attempt.changes)
-    flushes_ahead = _flushes_ahead(row, wanted)
-    if flushes_ahead:
-        receipts = rows.flush_and_read_receipts(row.page, wanted)
+    wanted = not_on_page(row, attempt.changes)
+    is_flushed = flushes_ahead(row, wanted)
+    receipts: Mapping[Identity, Receipt]
+    if attempt.receipts is not None:
+        # Otherwise a repeat would look new.
+        require(attempt.receipts.keys() >= set(wanted), "all changes were looked up ahead")
+        receipts = {i: receipt for i, receipt in attempt.receipts.items() if receipt}
+    elif is_flushed:
+        receipts = rows.flush_and_read_receipts([row.page], wanted)
     else:
         receipts = rows.read_receipts(wanted)
     try:
@@ -133,32 +151,22 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
         newer = rows.read_account(row.principal)
         if newer is None or newer.version == row.version:
             raise
-        return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
+        return _Superseded(attempt.on(newer), lost_race=False)
     if not decision.changes_account:
         if _must_be_newest(decision, is_warm=attempt.is_warm):
             # Without a write, this worker would not notice that its row is stale: that the reload
             # was granted long ago, or that the run or its parent has reserved meanwhile.
             newer = rows.read_account(row.principal) or row
             if newer.version != row.version:
-                return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=False)
+                return _Superseded(attempt.on(newer), lost_race=False)
         return decision
     require(decision.account.version == row.version + 1, "a commit adds one to `version`")
-    if row.page_is_full and not flushes_ahead:
+    if row.page_is_full and not is_flushed:
         rows.put_page(row.page)
     newer = rows.compare_and_set(decision.account)
     if newer is None:
         return decision
-    return _Superseded(replace(attempt, row=newer, is_warm=False), lost_race=True)
-
-
-def _flushes_ahead(row: Account, wanted: Collection[Identity]) -> bool:
-    """Return whether to flush the page before knowing whether there is anything to commit.
-
-    This saves a round trip, and is wasted only if the whole batch is a repeat. Events that wait for
-    a reload are redelivered often, and usually have nothing to commit.
-    """
-    awaits_reload = row.reload is not None and row.reload.state == "requested"
-    return row.page_is_full and bool(wanted) and not awaits_reload
+    return _Superseded(attempt.on(newer), lost_race=True)
 
 
 def _decide(
@@ -193,12 +201,6 @@ def _must_be_newest(decision: Decision, *, is_warm: bool) -> bool:
     if any(isinstance(result, Unsure | Rejection) for result in decision.results):
         return True
     return is_warm and any(isinstance(result, Waiting) for result in decision.results)
-
-
-def _not_on_page(row: Account, changes: Sequence[Change]) -> list[Identity]:
-    """Return the identities to look up; those on the page are recorded and need no read."""
-    on_page = {entry.identity for entry in row.entries}
-    return list(dict.fromkeys(c.identity for c in changes if c.identity not in on_page))
 
 
 def _with_runs(

@@ -71,11 +71,13 @@ class LogLine(Struct, frozen=True):
 class DebitedBatch(Struct, frozen=True):
     """One disposition per message, and the results of its events.
 
+    `events`: how many the messages contain; a message that cannot be read counts as one.
     `retries` counts attempts to commit that lost to other writers. `unsigned` counts messages
     without a signature, while producers move to signing.
     """
 
     dispositions: dict[str, Disposition]
+    events: int = 0
     outcomes: tuple[Outcome, ...] = ()
     reported: tuple[ReportedModelProviderError, ...] = ()
     retries: int = 0
@@ -90,6 +92,18 @@ class DebitedBatch(Struct, frozen=True):
         )
 
     @property
+    def postponed(self) -> Counter[str]:
+        """Count the messages that come back because of a fault, by the name of its error.
+
+        A message that waits for a reload is none of them.
+        """
+        return Counter(
+            type(disposition.cause).__name__
+            for disposition in self.dispositions.values()
+            if isinstance(disposition, RetrySoon | RetryLater) and not _waits(disposition)
+        )
+
+    @property
     def failed_message_ids(self) -> list[str]:
         """Return exactly the messages that contain an unrecorded event."""
         found = self.dispositions.items()
@@ -100,9 +114,13 @@ class DebitedBatch(Struct, frozen=True):
         """Return the metrics of the batch, each by its name."""
         kinds = Counter(type(disposition) for disposition in self.dispositions.values())
         return {
+            "EventsReceived": self.events,
+            "EventsDebited": sum(outcome.name == "debited" for outcome in self.outcomes),
             "CompareAndSetRetries": self.retries,
             "ErroredRunsForgotten": self.errored_runs_forgotten,
+            "MessagesPostponed": self.postponed.total(),
             "MessagesRejected": kinds[Rejected],
+            "MessagesWaiting": sum(map(_waits, self.dispositions.values())),
             "RunsFailed": self.runs_failed,
             **({} if self.unsigned is None else {"MessagesUnsigned": self.unsigned}),
         }
@@ -161,6 +179,10 @@ def _line_of_commit(outcomes: Sequence[Outcome]) -> LogLine:
         **{name: " ".join(event_ids) for name, event_ids in events.items()},
     }
     return LogLine("info", "recorded", fields)
+
+
+def _waits(disposition: Disposition) -> bool:
+    return isinstance(disposition, RetrySoon) and isinstance(disposition.cause, Waiting)
 
 
 def _lines_of(message_id: str, disposition: Disposition) -> Iterator[LogLine]:

@@ -3,21 +3,28 @@
 A message is done when every event in it is recorded: as an entry of its account, or as an
 observation if it reports an error of a model provider. A fault in one message or one account does
 not affect any other message.
+
+Accounts are committed side by side, what a single account has to commit in order of arrival. What
+many of them need is read for all of them together: settings, rows, then receipts.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from msgspec import Struct
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
 from agent_credits.commit.changes import Change, Conflicting, RunChange, Unsure, Waiting
+from agent_credits.commit.read_ahead import Ahead, read_ahead
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.events.agent_runs import (
+    AgentRunEvent,
     LedgerEvent,
+    Message,
     ModelProviderErrorReported,
     Rejection,
     RunRequested,
@@ -47,16 +54,21 @@ from agent_credits.values.errors import (
     OutOfTime,
 )
 from agent_credits.values.principals import Principal
+from agent_credits.values.side_by_side import SideBySide, in_turn
 
 if TYPE_CHECKING:
     from agent_credits.notices.observations import ModelProviderError
 
 WARM_ACCOUNTS_MAX = 1_000
+# Of so many accounts, rows and receipts are read together: as many as one call of BatchGetItem
+# takes.
+ACCOUNTS_READ_AHEAD = 100
 
 # For this long after an event's own time, the event before it may still be in the queue.
 ORDER_MIXED_UP_FOR = timedelta(minutes=1)
 
 TimeIsLeft = Callable[[], bool]
+Item = TypeVar("Item")
 
 
 class DebitRows(Rows, ObservationRows, Protocol):
@@ -89,11 +101,22 @@ class _Group(Struct, frozen=True):
     errored_runs_forgotten: int = 0
 
 
+class _CommittedAccount(Struct, frozen=True):
+    """What became of an account's debits, and its row unless the next batch has to read it."""
+
+    groups: Sequence[_Group]
+    row: Account | None
+
+
+# An account, and its debits in order of arrival.
+_OfAccount = tuple[Principal, list[_Debit]]
+
+
 class Debits:
     """One worker: its rows, and what it caches from one batch to the next.
 
-    With `signing_keys`, a message counts only if one of them signed it; with `unsigned_counts`, an
-    unsigned one counts too.
+    `side_by_side` makes the calls of different accounts. With `signing_keys`, a message counts only
+    if one of them signed it; with `unsigned_counts`, an unsigned one counts too.
     """
 
     def __init__(
@@ -102,12 +125,14 @@ class Debits:
         directory: Directory,
         pause: Pause,
         signing_keys: Keys | None = None,
+        side_by_side: SideBySide = in_turn,
         *,
         unsigned_counts: bool = False,
     ) -> None:
         self._rows = rows
         self._directory = directory
         self._pause = pause
+        self._side_by_side = side_by_side
         self._signing_keys = signing_keys
         self._unsigned_counts = unsigned_counts
         self._warm: dict[Principal, Account] = {}
@@ -117,19 +142,16 @@ class Debits:
         self, deliveries: Sequence[Delivery], *, now: datetime, time_is_left: TimeIsLeft
     ) -> DebitedBatch:
         """Record every event that can be recorded, as long as time is left."""
-        read = [found for delivery in deliveries for found in self._read(delivery, now)]
-        debits = [found for found in read if isinstance(found, _Debit)]
+        read = self._read(deliveries, now)
+        accounts = _by_account(found for found in read if isinstance(found, _Debit))
         groups = [
             group
-            for principal, chunk in _by_account(debits)
-            for group in self._commit_in_time(principal, chunk, now, time_is_left)
+            for together in _parts(accounts, ACCOUNTS_READ_AHEAD)
+            for group in self._commit_all(together, now, time_is_left)
         ]
         # Debits first: thousands of model provider errors must not use up their time.
-        observed = [
-            self._observe_in_time(found, now, time_is_left)
-            for found in read
-            if isinstance(found, _Observation)
-        ]
+        observations = [found for found in read if isinstance(found, _Observation)]
+        observed = self._observe_all(observations, now, time_is_left)
         settled = [
             *(found for found in read if isinstance(found, _Settled)),
             *(found for group in groups for found in group.settled),
@@ -137,6 +159,7 @@ class Debits:
         ]
         return DebitedBatch(
             dispositions=_by_message(deliveries, settled),
+            events=len(read),
             outcomes=tuple(outcome for group in groups for outcome in group.outcomes),
             reported=tuple(o for o in observed if isinstance(o, ReportedModelProviderError)),
             retries=sum(group.retries for group in groups),
@@ -147,29 +170,37 @@ class Debits:
         )
 
     def _read(
-        self, delivery: Delivery, now: datetime
-    ) -> Iterator[_Debit | _Observation | _Settled]:
-        """Yield what to record for each event of a message, or why it cannot be recorded."""
-        not_authentic = self._why_not_authentic(delivery)
-        if not_authentic is not None:
-            yield _Settled(delivery.message_id, not_authentic)
-            return
-        message = parse_message(delivery.body)
-        for rejection in message.rejections:
-            yield _Settled(delivery.message_id, Rejected(rejection))
-        for event in message.events:
-            try:
-                billing = self._directory.bill(event, now)
-            except AgentCreditsError as error:
-                yield _Settled(delivery.message_id, RetryLater(error))
+        self, deliveries: Sequence[Delivery], now: datetime
+    ) -> list[_Debit | _Observation | _Settled]:
+        """Return what to record for each event of the messages, or why it cannot be recorded."""
+        parsed = [(delivery.message_id, self._parse(delivery)) for delivery in deliveries]
+        messages = [message for _, message in parsed if isinstance(message, Message)]
+        events = [event for message in messages for event in message.events]
+        self._directory.read_ahead(events, now, self._side_by_side)
+        read: list[_Debit | _Observation | _Settled] = []
+        for message_id, message in parsed:
+            if not isinstance(message, Message):
+                read.append(_Settled(message_id, message))
                 continue
-            if isinstance(billing, Rejection):
-                yield _Settled(delivery.message_id, Rejected(billing))
-            elif isinstance(event, ModelProviderErrorReported):
-                error_reported = model_provider_error_of(event, billing)
-                yield _Observation(delivery.message_id, error_reported)
-            else:
-                yield _Debit(delivery.message_id, RunChange(event, billing))
+            read += (_Settled(message_id, Rejected(why)) for why in message.rejections)
+            read += (self._bill(message_id, event, now) for event in message.events)
+        return read
+
+    def _parse(self, delivery: Delivery) -> Message | Rejected | RetryLater:
+        return self._why_not_authentic(delivery) or parse_message(delivery.body)
+
+    def _bill(
+        self, message_id: str, event: AgentRunEvent, now: datetime
+    ) -> _Debit | _Observation | _Settled:
+        try:
+            billing = self._directory.bill(event, now)
+        except AgentCreditsError as error:
+            return _Settled(message_id, RetryLater(error))
+        if isinstance(billing, Rejection):
+            return _Settled(message_id, Rejected(billing))
+        if isinstance(event, ModelProviderErrorReported):
+            return _Observation(message_id, model_provider_error_of(event, billing))
+        return _Debit(message_id, RunChange(event, billing))
 
     def _why_not_authentic(self, delivery: Delivery) -> Rejected | RetryLater | None:
         if self._signing_keys is None:
@@ -185,65 +216,121 @@ class Debits:
             return RetryLater(error)
         return Rejected(rejection) if rejection else None
 
-    def _observe_in_time(
-        self, found: _Observation, now: datetime, time_is_left: TimeIsLeft
-    ) -> ReportedModelProviderError | _Settled:
-        try:
-            if not time_is_left():
-                raise OutOfTime("the function's time is up")
-            is_new = self._provider_errors.record(found.error, now)
-        except AgentCreditsError as error:
-            return _Settled(found.message_id, RetryLater(error))
-        return ReportedModelProviderError(found.message_id, found.error, is_new)
+    def _observe_all(
+        self, observations: Iterable[_Observation], now: datetime, time_is_left: TimeIsLeft
+    ) -> list[ReportedModelProviderError | _Settled]:
+        """Record different errors side by side, and reports of the same one in their order."""
+        by_key: dict[str, list[_Observation]] = {}
+        for observation in observations:
+            by_key.setdefault(observation.error.key, []).append(observation)
+        observed = self._side_by_side(
+            [partial(self._observe_in_time, same, now, time_is_left) for same in by_key.values()]
+        )
+        return [result for of_key in observed for result in of_key]
 
-    def _commit_in_time(
+    def _observe_in_time(
+        self, same: Iterable[_Observation], now: datetime, time_is_left: TimeIsLeft
+    ) -> list[ReportedModelProviderError | _Settled]:
+        results: list[ReportedModelProviderError | _Settled] = []
+        for found in same:
+            try:
+                if not time_is_left():
+                    raise OutOfTime("the function's time is up")
+                is_new = self._provider_errors.record(found.error, now)
+            except AgentCreditsError as error:
+                results.append(_Settled(found.message_id, RetryLater(error)))
+            else:
+                results.append(ReportedModelProviderError(found.message_id, found.error, is_new))
+        return results
+
+    def _commit_all(
+        self, accounts: Sequence[_OfAccount], now: datetime, time_is_left: TimeIsLeft
+    ) -> Iterator[_Group]:
+        """Commit the debits of several accounts side by side."""
+        # After any error, the next batch reads the row again.
+        warm = {p: row for p, _ in accounts if (row := self._warm.pop(p, None)) is not None}
+        ahead = self._read_ahead(accounts, warm, time_is_left)
+        committed = self._side_by_side(
+            [
+                partial(self._commit, p, debits, warm.get(p), ahead.get(p), now, time_is_left)
+                for p, debits in accounts
+            ]
+        )
+        for of_account in committed:
+            if of_account.row is not None:
+                self._keep_warm(of_account.row)
+            yield from of_account.groups
+
+    def _read_ahead(
+        self,
+        accounts: Sequence[_OfAccount],
+        warm: Mapping[Principal, Account],
+        time_is_left: TimeIsLeft,
+    ) -> Mapping[Principal, Ahead]:
+        """Read for the first commit of each account; a single one reads for itself."""
+        if len(accounts) == 1 or not time_is_left():
+            return {}
+        changes_of = {
+            principal: [debit.change for debit in debits[:CHANGES_PER_COMMIT_MAX]]
+            for principal, debits in accounts
+        }
+        try:
+            return read_ahead(self._rows, changes_of, warm)
+        except AgentCreditsError:
+            # Each account reads for itself, so that the fault affects only those that it concerns.
+            return {}
+
+    def _commit(
         self,
         principal: Principal,
         debits: Sequence[_Debit],
+        warm: Account | None,
+        ahead: Ahead | None,
         now: datetime,
         time_is_left: TimeIsLeft,
-    ) -> list[_Group]:
-        if not time_is_left():
-            return [_all_of(debits, RetryLater(OutOfTime("the function's time is up")))]
-        return self._commit(principal, debits, now)
-
-    def _commit(
-        self, principal: Principal, debits: Sequence[_Debit], now: datetime
-    ) -> list[_Group]:
-        """Commit the debits of one account, as several groups if they do not fit one row."""
-        # After any error, the next batch reads the row again.
-        warm = self._warm.pop(principal, None)
-        try:
-            committed = commit(
-                self._rows,
-                principal,
-                [debit.change for debit in debits],
-                now=now,
-                pause=self._pause,
-                warm=warm,
-                before_failing=self._rebilled,
-            )
-        except AccountTooLarge as error:
-            if len(debits) == 1:
-                return [_all_of(debits, RetryLater(error))]
-            half = len(debits) // 2
-            return [
-                *self._commit(principal, debits[:half], now),
-                *self._commit(principal, debits[half:], now),
-            ]
-        except AccountMissing as error:
-            return [_all_of(debits, Rejected(Rejection("unknown_user", str(error))))]
-        except Contended as error:
-            return [_all_of(debits, RetrySoon(error), retries=error.races_lost)]
-        except AgentCreditsError as error:
-            return [_all_of(debits, RetryLater(error))]
-        self._keep_warm(committed.account)
-        return [_group_of(committed, debits, now)]
+    ) -> _CommittedAccount:
+        """Commit the debits of one account in their order, in as many parts as it takes."""
+        groups: list[_Group] = []
+        waiting = [*_parts(debits, CHANGES_PER_COMMIT_MAX)][::-1]
+        while waiting:
+            part = waiting.pop()
+            if not time_is_left():
+                groups.append(_all_of(part, RetryLater(OutOfTime("the function's time is up"))))
+                continue
+            start, warm = warm, None
+            try:
+                committed = commit(
+                    self._rows,
+                    principal,
+                    [debit.change for debit in part],
+                    now=now,
+                    pause=self._pause,
+                    warm=start,
+                    ahead=ahead,
+                    before_failing=self._rebilled,
+                )
+            except AccountTooLarge as error:
+                if len(part) == 1:
+                    groups.append(_all_of(part, RetryLater(error)))
+                else:
+                    half = len(part) // 2
+                    waiting += [part[half:], part[:half]]
+            except AccountMissing as error:
+                groups.append(_all_of(part, Rejected(Rejection("unknown_user", str(error)))))
+            except Contended as error:
+                groups.append(_all_of(part, RetrySoon(error), retries=error.races_lost))
+            except AgentCreditsError as error:
+                groups.append(_all_of(part, RetryLater(error)))
+            else:
+                warm = committed.account
+                groups.append(_group_of(committed, part, now))
+            ahead = None
+        return _CommittedAccount(groups, warm)
 
     def _rebilled(self, changes: Sequence[Change], now: datetime) -> list[Change]:
         """Bill again by settings read now, so that no run fails because of cached settings."""
         runs = [change for change in changes if isinstance(change, RunChange)]
-        self._directory.forget(change.event.data.team_id for change in runs)
+        self._directory.read_again((change.event.data.team_id for change in runs), now)
         fresh = {run.identity: self._directory.bill(run.event, now) for run in runs}
         return [
             RunChange(change.event, billing)
@@ -260,14 +347,16 @@ class Debits:
         self._warm[account.principal] = account
 
 
-def _by_account(debits: Iterable[_Debit]) -> Iterator[tuple[Principal, list[_Debit]]]:
-    """Yield the debits of each account in bounded chunks, in order of arrival."""
+def _by_account(debits: Iterable[_Debit]) -> list[_OfAccount]:
     by_account: dict[Principal, list[_Debit]] = {}
     for debit in debits:
         by_account.setdefault(debit.change.billing.principal, []).append(debit)
-    for principal, of_account in by_account.items():
-        for start in range(0, len(of_account), CHANGES_PER_COMMIT_MAX):
-            yield principal, of_account[start : start + CHANGES_PER_COMMIT_MAX]
+    return [*by_account.items()]
+
+
+def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _by_message(

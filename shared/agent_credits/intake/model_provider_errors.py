@@ -3,6 +3,7 @@
 No credits move. An error counts once, however often it is reported: see `ModelProviderError.key`.
 """
 
+import threading
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -42,10 +43,11 @@ class ReportedModelProviderError(Struct, frozen=True):
 
 
 class ModelProviderErrors:
-    """Records errors, and remembers which ones this worker has recorded."""
+    """Records errors, and remembers which ones this worker has recorded. Threads may share one."""
 
     def __init__(self, rows: ObservationRows) -> None:
         self._rows = rows
+        self._changing = threading.Lock()
         self._known: dict[str, None] = {}
 
     def record(self, error: "ModelProviderError", now: datetime) -> bool:
@@ -53,9 +55,10 @@ class ModelProviderErrors:
         if error.key in self._known:
             return False
         is_new = self._rows.put_observation(error, now)
-        if len(self._known) >= KNOWN_MAX:
-            self._known.pop(next(iter(self._known)))
-        self._known[error.key] = None
+        with self._changing:
+            if len(self._known) >= KNOWN_MAX:
+                self._known.pop(next(iter(self._known)))
+            self._known[error.key] = None
         return is_new
 
 

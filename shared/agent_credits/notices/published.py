@@ -74,11 +74,11 @@ def read_envelope(body: str) -> Published:
     attribute = envelope.MessageAttributes.get("severity")
     return Published(
         envelope.Subject or envelope.Message.type,
-        _severity(attribute.Value if attribute else ""),
+        severity_of(attribute.Value if attribute else ""),
         json.loads(json.loads(body)["Message"]),
     )
 
 
-def _severity(text: str) -> Severity:
+def severity_of(text: str) -> Severity:
     """Read a severity; one that is not known here counts as `info`."""
     return next((known for known in get_args(Severity) if known == text), "info")

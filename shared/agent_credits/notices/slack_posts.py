@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Literal
 from urllib.parse import urlsplit
 
 from aws_lambda_powertools.utilities.idempotency.exceptions import (
@@ -82,6 +83,23 @@ def retry_in_seconds(reason: Exception, receives: int) -> int:
             return POSTED_ELSEWHERE_SECONDS
         case _:
             return min(1 << min(receives, 10), UNAVAILABLE_SECONDS_LONGEST)
+
+
+def metric_of(
+    reason: Exception,
+) -> Literal["MessagesPostponed", "MessagesRejected", "MessagesWaiting"]:
+    """Return as what a message that was not posted is counted.
+
+    Waiting ends by itself. A rejected message is in the dead-letter queue within seconds. What is
+    postponed stays for hours, and somebody may have to fix something.
+    """
+    match reason:
+        case RateLimited() | IdempotencyAlreadyInProgressError():
+            return "MessagesWaiting"
+        case PostRejected() | NotAnEnvelope():
+            return "MessagesRejected"
+        case _:
+            return "MessagesPostponed"
 
 
 def _spread(receives: int) -> int:

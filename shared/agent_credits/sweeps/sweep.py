@@ -16,15 +16,15 @@ fails is a message that names one row, and it ends in the dead-letter queue.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.sweeps.rows import Row, Stretch, Unreadable
 from agent_credits.values.errors import require
-
-SweepName = Literal["reconciliation", "expiring_credits", "balance_reports"]
 
 # A step reads at most this many rows of the table. They fit into one answer of the database.
 ROWS_PER_STEP_MAX = 500
@@ -32,6 +32,16 @@ ROWS_PER_STEP_MAX = 500
 STEP_ATTEMPTS_MAX = 2
 # Far more than the longest ledger needs. A row that has this many visits makes no progress.
 VISITS_PER_ROW_MAX = 100_000
+
+
+class Totals(BaseModel):
+    """What the steps of a sweep did so far. The next step's message carries it, so no row does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int = 0
+    visits: int = 0
+    counts: dict[str, int] = Field(default_factory=dict)
 
 
 class Step(BaseModel):
@@ -43,6 +53,7 @@ class Step(BaseModel):
     day: date
     number: int = Field(ge=0)
     after: str | None = None
+    so_far: Totals = Totals()
 
     @property
     def group(self) -> str:
@@ -51,7 +62,8 @@ class Step(BaseModel):
     @property
     def deduplication(self) -> str:
         # A crash after sending repeats a step, which sends its next step again, perhaps with
-        # another `after`. The number makes the second one a repeat, so a sweep never forks.
+        # another `after` and other totals. The number makes the second one a repeat, so a sweep
+        # never forks.
         return f"{self.sweep} {self.day} step {self.number}"
 
 
@@ -133,6 +145,7 @@ class Swept(Struct, frozen=True):
 
     `left_out`: the keys of rows that could not be processed.
     `next`: the next step that was sent; None after the last step and after a visit.
+    `ended`: how the sweep ended, after its last step.
     """
 
     rows: int
@@ -140,6 +153,7 @@ class Swept(Struct, frozen=True):
     visits: int = 0
     left_out: tuple[str, ...] = ()
     next: Step | None = None
+    ended: LastSweep | None = None
 
     @property
     def log_fields(self) -> dict[str, int | bool | tuple[str, ...]]:
@@ -167,9 +181,9 @@ def take_step(
     """
     stretch = sweep.read_stretch(step.after, ROWS_PER_STEP_MAX)
     if attempt > STEP_ATTEMPTS_MAX:
-        return _split(queue, step, stretch)
+        return _split(queue, step, stretch, now)
     counts: Counter[str] = Counter()
-    visited, unfinished, end = 0, list[Step | Visit](), stretch.end
+    visited, unfinished, end = 0, list[Visit](), stretch.end
     left_out: list[str] = []
     for key, row in stretch.rows:
         if visited and not time_is_left():
@@ -182,9 +196,9 @@ def take_step(
         if not outcome.is_done:
             unfinished.append(Visit(sweep=step.sweep, day=step.day, key=key, part=1))
         end = key if visited < len(stretch.rows) else stretch.end
-    following = _following(step, end)
-    queue.send([*unfinished, *following])
-    return Swept(visited, counts, len(unfinished), tuple(left_out), *following)
+    return _handed_on(
+        queue, step, end, Swept(visited, counts, len(unfinished), tuple(left_out)), unfinished, now
+    )
 
 
 def take_visit(sweep: Sweep[Row], queue: SweepQueue, visit: Visit, now: datetime) -> Swept:
@@ -204,14 +218,29 @@ def take_visit(sweep: Sweep[Row], queue: SweepQueue, visit: Visit, now: datetime
     )
 
 
-def _split(queue: SweepQueue, step: Step, stretch: Stretch[Row]) -> Swept:
+def _split(queue: SweepQueue, step: Step, stretch: Stretch[Row], now: datetime) -> Swept:
     visits = [Visit(sweep=step.sweep, day=step.day, key=key, part=0) for key, _ in stretch.rows]
-    following = _following(step, stretch.end)
-    queue.send([*visits, *following])
-    return Swept(0, Counter(), len(visits), (), *following)
+    return _handed_on(queue, step, stretch.end, Swept(0, Counter(), len(visits)), visits, now)
 
 
-def _following(step: Step, end: str | None) -> list[Step]:
+def _handed_on(
+    queue: SweepQueue,
+    step: Step,
+    end: str | None,
+    swept: Swept,
+    visits: Sequence[Visit],
+    now: datetime,
+) -> Swept:
+    """Send the visits and the step after `end`, or say how the sweep ended if there is none."""
+    totals = Totals(
+        rows=step.so_far.rows + swept.rows,
+        visits=step.so_far.visits + len(visits),
+        counts=Counter(step.so_far.counts) + swept.counts,
+    )
     if end is None:
-        return []
-    return [step.model_copy(update={"number": step.number + 1, "after": end})]
+        queue.send(visits)
+        ended = LastSweep(step.sweep, step.day, now, totals.rows, totals.visits, totals.counts)
+        return replace(swept, ended=ended)
+    following = step.model_copy(update={"number": step.number + 1, "after": end, "so_far": totals})
+    queue.send([*visits, following])
+    return replace(swept, next=following)

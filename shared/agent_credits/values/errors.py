@@ -13,6 +13,10 @@ class RowNotUnderstood(AgentCreditsError):
     """This version cannot read a row. Deploy the version that wrote it, then redeliver."""
 
 
+class NotAnnounceable(AgentCreditsError):
+    """This version cannot announce a record of the change stream. Set it aside, and continue."""
+
+
 class QueueUnavailable(AgentCreditsError):
     """The queue did not answer. Continue: SQS redelivers its messages, only later."""
 

@@ -1,3 +1,5 @@
+import itertools
+import threading
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +19,8 @@ from agent_credits.billing.teams import (
     Tenure,
 )
 from agent_credits.events.agent_runs import Rejection
-from agent_credits.values.errors import PolicyMissing
+from agent_credits.values.errors import PolicyMissing, RowsUnavailable
+from agent_credits.values.side_by_side import in_turn
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ACME,
@@ -232,3 +235,95 @@ def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert rows.reads.count("team team-0") == 2
     assert rows.reads.count("team team-2") == 1
+
+
+class SlowTeams(ReadRows):
+    """Rows whose first read of a team answers only once it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = threading.Event()
+        self.may_answer = threading.Event()
+
+    def read_team(self, team_id: str) -> Team | None:
+        team = super().read_team(team_id)
+        if not self.is_read.is_set():
+            self.is_read.set()
+            assert self.may_answer.wait(timeout=10)
+        return team
+
+
+class Order:
+    """Numbers in order; tells when so many were taken."""
+
+    def __init__(self, numbers: int) -> None:
+        self.all_asked = threading.Event()
+        self._numbers = itertools.count()
+        self._last = numbers - 1
+
+    def __next__(self) -> int:
+        number = next(self._numbers)
+        if number == self._last:
+            self.all_asked.set()
+        return number
+
+
+def test_threads_that_read_a_team_again_share_one_read_that_began_after_all_of_them_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = SlowTeams()
+    directory = Directory(rows)
+    order = Order(1 + 10)
+    monkeypatch.setattr(directory, "_order", order)
+    threads = [
+        threading.Thread(target=directory.read_again, args=(["acme"], NOW)) for _ in range(10)
+    ]
+
+    threads[0].start()
+    assert rows.is_read.wait(timeout=10)
+    rows.teams["acme"] = ACME.model_copy(update={"members": frozenset({"olga"})})
+    for thread in threads[1:]:
+        thread.start()
+    assert order.all_asked.wait(timeout=10)
+    rows.may_answer.set()
+    for thread in threads:
+        thread.join(timeout=10)
+
+    # The read that was under way has the settings from before they asked; the next one serves all.
+    assert rows.reads == ["team acme", "team acme"]
+    assert code(directory.bill(parsed(usage("e1")), NOW)) == "unknown_user"
+
+
+def test_what_a_batch_needs_is_read_once_teams_before_their_policies() -> None:
+    rows = ReadRows()
+    directory = Directory(rows)
+    events = [
+        parsed(usage("e1")),
+        parsed(usage("e2", user="ben")),
+        parsed(usage("e3", team="bigcorp")),
+    ]
+
+    directory.read_ahead(events, NOW, in_turn)
+    ahead = [*rows.reads]
+    for event in events:
+        assert isinstance(directory.bill(event, NOW), Billing)
+
+    assert ahead == ["team acme", "team bigcorp", f"policy {POLICY.version}"]
+    assert rows.reads == ahead
+
+
+def test_a_team_that_cannot_be_read_ahead_fails_only_its_own_events() -> None:
+    class NotBigcorp(ReadRows):
+        def read_team(self, team_id: str) -> Team | None:
+            if team_id == "bigcorp":
+                raise RowsUnavailable("throttled")
+            return super().read_team(team_id)
+
+    directory = Directory(NotBigcorp())
+    ours, theirs = parsed(usage("e1")), parsed(usage("e2", team="bigcorp"))
+
+    directory.read_ahead([theirs, ours], NOW, in_turn)
+
+    assert isinstance(directory.bill(ours, NOW), Billing)
+    with pytest.raises(RowsUnavailable):
+        directory.bill(theirs, NOW)

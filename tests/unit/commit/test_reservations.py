@@ -20,6 +20,7 @@ from agent_credits.ledger.reservations import (
     TREE_DEPTH_MAX,
 )
 from agent_credits.values.credits import format_credits, parse_credits
+from agent_credits.values.errors import InvariantViolated
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -244,6 +245,20 @@ def test_a_parent_that_ends_closes_its_tree() -> None:
     assert (world.account.reservations, world.available()) == ((), "500")
     ended = history(world.rows, ANA)[-1].reservation.ended
     assert [end.run_id for end in ended] == ["run-1", "run-2", "run-3"]
+
+
+def test_a_commit_that_would_lose_what_a_reservation_held_is_never_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ReservingWorld()
+    world.send(*requests(1))
+    before = world.account
+    monkeypatch.setattr("agent_credits.ledger.ends._with_parts", lambda account, _: account)
+
+    with pytest.raises(InvariantViolated, match="available, reserved, burned or expired"):
+        world.send(finished("f-1"))
+
+    assert world.account == before
 
 
 def test_a_child_at_work_keeps_its_parents_from_expiring() -> None:

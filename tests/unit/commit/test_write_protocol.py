@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, Waiting
+from agent_credits.commit.read_ahead import Ahead, read_ahead
 from agent_credits.commit.write_protocol import (
     ATTEMPTS_MAX,
     CHANGES_PER_COMMIT_MAX,
@@ -26,6 +27,7 @@ from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
+    BEN,
     NOW,
     finished,
     grant_change,
@@ -139,6 +141,10 @@ class RivalRows(MemoryRows):
         return super().compare_and_set(account)
 
 
+def read_ahead_for(rows: MemoryRows, *documents: dict[str, Any]) -> Ahead:
+    return read_ahead(rows, {ANA: run_changes(*documents)}, {})[ANA]
+
+
 def send(rows: MemoryRows, *documents: dict[str, Any], warm: Account | None = None) -> Committed:
     return commit(rows, ANA, run_changes(*documents), now=NOW, pause=pause, warm=warm)
 
@@ -189,6 +195,72 @@ def fill_page(rows: MemoryRows) -> Account:
         send(rows, usage(f"e{number}"))
     assert rows.accounts[ANA].page_is_full
     return rows.accounts[ANA]
+
+
+def test_what_was_read_ahead_is_not_read_again_and_its_page_is_flushed_once() -> None:
+    rows = CountingRows()
+    fill_page(rows)
+    ahead = read_ahead_for(rows, usage("e7"))
+    rows.calls.clear()
+
+    committed = commit(rows, ANA, run_changes(usage("e7")), now=NOW, pause=pause, ahead=ahead)
+
+    assert rows.calls == ["compare_and_set"]
+    assert committed.account.page_number == 2
+    assert rows.pages.keys() == {(ANA, 1)}
+
+
+def test_a_page_that_reading_ahead_left_alone_is_flushed_by_the_commit() -> None:
+    rows = CountingRows()
+    rows.accounts[ANA] = replace(fill_page(rows), reload=REQUESTED)
+    ahead = read_ahead_for(rows, usage("e7", "1"))
+    assert rows.pages == {}
+    rows.calls.clear()
+
+    commit(rows, ANA, run_changes(usage("e7", "1")), now=NOW, pause=pause, ahead=ahead)
+
+    assert rows.calls == ["put_page", "compare_and_set"]
+
+
+@pytest.mark.parametrize("events_meanwhile", [1, 7, 20])
+def test_what_others_commit_after_reading_ahead_is_neither_repeated_nor_lost(
+    events_meanwhile: int,
+) -> None:
+    rows = CountingRows()
+    open_account(rows)
+    ahead = read_ahead_for(rows, usage("e0"), usage("new"))
+    for number in range(events_meanwhile):
+        send(rows, usage(f"e{number}"))
+
+    committed = commit(
+        rows,
+        ANA,
+        run_changes(usage("e0"), usage("new")),
+        now=NOW,
+        pause=pause,
+        ahead=ahead,
+    )
+
+    assert [type(result) for result in committed.results] == [AlreadyRecorded, Recorded]
+    ids = [entry.identity.id for entry in history(rows, ANA) if entry.identity.realm == "RUN"]
+    assert sorted(ids) == sorted([*(f"e{n}" for n in range(events_meanwhile)), "new"])
+
+
+def test_what_was_read_ahead_serves_only_the_changes_that_were_looked_up() -> None:
+    rows = CountingRows()
+    open_account(rows)
+    ahead = read_ahead_for(rows, usage("e1"))
+
+    with pytest.raises(InvariantViolated):
+        commit(rows, ANA, run_changes(usage("e2")), now=NOW, pause=pause, ahead=ahead)
+
+
+def test_an_account_that_does_not_exist_is_left_out_of_what_is_read_ahead() -> None:
+    rows = CountingRows()
+    open_account(rows)
+    changes_of = {ANA: run_changes(usage("e1")), BEN: run_changes(usage("e2", user="ben"))}
+
+    assert read_ahead(rows, changes_of, {}).keys() == {ANA}
 
 
 def test_events_that_wait_for_a_reload_flush_nothing() -> None:

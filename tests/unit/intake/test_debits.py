@@ -217,7 +217,8 @@ def test_a_member_without_an_account_is_rejected() -> None:
 
 def test_messages_left_when_time_runs_out_are_postponed() -> None:
     rows = opened(sample_rows(), ANA, BEN, OLGA)
-    answers: Iterator[bool] = iter([True, False, False])
+    # Before reading for all of them together, and before each commit.
+    answers: Iterator[bool] = iter([True, True, False, False])
 
     batch = debit(
         rows,

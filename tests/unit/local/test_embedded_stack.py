@@ -19,6 +19,7 @@ from agent_credits_cli.main import app
 from agent_credits_local import embedded_stack, emulator
 from agent_credits_local.checkout import Checkout
 from agent_credits_local.deployment import Deployment
+from agent_credits_local.embedded_stack import Stopped
 from agent_credits_local.emulator import Emulator
 from agent_credits_local.payment_stand_in import PaymentStandIn
 from agent_credits_local.session import local_session
@@ -39,11 +40,19 @@ OUTPUTS = {
     "AgentRunsQueueUrl": "http://127.0.0.1/queue",
     "AgentRunsDeadLetterQueueUrl": "http://127.0.0.1/dead-letter-queue",
     "ReloadsQueueUrl": "http://127.0.0.1/reloads-queue",
+    "ReloadsDeadLetterQueueUrl": "http://127.0.0.1/reloads-dead-letter-queue",
     "SweepsQueueUrl": "http://127.0.0.1/sweeps-queue",
+    "SweepsDeadLetterQueueUrl": "http://127.0.0.1/sweeps-dead-letter-queue",
     "NoticesTopicArn": "arn:aws:sns:us-east-1:000000000000:notices",
+    "AnnounceFunctionName": "announce",
+    "AnnounceFailuresBucketName": "announce-failures",
     "AccountsTableName": "accounts",
     "LedgerTableName": "ledger",
 }
+
+# Neither is healthy, so there is nothing that could be kept.
+NOTHING_RAN = Stopped()
+STOPPED_AND_NOT_KEPT = Stopped(was_running=True)
 
 STAND_IN_URL = "http://127.0.0.1:2"
 
@@ -73,8 +82,8 @@ def emulators(tmp_path: Path) -> Iterator[list[Emulator]]:
         home.mkdir()
         (home / "ministack.py").write_text(STAND_IN)
         started.append(
-            Emulator.start(
-                Path(sys.executable),
+            Emulator.spawn(
+                [sys.executable, "-m", "ministack"],
                 emulator.free_port(),
                 home / "ministack.log",
                 {"PYTHONPATH": str(home), "PATH": os.defpath},
@@ -170,16 +179,16 @@ def test_a_target_is_rejected_when_its_process_has_died(folder, outputs):
 def test_down_forgets_a_process_that_has_died(folder):
     folder.write(state_of(Emulator(pid=dead_pid(), birth="once", port=4566)))
 
-    assert embedded_stack.down(folder) is False
+    assert embedded_stack.down(folder) == NOTHING_RAN
     assert folder.read() is None
-    assert embedded_stack.down(folder) is False
+    assert embedded_stack.down(folder) == NOTHING_RAN
 
 
 def test_down_does_not_stop_another_process_with_a_reused_pid(folder, emulators):
     other, _ = emulators
     folder.write(state_of(other.model_copy(update={"birth": "earlier"})))
 
-    assert embedded_stack.down(folder) is False
+    assert embedded_stack.down(folder) == NOTHING_RAN
     assert other.is_running()
 
 
@@ -190,7 +199,7 @@ def test_down_stops_its_own_process_with_its_workers_and_no_other(folder, emulat
     )
     folder.write(state_of(mine))
 
-    assert embedded_stack.down(folder) is True
+    assert embedded_stack.down(folder) == STOPPED_AND_NOT_KEPT
 
     assert not mine.is_running()
     wait_for(lambda: emulator.birth_of(my_worker) is None)
@@ -209,7 +218,7 @@ def test_down_does_not_wait_for_a_port_that_another_process_has_taken(
         occupant.bind((emulator.HOST, mine.port))
         occupant.listen()
 
-        assert embedded_stack.down(folder) is True
+        assert embedded_stack.down(folder) == STOPPED_AND_NOT_KEPT
 
     assert not mine.is_running()
     assert folder.read() is None
@@ -231,7 +240,7 @@ def test_down_stops_a_stand_in_as_well(folder, emulators, name):
     stand_in = getattr(whole, name)
     folder.write(state_of(mine).model_copy(update={name: stand_in}))
 
-    assert embedded_stack.down(folder) is True
+    assert embedded_stack.down(folder) == STOPPED_AND_NOT_KEPT
 
     assert not mine.is_running()
     assert not stand_in.is_running()

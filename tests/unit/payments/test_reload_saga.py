@@ -561,7 +561,7 @@ def test_a_cap_raised_while_a_decline_is_written_lifts_it_too() -> None:
         world, _ = short_world(team=RELOADING_ACME.model_copy(update={"spend_cap_cents": 0}))
         raised = lambda world=world: world.apply(spend_cap_cents=PACK_CENTS)  # noqa: E731
         steps = Steps(at, raised, before=True)
-        world.directory.forget(["acme"])
+        world.directory.read_again(["acme"], world.now)
 
         stepped_saga(world, steps).resolve(world.requests[0], world.now)
         world.announce()

@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from agent_credits.ledger.accounts import Account
+from agent_credits.sweeps.last_sweep import LastSweep
 from agent_credits.sweeps.rows import Unreadable
 from agent_credits.sweeps.sweep import (
     ROWS_PER_STEP_MAX,
@@ -298,3 +299,42 @@ def test_steps_and_visits_are_read_back_as_they_were_sent() -> None:
 def test_any_other_body_is_rejected(body: str) -> None:
     with pytest.raises(ValueError, match="validation error"):
         parse_sweep_message(body, NOW)
+
+
+def test_the_last_step_alone_says_what_all_steps_did() -> None:
+    worker = poller(many(60), rows_per_step=10)
+
+    worker.run()
+
+    *earlier, last = worker.swept
+    assert {swept.ended for swept in earlier} == {None}
+    assert last.ended == LastSweep(
+        "reconciliation", NOW.date(), NOW, rows=60, visits=0, counts={"Seen": 60}
+    )
+
+
+def test_a_step_that_is_delivered_twice_is_counted_once() -> None:
+    worker = poller(many(60), rows_per_step=10)
+    worker.queue.loses_the_next_answer = True
+
+    counts = worker.run()
+
+    last = worker.swept[-1].ended
+    assert last is not None
+    assert len(sweep_of(worker).visited) == 70
+    assert (last.rows, last.counts) == (60, {"Seen": 60})
+    assert counts == Counter(Seen=60)
+
+
+def test_rows_that_were_left_to_visits_are_counted_apart() -> None:
+    split, large = poller(many(20)), poller(many(20))
+    sweep_of(split).stops_at["ACCOUNT#user:u7"] = 2
+    sweep_of(large).visits_needed["ACCOUNT#user:u7"] = 3
+
+    split.run()
+    large.run()
+
+    (all_split,) = [swept.ended for swept in split.swept if swept.ended]
+    (one_large,) = [swept.ended for swept in large.swept if swept.ended]
+    assert (all_split.rows, all_split.visits, all_split.counts) == (0, 20, {})
+    assert (one_large.rows, one_large.visits, one_large.counts) == (20, 1, {"Seen": 20})

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from agent_credits.aws.items import page_key, receipt_key
 from agent_credits.billing.policy import GRACE_DAYS_DEFAULT
 from agent_credits.commit.changes import ReloadDeclined, RunChange
 from agent_credits.commit.write_protocol import commit
@@ -567,3 +568,103 @@ def test_a_concurrent_debit_is_not_drift() -> None:
 
     assert result.findings == ()
     assert rows.debits_left == 0
+
+
+def torn(rows: LedgerInMemory) -> list[str]:
+    return [str(torn) for torn in verified(rows).torn]
+
+
+def at_the_row_of(rows: LedgerInMemory, page_number: int, entries: int) -> LedgerInMemory:
+    """Return the same ledger with the account's row as it was at an earlier moment."""
+    older = LedgerInMemory()
+    older.policies, older.pages, older.receipts = rows.policies, rows.pages, rows.receipts
+    rows_since = [new for _, new in rows.stream if new.principal == ANA]
+    then = next(r for r in rows_since if (r.page_number, len(r.entries)) == (page_number, entries))
+    older.accounts = {ANA: then}
+    return older
+
+
+def test_accounts_restored_to_an_earlier_moment_than_their_ledger_are_named(
+    rows: LedgerInMemory,
+) -> None:
+    older = at_the_row_of(rows, page_number=2, entries=3)
+
+    assert torn(older) == [
+        (
+            "user:ana: AccountsTable is older than LedgerTable by pages 2 to 3 of the ledger:"
+            " the events on these pages count as recorded, but the row does not hold what they"
+            " drew, and the row would fill the pages again with other entries"
+        )
+    ]
+    assert not verified(older).is_clean
+
+
+def test_what_makes_a_ledger_as_old_as_its_accounts_is_listed_and_is_enough(
+    rows: LedgerInMemory,
+) -> None:
+    older = at_the_row_of(rows, page_number=2, entries=3)
+    (found,) = verified(older).torn
+
+    assert found.to_json()["newer_keys"] == list(found.newer_keys)
+    older.pages = {k: p for k, p in rows.pages.items() if page_key(*k) not in found.newer_keys}
+    older.receipts = {
+        identity: receipt
+        for identity, receipt in rows.receipts.items()
+        if receipt_key(identity) not in found.newer_keys
+    }
+
+    assert verified(older).is_clean
+    # Nothing that the row already counts was taken away.
+    assert {i for i in rows.receipts if rows.receipts[i].page_number == 1} <= set(older.receipts)
+    assert sorted(older.pages) == [(ANA, 1)]
+
+
+def test_an_account_that_was_opened_after_the_moment_of_its_table_is_named(
+    rows: LedgerInMemory,
+) -> None:
+    del rows.accounts[ANA]
+
+    (found,) = verified(rows).torn
+
+    assert str(found).startswith("user:ana: AccountsTable is older than LedgerTable by pages 1 to ")
+    assert len(found.newer_keys) == len(rows.pages) + len(rows.receipts)
+    # Nobody lists it but the ledger.
+    assert verify_all(rows).torn == ()
+    assert verify_all(rows, with_page_owners=True).torn == (found,)
+
+
+def test_a_ledger_restored_to_an_earlier_moment_than_its_accounts_is_named(
+    rows: LedgerInMemory,
+) -> None:
+    last = rows.accounts[ANA].page_number - 1
+    gone = rows.pages.pop((ANA, last))
+    for entry in gone.entries:
+        del rows.receipts[entry.identity]
+
+    assert torn(rows) == [
+        (
+            f"user:ana: LedgerTable is older than AccountsTable by page {last} of the ledger: the"
+            " events on these pages would count a second time"
+        )
+    ]
+
+
+def test_a_page_that_was_flushed_before_a_crash_is_not_torn(rows: LedgerInMemory) -> None:
+    full = next(new for _, new in rows.stream if new.page_number == 2 and new.page_is_full)
+    older = at_the_row_of(rows, 2, len(full.entries))
+    older.pages = {key: page for key, page in rows.pages.items() if key[1] <= 2}
+    older.receipts = {i: r for i, r in rows.receipts.items() if r.page_number <= 2}
+
+    assert verified(older).is_clean
+
+
+def test_a_gap_and_a_contradiction_are_not_called_torn(rows: LedgerInMemory) -> None:
+    contradicting = at_the_row_of(rows, page_number=2, entries=3)
+    contradicting.pages = {key: page for key, page in rows.pages.items() if key[1] <= 2}
+    contradicting.pages[ANA, 2] = replace(rows.pages[ANA, 2], entries=rows.pages[ANA, 1].entries)
+    del rows.pages[ANA, 1]
+
+    assert torn(rows) == []
+    assert "the ledger has a gap" in findings(rows)
+    assert torn(contradicting) == []
+    assert "the row holds another page 2" in findings(contradicting)
