@@ -25,6 +25,8 @@ from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
 from agent_credits.ledger.entries import Identity
 from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.principals import Principal
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Invariants, Sender, Sent, asked_in, report_name
@@ -468,6 +470,9 @@ class History:
             self.invariants.check_ledger(
                 account, lambda number, p=account.principal: self.rows.pages.get((p, number))
             )
+            since = Checkpoint(account.principal, self.scheduler.now.date())
+            found = verify_row(self.rows, account, {}, since).findings
+            check(not found, f"the product's own replay finds no drift: {found}")
         self.invariants.check_at_the_end()
 
     def _replay(self) -> None:

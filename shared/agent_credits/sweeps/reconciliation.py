@@ -427,7 +427,10 @@ class Reconciliation:
     def _reservable(self, entry: Entry, order: tuple[str, ...]) -> int:
         """Return what a request found: what its parent held, or what nobody held."""
         own = self._reserved.by_run.get(entry.identity.subject)
-        parent_id = own.parent_run_id if own else entry.reservation.parent_run_id
+        parent_id = entry.reservation.parent_run_id
+        # A request of a run that holds a reservation reserves nothing: the pools answer it.
+        if own is not None and entry.type == "agent_run.extended":
+            parent_id = own.parent_run_id
         if parent_id is not None:
             parent = self._reserved.by_run.get(parent_id)
             return parent.left_microcredits if parent else 0

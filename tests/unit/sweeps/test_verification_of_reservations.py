@@ -151,3 +151,17 @@ def test_a_reservation_that_is_changed_on_the_row_is_found(rows: LedgerInMemory)
     assert "run-5 holds 1 credit, but its ledger leaves 2" in findings(rows)
     rows.change_account(reservations=tuple(others))
     assert "the reservation of run run-5 is live on its ledger alone" in findings(rows)
+
+
+@pytest.mark.parametrize(("credits", "outcome"), [("30", "accepted"), ("600", "insufficient")])
+def test_a_child_that_asks_without_reserving_is_answered_by_the_pools(
+    credits: str,  # noqa: A002
+    outcome: str,
+) -> None:
+    world = ReservingWorld()
+    world.send(*requests(1))
+    world.send(requested("r-2", run="run-2", credits="60", parent_run_id="run-1"))
+
+    # The world verifies its account after each commit.
+    asked = requested("r-2b", run="run-2", reserve="none", credits=credits)
+    assert world.outcomes(asked) == [outcome]
