@@ -384,7 +384,8 @@ class Reconciliation:
         return [] if unsettled else orders
 
     def _check_usage(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
-        if entry.amount_microcredits and entry.identity.subject in self._reserved.by_run:
+        # Once nothing is left, a reservation may have been extended by exactly what was drawn.
+        if entry.amount_microcredits and self._reserved.left_of_line(entry.identity.subject):
             self._find(f"{_name(entry)} draws past the reservation of its run")
         impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
         for text in impossible:

@@ -10,7 +10,14 @@ from agent_credits.ledger.entries import EndedReservation, Entry, Move
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.verification import verify_row
 from tests.unit.builders import ANA, MINUTE, NOW, finished, grant_change, pause, requested, usage
-from tests.unit.reservation_world import HOUR, ReservingWorld, extended, released, requests
+from tests.unit.reservation_world import (
+    HOUR,
+    ReservingWorld,
+    extended,
+    policy,
+    released,
+    requests,
+)
 from tests.unit.sweeps.test_verification import LedgerInMemory
 
 CREDIT = 1_000_000
@@ -165,3 +172,13 @@ def test_a_child_that_asks_without_reserving_is_answered_by_the_pools(
     # The world verifies its account after each commit.
     asked = requested("r-2b", run="run-2", reserve="none", credits=credits)
     assert world.outcomes(asked) == [outcome]
+
+
+def test_usage_of_exactly_the_steps_that_its_reservation_was_extended_by_is_right() -> None:
+    world = ReservingWorld(policy("5"))
+    world.send(*requests(1, credits="5"), usage("u-1", "5"))
+
+    # The world verifies its account after each commit.
+    assert world.outcomes(usage("u-2", "10")) == ["debited"]
+
+    assert (world.left("run-1"), world.available()) == ("0", "485")
