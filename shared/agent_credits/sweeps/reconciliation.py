@@ -384,8 +384,9 @@ class Reconciliation:
         return [] if unsettled else orders
 
     def _check_usage(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
-        # Once nothing is left, a reservation may have been extended by exactly what was drawn.
-        if entry.amount_microcredits and self._reserved.left_of_line(entry.identity.subject):
+        # Past what is left, a reservation may have been extended by exactly what was drawn.
+        left = self._reserved.left_of_line(entry.identity.subject)
+        if 0 < entry.amount_microcredits <= left:
             self._find(f"{_name(entry)} draws past the reservation of its run")
         impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
         for text in impossible:

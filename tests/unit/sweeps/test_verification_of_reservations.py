@@ -9,7 +9,17 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.entries import EndedReservation, Entry, Move
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.verification import verify_row
-from tests.unit.builders import ANA, MINUTE, NOW, finished, grant_change, pause, requested, usage
+from tests.unit.builders import (
+    ANA,
+    MINUTE,
+    NOW,
+    finished,
+    grant_change,
+    history,
+    pause,
+    requested,
+    usage,
+)
 from tests.unit.reservation_world import (
     HOUR,
     ReservingWorld,
@@ -174,11 +184,13 @@ def test_a_child_that_asks_without_reserving_is_answered_by_the_pools(
     assert world.outcomes(asked) == [outcome]
 
 
-def test_usage_of_exactly_the_steps_that_its_reservation_was_extended_by_is_right() -> None:
-    world = ReservingWorld(policy("5"))
-    world.send(*requests(1, credits="5"), usage("u-1", "5"))
+@pytest.mark.parametrize("reserved", ["3", "1"])
+def test_usage_that_leaves_as_much_reserved_as_it_found_is_right(reserved: str) -> None:
+    world = ReservingWorld(policy("3"))
+    world.send(*requests(1, credits=reserved))
 
-    # The world verifies its account after each commit.
-    assert world.outcomes(usage("u-2", "10")) == ["debited"]
+    # It draws what is left, then steps of three. The world verifies its account afterwards.
+    assert world.outcomes(usage("u-1", "3"), usage("u-2", "3")) == ["debited", "debited"]
 
-    assert (world.left("run-1"), world.available()) == ("0", "485")
+    assert not history(world.rows, ANA)[-1].reservation.moves
+    assert world.left("run-1") == ("0" if reserved == "3" else "1")
