@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation: two notices as they look in Slack, from golden files.
+"""Draws the pictures of the documentation: notices as they look in Slack, from golden files.
 
 `make pictures` writes docs/pictures/; tests/repository/test_pictures.py checks that they are still
 what the code posts.
@@ -23,6 +23,7 @@ PICTURES = ROOT / "docs" / "pictures"
 # By the name of the picture: the golden message, and what the picture is called.
 DRAWN = {
     "run-failed": ("insufficient_credits--after_decline", "#agent-credits: a run failed"),
+    "run-paused": ("insufficient_credits--paused", "#agent-credits: a run is to pause"),
     "credits-low": ("credits_low", "#agent-credits: an account is low"),
 }
 

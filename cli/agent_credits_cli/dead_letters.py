@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, assert_never
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.billing.directory import Directory
+from agent_credits.commit.changes import RunChange
+from agent_credits.commit.write_protocol import foresee
 from agent_credits.events.agent_runs import (
     Message,
     ModelProviderErrorReported,
@@ -21,7 +23,8 @@ from agent_credits.events.agent_runs import (
     parse_message,
 )
 from agent_credits.events.signatures import ATTRIBUTE, Keys, why_not_authentic
-from agent_credits.ledger.entries import Identity
+from agent_credits.intake.debits import disposition_of
+from agent_credits.intake.dispositions import Rejected
 from agent_credits.notices.published import NotAnEnvelope, read_envelope
 from agent_credits.values.errors import PolicyMissing, SecretUnavailable
 from agent_credits.values.principals import Principal
@@ -196,24 +199,21 @@ def why_rejected(
     """Return why the message would be rejected now, as the function that debits it would say."""
     if message.rejections:
         return message.rejections[0]
-    receipts = rows.read_receipts({event.identity for event in message.events})
-    in_ledger = {identity: receipt.entry.payload_hash for identity, receipt in receipts.items()}
-    counted: dict[Principal, dict[Identity, str]] = {}
+    by_account: dict[Principal, list[RunChange]] = {}
     for event in message.events:
         billing = directory.bill(event, now)
         if isinstance(billing, Rejection):
             return billing
-        if isinstance(event, ModelProviderErrorReported):
-            continue  # It adds no entry to the account, so it cannot conflict with one.
-        if billing.principal not in counted:
-            row = rows.read_account(billing.principal)
-            if row is None:
-                return Rejection("unknown_user", f"{billing.principal} has no account")
-            on_page = {entry.identity: entry.payload_hash for entry in row.entries}
-            counted[billing.principal] = on_page | in_ledger
-        # Of two events with one id, the first in the message counts, as in a commit.
-        first = counted[billing.principal].setdefault(event.identity, event.payload_hash)
-        if first != event.payload_hash:
-            reason = f"event {event.id} was recorded with another payload"
-            return Rejection("conflicting", reason)
+        # A model provider's error adds no entry to the account, so it contradicts none.
+        if not isinstance(event, ModelProviderErrorReported):
+            by_account.setdefault(billing.principal, []).append(RunChange(event, billing))
+    for principal, changes in by_account.items():
+        row = rows.read_account(principal)
+        if row is None:
+            return Rejection("unknown_user", f"{principal} has no account")
+        decision = foresee(rows, row, changes, now)
+        for change, result in zip(changes, decision.results, strict=True):
+            disposition = disposition_of(change.event, result, now)
+            if isinstance(disposition, Rejected):
+                return disposition.rejection
     return None

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from agent_credits.ledger.accounts import Account
-from agent_credits.ledger.entries import Draw, Entry, Page
+from agent_credits.ledger.entries import NO_RESERVATION, Draw, Entry, Page, ReservationFacts
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text
@@ -70,7 +70,38 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
             }
     if entry.plan_name is not None:
         document |= {"plan": entry.plan_name}
+    if entry.reservation != NO_RESERVATION:
+        document |= {"reservation": _facts_to_json(entry.reservation)}
     return document
+
+
+def _facts_to_json(facts: ReservationFacts) -> dict[str, Any]:
+    """Return what an entry records of reservations."""
+    return {
+        "parent_run_id": facts.parent_run_id,
+        "moves": [
+            {
+                "run_id": move.run_id,
+                "grant_id": move.grant_id,
+                "credits": format_credits(move.microcredits),
+            }
+            for move in facts.moves
+        ],
+        "ended": [
+            {
+                "run_id": ended.run_id,
+                "parent_run_id": ended.parent_run_id,
+                "reserved_credits": format_credits(ended.reserved_microcredits),
+                "drawn_credits": format_credits(ended.drawn_microcredits),
+                "overdrawn_credits": format_credits(ended.overdrawn_microcredits),
+            }
+            for ended in facts.ended
+        ],
+        "overdrawn_credits": format_credits(facts.overdrawn_microcredits),
+        "directive": facts.directive,
+        "reserved_before_credits": format_credits(facts.reserved_before_microcredits),
+        "reason": facts.reason,
+    }
 
 
 def draws_text(draws: tuple[Draw, ...]) -> str:

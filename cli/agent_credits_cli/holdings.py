@@ -10,12 +10,21 @@ from agent_credits.billing.policy import BillingPolicy
 from agent_credits.commit.changes import Past
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
-from agent_credits.ledger.accounts import Account, available_microcredits, pool_balances
+from agent_credits.ledger.accounts import (
+    Account,
+    available_microcredits,
+    pool_balances,
+    reserved_balances,
+    reserved_by_grant,
+    total_microcredits,
+)
 from agent_credits.ledger.entries import PoolBalance
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import Grant, drawing_order
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
+from agent_credits.values.principals import Principal
+from agent_credits_cli.accounts import existing_account
 from agent_credits_cli.teams import teams_billing
 
 
@@ -36,6 +45,19 @@ class Holdings:
         return available_microcredits(self.account, self.pools, self.now)
 
     @property
+    def reserved(self) -> tuple[PoolBalance, ...]:
+        """What runs in flight hold of each pool, beside its balance."""
+        return reserved_balances(self.account, self.pools, self.now)
+
+    @property
+    def reserved_microcredits(self) -> int:
+        return total_microcredits(self.reserved)
+
+    @property
+    def reserved_by_grant(self) -> dict[str, int]:
+        return reserved_by_grant(self.account, self.now)
+
+    @property
     def grants(self) -> list[Grant]:
         undrawn = sorted({grant.pool for grant in self.account.grants} - set(self.pools))
         return drawing_order(self.account.grants, (*self.pools, *undrawn))
@@ -43,6 +65,11 @@ class Holdings:
     @property
     def resets_at(self) -> datetime | None:
         return resets_at(self.account, self.now)
+
+
+def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
+    row = existing_account(rows, principal)
+    return holdings_at(row, policy_of(rows, row, now), now)
 
 
 def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
@@ -71,20 +98,26 @@ def policy_of(rows: DynamoDBRows, row: Account, now: datetime) -> BillingPolicy 
 
 def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
     plan, refill = holdings.account.plan, holdings.resets_at
-    low = holdings.account.low
+    low, reserved = holdings.account.low, holdings.reserved_by_grant
     return {
         "principal": str(holdings.account.principal),
         "version": holdings.account.version,
         "available_credits": format_credits(holdings.available_microcredits),
+        "reserved_credits": format_credits(holdings.reserved_microcredits),
         "pools": [
-            {"pool": b.pool, "available_credits": format_credits(b.available_microcredits)}
-            for b in holdings.balances
+            {
+                "pool": b.pool,
+                "available_credits": format_credits(b.available_microcredits),
+                "reserved_credits": format_credits(r.available_microcredits),
+            }
+            for b, r in zip(holdings.balances, holdings.reserved, strict=True)
         ],
         "grants": [
             {
                 "id": grant.id,
                 "pool": grant.pool,
                 "remaining_credits": format_credits(grant.remaining_microcredits),
+                "reserved_credits": format_credits(reserved.get(grant.id, 0)),
                 "amount_credits": format_credits(grant.amount_microcredits),
                 "granted_at": iso(grant.granted_at),
                 "expires_at": iso(grant.expires_at) if grant.expires_at else None,

@@ -207,10 +207,15 @@ def _leaving(
     for principal in leaving_members(before, declared):
         account = stack.accounts.get(principal)
         # Of all pools: what a run of another team would draw counts, too.
-        held = holdings_at(account, None, now).available_microcredits if account else None
+        held = _unburned(account, now) if account else None
         # Of thousands who leave at once, the team keeps only some, and warns of those.
         if principal.id in count_until:
             yield Leaving(principal, held, count_until[principal.id])
+
+
+def _unburned(account: Account, now: datetime) -> int:
+    holdings = holdings_at(account, None, now)
+    return holdings.available_microcredits + holdings.reserved_microcredits
 
 
 def changed_policy(version: str) -> CommandError:

@@ -62,6 +62,7 @@ class Verified:
             "drawn_credits": format_credits(self.sums.drawn_microcredits),
             "expired_credits": format_credits(self.sums.expired_microcredits),
             "remaining_credits": format_credits(self.sums.remaining_microcredits),
+            "reserved_credits": format_credits(self.sums.reserved_microcredits),
             "findings": [
                 {"principal": str(f.principal), "place": f.place, "text": f.text}
                 for f in self.findings
@@ -72,6 +73,8 @@ class Verified:
     def __str__(self) -> str:
         sums = self.sums
         verdict = "zero drift" if self.is_clean else count_text(len(self.findings), "finding")
+        reserved = sums.reserved_microcredits
+        of_these = f", of which {amount_text(reserved)} reserved" if reserved else ""
         entries = f"{sums.entries:,} {'entry' if sums.entries == 1 else 'entries'}"
         return (
             f"{verdict}: {count_text(self.accounts, 'account')}, {entries};"
@@ -80,6 +83,7 @@ class Verified:
             f" - drawn {amount_text(sums.drawn_microcredits)}"
             f" - expired {amount_text(sums.expired_microcredits)}"
             f" = {credits_text(sums.remaining_microcredits)} remaining"
+            f"{of_these}"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from agent_credits.billing.teams import Team
 from agent_credits.commit.rows import Rows
 from agent_credits.events.agent_runs import AgentRunEvent, ModelProviderErrorReported, parse_message
-from agent_credits.ledger.accounts import Account, pool_balances
+from agent_credits.ledger.accounts import Account, pool_balances, reserved_balances
 from agent_credits.ledger.entries import Identity, Receipt
 from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.values.display import amount_text, count_text, money_text
@@ -176,19 +176,22 @@ def check_samples(together: Sequence[SentSample], observed: Observed) -> list[Ch
 def check_balances(
     expected: Iterable[ExpectedBalance], accounts: Mapping[Principal, Account], now: datetime
 ) -> list[Check]:
-    """Compare what every pool of these accounts holds at `now`."""
+    """Compare what every pool of these accounts holds at `now`, and what is reserved of it."""
     checks = []
     for balance in expected:
         account = accounts.get(balance.principal, Account(balance.principal))
         current = bring_up_to(account, now)
         pools = sorted({grant.pool for grant in current.grants})
         held = {p.pool: p.available_microcredits for p in pool_balances(current, pools, now)}
+        reserved = {
+            p.pool: p.available_microcredits for p in reserved_balances(current, pools, now)
+        }
         checks.append(
             Check(
                 "all samples",
                 str(balance.principal),
-                _list_text(_pool_texts(balance.pools)),
-                _list_text(_pool_texts(held)),
+                _holdings_text(balance.pools, balance.reserved),
+                _holdings_text(held, reserved),
             )
         )
     return checks
@@ -293,6 +296,11 @@ def _outcome(event: AgentRunEvent, observed: Observed, code: str | None) -> _Eve
         draws=draws,
         shortfall_microcredits=entry.shortfall_microcredits,
     )
+
+
+def _holdings_text(pools: Mapping[str, int], reserved: Mapping[str, int]) -> str:
+    in_flight = [f"{text} reserved" for text in _pool_texts(reserved)]
+    return _list_text([*_pool_texts(pools), *in_flight])
 
 
 def _pool_texts(pools: Mapping[str, int]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from agent_credits.billing.spend_cap import PaymentMethod
+from agent_credits.events.agent_runs import RejectionCode
 from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
 from agent_credits_cli.world import Credits, CreditsOrNone, Declared, World
 from agent_credits_cli.world_file import (
@@ -31,11 +32,13 @@ class DeclaredCard(Declared):
 
 ExpectedOutcome = Literal[
     "accepted",
+    "extended",
     "debited",
     "insufficient",
     "waived",
     "finished",
     "returned",
+    "released",
     "already_recorded",
     "conflicting",
     "rejected",
@@ -55,7 +58,7 @@ class ExpectedEvent(Declared):
     principal: PrincipalText | None = None
     draws: dict[PoolName, Credits] = Field(default_factory=dict)
     shortfall_microcredits: CreditsOrNone = Field(default=0, alias="shortfall")
-    code: Literal["malformed", "unknown_team", "unknown_user", "from_the_future"] | None = None
+    code: RejectionCode | None = None
 
 
 class ExpectedNotice(Declared):
@@ -79,10 +82,14 @@ class Sample(Declared):
 
 
 class ExpectedBalance(Declared):
-    """What the pools of an account hold after all samples; an omitted pool holds nothing."""
+    """What the pools of an account hold after all samples, and what runs in flight reserve of them.
+
+    An omitted pool holds nothing.
+    """
 
     principal: PrincipalText
     pools: dict[PoolName, CreditsOrNone]
+    reserved: dict[PoolName, CreditsOrNone] = Field(default_factory=dict)
 
 
 class SampleWorld(World):

@@ -35,6 +35,7 @@ TO_TRY: Final = (
     "agent-credits account user:ana",
     "agent-credits explain run-exhaustion",
     "agent-credits ledger user:eli",
+    "agent-credits reservations team:harbor",
     "agent-credits team orbit",
     "agent-credits dead-letters --body",
     "agent-credits notices test --channel slack",
@@ -102,9 +103,10 @@ def _phrase(what: str, text: str, run: SampleRun) -> str:
 
 
 def _show_pools(run: SampleRun) -> None:
-    pools = table("account", "pool", ">before", ">after")
+    pools = table("account", "pool", ">before", ">after", ">reserved")
     for principal, before in run.before.items():
         after = {b.pool: b.available_microcredits for b in run.after[principal].balances}
+        reserved = {b.pool: b.available_microcredits for b in run.after[principal].reserved}
         for balance in before.balances:
             left = after[balance.pool]
             if left != balance.available_microcredits:
@@ -113,6 +115,7 @@ def _show_pools(run: SampleRun) -> None:
                     balance.pool,
                     amount_text(balance.available_microcredits),
                     amount_text(left),
+                    amount_text(reserved[balance.pool]),
                 )
     out().print(pools)
 

@@ -33,7 +33,9 @@ FENCE: Final = re.compile(
 ANY_LINES: Final = "…"
 
 # These only read, so they are asked again until what they wait for has happened.
-READS: Final = re.compile(r"agent-credits (account|explain|ledger|team|report|verify) ")
+READS: Final = re.compile(
+    r"agent-credits (account|reservations|explain|ledger|team|report|verify) "
+)
 MASKS: Final = (
     (re.compile(r"\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}(:\d{2})?"), "<time>"),
     (re.compile(r"\d{4}-\d{2}-\d{2}"), "<day>"),

@@ -9,8 +9,15 @@ from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.spend_cap import Spending
-from agent_credits.billing.teams import FORMER_MEMBERS_MAX, TENURE_NOTICE, TENURES_MAX, Team, Tenure
-from agent_credits.commit.changes import Recorded
+from agent_credits.billing.teams import (
+    FORMER_MEMBERS_MAX,
+    TENURE_NOTICE,
+    TENURES_MAX,
+    Team,
+    Tenure,
+    bill,
+)
+from agent_credits.commit.changes import Recorded, RunChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.grants import GRANTS_MAX
 from agent_credits.values.errors import Contended
@@ -24,7 +31,7 @@ from agent_credits_cli.target import Target
 from agent_credits_cli.world import World
 from agent_credits_cli.world_file import load_world
 from tests.sample_world import SAMPLES_FILE, pause
-from tests.unit.builders import grant_change
+from tests.unit.builders import grant_change, parsed, requested
 
 NOW = datetime(2026, 11, 21, 10, 0, tzinfo=UTC)
 ANA = Principal("user", "ana")
@@ -82,7 +89,7 @@ class TestApplying:
         assert {a.principal for a in rows.list_accounts()} == set(world.team_of_accounts())
         assert balance(rows, ANA) == {"refill:2026-11-15": 1_500_000_000, "order-1001": 200_000_000}
         assert balance(rows, Principal("team", "globex")) == {"contract-2025": 100_000_000_000}
-        assert rows.read_policy("2026-11") == world.policy
+        assert rows.read_policy("2026-12") == world.policy
         assert team(rows, "acme").members == frozenset({"olga", "ana", "ben"})
         assert team(rows, "globex").members == "*"
 
@@ -153,7 +160,7 @@ class TestPolicies:
         applied(rows, declare())
         changed = declare(("grace_days = 30", "grace_days = 31"))
 
-        with pytest.raises(CommandError, match=r"2026-11 is already applied .* a new version"):
+        with pytest.raises(CommandError, match=r"2026-12 is already applied .* a new version"):
             applied(rows, changed)
 
     def test_a_version_that_another_operator_put_in_the_meantime_is_rejected(
@@ -162,7 +169,7 @@ class TestPolicies:
         steps = plan_steps(declare(), read_stack(rows, declare()), NOW)
         rows.put_policy(declare(("grace_days = 30", "grace_days = 31")).policy)
 
-        with pytest.raises(CommandError, match="2026-11 is already applied"):
+        with pytest.raises(CommandError, match="2026-12 is already applied"):
             carry_out(rows, steps, clock=lambda: NOW, pause=pause)
 
     def test_a_new_version_bills_every_team_after_the_notice(
@@ -170,14 +177,14 @@ class TestPolicies:
     ) -> None:
         applied(rows, declare())
 
-        steps = applied(rows, declare(('version = "2026-11"', 'version = "2026-12"')))
+        steps = applied(rows, declare(('version = "2026-12"', 'version = "2027-01"')))
 
-        starts = "2026-12, from 2026-11-21 10:12 UTC"
-        assert ("team", "acme", "policy", "2026-11", starts) in differences(steps)
+        starts = "2027-01, from 2026-11-21 10:12 UTC"
+        assert ("team", "acme", "policy", "2026-12", starts) in differences(steps)
         acme = team(rows, "acme")
-        assert acme.tenure_at(NOW + TENURE_NOTICE).policy_version == "2026-12"
+        assert acme.tenure_at(NOW + TENURE_NOTICE).policy_version == "2027-01"
         assert acme.tenure_at(NOW + TENURE_NOTICE - timedelta(seconds=1)).policy_version == (
-            "2026-11"
+            "2026-12"
         )
 
 
@@ -209,6 +216,20 @@ class TestTeams:
             ("team", "acme", "time zone", "Europe/Berlin", "Europe/Paris"),
             ("team", "acme", "members", "3 members", "3 members (+zoe -ben)"),
         ]
+
+    def test_a_leaving_member_still_holds_what_their_runs_reserved(
+        self, rows: DynamoDBRows, declare: Declare
+    ) -> None:
+        world = declare()
+        applied(rows, world)
+        event = parsed(requested("r-1", user="ben", credits="100", reserve="estimate"))
+        change = RunChange(event, bill(event, team(rows, "acme"), world.policy))
+        commit(rows, Principal("user", "ben"), [change], now=NOW, pause=pause)
+
+        steps = applied(rows, declare(('"olga", "ana", "ben"', '"olga", "ana"')))
+
+        (warning,) = [warning for step in steps for warning in step.warnings]
+        assert warning.startswith("user:ben leaves team acme and still holds 1,500 credits;")
 
     def test_a_warning_says_what_a_leaving_member_holds_and_until_when_their_events_count(
         self, rows: DynamoDBRows, declare: Declare
@@ -355,7 +376,7 @@ class TestTeams:
                 since=NOW - timedelta(days=TENURES_MAX - n),
                 kind="self_serve",
                 owner="olga",
-                policy_version="2026-11",
+                policy_version="2026-12",
             )
             for n in range(TENURES_MAX)
         )
@@ -617,10 +638,10 @@ class TestCommands:
         assert document["dry_run"] is True
         assert document["changes"][0] == {
             "kind": "policy",
-            "name": "2026-11",
+            "name": "2026-12",
             "what": "rules",
             "before": None,
-            "after": "3 rules",
+            "after": "4 rules",
         }
         assert list(rows.list_accounts()) == []
 

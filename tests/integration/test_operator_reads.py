@@ -27,11 +27,12 @@ from agent_credits.notices.insufficient_credits import insufficient_credits
 from agent_credits.notices.published import Published
 from agent_credits.values.principals import Principal
 from agent_credits_cli.commands import account, dead_letters, explain, ledger, team, verify, watch
-from agent_credits_cli.commands.explain import find_run, in_order_with_held
+from agent_credits_cli.commands.explain import in_order_with_held
 from agent_credits_cli.dead_letters import read_dead_letters, why_rejected
 from agent_credits_cli.entries import all_pages
 from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.holdings import holdings_at, holdings_to_json
+from agent_credits_cli.recorded_runs import find_run
 from agent_credits_cli.subscription import QUEUE_PREFIX, Watch, subscribed
 from agent_credits_cli.target import Target
 from tests.integration.stack_tables import create_tables
@@ -142,8 +143,8 @@ class TestAccount:
         shown = json.loads(run("account", "team:bigcorp", "--json").stdout)
 
         assert shown["pools"] == [
-            {"pool": "trial", "available_credits": "0"},
-            {"pool": "contract", "available_credits": "9"},
+            {"pool": "trial", "available_credits": "0", "reserved_credits": "0"},
+            {"pool": "contract", "available_credits": "9", "reserved_credits": "0"},
         ]
 
     @pytest.mark.usefixtures("settled")
@@ -177,9 +178,9 @@ class TestTeam:
             ("ben", "pending"),
         ]
         assert shown["payers"] == [
-            {"principal": "user:olga", "available_credits": None, "reload": None},
-            {"principal": "user:ana", "available_credits": "3", "reload": None},
-            {"principal": "user:ben", "available_credits": None, "reload": None},
+            no_account("user:olga"),
+            no_account("user:ana") | {"available_credits": "3", "reserved_credits": "0"},
+            no_account("user:ben"),
         ]
         assert "pending" in run("team", "acme").stdout
 
@@ -190,7 +191,7 @@ class TestTeam:
 
         assert shown["members"] == "*"
         assert shown["payers"] == [
-            {"principal": "team:bigcorp", "available_credits": "9", "reload": None}
+            no_account("team:bigcorp") | {"available_credits": "9", "reserved_credits": "0"}
         ]
 
     @pytest.mark.usefixtures("settled")
@@ -220,6 +221,15 @@ class TestTeam:
     @pytest.mark.usefixtures("settled")
     def test_a_team_without_a_cap_is_said_to_purchase_nothing(self, run: Run) -> None:
         assert "0.00 USD reserved, no cap set: purchases are off\n" in run("team", "acme").stdout
+
+
+def no_account(principal: str) -> dict[str, Any]:
+    return {
+        "principal": principal,
+        "available_credits": None,
+        "reserved_credits": None,
+        "reload": None,
+    }
 
 
 def replace_owner(owner: str, since: datetime) -> Team:
@@ -314,7 +324,7 @@ class TestExplain:
         schedule = usage("evt-1", "1", trigger=TRIGGERS["schedule"], run="run-night")
         debit(settled, schedule, principal=OLGA)
 
-        (shown,) = json.loads(run("explain", "run-night", "--json").stdout)
+        (shown,) = explained(run, "run-night")
 
         assert shown["principal"] == "user:olga"
         assert shown["payer"] == "owner"
@@ -352,7 +362,7 @@ class TestExplain:
 
     @pytest.mark.usefixtures("several_pages")
     def test_event_option_shows_only_that_event(self, run: Run) -> None:
-        shown = json.loads(run("explain", "run-long", "--event", "evt-03", "--json").stdout)
+        shown = explained(run, "run-long", "--event", "evt-03")
 
         assert [event["id"] for event in shown] == ["evt-03"]
 
@@ -362,8 +372,8 @@ class TestExplain:
         open_account(several_pages, grant_change("g-ben", principal=BEN))
         debit(several_pages, usage("evt-ben", user="ben", run="run-long"), principal=BEN)
 
-        by_receipts = json.loads(run("explain", "run-long", "--json").stdout)
-        named = json.loads(run("explain", "run-long", "--principal", "user:ben", "--json").stdout)
+        by_receipts = explained(run, "run-long")
+        named = explained(run, "run-long", "--principal", "user:ben")
 
         assert {event["principal"] for event in by_receipts} == {"user:ana"}
         assert {event["principal"] for event in named} == {"user:ana", "user:ben"}
@@ -374,6 +384,11 @@ class TestExplain:
 
         assert result.exit_code == 2
         assert "no account has recorded an event of run run-none" in result.stderr
+
+
+def explained(run: Run, *arguments: str) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = json.loads(run("explain", *arguments, "--json").stdout)["events"]
+    return events
 
 
 class TestVerify:

@@ -81,7 +81,9 @@ def test_the_schema_takes_every_good_sample_event(event: Any) -> None:
     VALIDATOR.validate(event)
 
 
-@pytest.mark.parametrize("event_type", ["requested", "usage", "finished", "provider_error"])
+@pytest.mark.parametrize(
+    "event_type", ["requested", "extended", "usage", "finished", "released", "provider_error"]
+)
 def test_the_samples_have_events_of_every_type(event_type: str) -> None:
     assert f"agent_run.{event_type}" in {event["type"] for event in sample_events().values()}
 

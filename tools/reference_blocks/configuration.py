@@ -46,6 +46,28 @@ MEANINGS: Final[Mapping[str, str]] = {
         " In an enterprise team the payer is `user` or `team`."
     ),
     "policy.rules.pools": "The payer's pools in the order in which they are drawn; each once.",
+    "policy.rules.reserve": (
+        "Whether a run that is requested puts its estimate aside, unless its event says otherwise:"
+        " see [reservations](../explanation/reservations.md). `estimate` needs a"
+        " `default_estimate`."
+    ),
+    "policy.rules.default_estimate": (
+        "The estimate of a run whose event gives none. A run that draws past its reservation"
+        " extends it by as much, as long as there is something to extend by; at 0 it does not."
+    ),
+    "policy.rules.reservation_ttl_seconds": (
+        "How long a reservation lasts without usage or an extension, unless its event says"
+        " otherwise. After that its credits are available again."
+    ),
+    "policy.rules.overrun": (
+        "What the platform is told to do with a run that has used up its reservation. Under"
+        " `finish` it goes on and draws whatever nobody holds; under `pause` and `stop` it draws at"
+        " most `grace_credits` of that."
+    ),
+    "policy.rules.grace_credits": (
+        "What a run and the runs below it may draw past the reservation, together. Only with"
+        ' `overrun` `"pause"` or `"stop"`.'
+    ),
     "policy.packs.credits": (
         "Credits in the pack. No two packs of one currency have the same size."
     ),

@@ -8,10 +8,10 @@ from pydantic import Field, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from agent_credits.events.agent_runs import AgentRunEvent, Rejection
+from agent_credits.events.agent_runs import AgentRunEvent, ExtendedData, Rejection, RequestedData
 from agent_credits.events.model_provider_errors import ModelProviderAnswer
 from agent_credits.ledger.entries import Outcome
-from agent_credits.values.credits import CREDITS_MAX, parse_usage
+from agent_credits.values.credits import CREDITS_MAX, parse_credits, parse_usage
 from tools.blocks import table
 
 # What `parse_usage` takes: zero or more, at most CREDITS_MAX, at most 6 places.
@@ -29,6 +29,11 @@ CREDITS: Final[JsonSchemaValue] = {
         {"type": "integer", "minimum": 0, "maximum": CREDITS_MAX},
     ],
 }
+# What `parse_credits` takes: the same without zero.
+NO_CREDITS: Final[JsonSchemaValue] = {
+    "anyOf": [{"const": 0}, {"type": "string", "pattern": r"^0(\.0{1,6})?$"}]
+}
+SOME_CREDITS: Final[JsonSchemaValue] = {**CREDITS, "not": NO_CREDITS}
 TIME: Final[JsonSchemaValue] = {
     "description": "RFC 3339 with an offset, in the years 2000 to 2200.",
     "type": "string",
@@ -39,7 +44,11 @@ TIME: Final[JsonSchemaValue] = {
     ),
 }
 # By the name of the function that reads a value; pydantic alone would describe what it returns.
-_READ_BY: Final[Mapping[str, JsonSchemaValue]] = {parse_usage.__name__: CREDITS, "_rfc3339": TIME}
+_READ_BY: Final[Mapping[str, JsonSchemaValue]] = {
+    parse_usage.__name__: CREDITS,
+    parse_credits.__name__: SOME_CREDITS,
+    "_rfc3339": TIME,
+}
 
 REJECTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "unsigned": (
@@ -73,24 +82,76 @@ REJECTIONS: Final[Mapping[str, tuple[str, str]]] = {
         "The same identity is recorded with another payload.",
         "Give every event an id of its own. What was recorded first stands.",
     ),
+    "no_estimate": (
+        "A request that reserves has no `data.credits`, or 0, and the policy has no default.",
+        "Send an estimate, or set `default_estimate` in the policy's rule.",
+    ),
+    "already_reserved": (
+        "A request of a run that holds a reservation.",
+        "Send `agent_run.extended` to ask for more.",
+    ),
+    "no_reservation": (
+        "An extension or a release of a run that never reserved, more than a minute after `time`.",
+        "Request the run with a reservation first, or leave the event out.",
+    ),
+    "reservation_ended": (
+        (
+            "An extension or a release of a run whose reservation expired or was closed, or a child"
+            " of such a parent."
+        ),
+        "What the run uses is recorded all the same. To hold credits, request it once more.",
+    ),
+    "run_ended": (
+        "A reservation for, or a second end of, a run that finished or was released.",
+        "No action is needed, unless the run is still at work: then give it a new id.",
+    ),
+    "unknown_parent": (
+        "`parent_run_id` names a run without a reservation, more than a minute after `time`.",
+        "Request the parent with a reservation before its children.",
+    ),
+    "parent_billed_elsewhere": (
+        "The parent's reservation is on another account.",
+        "Start the child with the trigger of its parent, or request it without a parent.",
+    ),
+    "circular_parents": (
+        "`parent_run_id` names the run itself, or a run below it.",
+        "Name the run that started this one.",
+    ),
+    "tree_too_deep": (
+        "The tree of runs would be more than eight deep.",
+        "Let the run draw its parent's reservation: send its usage as the parent's.",
+    ),
+    "too_many_children": (
+        "A hundred runs below the parent hold a reservation.",
+        "Wait until some of them finish, or let children share one run.",
+    ),
+    "too_many_reservations": (
+        "The account holds 500 live reservations.",
+        "Wait until some runs finish; `agent-credits reservations` lists them.",
+    ),
 }
 
 OUTCOMES: Final[Mapping[str, str]] = {
-    "accepted": "A request that the pools can cover. It takes nothing.",
+    "accepted": (
+        "A request that the pools can cover. It takes nothing, or puts its estimate aside."
+    ),
+    "extended": "A reservation got more credits, more time, or both.",
     "debited": "Usage that was drawn in full; usage of 0 credits draws nothing.",
     "insufficient": (
-        "The pools held too little. Usage drew what there was, and the rest is the shortfall. The"
-        " first such event fails the run."
+        "The pools held too little, or the run may draw no more. Usage drew what there was, and the"
+        " rest is the shortfall. The first such event fails the run."
     ),
     "waived": (
         "Usage of a run that had already ended with a platform error, for at least 24 hours after"
         " that. It takes nothing."
     ),
-    "finished": "The end of a run.",
+    "finished": "The end of a run. What its reservation still held went back.",
     "returned": (
         "The end of a run with a platform error. Its draws went back to their grants, but for those"
         " of a grant whose grace is over."
     ),
+    "released": "The end of a reservation, by the platform or by an operator.",
+    "reservations_expired": "The end of reservations whose time was over.",
     "granted": "Credits that were granted, purchased or reloaded.",
     "refilled": "The plan's credits of a new period.",
     "expired": "What a grant still held at its expiry.",
@@ -125,11 +186,25 @@ def event_schema() -> str:
         if "payload_hash" in definition["properties"]:
             del definition["properties"]["payload_hash"]
             definition["required"].remove("payload_hash")
-    # A check of the model as a whole, which pydantic does not describe.
+    # Checks of a model as a whole, which pydantic does not describe.
+    is_there: JsonSchemaValue = {"not": {"type": "null"}}
     schema["$defs"][ModelProviderAnswer.__name__]["anyOf"] = [
-        {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+        {"required": [name], "properties": {name: is_there}}
         for name in ("status_code", "type", "code", "reason")
     ]
+    schema["$defs"][ExtendedData.__name__]["anyOf"] = [
+        {"required": [name], "properties": {name: is_there}} for name in ("credits", "ttl_seconds")
+    ]
+    schema["$defs"][RequestedData.__name__]["not"] = {
+        "anyOf": [
+            {"required": ["reserve", other], "properties": {"reserve": {"const": mode}, other: bad}}
+            for mode, other, bad in (
+                ("none", "parent_run_id", is_there),
+                ("none", "ttl_seconds", is_there),
+                ("estimate", "credits", NO_CREDITS),
+            )
+        ]
+    }
     document: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Agent-run event",

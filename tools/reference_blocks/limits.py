@@ -21,9 +21,14 @@ Words = Mapping[str, str]
 
 EVENTS: Final[Words] = {
     "values.credits.CREDITS_MAX": "credits of one event, grant, pack or threshold",
+    "values.credits.MICROCREDITS_MAX": "the same in microcredits",
     "events.agent_runs.EVENTS_PER_MESSAGE_MAX": "events in one message",
     "events.agent_runs.YEARS": "years that an event's `time` may be in",
     "billing.teams.CLOCK_SKEW_MAX": "how far ahead of our clock an event's `time` may be",
+    "intake.debits.ORDER_MIXED_UP_FOR": (
+        "how long after its `time` an event waits for the one before it: an extension, a release or"
+        " a child for the request that reserves"
+    ),
     "events.model_provider_errors.RETRY_AFTER_SECONDS_MAX": (
         "seconds in `retry_after_seconds` of a model provider's answer"
     ),
@@ -49,11 +54,25 @@ ACCOUNTS: Final[Words] = {
     "aws.items.ROW_BYTES_MAX": "bytes of an account's row",
     "ledger.accounts.PAGE_ENTRIES_FULL": "entries from which a page is full",
     "ledger.accounts.PAGE_IDENTIFIER_BYTES_FULL": "bytes of identifiers from which a page is full",
+    "ledger.accounts.ROOM_FOR_RESERVATIONS_MAX": (
+        "live reservations of an account up to which its page leaves them room in one write unit"
+    ),
     "ledger.entries.PAGES_MAX": "pages of one account",
     "ledger.accounts.ERRORED_RUNS_MAX": (
         "runs that ended with a platform error that an account remembers, to waive late usage"
     ),
     "commit.decide.ERRORED_RUNS_REMEMBERED_FOR": ("how long it remembers them, at the least"),
+}
+RESERVATIONS: Final[Words] = {
+    "ledger.reservations.RESERVATIONS_MAX": "live reservations of an account",
+    "ledger.reservations.TREE_DEPTH_MAX": "runs in line in a tree, the root included",
+    "ledger.reservations.CHILDREN_MAX": "runs directly below a run that hold a reservation",
+    "ledger.reservations.TTL_DEFAULT": "how long a reservation lasts where nothing else is said",
+    "ledger.reservations.TTL_MIN": "shortest time that a policy or an event may ask for",
+    "ledger.reservations.TTL_MAX": "longest such time",
+    "notices.auto_reload.PAUSED_RUNS_NAMED_MAX": (
+        "paused runs that `credits_restored` names, the newest ones"
+    ),
 }
 MONEY: Final[Words] = {
     "ledger.reloads.RELOAD_DEADLINE": "how long events wait for a reload before they fail",
@@ -124,6 +143,7 @@ GROUPS: Final[Mapping[str, Words]] = {
     "Events": EVENTS,
     "Settings": SETTINGS,
     "Accounts and ledger": ACCOUNTS,
+    "Reservations": RESERVATIONS,
     "Reloads and purchases": MONEY,
     "Notices": NOTICES,
     "Work in one go": WORK,

@@ -14,9 +14,10 @@ from tools.blocks import table
 # When each type is published.
 PUBLISHED: Final[Mapping[str, str]] = {
     "insufficient_credits": (
-        "A run failed because the pools of its payer held too little. One for each failed run, at"
-        " once, never in a digest. `fix` lists every way to get credits, and how to retry: as a new"
-        " run with new event ids, because this one stays failed."
+        "A run failed because the pools of its payer held too little, or because it may draw no"
+        " more. One for each failed run, at once, never in a digest. `fix` lists every way to get"
+        " credits, and how to retry: as a new run with new event ids, because this one stays"
+        " failed. For a run with a reservation, `directive` says what the platform is to do."
     ),
     "credits_low": (
         "An account fell below a threshold of its team and no reload is about to help. Once for"
@@ -24,13 +25,17 @@ PUBLISHED: Final[Mapping[str, str]] = {
     ),
     "credits_restored": (
         "Credits came to an account that was announced as low or as exhausted. Runs can be started"
-        " again."
+        " again, and paused ones extended: `paused_runs` names the newest."
     ),
     "credits_expiring": (
         "Paid credits, or credits in the pool `trial`, expire within `ExpiryNoticeDays`. Once for"
         " each account and day of expiry."
     ),
     "balance_report": "Once a day for each team, where the stack has `BalanceReports=true`.",
+    "agent_run.overdrawn": (
+        "A run used up its reservation and began to draw what nobody held. Once for each tree of"
+        " runs, as it begins. Severity `info` where the run may finish."
+    ),
     "auto_reload.succeeded": "A reload was paid and its credits granted.",
     "auto_reload.declined": "A reload was declined; `cause` says why.",
     "auto_reload.suspended": (
@@ -76,6 +81,10 @@ MEANINGS: Final[Mapping[str, str]] = {
     "credits": "How many credits.",
     "currency": "ISO 4217 code in lower case.",
     "day": "The UTC day of the report.",
+    "directive": (
+        "What the platform is to do with the run: `continue`, `pause` or `stop`; see [what a run"
+        " may draw](../explanation/reservations.md#when-a-run-uses-more-than-it-reserved)."
+    ),
     "error": "The model provider's answer, by the names in it; never its message.",
     "exhausted_on": "The day on which the account runs dry at this rate, or null.",
     "expected_credits": "What the ledger says.",
@@ -85,13 +94,17 @@ MEANINGS: Final[Mapping[str, str]] = {
     "findings_count": "How many contradictions there are.",
     "fix": "What to do now, one step each, for whom.",
     "found_credits": "What was found instead.",
+    "grace_credits": "What the tree of runs may draw past its reservation in all.",
     "grant_id": "The grant.",
     "grants": "The grants that expire.",
     "grants[].cause": "Why the grant was made.",
     "instance": "The path of the API that the problem concerns.",
     "model": "The model, as OpenTelemetry's `gen_ai.request.model`.",
     "month": "The calendar month of the spend cap, in the team's zone.",
+    "overdrawn_credits": "What this event drew that nobody held.",
     "packs": "How many packs were bought.",
+    "paused_runs": "Runs that were told to pause, newest first; at most 20.",
+    "paused_runs_count": "How many runs were told to pause.",
     "percent": "The share of the cap that is reached.",
     "percent_left": "What is left, in per cent of `percent_of_credits`, rounded down.",
     "percent_of_credits": "What per cent are of: the period's plan, or what was granted.",
@@ -108,6 +121,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "reload_id": "The reload.",
     "remaining_credits": "What the pool holds after the event.",
     "reserved_cents": "Head-room held for purchases under way, in minor units.",
+    "reserved_credits": "Credits that reservations hold, beside what is available.",
     "resets_at": "When the plan refills, or null.",
     "retry_after_seconds": "How long the model provider asks to wait.",
     "retryable": "Whether trying again can help.",
@@ -120,7 +134,10 @@ MEANINGS: Final[Mapping[str, str]] = {
     "state": "Reloads of this account are `off`, `declined`, `suspended` or `frozen`.",
     "status": "The HTTP status to answer with.",
     "status_code": "The HTTP status of the answer.",
-    "task_state": "`FAILED`: the user can fix this; a platform error would be `ERROR`.",
+    "task_state": (
+        "`FAILED`, or for a run with a reservation `PAUSED` or `RUNNING`: what its policy says. The"
+        " user can fix this; a platform error would be `ERROR`."
+    ),
     "team_id": "The team.",
     "text": "The contradiction, in words.",
     "threshold": "The threshold as the team set it.",
@@ -155,6 +172,10 @@ def by_type() -> str:
 
 def causes() -> str:
     rows = [("`pools_exhausted`", "the pools are exhausted, and the team does not reload")]
+    rows += [
+        ("`reservation_exhausted`", "the pools have credits, but none that this run may draw"),
+        ("`credits_reserved`", "what other runs reserved would have covered it"),
+    ]
     rows += [(f"`{cause}`", decline_in_words(cause)) for cause in get_args(DeclineCause)]
     return table(("cause", "why no reload helped"), rows)
 

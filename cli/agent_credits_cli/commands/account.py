@@ -5,13 +5,11 @@ from typing import Annotated
 
 import typer
 
-from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.ledger.thresholds import LowCredits, Threshold
 from agent_credits.notices.reload_declines import decline_in_words
-from agent_credits.values.display import amount_text, credits_text, time_text
-from agent_credits.values.principals import Principal
-from agent_credits_cli.accounts import existing_account, principal_from
-from agent_credits_cli.holdings import Holdings, holdings_at, holdings_to_json, policy_of
+from agent_credits.values.display import amount_text, count_text, credits_text, time_text
+from agent_credits_cli.accounts import principal_from
+from agent_credits_cli.holdings import Holdings, holdings_to_json, read_holdings
 from agent_credits_cli.tables import AsJson, out, print_json, table
 from agent_credits_cli.target import connect, rows_of
 
@@ -28,11 +26,6 @@ def account(
         print_json(holdings_to_json(holdings))
     else:
         _show(holdings)
-
-
-def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
-    row = existing_account(rows, principal)
-    return holdings_at(row, policy_of(rows, row, now), now)
 
 
 def _low_text(low: LowCredits) -> str:
@@ -60,8 +53,12 @@ def _thresholds_text(thresholds: tuple[Threshold, ...], base_microcredits: int) 
 
 
 def _show(holdings: Holdings) -> None:
-    available = credits_text(holdings.available_microcredits)
-    out().print(f"{holdings.account.principal}: {available} available")
+    available = f"{credits_text(holdings.available_microcredits)} available"
+    if holdings.reserved_microcredits:
+        runs = count_text(len(holdings.account.reservations), "run")
+        held = amount_text(holdings.reserved_microcredits)
+        available += f", {held} reserved for {runs} in flight"
+    out().print(f"{holdings.account.principal}: {available}")
     plan = holdings.account.plan
     if plan is not None:
         refill = holdings.resets_at
@@ -69,16 +66,24 @@ def _show(holdings: Holdings) -> None:
         out().print(f"plan {plan.name}: {credits_text(plan.microcredits)}, {then}")
     if holdings.account.low is not None:
         out().print(_low_text(holdings.account.low), soft_wrap=True)
-    pools = table("pool", ">available")
-    for balance in holdings.balances:
-        pools.add_row(balance.pool, amount_text(balance.available_microcredits))
+    pools = table("pool", ">available", ">reserved")
+    for balance, reserved in zip(holdings.balances, holdings.reserved, strict=True):
+        pools.add_row(
+            balance.pool,
+            amount_text(balance.available_microcredits),
+            amount_text(reserved.available_microcredits),
+        )
     out().print(pools)
-    grants = table("grant, in drawing order", "pool", ">remaining", ">of", "expires", "cause")
+    by_grant = holdings.reserved_by_grant
+    grants = table(
+        "grant, in drawing order", "pool", ">available", ">reserved", ">of", "expires", "cause"
+    )
     for grant in holdings.grants:
         grants.add_row(
             grant.id,
             grant.pool if grant.pool in holdings.pools else f"{grant.pool} (no run draws it)",
             amount_text(grant.remaining_microcredits),
+            amount_text(by_grant.get(grant.id, 0)),
             amount_text(grant.amount_microcredits),
             time_text(grant.expires_at) if grant.expires_at else "never",
             grant.cause,

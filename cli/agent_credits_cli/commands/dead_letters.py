@@ -11,12 +11,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from agent_credits.notices.notice import iso
 from agent_credits.values.display import count_text, shortened, time_text
 from agent_credits_cli import dead_letter_queue
+from agent_credits_cli.confirmation import Yes, confirm
 from agent_credits_cli.conventions import Command
 from agent_credits_cli.dead_letter_queue import Taken
 from agent_credits_cli.dead_letters import About, DeadLetter, about_of, read_dead_letters
 from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.queues import QUEUE_NAMES, Queue, QueueName, depth_of, queues_of
-from agent_credits_cli.tables import AsJson, err, out, print_json, progress
+from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import Target, connect
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ BODY_CHARACTERS_SHOWN: Final = 2_000
 # Of a message with more events than this, the text names the first ones.
 EVENTS_NAMED: Final = 3
 ID_LENGTH_SHOWN: Final = 128
-NOT_DONE_EXIT_STATUS: Final = 1
 
 OneQueue = Annotated[
     QueueName | None,
@@ -41,7 +41,6 @@ Ids = Annotated[
     typer.Argument(metavar="ID...", help="The messages' ids, as `dead-letters` shows them."),
 ]
 All = Annotated[bool, typer.Option("--all", help="All messages instead of those of the ids.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 # What `redrive` and `purge` have in common: it takes messages, and calls back after each.
 Take = Callable[["SQSClient", Queue, Collection[str], Callable[[], None]], Taken]
@@ -173,9 +172,9 @@ def _taken(
         raise CommandError(f"the dead-letter queues cannot be read: {fault}") from fault
     if everything and any(there.values()) and not yes:
         counts = ", ".join(f"{count:,} of {q.name}" for q, count in there.items() if count)
-        _confirm(f"{question.format('all dead letters')} ({counts})?")
+        confirm(f"{question.format('all dead letters')} ({counts})?")
     elif ids and not yes:
-        _confirm(f"{question.format(count_text(len(set(ids)), 'dead letter'))}?")
+        confirm(f"{question.format(count_text(len(set(ids)), 'dead letter'))}?")
     missing = set(ids)
     taken: dict[Queue, Taken] = {}
     with progress(shown=sum(there.values()) > EVENTS_NAMED) as bar:
@@ -191,16 +190,6 @@ def _taken(
             " see `agent-credits dead-letters`"
         )
     return taken
-
-
-def _confirm(question: str) -> None:
-    try:
-        is_meant = typer.confirm(question, err=True)
-    except typer.Abort:
-        raise CommandError("nobody answered, so nothing was done; add --yes to do it") from None
-    if not is_meant:
-        err().print("Nothing was done.")
-        raise typer.Exit(NOT_DONE_EXIT_STATUS)
 
 
 def _report(taken: dict[Queue, Taken], key: str, sentence: str, *, as_json: bool) -> None:

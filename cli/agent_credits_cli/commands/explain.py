@@ -1,15 +1,17 @@
 """`agent-credits explain`: what each event of a run did and why, from trigger to outcome."""
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Final, assert_never
 
 import typer
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.policy import BillingPolicy, TriggerKind
-from agent_credits.ledger.accounts import pool_balances
-from agent_credits.ledger.entries import Entry, Identity, PoolBalance, RunContext
+from agent_credits.ledger.accounts import Account, pool_balances
+from agent_credits.ledger.entries import Entry, Identity, RunContext
+from agent_credits.ledger.reservations import Reservation, reservation_of
 from agent_credits.notices.reload_declines import decline_in_words
 from agent_credits.sweeps.reconciliation import Reconciliation
 from agent_credits.sweeps.verification import read_policy
@@ -19,6 +21,12 @@ from agent_credits.values.principals import Payer, Principal
 from agent_credits_cli.accounts import principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
 from agent_credits_cli.errors import CommandError
+from agent_credits_cli.recorded_runs import Recorded, find_run
+from agent_credits_cli.reservations import (
+    lines_about,
+    reservation_to_json,
+    state_text,
+)
 from agent_credits_cli.tables import AsJson, err, out, print_json
 from agent_credits_cli.target import connect, rows_of
 
@@ -32,28 +40,6 @@ PAYERS: Final[Mapping[Payer, str]] = {
     "owner": "the team's owner pays for unattended runs",
     "team": "the team itself pays",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """One event of the run, where it is recorded, and what each pool of its order held before.
-
-    `held` is empty if the policy that names the order is missing.
-    """
-
-    principal: Principal
-    page_number: int
-    is_on_open_page: bool
-    entry: Entry
-    held: tuple[PoolBalance, ...] = ()
-
-    @property
-    def run(self) -> RunContext:
-        assert self.entry.run is not None, "every entry of a run has its trigger"
-        return self.entry.run
-
-    def drawn_from(self, pool: str) -> int:
-        return sum(part.microcredits for part in self.entry.draws if part.pool == pool)
 
 
 def explain(
@@ -80,79 +66,91 @@ def explain(
             f"no account has recorded {what}; if it was sent, it is still in the queue or was"
             " rejected: see `agent-credits dead-letters`"
         )
-    explained = in_order_with_held(rows, chosen)
+    explained = in_order_with_held(rows, chosen, run if event is None else None)
+    held = reservation_now(rows, run, {recorded.principal for recorded in found})
     if as_json:
-        print_json([_to_json(recorded) for recorded in explained])
-    else:
-        for recorded in explained:
-            out().print(_text(recorded), soft_wrap=True)
-
-
-def find_run(rows: DynamoDBRows, run_id: str, principal: Principal | None) -> list[Recorded]:
-    """Return what is recorded of a run, in no order.
-
-    An event on an open page has no receipt yet. So the open pages of the accounts that the run is
-    known to be billed to are read, or else those of all accounts.
-    """
-    found = {
-        receipt.entry.identity: Recorded(
-            receipt.principal, receipt.page_number, False, receipt.entry
+        print_json(
+            {
+                "run_id": run,
+                "events": [_to_json(recorded) for recorded in explained],
+                "reservation": reservation_to_json(held) if held else None,
+            }
         )
-        for receipt in rows.read_run(run_id)
-    }
-    principals = {recorded.principal for recorded in found.values()}
-    if principal is not None:
-        principals.add(principal)
-    with err().status(f"reading open pages for events of run {run_id}"):
-        for row in map(rows.read_account, principals) if principals else rows.list_accounts():
-            for entry in row.entries if row else ():
-                identity = entry.identity
-                if row and (identity.realm, identity.subject) == ("RUN", run_id):
-                    recorded = Recorded(row.principal, row.page_number, True, entry)
-                    found.setdefault(identity, recorded)
-    return list(found.values())
+        return
+    for recorded in explained:
+        out().print(_text(recorded, run), soft_wrap=True)
+    if held is not None:
+        out().print(state_text(held, datetime.now(UTC)), soft_wrap=True)
 
 
-def in_order_with_held(rows: DynamoDBRows, found: Collection[Recorded]) -> list[Recorded]:
+def reservation_now(
+    rows: DynamoDBRows, run_id: str, principals: Collection[Principal]
+) -> Reservation | None:
+    """Return the run's reservation as it is on the row of one of these accounts."""
+    accounts = filter(None, map(rows.read_account, sorted(principals)))
+    held = (reservation_of(account.reservations, run_id) for account in accounts)
+    return next(filter(None, held), None)
+
+
+def in_order_with_held(
+    rows: DynamoDBRows, found: Collection[Recorded], run_id: str | None = None
+) -> list[Recorded]:
     """Return a run's events in the order they were recorded, with what the pools held before each.
 
-    Receipts hold neither, so the ledgers of the accounts are replayed up to the last event.
+    Receipts hold neither, so the ledgers of the accounts are replayed up to the last event. With
+    `run_id`, an entry of another event that ended the run's reservation is included.
     """
     policies: dict[str, BillingPolicy] = {}
-    held: dict[Identity, tuple[PoolBalance, ...]] = {}
+    explained: dict[Identity, Recorded] = {}
     for principal in sorted({recorded.principal for recorded in found}):
-        wanted = {r.entry.identity for r in found if r.principal == principal}
+        wanted = {r.entry.identity: r for r in found if r.principal == principal}
         with err().status(f"replaying the ledger of {principal}"):
-            held |= _replay(rows, principal, wanted, policies)
-    place = {identity: number for number, identity in enumerate(held)}
-    return sorted(
-        (replace(recorded, held=held[recorded.entry.identity]) for recorded in found),
-        key=lambda r: (r.entry.recorded_at, place[r.entry.identity]),
-    )
+            explained |= _replay(rows, principal, wanted, policies, run_id)
+    place = {identity: number for number, identity in enumerate(explained)}
+    return sorted(explained.values(), key=lambda r: (r.entry.recorded_at, place[r.entry.identity]))
 
 
 def _replay(
     rows: DynamoDBRows,
     principal: Principal,
-    wanted: set[Identity],
+    wanted: Mapping[Identity, Recorded],
     policies: dict[str, BillingPolicy],
-) -> dict[Identity, tuple[PoolBalance, ...]]:
-    held: dict[Identity, tuple[PoolBalance, ...]] = {}
+    run_id: str | None,
+) -> dict[Identity, Recorded]:
+    explained: dict[Identity, Recorded] = {}
     row = rows.read_account(principal)
     reconciliation = Reconciliation(principal)
+    awaits_end = run_id is not None and _ended_by_another_event(row, wanted.values(), run_id)
     for page in all_pages(rows, row) if row else ():
         for entry in page.entries:
             if entry.run is not None:
                 read_policy(rows, entry.run.policy_version, policies)
-                if entry.identity in wanted:
-                    pools = _pools(policies, entry.run)
-                    held[entry.identity] = pool_balances(
-                        reconciliation.account, pools, entry.recorded_at
-                    )
+            recorded = wanted.get(entry.identity)
+            if awaits_end and any(ended.run_id == run_id for ended in entry.reservation.ended):
+                is_open = row is not None and page.number == row.page_number
+                recorded = Recorded(principal, page.number, is_open, entry)
+                awaits_end = False
+            if recorded is not None:
+                pools = _pools(policies, entry.run) if entry.run else ()
+                before = reconciliation.account
+                explained[entry.identity] = replace(
+                    recorded,
+                    held=pool_balances(before, pools, entry.recorded_at),
+                    grant_pools={grant.id: grant.pool for grant in before.grants},
+                )
             reconciliation.add_entry(entry, policies)
-        if held.keys() == wanted:
+        if explained.keys() >= wanted.keys() and not awaits_end:
             break
-    return held
+    return explained
+
+
+def _ended_by_another_event(row: Account | None, found: Collection[Recorded], run_id: str) -> bool:
+    """Return whether the run's reservation expired, or was closed with that of its parent."""
+    facts = [recorded.entry.reservation for recorded in found]
+    has_reserved = any(move.run_id == run_id for one in facts for move in one.moves)
+    has_ended = any(ended.run_id == run_id for one in facts for ended in one.ended)
+    is_held = row is not None and reservation_of(row.reservations, run_id) is not None
+    return has_reserved and not has_ended and not is_held
 
 
 def _pools(policies: Mapping[str, BillingPolicy], run: RunContext) -> tuple[str, ...]:
@@ -163,37 +161,60 @@ def _pools(policies: Mapping[str, BillingPolicy], run: RunContext) -> tuple[str,
     return ()
 
 
-def _text(recorded: Recorded) -> str:
-    entry, run = recorded.entry, recorded.run
+def _text(recorded: Recorded, run_id: str) -> str:
+    entry = recorded.entry
     page = f"page {recorded.page_number}" + (" (open)" if recorded.is_on_open_page else "")
     amount = f", {credits_text(entry.amount_microcredits)}"
     lines = [
         f"{entry.identity.id}: {entry.type}{amount if entry.amount_microcredits else ''}",
-        f"  trigger    {TRIGGERS[run.trigger_kind]} {run.trigger_id} of team {run.team_id}"
-        + (f", project {run.project_id}" if run.project_id else ""),
-        f"  billed     {recorded.principal}: {PAYERS[run.payer]} (policy {run.policy_version})",
-        f"  pools      {_pools_text(recorded)}",
-        f"  outcome    {outcome_text(entry)}",
-        f"  recorded   {time_text(entry.recorded_at)} on {page} of {recorded.principal}",
+        *(_labelled(*line) for line in _decided_by(recorded)),
+        _labelled("outcome", outcome_text(entry)),
+        *(_labelled(*line) for line in lines_about(entry, run_id, recorded.grant_pools)),
+        _labelled("recorded", f"{time_text(entry.recorded_at)} on {page} of {recorded.principal}"),
     ]
     return "\n".join(lines) + "\n"
 
 
+def _labelled(label: str, text: str) -> str:
+    return f"  {label:<10} {text}"
+
+
+def _decided_by(recorded: Recorded) -> Iterator[tuple[str, str]]:
+    """Yield who or what caused the entry, and what it had to draw from."""
+    entry, run = recorded.entry, recorded.entry.run
+    if run is not None:
+        project = f", project {run.project_id}" if run.project_id else ""
+        trigger = f"{TRIGGERS[run.trigger_kind]} {run.trigger_id} of team {run.team_id}{project}"
+        yield "trigger", trigger
+        payer = f"{recorded.principal}: {PAYERS[run.payer]} (policy {run.policy_version})"
+        yield "billed", payer
+        yield "pools", _pools_text(recorded)
+    elif entry.outcome == "released":
+        yield "trigger", "an operator, by `agent-credits release`"
+    else:
+        yield "trigger", "time alone"
+
+
 def _pools_text(recorded: Recorded) -> str:
-    """Return, for each pool in drawing order, what it held and what was drawn from it."""
-    if recorded.entry.outcome in ("finished", "waived", "returned"):
+    """Return, for each pool in drawing order, what was available in it and what was taken of that.
+
+    What usage draws of a reservation was taken from its pool before.
+    """
+    entry = recorded.entry
+    if entry.outcome in ("finished", "waived", "returned", "released"):
         return "none drawn: this event takes no credits"
     parts: list[str] = []
-    uncovered = recorded.entry.amount_microcredits
-    is_request = recorded.entry.type == "agent_run.requested"
+    is_request = entry.type in ("agent_run.requested", "agent_run.extended")
+    taken_of = {pool.pool: recorded.taken_from(pool.pool) for pool in recorded.held}
+    uncovered = entry.amount_microcredits - entry.drawn_microcredits + sum(taken_of.values())
     for pool in recorded.held:
-        drawn = recorded.drawn_from(pool.pool)
+        taken = taken_of[pool.pool]
         text = f"{pool.pool} held {amount_text(pool.available_microcredits)}"
-        if drawn:
-            text += f", drew {amount_text(drawn)}"
-        elif uncovered == 0 and not is_request:
+        if taken:
+            text += f", {'reserved' if is_request else 'drew'} {amount_text(taken)}"
+        elif uncovered <= 0 and not is_request:
             text += ", not needed"
-        uncovered -= drawn
+        uncovered -= taken
         parts.append(text)
     return "; ".join(parts) or "unknown: the policy is missing"
 
@@ -207,9 +228,13 @@ def outcome_text(entry: Entry) -> str:
         case "accepted":
             return "accepted: the pools cover it; a request takes no credits"
         case "extended":
-            return f"extended: {amount} more reserved" if entry.amount_microcredits else "renewed"
-        case "released" | "reservations_expired":
-            return f"{entry.outcome.replace('_', ' ')}: {amount} went back"
+            if entry.amount_microcredits == 0:
+                return "extended: the reservation got more time"
+            return f"extended: {amount} more reserved"
+        case "released":
+            return f"released: {amount} went back"
+        case "reservations_expired":
+            return f"expired: the time of these reservations was over, and {amount} went back"
         case "debited":
             return f"debited {draws_text(entry.draws)}"
         case "insufficient":
@@ -235,6 +260,8 @@ def _shortfall_text(entry: Entry) -> str:
     drew = f", drew {draws_text(entry.draws)}" if entry.draws else ""
     short = credits_text(entry.shortfall_microcredits)
     fails = "this failed the run" if entry.fails_run else "the run had failed already"
+    if entry.reservation.directive in ("continue", "pause"):
+        fails = "this did not fail the run"
     if entry.decline is not None:
         fails += f"; no reload: {_decline_text(entry)}"
     return f"{drew}: short by {short}; {fails}" if entry.shortfall_microcredits else f": {fails}"

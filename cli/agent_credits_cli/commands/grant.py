@@ -16,7 +16,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.notices.notice import iso
 from agent_credits.payments.purchases import ManualPurchase, NotBought, buy
 from agent_credits.values.credits import format_credits
-from agent_credits.values.display import credits_text, money_text, time_text
+from agent_credits.values.display import amount_text, credits_text, money_text, time_text
 from agent_credits.values.errors import AccountTooLarge, Contended, RowsUnavailable
 from agent_credits.values.principals import Principal
 from agent_credits_cli.accounts import existing_account, principal_from
@@ -239,5 +239,12 @@ def _print(declared: DeclaredGrant, account: Account, *, is_new: bool, as_json: 
         out().print(f"Granted {declared.principal} {what}{expiry}.", soft_wrap=True)
     else:
         left = credits_text(held.remaining_microcredits if held else 0)
-        text = f"{declared.principal} was already granted {what}; {left} left."
+        reserved = sum(
+            part.microcredits
+            for reservation in account.reservations
+            for part in reservation.parts
+            if part.grant_id == declared.id
+        )
+        in_flight = f" and {amount_text(reserved)} reserved for runs in flight" if reserved else ""
+        text = f"{declared.principal} was already granted {what}; {left} left{in_flight}."
         out().print(text, soft_wrap=True)

@@ -1,12 +1,13 @@
 """`agent-credits ledger`: an account's entries, oldest first, from full pages and the open page."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
 from agent_credits.ledger.entries import Entry
-from agent_credits.values.display import credits_text, time_text
+from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits_cli.accounts import existing_account, principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
 from agent_credits_cli.tables import AsJson, out, print_json_line
@@ -32,6 +33,15 @@ def ledger(
             out().print(_line(page_number, entry), soft_wrap=True)
 
 
+def _reservation_details(entry: Entry) -> Iterator[str]:
+    facts = entry.reservation
+    if entry.outcome in ("accepted", "extended") and facts.moves:
+        yield "reserved"
+    if facts.ended:
+        back = -sum(move.microcredits for move in facts.moves if move.microcredits < 0)
+        yield f"{amount_text(back)} went back" if back else "nothing left to go back"
+
+
 def _line(page_number: int, entry: Entry) -> str:
     """Return an entry as one line, so that a ledger of any length can be piped and searched."""
     what = f"{time_text(entry.recorded_at)}  page {page_number}  {entry.outcome:<12}"
@@ -41,6 +51,7 @@ def _line(page_number: int, entry: Entry) -> str:
         details += [draws_text(entry.draws)]
         if entry.shortfall_microcredits:
             details += [f"short by {credits_text(entry.shortfall_microcredits)}"]
+        details += list(_reservation_details(entry))
         about = f"{entry.identity.id} of {entry.identity.subject}"
         return f"{what}  {about}  {', '.join(filter(None, details))}".rstrip()
     if entry.reload is not None and entry.grant is None:
@@ -48,4 +59,8 @@ def _line(page_number: int, entry: Entry) -> str:
         return f"{what}  {entry.reload.reload_id} of team {entry.reload.team_id}{decline}"
     if entry.grant is not None:
         return f"{what}  {entry.grant.id}  {amount} in pool {entry.grant.pool}"
+    if entry.reservation.ended:
+        ended = ", ".join(ended.run_id for ended in entry.reservation.ended)
+        why = f"  ({entry.reservation.reason})" if entry.reservation.reason else ""
+        return f"{what}  reservation of {ended}  {amount} went back{why}"
     return f"{what}  plan {entry.plan_name}"

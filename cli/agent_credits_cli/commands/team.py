@@ -16,7 +16,7 @@ from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, count_text, money_text, time_text
 from agent_credits.values.principals import Principal
-from agent_credits_cli.holdings import holdings_at
+from agent_credits_cli.holdings import Holdings, holdings_at
 from agent_credits_cli.tables import AsJson, out, print_json, progress, table
 from agent_credits_cli.target import connect, rows_of
 from agent_credits_cli.team_settings import (
@@ -30,8 +30,8 @@ from agent_credits_cli.teams import read_team_and_policy
 # Fewer accounts than this are read before anyone could read a progress bar.
 PROGRESS_FROM: Final = 50
 
-# A principal, its available credits, None where it has no account, and its newest reload.
-Funds = tuple[Principal, int | None, Reload | None]
+# A principal, and what it holds; None where it has no account.
+Funds = tuple[Principal, Holdings | None]
 # A principal and the reload it waits for, or was declined.
 Asking = tuple[Principal, Reload]
 
@@ -58,8 +58,7 @@ def _funds(
         task = bar.add_task("reading accounts", total=len(principals))
         for principal in principals:
             row = rows.read_account(principal)
-            left = holdings_at(row, policy, now).available_microcredits if row else None
-            yield principal, left, row.reload if row else None
+            yield principal, holdings_at(row, policy, now) if row else None
             bar.advance(task)
 
 
@@ -78,10 +77,11 @@ def _to_json(team: Team, funds: list[Funds], now: datetime) -> dict[str, Any]:
         "payers": [
             {
                 "principal": str(principal),
-                "available_credits": None if left is None else format_credits(left),
-                "reload": _reload_to_json(reload),
+                "available_credits": held and format_credits(held.available_microcredits),
+                "reserved_credits": held and format_credits(held.reserved_microcredits),
+                "reload": _reload_to_json(held.account.reload) if held else None,
             }
-            for principal, left, reload in funds
+            for principal, held in funds
         ],
         "spending": _spending_to_json(team, now),
         "at": iso(now),
@@ -169,11 +169,22 @@ def _show(team: Team, funds: list[Funds], now: datetime) -> None:
             _state(team, tenure, now),
         )
     out().print(tenures)
-    credits_of = table("payer", ">available")
-    for principal, left, _ in funds:
-        credits_of.add_row(str(principal), "no account" if left is None else amount_text(left))
+    credits_of = table("payer", ">available", ">reserved")
+    for principal, held in funds:
+        if held is None:
+            credits_of.add_row(str(principal), "no account", "")
+        else:
+            credits_of.add_row(
+                str(principal),
+                amount_text(held.available_microcredits),
+                amount_text(held.reserved_microcredits),
+            )
     out().print(credits_of)
-    asking = [(principal, reload) for principal, _, reload in funds if reload is not None]
+    asking = [
+        (principal, held.account.reload)
+        for principal, held in funds
+        if held is not None and held.account.reload is not None
+    ]
     _show_spending(team, asking, now)
 
 

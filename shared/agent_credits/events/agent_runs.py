@@ -113,9 +113,11 @@ class RequestedData(_RunData):
     @model_validator(mode="after")
     def _reservation_is_consistent(self) -> Self:
         if self.reserve == "none" and (self.parent_run_id or self.ttl_seconds):
-            raise ValueError('reserve "none" goes with neither parent_run_id nor ttl_seconds')
+            raise ValueError(
+                'has reserve "none", which goes with neither parent_run_id nor ttl_seconds'
+            )
         if self.reserve == "estimate" and self.credits == 0:
-            raise ValueError("credits must be more than zero to be reserved")
+            raise ValueError("must reserve more than zero credits")
         return self
 
 
@@ -128,7 +130,7 @@ class ExtendedData(_RunData):
     @model_validator(mode="after")
     def _asks_for_something(self) -> Self:
         if self.credits is None and self.ttl_seconds is None:
-            raise ValueError("data must ask for credits or ttl_seconds, or both")
+            raise ValueError("must ask for credits or ttl_seconds, or both")
         return self
 
 
@@ -226,29 +228,32 @@ _PATH_LENGTH_MAX = 200
 _UNKNOWN_FIELD = "is not a known field"
 
 
+RejectionCode = Literal[
+    "unsigned",
+    "bad_signature",
+    "malformed",
+    "unknown_team",
+    "unknown_user",
+    "from_the_future",
+    "conflicting",
+    "no_estimate",
+    "already_reserved",
+    "no_reservation",
+    "reservation_ended",
+    "run_ended",
+    "unknown_parent",
+    "parent_billed_elsewhere",
+    "circular_parents",
+    "tree_too_deep",
+    "too_many_children",
+    "too_many_reservations",
+]
+
+
 class Rejection(Struct, frozen=True):
     """Why a message or one of its events is not recorded: `code` to count by, `reason` to read."""
 
-    code: Literal[
-        "unsigned",
-        "bad_signature",
-        "malformed",
-        "unknown_team",
-        "unknown_user",
-        "from_the_future",
-        "conflicting",
-        "no_estimate",
-        "already_reserved",
-        "no_reservation",
-        "reservation_ended",
-        "run_ended",
-        "unknown_parent",
-        "parent_billed_elsewhere",
-        "circular_parents",
-        "tree_too_deep",
-        "too_many_children",
-        "too_many_reservations",
-    ]
+    code: RejectionCode
     reason: str
 
 

@@ -16,6 +16,8 @@ from agent_credits.intake.dispositions import (
     RetrySoon,
 )
 from agent_credits.intake.model_provider_errors import ReportedModelProviderError
+from agent_credits.intake.reservation_counts import reservation_counts
+from agent_credits.ledger.entries import Entry
 from agent_credits.values.principals import Principal
 
 
@@ -72,6 +74,7 @@ class DebitedBatch(Struct, frozen=True):
     """One disposition per message, and the results of its events.
 
     `events`: how many the messages contain; a message that cannot be read counts as one.
+    `expiries`: entries of reservations that had expired when these events were committed.
     `retries` counts attempts to commit that lost to other writers. `unsigned` counts messages
     without a signature, while producers move to signing.
     """
@@ -83,6 +86,7 @@ class DebitedBatch(Struct, frozen=True):
     retries: int = 0
     errored_runs_forgotten: int = 0
     unsigned: int | None = None
+    expiries: tuple[Entry, ...] = ()
 
     @property
     def runs_failed(self) -> int:
@@ -110,6 +114,12 @@ class DebitedBatch(Struct, frozen=True):
         return [message_id for message_id, what in found if not isinstance(what, Done)]
 
     @property
+    def _new_entries(self) -> Iterator[Entry]:
+        for outcome in self.outcomes:
+            if isinstance(outcome.result, Recorded):
+                yield outcome.result.entry
+
+    @property
     def counts(self) -> dict[str, int]:
         """Return the metrics of the batch, each by its name."""
         kinds = Counter(type(disposition) for disposition in self.dispositions.values())
@@ -122,6 +132,7 @@ class DebitedBatch(Struct, frozen=True):
             "MessagesRejected": kinds[Rejected],
             "MessagesWaiting": sum(map(_waits, self.dispositions.values())),
             "RunsFailed": self.runs_failed,
+            **reservation_counts([*self.expiries, *self._new_entries]),
             **({} if self.unsigned is None else {"MessagesUnsigned": self.unsigned}),
         }
 

@@ -11,13 +11,22 @@ many of them need is read for all of them together: settings, rows, then receipt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, assert_never
 
 from msgspec import Struct
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
-from agent_credits.commit.changes import Change, Conflicting, RunChange, Unsure, Waiting
+from agent_credits.commit.changes import (
+    AlreadyRecorded,
+    Change,
+    Conflicting,
+    Recorded,
+    Result,
+    RunChange,
+    Unsure,
+    Waiting,
+)
 from agent_credits.commit.read_ahead import Ahead, read_ahead
 from agent_credits.commit.rows import Rows
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
@@ -44,7 +53,9 @@ from agent_credits.intake.model_provider_errors import (
     ReportedModelProviderError,
     model_provider_error_of,
 )
+from agent_credits.intake.reservation_counts import expired_in
 from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Entry
 from agent_credits.notices.rows import ObservationRows
 from agent_credits.values.errors import (
     AccountMissing,
@@ -99,6 +110,7 @@ class _Group(Struct, frozen=True):
     outcomes: tuple[Outcome, ...] = ()
     retries: int = 0
     errored_runs_forgotten: int = 0
+    expiries: tuple[Entry, ...] = ()
 
 
 class _CommittedAccount(Struct, frozen=True):
@@ -164,6 +176,7 @@ class Debits:
             reported=tuple(o for o in observed if isinstance(o, ReportedModelProviderError)),
             retries=sum(group.retries for group in groups),
             errored_runs_forgotten=sum(group.errored_runs_forgotten for group in groups),
+            expiries=tuple(expiry for group in groups for expiry in group.expiries),
             unsigned=sum(delivery.signature is None for delivery in deliveries)
             if self._unsigned_counts
             else None,
@@ -376,23 +389,38 @@ def _all_of(debits: Iterable[_Debit], disposition: Disposition, retries: int = 0
 def _group_of(committed: Committed, debits: Sequence[_Debit], now: datetime) -> _Group:
     account, outcomes, settled = committed.account, list[Outcome](), list[_Settled]()
     for debit, result in zip(debits, committed.results, strict=True):
-        if isinstance(result, Waiting):
-            settled.append(_Settled(debit.message_id, RetrySoon(result)))
-            continue
-        if isinstance(result, Rejection):
-            settled.append(_Settled(debit.message_id, Rejected(result)))
-            continue
-        if isinstance(result, Unsure):
-            settled.append(_Settled(debit.message_id, _awaited(debit.change.event, result, now)))
-            continue
-        outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
-        if isinstance(result, Conflicting):
-            reason = f"event {debit.change.event.id} was recorded with another payload"
-            rejection = Rejection("conflicting", reason)
-            settled.append(_Settled(debit.message_id, Rejected(rejection)))
+        if isinstance(result, Recorded | AlreadyRecorded | Conflicting):
+            outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
+        disposition = disposition_of(debit.change.event, result, now)
+        if disposition is not None:
+            settled.append(_Settled(debit.message_id, disposition))
+    # Without a new entry of its own, the batch may have found the row of an earlier commit.
+    is_new = any(isinstance(result, Recorded) for result in committed.results)
     return _Group(
-        tuple(settled), tuple(outcomes), committed.retries, committed.errored_runs_forgotten
+        settled=tuple(settled),
+        outcomes=tuple(outcomes),
+        retries=committed.retries,
+        errored_runs_forgotten=committed.errored_runs_forgotten,
+        expiries=expired_in(account) if is_new else (),
     )
+
+
+def disposition_of(event: LedgerEvent, result: Result, now: datetime) -> Disposition | None:
+    """Return why an event is not recorded, or None if it is."""
+    match result:
+        case Recorded() | AlreadyRecorded():
+            return None
+        case Waiting():
+            return RetrySoon(result)
+        case Unsure():
+            return _awaited(event, result, now)
+        case Conflicting():
+            reason = f"event {event.id} was recorded with another payload"
+            return Rejected(Rejection("conflicting", reason))
+        case Rejection():
+            return Rejected(result)
+        case _:
+            assert_never(result)
 
 
 def _awaited(event: LedgerEvent, unsure: Unsure, now: datetime) -> Disposition:

@@ -159,6 +159,16 @@ def reserved_microcredits(account: Account, pools: Iterable[str], now: datetime)
     return total_microcredits(reserved_balances(account, pools, now))
 
 
+def reserved_by_grant(account: Account, now: datetime) -> dict[str, int]:
+    """Return what live reservations hold at `now` of each grant that they hold a part of."""
+    held: dict[str, int] = {}
+    for reservation in account.reservations:
+        if reservation.is_live(now):
+            for part in reservation.parts:
+                held[part.grant_id] = held.get(part.grant_id, 0) + part.microcredits
+    return held
+
+
 def unburned_microcredits(account: Account, pools: Iterable[str], now: datetime) -> int:
     """Return what is available and what is reserved together: what was not drawn yet."""
     order = tuple(pools)

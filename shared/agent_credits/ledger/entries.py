@@ -91,6 +91,11 @@ def reload_identity(principal: Principal, change_id: str) -> Identity:
     return Identity("RELOAD", str(principal), OWN_SOURCE, change_id)
 
 
+def reservations_expiry_identity(principal: Principal, version: int) -> Identity:
+    """Return the identity of the one entry of what expired by the commit of this version."""
+    return grant_identity(principal, f"{RESERVATIONS_PREFIX}expired:{version}")
+
+
 def origin_identity(principal: Principal, grant_id: str) -> Identity:
     """Return the identity of the entry that made a grant."""
     if grant_id.startswith(RELOAD_PREFIX):
@@ -349,7 +354,7 @@ class Entry(Struct, frozen=True):
         """What expired reservations still held; one entry of the commit that writes `version`."""
         require(len(facts.ended) > 0, "an expiry of reservations names what expired")
         return cls(
-            grant_identity(principal, f"{RESERVATIONS_PREFIX}expired:{version}"),
+            reservations_expiry_identity(principal, version),
             NO_PAYLOAD,
             "reservations.expired",
             "reservations_expired",

@@ -341,3 +341,63 @@ def test_rejects_reloads_that_could_never_be_made(
     assert RELOADING_WORLD.count(old) >= 1, "the test changes what is there"
 
     assert complaint in complaint_about(file, RELOADING_WORLD.replace(old, new, 1))
+
+
+RESERVING = 'pools = ["plan", "add_on"]\nreserve = "estimate"\ndefault_estimate = "75"\n'
+
+
+def test_a_rule_says_how_its_runs_reserve(file: Path) -> None:
+    file.write_text(
+        changed(
+            'pools = ["plan", "add_on"]\n',
+            'pools = ["plan", "add_on"]\noverrun = "pause"\ngrace_credits = "2.5"\n',
+        ).replace('pools = ["contract"]', f"{RESERVING.replace('plan', 'contract')}", 1)
+    )
+
+    rules = load_world(file).policy.rules
+
+    assert [rule.reserve for rule in rules] == ["none", "none", "estimate"]
+    assert (rules[0].overrun, rules[0].grace_microcredits) == ("pause", 2_500_000)
+    assert rules[2].default_estimate_microcredits == 75_000_000
+    assert rules[2].reservation_ttl_seconds == 3_600
+
+
+@pytest.mark.parametrize(
+    ("keys", "complaint"),
+    [
+        ('reserve = "all"', "policy.rules[0].reserve: Input should be 'none' or 'estimate'"),
+        (
+            'reserve = "estimate"',
+            'policy.rules[0]: reserve "estimate" needs a default_estimate, for runs whose event',
+        ),
+        (
+            'default_estimate = "-1"',
+            "policy.rules[0].default_estimate: credits must be a decimal from 0",
+        ),
+        (
+            'default_estimate = "1000000001"',
+            "policy.rules[0].default_estimate: credits must be at most 1,000,000,000",
+        ),
+        (
+            "reservation_ttl_seconds = 59",
+            "policy.rules[0].reservation_ttl_seconds: Input should be greater than or equal to 60",
+        ),
+        (
+            "reservation_ttl_seconds = 86401",
+            "policy.rules[0].reservation_ttl_seconds: Input should be less than or equal to 86400",
+        ),
+        ('overrun = "kill"', "policy.rules[0].overrun: Input should be 'finish', 'pause' or 'st"),
+        (
+            'grace_credits = "5"',
+            'policy.rules[0]: grace_credits go with overrun "pause" or "stop"; "finish" has no end',
+        ),
+    ],
+)
+def test_a_rule_that_reserves_wrongly_is_rejected_at_its_key(
+    file: Path, keys: str, complaint: str
+) -> None:
+    line = complaint_about(
+        file, changed('pools = ["plan", "add_on"]', f'pools = ["plan", "add_on"]\n{keys}')
+    )
+
+    assert line.startswith(f": {complaint}")

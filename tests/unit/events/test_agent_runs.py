@@ -121,6 +121,46 @@ MALFORMED = {
         body(*[{}] * (EVENTS_PER_MESSAGE_MAX + 1)),
         f"more than {EVENTS_PER_MESSAGE_MAX:,} events",
     ),
+    "an estimate of zero to reserve": (
+        body(requested("e1", reserve="estimate", credits="0")),
+        "event 0: data must reserve more than zero credits",
+    ),
+    "an estimate above the bound": (
+        body(requested("e1", reserve="estimate", credits="1000000001")),
+        "credits must be at most 1,000,000,000",
+    ),
+    "an unknown way to reserve": (
+        body(requested("e1", reserve="all", credits="1")),
+        "data.reserve must be 'none' or 'estimate'",
+    ),
+    "a parent without a reservation": (
+        body(requested("e1", reserve="none", parent_run_id="run-0")),
+        'event 0: data has reserve "none", which goes with neither parent_run_id nor ttl_seconds',
+    ),
+    "a time without a reservation": (
+        body(requested("e1", reserve="none", ttl_seconds=60)),
+        'event 0: data has reserve "none", which goes with neither parent_run_id nor ttl_seconds',
+    ),
+    "a reservation of less than a minute": (
+        body(requested("e1", ttl_seconds=59)),
+        "data.ttl_seconds must be at least 60",
+    ),
+    "a reservation of more than a day": (
+        body(requested("e1", ttl_seconds=86_401)),
+        "data.ttl_seconds must be at most 86,400",
+    ),
+    "an extension by nothing": (
+        body(cloudevent("e1", type="agent_run.extended")),
+        "event 0: data must ask for credits or ttl_seconds, or both",
+    ),
+    "an extension by zero": (
+        body(cloudevent("e1", type="agent_run.extended", credits="0")),
+        "credits must be more than zero",
+    ),
+    "a release of a part": (
+        body(cloudevent("e1", type="agent_run.released", credits="5")),
+        "data.credits is not a known field",
+    ),
 }
 
 
