@@ -1,6 +1,6 @@
 """What became of the messages of a batch, by kind and by message."""
 
-from agent_credits.commit.changes import Waiting
+from agent_credits.commit.changes import Unsure, Waiting
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.intake.debited_batch import DebitedBatch
 from agent_credits.intake.dispositions import Rejected, RetryLater, RetrySoon
@@ -19,7 +19,17 @@ def postponed(batch: DebitedBatch) -> dict[str, AgentCreditsError]:
     return {
         message: what.cause
         for message, what in found
-        if isinstance(what, RetryLater | RetrySoon) and not isinstance(what.cause, Waiting)
+        if isinstance(what, RetryLater | RetrySoon) and not isinstance(what.cause, Waiting | Unsure)
+    }
+
+
+def out_of_order(batch: DebitedBatch) -> dict[str, str]:
+    """Return the run, for each message that comes back because nothing is known of it yet."""
+    found = batch.dispositions.items()
+    return {
+        message: what.cause.run_id
+        for message, what in found
+        if isinstance(what, RetrySoon) and isinstance(what.cause, Unsure)
     }
 
 

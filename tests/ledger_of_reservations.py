@@ -21,22 +21,29 @@ class Held(Struct):
     expired: Counter[str] = field(default_factory=Counter)
     reserved: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def available(self, grant_id: str) -> int:
+    def left(self, grant_id: str) -> int:
+        """Return what is available of a grant."""
         reserved = sum(held for (_, grant), held in self.reserved.items() if grant == grant_id)
         return self.granted[grant_id] - self.burned[grant_id] - self.expired[grant_id] - reserved
+
+    def add(self, entry: Entry) -> None:
+        if entry.grant is not None:
+            kind = self.expired if entry.outcome == "expired" else self.granted
+            kind[entry.grant.id] += entry.amount_microcredits
+        for part in entry.draws:
+            sign = -1 if entry.outcome == "returned" else 1
+            self.burned[part.grant_id] += sign * part.microcredits
+        for move in entry.reservation.moves:
+            key = (move.run_id, move.grant_id)
+            self.reserved[key] += move.microcredits
+            if self.reserved[key] == 0:
+                del self.reserved[key]
 
 
 def held_by_ledger(entries: Iterable[Entry]) -> Held:
     held = Held()
     for entry in entries:
-        if entry.grant is not None:
-            kind = held.expired if entry.outcome == "expired" else held.granted
-            kind[entry.grant.id] += entry.amount_microcredits
-        for part in entry.draws:
-            sign = -1 if entry.outcome == "returned" else 1
-            held.burned[part.grant_id] += sign * part.microcredits
-        for move in entry.reservation.moves:
-            held.reserved[move.run_id, move.grant_id] += move.microcredits
+        held.add(entry)
     return held
 
 
@@ -44,7 +51,7 @@ def check_row(account: Account, entries: Iterable[Entry]) -> None:
     """Assert that the row holds exactly what its ledger leaves, grant by grant and run by run."""
     held = held_by_ledger(entries)
     on_row = {grant.id: grant.remaining_microcredits for grant in account.grants}
-    by_ledger = {grant_id: held.available(grant_id) for grant_id in held.granted}
+    by_ledger = {grant_id: held.left(grant_id) for grant_id in held.granted}
     assert {g: left for g, left in by_ledger.items() if left} == {
         g: left for g, left in on_row.items() if left
     }

@@ -25,6 +25,7 @@ class Line:
 
 
 PACKAGE = "shared/agent_credits"
+RESERVATIONS = "tests/unit/commit/test_reservations.py"
 MODEL = "tests/simulation/test_models.py::test_every_interleaving_keeps_the_invariants"
 
 LINES = (
@@ -38,8 +39,8 @@ LINES = (
     Line(
         "2 the ledger alone gives the balance",
         f"{PACKAGE}/commit/runs.py",
-        "return replace(account, grants=drawn.grants), entry",
-        "return account, entry",
+        "return drawn.account, Entry.debited(facts, amount, drawn.draws, drawn.facts)",
+        "return account, Entry.debited(facts, amount, drawn.draws, drawn.facts)",
         "tests/unit/commit/test_decide.py::test_the_ledger_alone_explains_every_row",
     ),
     Line(
@@ -181,6 +182,103 @@ LINES = (
         "        return Decision(row.version, row, tuple(results))\n",
         "",
         "tests/unit/commit/test_decide.py::test_a_batch_of_repeats_changes_nothing_though_a_refill_is_due",
+    ),
+    Line(
+        "13 each grant is available, reserved, burned or expired: checked before each write",
+        f"{PACKAGE}/commit/decide.py",
+        "    check_commit(row, committed, committed.entries[kept:])\n",
+        "",
+        f"{RESERVATIONS}::test_a_commit_that_would_lose_what_a_reservation_held_is_never_written",
+    ),
+    Line(
+        "13 what a reservation still holds at its end goes back",
+        f"{PACKAGE}/ledger/ends.py",
+        "goes_back = together(goes_back, ended.parts)",
+        "pass",
+        f"{RESERVATIONS}::test_after_three_runs_settle_as_many_start_as_what_they_left_can_hold",
+    ),
+    Line(
+        "13 a grant does not expire under a reservation",
+        f"{PACKAGE}/ledger/expiry.py",
+        "over = [g for g in account.grants if not g.is_live(now) and g.id not in held]",
+        "over = [g for g in account.grants if not g.is_live(now)]",
+        f"{RESERVATIONS}::test_a_part_of_an_expired_grant_is_good_until_its_reservation_ends"
+        "_and_lapses_then",
+    ),
+    Line(
+        "13 code of before cannot read, and so not lose, what is reserved",
+        f"{PACKAGE}/aws/items.py",
+        "return _GRANTS_BESIDE_RESERVATIONS",
+        "return _GRANTS",
+        f"{MODEL}[reservation: one worker runs the code of before]",
+    ),
+    Line(
+        "14 a run draws only its own reservation and those of its line of parents",
+        f"{PACKAGE}/commit/reservations.py",
+        "for ancestor in line[1:]:",
+        "for ancestor in account.reservations:",
+        f"{RESERVATIONS}::test_a_child_that_draws_past_its_own_draws_its_line_of_parents"
+        "_then_what_nobody_holds",
+    ),
+    Line(
+        "14 a run draws only its own reservation: checked before each write",
+        f"{PACKAGE}/ledger/conservation.py",
+        'require(moved <= line, "a run draws only its own reservation and those of its parents")',
+        "pass",
+        "tests/unit/ledger/test_conservation.py::test_14_a_run_that_draws_what_another_run_holds",
+    ),
+    Line(
+        "15 a reservation ends: when its time is over",
+        f"{PACKAGE}/ledger/expiry.py",
+        "over = [held.run_id for held in account.reservations if not held.is_live(now)]",
+        "over = list[str]()",
+        f"{MODEL}[reservation: it expires, or its run is settled]",
+    ),
+    Line(
+        "15 a reservation ends: with its parent's",
+        f"{PACKAGE}/ledger/ends.py",
+        "for r in tree_below(account.reservations, run_id)})",
+        "for r in tree_below(account.reservations, run_id)[:1]})",
+        f"{RESERVATIONS}::test_a_parent_that_ends_closes_its_tree",
+    ),
+    Line(
+        "15 a reservation ends exactly once: a run is settled once",
+        f"{PACKAGE}/commit/runs.py",
+        "        if _has_ended(context.entries_of_run(account, run_id)):\n"
+        "            return account, _RUN_ENDED\n"
+        "    if status",
+        "    if status",
+        f"{RESERVATIONS}::test_a_run_whose_reservation_expired_still_finishes_once",
+    ),
+    Line(
+        "15 a live reservation is never taken for ended by a stale row",
+        f"{PACKAGE}/commit/write_protocol.py",
+        "    if any(isinstance(result, Unsure | Rejection) for result in decision.results):\n"
+        "        return True\n",
+        "",
+        f"{MODEL}[reservation: extended before it is known]",
+    ),
+    Line(
+        "16 a tree draws at most its grace past what its root was given",
+        f"{PACKAGE}/commit/reservations.py",
+        "allowed = uncovered if may_finish else min(uncovered, root.grace_left_microcredits)",
+        "allowed = uncovered",
+        f"{RESERVATIONS}::test_under_pause_and_stop_a_run_draws_at_most_its_grace",
+    ),
+    Line(
+        "16 a child never reserves more than its parent holds",
+        f"{PACKAGE}/commit/reservations.py",
+        "    if microcredits > at_hand:\n",
+        "    if reservation.parent_run_id is None and microcredits > at_hand:\n",
+        f"{RESERVATIONS}::test_a_child_never_reserves_more_than_its_parent_holds",
+    ),
+    Line(
+        "16 a tree draws at most its grace: checked before each write",
+        f"{PACKAGE}/ledger/accounts.py",
+        "    require(may_finish or within_grace,"
+        ' "a tree draws at most its grace past what it was given")\n',
+        "",
+        "tests/unit/ledger/test_conservation.py::test_16_a_tree_that_drew_past_its_grace",
     ),
 )
 

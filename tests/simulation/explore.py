@@ -6,15 +6,16 @@ Each model is explored in a process of its own, so that its memory is known and 
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from agent_credits.commit.changes import RunChange
+from agent_credits.commit.changes import Change, RunChange
 from agent_credits.payments.reload_saga import ReloadSaga
-from tests.simulation import reload_saga_model, write_protocol_model
+from tests.simulation import reload_saga_model, reservation_model, write_protocol_model
 from tests.simulation.reload_saga_model import IN_TIME, PRICE_CENTS, TOO_LATE, Begins
+from tests.simulation.reservation_model import ReservationModel
 from tests.unit.builders import finished, run_changes, usage
 
 # On Linux it is counted in KiB.
@@ -68,6 +69,15 @@ def protocol(changes: list[RunChange], entries_full: int, *, overlaps: bool) -> 
     return model.explore()
 
 
+def reservations(
+    changes: Sequence[Change],
+    deliveries: tuple[int, ...],
+    before: Sequence[Change] = reservation_model.FIRST,
+    **bounds: Any,
+) -> int:
+    return ReservationModel(before, changes, deliveries=deliveries, **bounds).explore()
+
+
 def saga(bounds: dict[str, Any]) -> int:
     return reload_saga_model.Model(ReloadSaga, **bounds).explore()
 
@@ -75,6 +85,27 @@ def saga(bounds: dict[str, Any]) -> int:
 MODELS: Mapping[str, Callable[[], int]] = {
     "write protocol: usage": lambda: protocol(USAGE, 2, overlaps=True),
     "write protocol: usage and a run given back": lambda: protocol(GIVES_BACK, 1, overlaps=False),
+    "reservation: it expires, or its run is settled": lambda: reservations(
+        reservation_model.SETTLES, (1, 2, 1)
+    ),
+    "reservation: it expires, or its run ends in an error": lambda: reservations(
+        reservation_model.FAILS, (1, 1, 1)
+    ),
+    "reservation: it expires, or is extended": lambda: reservations(
+        reservation_model.EXTENDS, (1, 1, 1)
+    ),
+    "reservation: a child, and its parent's end": lambda: reservations(
+        reservation_model.HAS_CHILD, (1, 1, 1)
+    ),
+    "reservation: a reload in between": lambda: reservations(
+        reservation_model.RELOADED, (2, 1, 1), reservation_model.WAITS
+    ),
+    "reservation: extended before it is known": lambda: reservations(
+        reservation_model.UNKNOWN_AT_FIRST, (1, 2, 1), []
+    ),
+    "reservation: one worker runs the code of before": lambda: reservations(
+        reservation_model.MIXED, (2, 1, 1), [], one_is_old=True
+    ),
     "reload saga: one reload, in time or late": lambda: saga(ONE_ASKS),
     "reload saga: two reloads, a cap for one": lambda: saga(TWO_ASK),
     "reload saga: one reload, a cap for two": lambda: saga(ROOM_FOR_TWO),

@@ -3,13 +3,15 @@
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from agent_credits.billing.directory import Directory
+from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team, Tenure
 from agent_credits.commit.changes import PlanChange
 from agent_credits.commit.write_protocol import commit
@@ -23,18 +25,14 @@ from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
 from agent_credits.ledger.entries import Identity
 from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.principals import Principal
 from tests.simulation.faults import Faults
-from tests.simulation.invariants import (
-    Invariants,
-    Sender,
-    Sent,
-    Violation,
-    check,
-    report_name,
-)
+from tests.simulation.invariants import Invariants, Sender, Sent, asked_in, report_name
 from tests.simulation.outside import Provider, Queue, StoredRows
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.violation import Violation, check
 from tests.simulation.workers import (
     Operator,
     Parts,
@@ -42,8 +40,18 @@ from tests.simulation.workers import (
     StackWorker,
     pause,
 )
-from tests.simulation.world import BOUNDARIES, FAR_PAST, POLICY, build_world
+from tests.simulation.world import (
+    BOUNDARIES,
+    FAR_PAST,
+    POLICIES,
+    RESERVING_POLICIES,
+    build_world,
+    extension_data,
+    reservation_data,
+)
 
+# The runs of every other hundred of seeds reserve, from 100 on.
+SEEDS_ALIKE = 100
 MESSAGES_MIN, MESSAGES_MAX = 10, 120
 SENDS_PER_TURN = 0.012
 TURNS_MAX = 400_000
@@ -68,6 +76,8 @@ class Report:
     faults: Counter[str]
     # What operators changed of teams, by applying files.
     applied: Counter[str]
+    # What reservations came to, in the histories whose runs reserve.
+    reserved: Counter[str] = field(default_factory=Counter)
 
 
 class Failed(AssertionError):
@@ -94,11 +104,16 @@ class History:
         self.seed = seed
         self.parts = parts
         self.random = random.Random(seed)
-        world = build_world(self.random)
+        self.reserves = seed // SEEDS_ALIKE % 2 == 1
+        self.policies = (
+            _beginning_with_any(RESERVING_POLICIES, self.random) if self.reserves else POLICIES
+        )
+        world = build_world(self.random, self.policies)
         self.scheduler = Scheduler(self.random, Faults(self.random), world.starts_at)
         self.invariants = Invariants()
         self.invariants.steps = lambda: self.scheduler.steps
         self.invariants.now = lambda: self.scheduler.now
+        self.invariants.keeps_views = self.reserves
         self.rows = StoredRows(
             self.invariants,
             checks_version=parts.checks_version,
@@ -113,6 +128,8 @@ class History:
         )
         self.page_sizes = self.random.choice(((8,), (3,), (3, 8)))
         self.announced = 0
+        # Whether the dead letters were redriven, and nothing came of it.
+        self.is_settled = False
         self.applied: Counter[str] = Counter()
         self._misses = 0
         self.team_ids = [team.team_id for team in world.teams]
@@ -145,6 +162,7 @@ class History:
             commits=len(self.rows.changes),
             faults=self.scheduler.faults.injected,
             applied=self.applied,
+            reserved=self.invariants.reserved,
         )
 
     def send_reload(self, request: ReloadRequest, now: datetime) -> None:
@@ -157,7 +175,8 @@ class History:
     def _open_world(self) -> None:
         for team in self._world.teams:
             self.rows.compare_and_set_team(team)
-        self.rows.policies[POLICY.version] = POLICY
+        policy = next(iter(self.policies.values()))
+        self.rows.policies[policy.version] = policy
         for principal, changes in self._world.accounts.items():
             for change in changes:
                 if isinstance(change, PlanChange):
@@ -196,7 +215,10 @@ class History:
         if faults.happens("clock jumped to a boundary", 0.01):
             boundaries = [*BOUNDARIES, *self._ends_of_notices()]
             ahead = [b for b in boundaries if b > self.scheduler.now + timedelta(seconds=2)]
-            if ahead:
+            ends = [end for end in self._ends_of_reservations() if end > self.scheduler.now]
+            if ends and self.random.random() < 0.8:
+                self.scheduler.now = self.random.choice(ends) - timedelta(seconds=1)
+            elif ahead:
                 self.scheduler.now = min(ahead) - timedelta(seconds=1)
         if faults.happens("clock jumped", 0.02):
             minutes = self.random.choice((1, 6, 11, 60, 900, 1_500))
@@ -212,6 +234,10 @@ class History:
         for team in self.rows.teams.values():
             yield from (tenure.since for tenure in team.tenures)
             yield from (end for _, end in team.former_members)
+
+    def _ends_of_reservations(self) -> Iterator[datetime]:
+        for account in self.rows.accounts.values():
+            yield from (held.expires_at for held in account.reservations)
 
     def _redrive(self) -> int:
         self.scheduler.note("operator", "redrives the dead letters")
@@ -240,6 +266,8 @@ class History:
         for event in message.events:
             team = self.rows.teams[event.data.team_id]
             self._billed_to.setdefault(event.identity, _billed(team, event))
+        if self.reserves:
+            self._tell_what_is_asked(json.loads(body), message.events)
         reports = [e for e in message.events if isinstance(e, ModelProviderErrorReported)]
         events = tuple((e.identity, e.payload_hash) for e in message.events if e not in reports)
         answers = tuple(_report_name(report) for report in reports)
@@ -249,16 +277,25 @@ class History:
             len(self._sent), body, events, bool(message.rejections), answers, billed, senders
         )
         self._sent.append(sent)
-        names = [event.id for event in message.events]
+        names = [f"{event.id} {event.type.removeprefix('agent_run.')}" for event in message.events]
         self.scheduler.note("platform", f"sends {names} as {self.run_queue.next_number}")
         self.run_queue.send(sent, "", self.scheduler.now)
 
+    def _tell_what_is_asked(self, body: Any, events: Iterable[AgentRunEvent]) -> None:
+        documents = body if isinstance(body, list) else [body]
+        by_id = {(d["subject"], d["id"]): d for d in documents if "data" in d}
+        for event in events:
+            identity, (principal, policy) = event.identity, self._billed_to[event.identity]
+            asked = asked_in(by_id[event.subject, event.id])
+            self.invariants.asked.setdefault(identity, asked)
+            by_user = "user" if event.data.trigger.kind == "user" else "owner"
+            payer = "team" if principal.kind == "team" else by_user
+            self.invariants.billed.setdefault(identity, (principal, policy, payer))
+
     def _event(self) -> dict[str, Any]:
-        if not self._runs or self.random.random() < 0.4:
-            self._runs.append(self._run(len(self._runs)))
-        run = self.random.choice(self._runs[-6:])
+        run = self._next_run()
         run["events"] += 1
-        kind, data = self._what_happened()
+        kind, data = self._what_happened_to(run) if self.reserves else self._what_happened()
         return {
             "specversion": "1.0",
             "id": f"{run['id']}-{run['events']}",
@@ -268,6 +305,27 @@ class History:
             "time": max(self._around_now(), run["not before"]).isoformat(),
             "data": {"team_id": run["team"], "trigger": run["trigger"], **run["started"], **data},
         }
+
+    def _next_run(self) -> dict[str, Any]:
+        """Return a new run or one of the last; where runs reserve, rather one at work."""
+        at_work = self._with_reservation()
+        drawn = self.random.random() if at_work else 1.0
+        if drawn < 0.55:
+            return self.random.choice(at_work)
+        if drawn < 0.8:
+            # A run of the same payer, which may be its child.
+            alike = self.random.choice(at_work)
+            self._runs.append({**alike, "id": f"run-{len(self._runs)}", "events": 0})
+            if alike["started"]:
+                self.invariants.whole_runs.add(self._runs[-1]["id"])
+            return self._runs[-1]
+        if not self._runs or self.random.random() < 0.4:
+            self._runs.append(self._run(len(self._runs)))
+        return self.random.choice(self._runs[-6:])
+
+    def _with_reservation(self) -> list[dict[str, Any]]:
+        held = {h.run_id for row in self.rows.accounts.values() for h in row.reservations}
+        return [run for run in self._runs if run["id"] in held]
 
     def _around_now(self) -> datetime:
         """Return a moment by a producer's clock, which may be ahead by less than five minutes."""
@@ -285,6 +343,34 @@ class History:
             code = self.random.choice((EMPTY, BUSY))
             return "provider_error", {"provider": "openai", "error": {"code": code}}
         return "usage", {"credits": self.random.choice(("0.000001", "1", "3.5", "7", "25"))}
+
+    def _what_happened_to(self, run: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Return what a run does in a history whose runs reserve; it begins with a request."""
+        drawn = self.random.random()
+        if drawn < 0.25 or (run["events"] == 1 and drawn < 0.7):
+            return "requested", reservation_data(self.random, partial(self._parent_of, run))
+        if drawn < 0.42:
+            return "extended", extension_data(self.random)
+        if drawn < 0.5:
+            return "finished", {"status": self.random.choice(("ok", "ok", "error", "cancelled"))}
+        if drawn < 0.53:
+            return "released", {}
+        amounts = ("0", "0.000001", "0.5", "1", "2", "2", "3.5", "25")
+        return "usage", {"credits": self.random.choice(amounts)}
+
+    def _parent_of(self, run: dict[str, Any]) -> str | None:
+        """Return a run of the same payer, as a rule; or any run, itself, or one that never was."""
+        alike = [
+            other["id"]
+            for other in self._with_reservation()
+            if (other["team"], other["trigger"]) == (run["team"], run["trigger"])
+            and other is not run
+        ]
+        if alike and self.random.random() < 0.9:
+            return str(self.random.choice(alike))
+        if self.random.random() < 0.8:
+            return None
+        return f"run-{self.random.randint(max(len(self._runs) - 6, 0), len(self._runs))}"
 
     def _run(self, number: int) -> dict[str, Any]:
         team_id = self.random.choice(self.team_ids)
@@ -315,11 +401,19 @@ class History:
         self.scheduler.faults.enabled = False
         while self.scheduler.late:
             self.scheduler.land_one_late_write()
+        changes = -1
         for _ in range(REDRIVES_MAX):
             self._drain()
             self._bury_the_hopeless()
             if not (self.run_queue.dead or self.reload_queue.dead):
                 return
+            # An event that contradicts a reservation may be recorded once that has ended.
+            self.is_settled = len(self.rows.changes) == changes
+            if self.is_settled and not self.reload_queue.dead:
+                self._bury_the_hopeless()
+                check(not self.run_queue.dead, "what is not recorded contradicts what is")
+                return
+            changes = len(self.rows.changes)
             self.scheduler.now += A_MONTH
             self._redrive()
         raise Violation("the dead letters that can be recorded are recorded once they are redriven")
@@ -337,7 +431,7 @@ class History:
 
     def _is_hopeless(self, sent: Sent) -> bool:
         """Tell whether all was recorded that could be, and still the message will never be done."""
-        absent = self._absent(sent)
+        absent = self._absent(sent) | self._contradicting(sent)
         if self._missing(sent) - absent:
             return False
         return (
@@ -355,9 +449,17 @@ class History:
         """Return the events of users who were removed before."""
         return {s.of for s in sent.senders if s.is_absent(self.rows.teams[s.team_id])}
 
+    def _contradicting(self, sent: Sent) -> set[Identity | str]:
+        """Return the events that contradict the reservations there are, once nothing changes."""
+        invariants = self.invariants
+        if not self.is_settled:
+            return set()
+        missing = (i for i, _ in sent.events if i not in invariants.recorded)
+        return {i for i in missing if invariants.is_contradicted_for_good(i)}
+
     def _check_at_rest(self) -> None:
         for sent in self._sent:
-            missing = self._missing(sent) - self._absent(sent)
+            missing = self._missing(sent) - self._absent(sent) - self._contradicting(sent)
             check(not missing, f"each event has an outcome, and each answer is observed: {missing}")
             for identity, _ in sent.events:
                 if identity in self.invariants.recorded:
@@ -368,6 +470,9 @@ class History:
             self.invariants.check_ledger(
                 account, lambda number, p=account.principal: self.rows.pages.get((p, number))
             )
+            since = Checkpoint(account.principal, self.scheduler.now.date())
+            found = verify_row(self.rows, account, {}, since).findings
+            check(not found, f"the product's own replay finds no drift: {found}")
         self.invariants.check_at_the_end()
 
     def _replay(self) -> None:
@@ -401,6 +506,13 @@ class _Unbroken:
         self.compare_and_set = rows.compare_and_set
         self.put_page = rows.put_page
         self.put_observation = rows.put_observation
+
+
+def _beginning_with_any(
+    policies: Mapping[str, BillingPolicy], randomness: random.Random
+) -> dict[str, BillingPolicy]:
+    first = randomness.choice([*policies])
+    return {first: policies[first], **policies}
 
 
 def _billed(team: Team, event: AgentRunEvent) -> tuple[Principal, str]:

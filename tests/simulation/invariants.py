@@ -6,11 +6,11 @@ checked here is taken from the code that is checked.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent_credits.billing.spend_cap import CapReservation
 from agent_credits.billing.teams import Team
@@ -21,13 +21,27 @@ from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import ModelProviderError, Observation
 from agent_credits.values.principals import Principal
 from tests.simulation.low_reference import BaseOf, Knowledge, LowReference, base_of
-from tests.simulation.reference import FOR_EVER, PACKS, POOLS, Expected, Passing, Reference
+from tests.simulation.reference import (
+    FOR_EVER,
+    PACKS,
+    POOLS,
+    Asked,
+    Expected,
+    Facts,
+    Passing,
+    Reference,
+    Rejected,
+)
+from tests.simulation.reservation_invariants import ReservationInvariants, came_to
+from tests.simulation.violation import Violation, check
 
 if TYPE_CHECKING:
     from datetime import date
 
 
 CREDIT = 1_000_000
+# What time does, by the outcomes of its entries.
+BY_TIME = ("expired", "refilled", "reservations_expired")
 EVERYONE = "*"
 # Workers cache settings for a minute and take events from five minutes ahead of their clock.
 EVERY_WORKER_KNOWS = timedelta(minutes=6)
@@ -36,17 +50,17 @@ BY_SETTINGS = (*LIFTED_ONLY_BY_SETTINGS, "auto_reload_not_applicable")
 # A worker may have billed an event from so far ahead of its clock: the five minutes that it takes,
 # less what the write of another tenure may be late by.
 BILLED_AHEAD = timedelta(minutes=3)
+# For so long an event is given back that names a run of which nothing is known.
+ORDER_MIXED_UP = timedelta(minutes=1)
+NOTHING_KNOWN = ("no_reservation", "unknown_parent")
+# What an event is rejected for that contradicts the reservations of its account.
+CONTRADICTIONS = (
+    *("no_estimate", "already_reserved", "no_reservation", "reservation_ended", "run_ended"),
+    *("unknown_parent", "parent_billed_elsewhere", "circular_parents", "tree_too_deep"),
+    *("too_many_children", "too_many_reservations"),
+)
 # No other decline holds for longer: the cap's ends with the month.
 A_DECLINE_ENDS_WITHIN = timedelta(days=32)
-
-
-class Violation(AssertionError):
-    """An invariant does not hold. Nothing may catch this but the end of the history."""
-
-
-def check(holds: object, invariant: str) -> None:
-    if not holds:
-        raise Violation(invariant)
 
 
 class Sender(NamedTuple):
@@ -94,6 +108,20 @@ class Spent:
 class Invariants:
     def __init__(self) -> None:
         self.references: dict[Principal, Reference] = {}
+        self.reservations: dict[Principal, ReservationInvariants] = defaultdict(
+            ReservationInvariants
+        )
+        # What reservations came to, for the report.
+        self.reserved: Counter[str] = Counter()
+        # What each event asks for, as it was sent, and who pays for it, by which policy.
+        self.asked: dict[Identity, Asked] = {}
+        self.billed: dict[Identity, tuple[Principal, str, str]] = {}
+        # Each account after each of its entries: since which step and time it stood so. Kept where
+        # runs reserve, because only that can be contradicted.
+        self.keeps_views = False
+        # What the next decision about an account sees on its row.
+        self.on_page: dict[Principal, list[Entry]] = defaultdict(list)
+        self.views: dict[Principal, list[tuple[int, datetime, Reference]]] = defaultdict(list)
         self.entries: dict[Principal, list[Entry]] = defaultdict(list)
         self.recorded: dict[Identity, tuple[Principal, Entry]] = {}
         self.spent: dict[str, Spent] = defaultdict(Spent)
@@ -123,6 +151,7 @@ class Invariants:
         self.known = Knowledge()
         self.must_be_told: set[tuple[Principal, str]] = set()
         self.must_be_restored: set[tuple[Principal, str]] = set()
+        self.must_be_overdrawn: set[tuple[Principal, str]] = set()
         self.failed_runs: set[tuple[Principal, str]] = set()
         self.announced_runs: set[tuple[Principal, str]] = set()
         # By the name of a provider's answer: what was observed, and the notices of it.
@@ -140,6 +169,8 @@ class Invariants:
         check(not past or past[-1].recorded_at <= now, "time never runs backwards on an account")
         reference = self.references.setdefault(new.principal, Reference(new.principal.kind))
         due = Counter(reference.pass_time(now))
+        lapsing = Counter[Passing]()
+        self._view(new.principal, reference, now)
         changes_are_over = False
         for entry in entries:
             check(entry.identity not in self.recorded, "each event id has exactly one outcome")
@@ -147,25 +178,53 @@ class Invariants:
             self.recorded[entry.identity] = (new.principal, entry)
             self.recorded_at_step[entry.identity] = self.steps()
             past.append(entry)
-            if entry.outcome in ("expired", "refilled"):
-                expire = Passing(entry.outcome, _grant_id(entry), entry.amount_microcredits)
-                if not due[expire] and not changes_are_over:
+            self.on_page[new.principal].append(entry)
+            if entry.outcome in BY_TIME:
+                passed = passed_in(entry)
+                if not due[passed] and not changes_are_over and self._lapses(entries, entry):
+                    lapsing[passed] += 1
+                    continue
+                if not due[passed] and not changes_are_over:
                     changes_are_over = True
                     due += Counter(reference.pass_time(now))
-                check(due[expire], f"credits expire and refill when they should: {expire}")
-                due[expire] -= 1
+                check(due[passed], f"credits expire and refill when they should: {passed}")
+                due[passed] -= 1
             else:
                 check(not changes_are_over, "what time does comes before the changes, or after")
                 self._check_change(new.principal, reference, entry)
+                check(lapsing == Counter(reference.lapsed), "what a grace does not cover lapses")
+                lapsing.clear()
+                reference.lapsed.clear()
+                self._view(new.principal, reference, now)
         in_commit = tuple(reference.held)
         due += Counter(reference.end_commit(now))
         check(not +due, f"what is due is recorded: {+due}")
+        self.on_page[new.principal] = [*new.entries]
         held = {grant.id: grant.remaining_microcredits for grant in new.grants}
-        check(all(left > 0 for left in held.values()), "no grant is below zero")
+        check(all(left >= 0 for left in held.values()), "no grant is below zero")
         check(held == reference.balances(), "the row holds what the ledger leaves")
+        found, wanted = reserved_on(new), reference.reservations()
+        check(found == wanted, f"{found} is reserved, but the rules say {wanted}")
+        self.reservations[new.principal].commit(new, entries)
+        for entry in entries:
+            if entry.reservation.overruns:
+                run = f"{entry.identity.subject}:{new.version}"
+                self.must_be_overdrawn.add((new.principal, run))
+        self.reserved.update(name for entry in entries for name in came_to(entry))
         self._check_expiry(new, reference)
         self._check_reload(old, new, now)
         self._check_low(old, new, entries, partial(base_of, old, new, in_commit, reference))
+
+    def _view(self, principal: Principal, reference: Reference, now: datetime) -> None:
+        if self.keeps_views:
+            self.views[principal].append((self.steps(), now, reference.as_of_now()))
+
+    @staticmethod
+    def _lapses(entries: Sequence[Entry], expired: Entry) -> bool:
+        """Tell whether the next change is a run's end that gives credits back."""
+        ahead = entries[entries.index(expired) :]
+        change = next((entry for entry in ahead if entry.outcome not in BY_TIME), None)
+        return change is not None and change.outcome == "returned"
 
     def _check_expiry(self, account: Account, reference: Reference) -> None:
         for grant in account.grants:
@@ -222,13 +281,19 @@ class Invariants:
         return new.entries
 
     def _check_change(self, principal: Principal, reference: Reference, entry: Entry) -> None:
-        expected = self._expected(reference, entry)
+        expected = self._expected(principal, reference, entry)
         if expected is not None:
             draws = tuple((draw.grant_id, draw.microcredits) for draw in entry.draws)
             if entry.outcome == "returned":
                 expected = expected._replace(draws=tuple(sorted(expected.draws)))
                 draws = tuple(sorted(draws))
-            found = Expected(entry.outcome, draws, entry.shortfall_microcredits, entry.fails_run)
+            found = Expected(
+                entry.outcome,
+                draws,
+                entry.shortfall_microcredits,
+                entry.fails_run,
+                facts_of(entry),
+            )
             check(found == expected, f"{entry.identity.id}: {found}, but the rules say {expected}")
         if entry.type == "agent_run.usage" and entry.outcome != "waived":
             total = entry.drawn_microcredits + entry.shortfall_microcredits
@@ -255,20 +320,21 @@ class Invariants:
             held[principal, draw.grant_id] += sign * draw.microcredits
         if entry.outcome == "returned":
             grants = reference.held
-            kept = {grant_id for (_, grant_id), left in held.items() if left and grant_id in grants}
+            now = entry.recorded_at
+            kept = {
+                grant_id
+                for (_, grant_id), left in held.items()
+                if left and grant_id in grants and grants[grant_id].expires_at > now
+            }
             check(not kept, "what a run drew is given back whole, but for what is past its grace")
 
-    def _expected(self, reference: Reference, entry: Entry) -> Expected | None:
-        run, amount, now = entry.identity.subject, entry.amount_microcredits, entry.recorded_at
-        policy = entry.run.policy_version if entry.run else ""
+    def _expected(
+        self, principal: Principal, reference: Reference, entry: Entry
+    ) -> Expected | None:
+        amount, now = entry.amount_microcredits, entry.recorded_at
+        if entry.type.startswith("agent_run."):
+            return self._expected_of_run(principal, reference, entry)
         match entry.type:
-            case "agent_run.requested":
-                return reference.request(run, amount, now, policy)
-            case "agent_run.usage":
-                return reference.use(run, amount, now, policy)
-            case "agent_run.finished":
-                status = "error" if entry.outcome == "returned" else "ok"
-                return reference.finish(run, status, now, policy)
             case "credits.granted" | "reload.granted":
                 grant = entry.grant
                 assert grant is not None
@@ -278,6 +344,22 @@ class Invariants:
                 return reference.change_plan(*self.plans[entry.identity])
             case _:
                 return None
+
+    def _expected_of_run(
+        self, principal: Principal, reference: Reference, entry: Entry
+    ) -> Expected:
+        now, run = entry.recorded_at, entry.identity.subject
+        if entry.run is None:
+            check(run in reference.reserved, "only a live reservation is released by hand")
+            return reference.release(run)
+        asked = self.asked.get(entry.identity) or _asked_by(entry)
+        policy, payer = entry.run.policy_version, entry.run.payer
+        rejected = reference.rejection(asked, now, policy, payer)
+        check(
+            not rejected or not (rejected.is_certain or self._ended_on_page(principal, run)),
+            f"{entry.identity.id}: {entry.outcome}, but it must be rejected: {rejected}",
+        )
+        return reference.apply(asked, now, policy, payer)
 
     def page_put(self, page: Page, there: Page | None) -> None:
         committed = self.entries[page.principal]
@@ -305,6 +387,52 @@ class Invariants:
     def has_outcome(self, identity: Identity, payload_hash: str) -> bool:
         found = self.recorded.get(identity)
         return found is not None and found[1].payload_hash == payload_hash
+
+    def check_contradicted(self, message: Sent, code: str, began: int, began_at: datetime) -> None:
+        """Check that a worker which began then may reject the message under this code.
+
+        Its code is `out of order` if the message is to come back because nothing is known yet.
+        """
+        is_out_of_order = code == "out of order"
+        for identity, _ in message.events:
+            step = self.recorded_at_step.get(identity)
+            if step is not None and step <= began:
+                continue
+            awaited_until = self.asked[identity].time + ORDER_MIXED_UP
+            for rejected in self._rejections(identity, began, began_at):
+                is_early = rejected.is_awaited and began_at < awaited_until
+                if is_out_of_order and is_early:
+                    return
+                if code in rejected.codes and not (is_early and code in NOTHING_KNOWN):
+                    return
+        raise Violation(f"an event is rejected as {code} only if it is so")
+
+    def is_contradicted_for_good(self, identity: Identity) -> bool:
+        """Tell whether an event contradicts its account now, and when all has expired as well."""
+        if identity not in self.asked:
+            return False
+        principal, policy, payer = self.billed[identity]
+        reference, asked = self.references[principal], self.asked[identity]
+        times = (self.now(), FOR_EVER)
+        return all(reference.rejection(asked, at, policy, payer) for at in times)
+
+    def _ended_on_page(self, principal: Principal, run: str) -> bool:
+        return any(
+            entry.identity.subject == run and entry.outcome in ("finished", "returned", "released")
+            for entry in self.on_page[principal]
+        )
+
+    def _rejections(self, identity: Identity, began: int, began_at: datetime) -> Iterator[Rejected]:
+        """Yield what an event contradicts, in each state of its account since the step."""
+        principal, policy, payer = self.billed[identity]
+        views = self.views[principal]
+        for number, (_, recorded_at, reference) in enumerate(views):
+            if number + 1 < len(views) and views[number + 1][0] < began:
+                continue
+            at = max(began_at.replace(microsecond=0), recorded_at)
+            rejected = reference.rejection(self.asked[identity], at, policy, payer)
+            if rejected is not None:
+                yield rejected
 
     def check_rejected(self, message: Sent, began: int) -> None:
         """Check that a worker which began at that step may reject the message."""
@@ -352,7 +480,11 @@ class Invariants:
             run = (notice.principal, notice.subject)
             check(run in self.failed_runs, "only a failed run is announced as failed")
             self.announced_runs.add(run)
-        must = {"credits_low": self.must_be_told, "credits_restored": self.must_be_restored}
+        must = {
+            "credits_low": self.must_be_told,
+            "credits_restored": self.must_be_restored,
+            "agent_run.overdrawn": self.must_be_overdrawn,
+        }
         version = (notice.principal, notice.key)
         check(version in must.get(notice.type, {version}), f"no {notice.type} without a reason")
         if notice.type.startswith("provider_"):
@@ -496,6 +628,7 @@ class Invariants:
         for notice_type, must in (
             ("credits_low", self.must_be_told),
             ("credits_restored", self.must_be_restored),
+            ("agent_run.overdrawn", self.must_be_overdrawn),
         ):
             of_type = [n for n in self.notices.values() if n.type == notice_type]
             missing = must - {(notice.principal, notice.key) for notice in of_type}
@@ -510,6 +643,73 @@ class Invariants:
         }
         check(self.charged == granted, "what was charged was granted")
         check(settled == granted.keys(), "what was granted was settled")
+
+
+def asked_in(document: Mapping[str, Any]) -> Asked:
+    """Return what an event asks for, read without the code that is checked."""
+    data = document["data"]
+    microcredits = None
+    if "credits" in data:
+        whole, _, part = str(data["credits"]).partition(".")
+        microcredits = int(whole) * CREDIT + int(part.ljust(6, "0") or 0)
+    ttl = data.get("ttl_seconds")
+    return Asked(
+        kind=document["type"].removeprefix("agent_run."),
+        run=document["subject"],
+        credits=microcredits,
+        reserve=data.get("reserve"),
+        ttl=None if ttl is None else timedelta(seconds=ttl),
+        parent=data.get("parent_run_id"),
+        status=data.get("status", "ok"),
+        time=datetime.fromisoformat(document["time"]),
+    )
+
+
+def facts_of(entry: Entry) -> Facts:
+    """Return what the entry says of reservations, as the rules say it."""
+    facts = entry.reservation
+    moves = [(move.run_id, move.grant_id, move.microcredits) for move in facts.moves]
+    check(len(set(moves)) == len(moves), "an entry says once what it moves")
+    ended = (
+        (
+            e.run_id,
+            e.parent_run_id,
+            e.reserved_microcredits,
+            e.drawn_microcredits,
+            e.overdrawn_microcredits,
+        )
+        for e in facts.ended
+    )
+    return Facts(
+        frozenset(moves),
+        tuple(sorted(ended)),
+        facts.parent_run_id,
+        facts.overdrawn_microcredits,
+        facts.overruns,
+        facts.directive,
+        facts.reserved_before_microcredits,
+    )
+
+
+def reserved_on(account: Account) -> dict[str, object]:
+    """Return the reservations of a row, as the rules keep them."""
+    return {
+        held.run_id: (
+            held.parent_run_id,
+            tuple((part.grant_id, part.microcredits) for part in held.parts),
+            (held.reserved_microcredits, held.drawn_microcredits, held.overdrawn_microcredits),
+            held.directive,
+            held.expires_at,
+        )
+        for held in account.reservations
+    }
+
+
+def passed_in(entry: Entry) -> Passing:
+    """Return what time did, by its entry."""
+    if entry.outcome == "reservations_expired":
+        return Passing(entry.outcome, "", entry.amount_microcredits, facts_of(entry))
+    return Passing(entry.outcome, _grant_id(entry), entry.amount_microcredits, facts_of(entry))
 
 
 def report_name(meaning: str, run_id: str, event_id: str, team_id: str, time: datetime) -> str:
@@ -556,6 +756,14 @@ def _rules_out(team: Team, reload: Reload) -> bool:
                 settings.pool not in reload.pools
                 or settings.pack_microcredits // CREDIT not in packs
             )
+
+
+def _asked_by(entry: Entry) -> Asked:
+    """Return what an event asked for that no history sent; such a one reserves nothing."""
+    status = "error" if entry.outcome == "returned" else "ok"
+    kind = entry.type.removeprefix("agent_run.")
+    amount = entry.amount_microcredits
+    return Asked(kind, entry.identity.subject, amount, status=status)
 
 
 def _grant_id(entry: Entry) -> str:

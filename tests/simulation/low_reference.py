@@ -210,7 +210,9 @@ def _left(account: "Account", pools: tuple[str, ...], now: datetime) -> int:
     live = (
         g for g in account.grants if g.pool in pools and (not g.expires_at or g.expires_at > now)
     )
-    return sum(grant.remaining_microcredits for grant in live)
+    # What is reserved may come back, so an account is not low by it.
+    parts = (part for held in account.reservations for part in held.parts if part.pool in pools)
+    return sum(grant.remaining_microcredits for grant in live) + sum(p.microcredits for p in parts)
 
 
 def _month(at: datetime, time_zone: str) -> str:

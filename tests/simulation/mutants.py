@@ -15,6 +15,7 @@ from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
 from agent_credits.ledger.reloads import ReloadRequest
+from agent_credits.ledger.reservations import ReservationTerms
 from agent_credits.notices.announcements import AccountRecord, StreamRecord
 from agent_credits.notices.observations import Observation
 from agent_credits.payments.port import Charge, Paid, PaymentUnavailable
@@ -74,6 +75,19 @@ class ObservesAgain(WorkerRows):
         return super().put_observation(observation, now)
 
 
+class ForgetsReservations(WorkerRows):
+    """The row as code of before reservations would write it, if it could read one that has any."""
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return super().compare_and_set(replace(account, reservations=()))
+
+
+class ForgetsWhatRunsDrew(WorkerRows):
+    def compare_and_set(self, account: Account) -> Account | None:
+        kept = tuple(replace(held, drawn_microcredits=0) for held in account.reservations)
+        return super().compare_and_set(replace(account, reservations=kept))
+
+
 class AcknowledgesFirst(DebitWorker):
     def _debit(self, deliveries: Mapping[int, tuple[Message, int]]) -> None:
         done = {number: message.sent for number, (message, _) in deliveries.items()}
@@ -116,6 +130,17 @@ class TellsAtEveryCommit(AnnounceWorker):
         if isinstance(change, AccountRecord) and change.new.low and change.new.low.notified:
             low = replace(change.new.low, notified_at_version=change.new.version)
             change = AccountRecord(change.old, replace(change.new, low=low))
+        super()._announce_one(change)
+
+
+class SaysNothingOfOverdrawnRuns(AnnounceWorker):
+    def _announce_one(self, change: StreamRecord) -> None:
+        if isinstance(change, AccountRecord):
+            entries = tuple(
+                replace(entry, reservation=replace(entry.reservation, overruns=False))
+                for entry in change.new.entries
+            )
+            change = AccountRecord(change.old, replace(change.new, entries=entries))
         super()._announce_one(change)
 
 
@@ -199,6 +224,20 @@ class ByEachEventsTime(Directory):
         return super().bill(event.model_copy(update={"data": data}), now)
 
 
+class WithoutReservations(Directory):
+    def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
+        billing = super().bill(event, now)
+        if isinstance(billing, Rejection):
+            return billing
+        return replace(billing, reservation=ReservationTerms())
+
+
+class IgnoresWhatThePolicyReserves(DebitWorker):
+    def boot(self) -> None:
+        super().boot()
+        self.debits = Debits(self.rows, WithoutReservations(self.rows), pause)
+
+
 class IgnoresWhenARunBegan(DebitWorker):
     def boot(self) -> None:
         super().boot()
@@ -271,4 +310,11 @@ MUTANTS: Mapping[str, Parts] = {
     "declined for good for want of a pack": Parts(saga=DeclinesUnsoldPacksForGood),
     "billed by each event's time": Parts(debits=IgnoresWhenARunBegan),
     "removed with all that was used": Parts(rows=ForgetsWhoLeft),
+}
+# What only histories whose runs reserve can notice.
+RESERVING_MUTANTS: Mapping[str, Parts] = {
+    "reservations are forgotten": Parts(rows=ForgetsReservations),
+    "what runs drew of reservations is forgotten": Parts(rows=ForgetsWhatRunsDrew),
+    "what the policy reserves is not reserved": Parts(debits=IgnoresWhatThePolicyReserves),
+    "overdrawn runs are not announced": Parts(announcer=SaysNothingOfOverdrawnRuns),
 }

@@ -22,6 +22,7 @@ def main(wanted: str) -> int:
     totals: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     applied: Counter[str] = Counter()
+    reserved: Counter[str] = Counter()
     status = 0
     with contextlib.closing(_reports(seeds)) as reports:
         try:
@@ -34,6 +35,7 @@ def main(wanted: str) -> int:
                 )
                 faults.update(report.faults)
                 applied.update(report.applied)
+                reserved.update(report.reserved)
                 if totals["histories"] % PROGRESS_EVERY == 0:
                     done = f"{totals['histories']:,} histories, {faults.total():,} faults"
                     sys.stdout.write(f"… {done}\n")
@@ -42,7 +44,7 @@ def main(wanted: str) -> int:
             # What was run was run, in the order of the seeds.
             status = INTERRUPTED_STATUS
     ran = seeds[: totals["histories"]]
-    sys.stdout.write(summary(ran, totals, faults, applied, time.monotonic() - began))
+    sys.stdout.write(summary(ran, totals, faults, applied, reserved, time.monotonic() - began))
     return status
 
 
@@ -59,6 +61,7 @@ def summary(
     totals: Counter[str],
     faults: Counter[str],
     applied: Counter[str],
+    reserved: Counter[str],
     seconds: float,
 ) -> str:
     rate = totals["events"] / max(seconds, 0.001)
@@ -71,6 +74,8 @@ def summary(
         *(f"  {count:>9,}  {kind}" for kind, count in faults.most_common()),
         f"applied    {applied.total():,} changes of teams meanwhile",
         *(f"  {count:>9,}  {what}" for what, count in applied.most_common()),
+        "reservations",
+        *(f"  {count:>9,}  {what}" for what, count in reserved.most_common()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -20,17 +20,11 @@ from tests.conformance.samples import model_provider_error
 from tests.memory_rows import MemoryRows
 from tests.simulation import history
 from tests.simulation.history import Failed, run_history
-from tests.simulation.invariants import (
-    BILLED_AHEAD,
-    EVERY_WORKER_KNOWS,
-    Invariants,
-    Sender,
-    Sent,
-    Violation,
-)
+from tests.simulation.invariants import BILLED_AHEAD, EVERY_WORKER_KNOWS, Invariants, Sender, Sent
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import StoredRows
 from tests.simulation.reference import POOLS
+from tests.simulation.violation import Violation
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT, FAR_PAST
 from tests.unit.builders import ACME, ANA, MINUTE, NOW, ON, finished, run_changes, usage

@@ -10,9 +10,10 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from tests.memory_rows import MemoryRows
-from tests.simulation.invariants import Invariants, Violation
+from tests.simulation.invariants import Invariants
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import StoredRows
+from tests.simulation.violation import Violation
 from tests.simulation.workers import pause
 from tests.simulation.world import CREDIT
 from tests.unit.builders import ACME, ANA, CARD, NOW, ON, run_change, usage

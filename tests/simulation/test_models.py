@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 
 from agent_credits.payments.reload_saga import ReloadSaga
-from tests.simulation import mutants, reload_saga_model, write_protocol_model
+from tests.simulation import (
+    mutants,
+    reload_saga_model,
+    reservation_model,
+    write_protocol_model,
+)
 from tests.simulation.explore import (
     CAP_FALLS,
     KIND_CHANGES,
@@ -16,6 +21,7 @@ from tests.simulation.explore import (
     TWO_ASK,
     USAGE,
     asks_again,
+    reservations,
     saga,
 )
 from tests.simulation.reload_saga_model import Begins
@@ -64,6 +70,42 @@ def test_a_broken_protocol_is_caught(mutant: Mutant, violation: str, reads_ahead
     )
     with pytest.raises(AssertionError, match=violation):
         model.explore()
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        pytest.param(Mutant(flush=False), id="no_flush"),
+        pytest.param(Mutant(receipts_with_page=False), id="page_without_receipts"),
+        pytest.param(Mutant(version_condition=False), id="no_version_condition"),
+    ],
+)
+def test_a_broken_protocol_loses_reservations_and_is_caught(mutant: Mutant) -> None:
+    with pytest.raises(AssertionError, match=r".+"):
+        reservations(reservation_model.SETTLES, (1, 2, 1), mutant=mutant)
+
+
+def test_code_of_before_that_could_read_a_row_with_reservations_would_lose_them() -> None:
+    with pytest.raises(AssertionError, match="a grant is available, reserved, burned or expired"):
+        reservations(reservation_model.MIXED, (2, 1, 1), [], one_is_old=True, renames_grants=False)
+
+
+def test_a_rejection_by_a_stale_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "agent_credits.commit.write_protocol._must_be_newest", lambda *_, is_warm: is_warm
+    )
+
+    with pytest.raises(AssertionError, match="no live reservation is taken for ended"):
+        reservations(reservation_model.UNKNOWN_AT_FIRST, (1, 2, 1), [])
+
+
+def test_a_reservation_that_never_expires_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "agent_credits.ledger.expiry._expire_reservations", lambda account, _: account
+    )
+
+    with pytest.raises(AssertionError, match="whose time is over ends with the next commit"):
+        reservations(reservation_model.SETTLES, (1, 2, 1))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A fixed budget of histories for continuous integration; `make simulate` runs many more."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ import pytest
 from tests.simulation import simulate
 from tests.simulation.faults import CALL_FAULTS, OTHER_FAULTS
 from tests.simulation.history import Failed, Report, run_history
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.mutants import MUTANTS, RESERVING_MUTANTS
 from tests.simulation.simulate import parse_seeds
 from tests.simulation.workers import Parts
 
@@ -18,6 +18,7 @@ pytestmark = pytest.mark.timeout(1_200)
 
 HISTORIES = 50
 # Histories that come far enough for every mutant to do its damage in one of them.
+RESERVING_SEEDS = range(100, 130)
 TELLING_SEEDS = (58, 32, 1, 3, 10, 12, 7, *range(14, 60))
 
 FOUND_SEEDS = [
@@ -27,23 +28,34 @@ FOUND_SEEDS = [
 ]
 
 
-def run_histories(parts: Parts) -> None:
-    for seed in TELLING_SEEDS:
+def run_histories(parts: Parts, seeds: Iterable[int] = TELLING_SEEDS) -> None:
+    for seed in seeds:
         run_history(seed, parts)
 
 
 def test_no_history_breaks_an_invariant_and_every_fault_and_change_is_among_them() -> None:
     faults: Counter[str] = Counter()
     applied: Counter[str] = Counter()
+    reserved: Counter[str] = Counter()
 
-    for seed in range(100, 100 + HISTORIES):
+    # Half of them below 100, where no run reserves.
+    for seed in range(100 - HISTORIES // 2, 100 + HISTORIES // 2):
         report = run_history(seed)
         faults += report.faults
         applied += report.applied
+        reserved += report.reserved
 
     assert applied.keys() >= {"kind", "policy", "owner", "members", "time zone", "spend cap"}
     kinds = {kind for kinds in CALL_FAULTS.values() for kind in kinds} | {*OTHER_FAULTS}
     assert faults.keys() == kinds
+    assert reserved.keys() >= {"made", "made under a parent's", "drawn", "extended", "settled"}
+    assert reserved.keys() >= {
+        "released",
+        "released by hand",
+        "expired",
+        "closed with its parent's",
+    }
+    assert reserved.keys() >= {"drawn past its end", "a run told to pause", "a run told to stop"}
 
 
 @pytest.mark.parametrize("seed", FOUND_SEEDS)
@@ -51,8 +63,9 @@ def test_what_was_found_once_stays_away(seed: int) -> None:
     run_history(seed)
 
 
-def test_a_seed_replays_exactly() -> None:
-    first, again = run_history(13), run_history(13)
+@pytest.mark.parametrize("seed", [13, 113])
+def test_a_seed_replays_exactly(seed: int) -> None:
+    first, again = run_history(seed), run_history(seed)
 
     assert first == again
 
@@ -61,6 +74,12 @@ def test_a_seed_replays_exactly() -> None:
 def test_the_simulator_notices(name: str) -> None:
     with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
         run_histories(MUTANTS[name])
+
+
+@pytest.mark.parametrize("name", RESERVING_MUTANTS)
+def test_the_simulator_notices_where_runs_reserve(name: str) -> None:
+    with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
+        run_histories(RESERVING_MUTANTS[name], RESERVING_SEEDS)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from agent_credits.billing.directory import Directory
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import with_cap
 from agent_credits.billing.teams import Team
-from agent_credits.commit.changes import GrantChange, PlanChange
+from agent_credits.commit.changes import GrantChange, PlanChange, ReleaseChange
 from agent_credits.commit.team_changes import change_team
 from agent_credits.commit.write_protocol import commit
 from agent_credits.intake.debited_batch import DebitedBatch, Delivery
@@ -46,12 +46,13 @@ from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.stack import read_stack
 from agent_credits_cli.steps import ChangeAccount, carry_out, plan_steps
-from tests.dispositions import postponed, rejected, waiting
-from tests.simulation.invariants import Sent, Violation, check
+from tests.dispositions import out_of_order, postponed, rejected, waiting
+from tests.simulation.invariants import CONTRADICTIONS, Sent
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import Message
 from tests.simulation.reference import POOLS
 from tests.simulation.scheduler import Worker
+from tests.simulation.violation import Violation, check
 from tests.simulation.world import CREDIT, LAST_POOLS, declared_world, payment_method
 
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ class DebitWorker(StackWorker):
         self._check(batch, deliveries, began)
         now = self.scheduler.now
         returned = {int(m): now for m in rejected(batch) if m not in postponed(batch)}
-        for message_id in waiting(batch):
+        for message_id in (*waiting(batch), *out_of_order(batch)):
             receives = deliveries[int(message_id)][1]
             returned[int(message_id)] = now + timedelta(seconds=wait_seconds(receives))
         if returned:
@@ -278,9 +279,16 @@ class DebitWorker(StackWorker):
     def _check(
         self, batch: DebitedBatch, deliveries: Mapping[int, tuple[Message, int]], began: int
     ) -> None:
-        for message_id in rejected(batch):
+        invariants, began_at = self.history.invariants, self.began_at
+        for message_id, rejection in rejected(batch).items():
             sent = deliveries[int(message_id)][0].sent
-            self.history.invariants.check_rejected(sent, began)
+            if rejection.code in CONTRADICTIONS:
+                invariants.check_contradicted(sent, rejection.code, began, began_at)
+            else:
+                invariants.check_rejected(sent, began)
+        for message_id in out_of_order(batch):
+            sent = deliveries[int(message_id)][0].sent
+            invariants.check_contradicted(sent, "out of order", began, began_at)
         for error in postponed(batch).values():
             if isinstance(error, InvariantViolated):
                 raise Violation(str(error)) from error
@@ -437,7 +445,7 @@ class Operator(StackWorker):
         if not self.scheduler.faults.enabled or self.scheduler.random.random() > OPERATES_PER_TURN:
             return None
         act = self.scheduler.random.choice(
-            (self._top_up, self._change_team, self._apply, self._apply)
+            (self._top_up, self._change_team, self._apply, self._apply, *self._of_reservations())
         )
         return partial(self._act, act)
 
@@ -470,6 +478,20 @@ class Operator(StackWorker):
             change = GrantChange(principal, name, pool, 9 * CREDIT, expires_at, "purchase")
         commit(self.rows, principal, [change], now=self.clock(), pause=pause)
 
+    def _of_reservations(self) -> tuple[Callable[[], None], ...]:
+        return (self._release, self._release) if self.history.reserves else ()
+
+    def _release(self) -> None:
+        """Release the reservation of a run that is at work, or was a moment ago."""
+        randomness = self.scheduler.random
+        rows = [row for row in self.history.rows.accounts.values() if row.reservations]
+        if not rows:
+            return
+        row = randomness.choice(rows)
+        run = randomness.choice(row.reservations).run_id
+        change = ReleaseChange(row.principal, run, f"release:{run}", "its worker is gone")
+        commit(self.rows, row.principal, [change], now=self.clock(), pause=pause)
+
     def _change_team(self) -> None:
         randomness = self.scheduler.random
         team_id = randomness.choice(self.history.team_ids)
@@ -495,7 +517,9 @@ class Operator(StackWorker):
     def _apply(self) -> None:
         """Apply a file in which something of one team is written otherwise than it is now."""
         team = self.history.rows.teams[self.scheduler.random.choice(self.history.team_ids)]
-        declared = declared_world(self.scheduler.random, team, self.history.anchor)
+        declared = declared_world(
+            self.scheduler.random, team, self.history.anchor, self.history.policies
+        )
         steps = plan_steps(declared, read_stack(self.rows, declared), self.clock())
         differences = [d for step in steps for d in step.differences]
         for step in steps:

@@ -1,7 +1,7 @@
 """The teams, prices and starting credits of one history, drawn from its seed."""
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
@@ -12,6 +12,7 @@ from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import AutoReload, Team, Tenure
 from agent_credits.commit.changes import Change, GrantChange, PlanChange
 from agent_credits.ledger.thresholds import Threshold
+from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Payer, Principal
 from agent_credits_cli.world import World as DeclaredWorld
 
@@ -46,10 +47,14 @@ def _policy(
     team_pools: tuple[str, ...],
     packs: tuple[tuple[int, int], ...],
     grace_days: int = 30,
+    terms: Mapping[Payer, Mapping[str, object]] | None = None,
 ) -> BillingPolicy:
     def rule(team: TeamKind, triggers: tuple[TriggerKind, ...], payer: Payer) -> BillingRule:
         pools = team_pools if team == "enterprise" else user_pools
-        return BillingRule(team=team, triggers=triggers, payer=payer, pools=pools)
+        of_payer = (terms or {}).get(payer, {})
+        return BillingRule.model_validate(
+            {"team": team, "triggers": triggers, "payer": payer, "pools": pools, **of_payer}
+        )
 
     return BillingPolicy(
         version=version,
@@ -85,6 +90,76 @@ POLICIES = {
         ),
     )
 }
+
+
+def _terms(
+    reserve: Literal["none", "estimate"],
+    step: int,
+    ttl_minutes: int,
+    overrun: Literal["finish", "pause", "stop"],
+    grace_microcredits: int = 0,
+) -> dict[str, object]:
+    return {
+        "reserve": reserve,
+        "default_estimate_microcredits": step * CREDIT,
+        "reservation_ttl_seconds": ttl_minutes * 60,
+        "overrun": overrun,
+        "grace_microcredits": grace_microcredits,
+    }
+
+
+# What is in force, and what may be applied, in the histories whose runs reserve.
+RESERVING_POLICIES = POLICIES | {
+    policy.version: policy
+    for policy in (
+        _policy(
+            "r1",
+            ("trial", "plan", "add_on"),
+            ("trial", "contract"),
+            ((20, 1_000), (50, 2_000)),
+            terms={
+                "user": _terms("estimate", 3, 60, "finish"),
+                "owner": _terms("estimate", 2, 1, "stop", CREDIT),
+                "team": _terms("estimate", 7, 10, "pause", 2 * CREDIT),
+            },
+        ),
+        _policy(
+            "r2",
+            ("trial", "plan", "add_on"),
+            ("trial", "contract"),
+            ((20, 1_000), (50, 2_000)),
+            terms={
+                "user": _terms("none", 0, 10, "pause", 2 * CREDIT),
+                "owner": _terms("none", 0, 60, "stop"),
+                "team": _terms("none", 0, 1, "stop", 4 * CREDIT),
+            },
+        ),
+        _policy(
+            "r3",
+            ("add_on", "plan", "trial"),
+            ("contract", "trial"),
+            ((20, 1_200), (30, 1_500)),
+            5,
+            terms={
+                "user": _terms("estimate", 5, 5, "pause", 3 * CREDIT),
+                "owner": _terms("none", 0, 60, "finish"),
+                "team": _terms("none", 4, 1_440, "finish"),
+            },
+        ),
+        _policy(
+            "r4",
+            ("trial", "plan", "extra"),
+            ("trial", "committed"),
+            ((20, 1_000), (50, 2_000)),
+            60,
+            terms={
+                "user": _terms("none", 0, 1, "stop", 4 * CREDIT),
+                "owner": _terms("estimate", 1, 1_440, "finish"),
+                "team": _terms("estimate", 2, 60, "stop", 1),
+            },
+        ),
+    )
+}
 # Where credits that are bought go, by who pays: the last pool, whatever the policy's order.
 LAST_POOLS = {"user": ("add_on", "extra"), "team": ("contract", "committed")}
 # Each team's users; those who are not members at first may join.
@@ -113,12 +188,18 @@ class World:
     accounts: dict[Principal, tuple[Change, ...]]
 
 
-def build_world(randomness: random.Random) -> World:
+def build_world(
+    randomness: random.Random, policies: Mapping[str, BillingPolicy] = POLICIES
+) -> World:
+    """Build a world whose teams are billed by the first of these policies."""
     starts_at = randomness.choice(BOUNDARIES) - timedelta(seconds=randomness.choice((5, 90, 4000)))
+    policy = next(iter(policies))
     teams = (
-        _team(randomness, starts_at, "acme", "self_serve", "olga", frozenset({"ana", "olga"})),
-        _team(randomness, starts_at, "solo", "self_serve", "cara", frozenset({"cara"})),
-        _team(randomness, starts_at, "bigcorp", "enterprise", "boss", "*"),
+        _team(
+            randomness, starts_at, "acme", "self_serve", "olga", frozenset({"ana", "olga"}), policy
+        ),
+        _team(randomness, starts_at, "solo", "self_serve", "cara", frozenset({"cara"}), policy),
+        _team(randomness, starts_at, "bigcorp", "enterprise", "boss", "*", policy),
     )
     principals = [Principal("user", name) for name in ("ana", "olga", "cara")]
     principals.append(Principal("team", "bigcorp"))
@@ -134,6 +215,7 @@ def _team(
     kind: TeamKind,
     owner: str,
     members: frozenset[str] | Literal["*"],
+    policy_version: str,
 ) -> Team:
     reloads = AutoReload(
         enabled=randomness.random() < 0.8,
@@ -154,7 +236,7 @@ def _team(
         auto_reload=reloads if randomness.random() < 0.9 else None,
         payment=payment_method(randomness, team_id) if randomness.random() < 0.95 else None,
         spend_cap_cents=randomness.choice(CAPS),
-        tenures=(Tenure(since=FAR_PAST, kind=kind, owner=owner, policy_version=POLICY.version),),
+        tenures=(Tenure(since=FAR_PAST, kind=kind, owner=owner, policy_version=policy_version),),
     )
 
 
@@ -193,7 +275,12 @@ ASPECTS = (
 )
 
 
-def declared_world(randomness: random.Random, team: Team, anchor: date) -> DeclaredWorld:
+def declared_world(
+    randomness: random.Random,
+    team: Team,
+    anchor: date,
+    policies: Mapping[str, BillingPolicy] = POLICIES,
+) -> DeclaredWorld:
     """Return a file that declares the team as it is declared now, but for one aspect or two."""
     changes = set(randomness.sample(ASPECTS, randomness.choice((1, 1, 2, 3))))
     newest, candidates = team.tenures[-1], CANDIDATES[team.team_id]
@@ -201,7 +288,7 @@ def declared_world(randomness: random.Random, team: Team, anchor: date) -> Decla
     if "kind" in changes:
         kind = "enterprise" if kind == "self_serve" else "self_serve"
     if "policy" in changes:
-        version = randomness.choice([other for other in POLICIES if other != version])
+        version = randomness.choice([other for other in policies if other != version])
     members = {*candidates} if team.members == "*" else {*team.members}
     if "members" in changes:
         members ^= {randomness.choice(candidates)}
@@ -211,7 +298,7 @@ def declared_world(randomness: random.Random, team: Team, anchor: date) -> Decla
     everyone = team.members == "*" and kind == "enterprise" and "members" not in changes
     cap = randomness.choice(CAPS) if "cap" in changes else team.spend_cap_cents
     payment = payment_method(randomness, team.team_id) if "payment" in changes else team.payment
-    policy = POLICIES[version]
+    policy = policies[version]
     plan = randomness.choice(("max", "pro")) if "plan" in changes else team.plan
     declared = {
         "team_id": team.team_id,
@@ -241,7 +328,11 @@ def declared_document(policy: BillingPolicy, team: Mapping[str, object]) -> Decl
     ]
     return DeclaredWorld.model_validate(
         {
-            "policy": {**policy.model_dump(exclude={"packs"}), "packs": packs},
+            "policy": {
+                **policy.model_dump(exclude={"packs", "rules"}),
+                "rules": [_declared_rule(rule) for rule in policy.rules],
+                "packs": packs,
+            },
             "plans": [
                 {"name": "max", "kind": "self_serve", "credits": "30"},
                 {"name": "pro", "kind": "self_serve", "credits": "5"},
@@ -250,6 +341,17 @@ def declared_document(policy: BillingPolicy, team: Mapping[str, object]) -> Decl
             "teams": [team],
         }
     )
+
+
+def _declared_rule(rule: BillingRule) -> dict[str, object]:
+    in_credits = {
+        "default_estimate": rule.default_estimate_microcredits,
+        "grace_credits": rule.grace_microcredits,
+    }
+    return {
+        **rule.model_dump(exclude={"default_estimate_microcredits", "grace_microcredits"}),
+        **{name: format_credits(microcredits) for name, microcredits in in_credits.items()},
+    }
 
 
 def _declared_reload(
@@ -278,3 +380,35 @@ def _declared_reload(
         "reloads_max": settings.reloads_max,
         "window_minutes": settings.window_minutes,
     }
+
+
+def reservation_data(
+    randomness: random.Random, a_run: Callable[[], str | None]
+) -> dict[str, object]:
+    """Return what a request may say of reservations."""
+    data: dict[str, object] = {}
+    estimate = randomness.choice((None, "0.5", "1", "1", "2", "2", "2", "4", "4", "9", "40", "0"))
+    if estimate is not None:
+        data["credits"] = estimate
+    reserve = randomness.choice((None, None, "estimate", "estimate", "none"))
+    if reserve == "none":
+        return {**data, "reserve": "none"}
+    if reserve == "estimate" and estimate != "0":
+        data["reserve"] = "estimate"
+    if randomness.random() < 0.5:
+        data["ttl_seconds"] = randomness.choice((60, 300, 4_000, 86_400))
+    parent = a_run() if randomness.random() < 0.6 else None
+    if parent is not None:
+        # A child fits only into what its parent holds.
+        data |= {"parent_run_id": parent, "credits": randomness.choice(("0.5", "0.5", "1", "4"))}
+    return data
+
+
+def extension_data(randomness: random.Random) -> dict[str, object]:
+    """Return what an extension may ask for: credits, time or both."""
+    data: dict[str, object] = {}
+    if randomness.random() < 0.8:
+        data["credits"] = randomness.choice(("0.5", "2", "6", "50"))
+    if not data or randomness.random() < 0.4:
+        data["ttl_seconds"] = randomness.choice((60, 300, 4_000, 86_400))
+    return data

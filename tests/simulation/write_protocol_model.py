@@ -6,14 +6,15 @@ next batch from the row that it committed last. What the rows answered so far is
 knows, so a worker's state is that sequence of answers, and its next step is found by replaying it.
 """
 
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 from unittest import mock
 
-from agent_credits.commit.changes import RunChange
+from agent_credits.commit.changes import AlreadyRecorded, Change, Recorded
 from agent_credits.commit.read_ahead import read_ahead
-from agent_credits.commit.write_protocol import commit
+from agent_credits.commit.write_protocol import Committed, commit
 from agent_credits.ledger import accounts
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
@@ -86,6 +87,9 @@ class Worker(NamedTuple):
     # What was read while the page is being put, once it was.
     found: int = -1
     snapshot: int = -1
+    # Which of the model's clocks it went by when the batch came.
+    clock: int = 0
+    is_old: bool = False
 
 
 class State(NamedTuple):
@@ -112,11 +116,13 @@ CORRECT = Mutant()
 class Model:
     def __init__(
         self,
-        changes: list[RunChange],
+        changes: Sequence[Change],
         *,
         entries_full: int,
         mutant: Mutant = CORRECT,
         overlaps: bool = True,
+        clocks: tuple[datetime, ...] = (NOW,),
+        deliveries: tuple[int, ...] | None = None,
         reads_ahead: bool = False,
     ) -> None:
         """Receipts are read while a page is put, or before it is where they do not overlap.
@@ -124,13 +130,16 @@ class Model:
         `reads_ahead`: rows and receipts are read as for a batch of many accounts.
         """
         self._changes = changes
+        self._clocks = clocks
+        # How often each event is delivered.
+        self._deliveries_max = deliveries or (DELIVERIES_MAX,) * len(changes)
         self._entries_full = entries_full
         self._mutant = mutant
         self._overlaps = overlaps
         self._reads_ahead = reads_ahead
         self._values: list[Any] = []
         self._numbers: dict[Hashable, int] = {}
-        self._steps: dict[tuple[int, tuple[int, ...], int], Any] = {}
+        self._steps: dict[tuple[int, tuple[int, ...], int, int], Any] = {}
         self._verdicts: dict[tuple[int, int], frozenset[int]] = {}
         self._puts: dict[tuple[int, int], list[tuple[int, int]]] = {}
         first = Account(ANA, version=1, grants=(grant("g-1", credits="100"),))
@@ -150,7 +159,7 @@ class Model:
     def _successors(self, state: State) -> Iterator[State]:
         for number, worker in enumerate(state.workers):
             if worker.batch:
-                yield self._with(state, number, Worker())  # It crashes.
+                yield self._with(state, number, Worker(is_old=worker.is_old))  # It crashes.
                 yield from self._steps_of(state, number, worker)
             else:
                 yield from self._deliveries_to(state, number, worker)
@@ -160,15 +169,19 @@ class Model:
         events = [
             event
             for event, count in enumerate(state.deliveries)
-            if count < DELIVERIES_MAX and event not in held
+            if count < self._deliveries_max[event] and event not in held
         ]
         pairs = [(a, b) for a in events for b in events if a < b]
         for batch in [*((event,) for event in events), *pairs]:
-            busy = worker._replace(
-                batch=batch, answers=self._intern(()), snapshot=self._snapshot(state)
-            )
             counts = tuple(count + (event in batch) for event, count in enumerate(state.deliveries))
-            yield self._with(state, number, busy)._replace(deliveries=counts)
+            for clock in range(len(self._clocks)):
+                busy = worker._replace(
+                    batch=batch,
+                    answers=self._intern(()),
+                    snapshot=self._snapshot(state),
+                    clock=clock,
+                )
+                yield self._with(state, number, busy)._replace(deliveries=counts)
 
     def _steps_of(self, state: State, number: int, worker: Worker) -> Iterator[State]:
         step = self._next_step(worker)
@@ -176,9 +189,14 @@ class Model:
             assert isinstance(step, Asked), "a worker that flushes is asked for no more"
             yield from self._flush_on(state, number, worker, step)
             return
-        if isinstance(step, Account):
-            done = Worker(warm=self._intern(step))
-            acknowledged = state.acknowledged | set(worker.batch)
+        if isinstance(step, Committed):
+            done = Worker(warm=self._intern(step.account), is_old=worker.is_old)
+            recorded = {
+                event
+                for event, result in zip(worker.batch, step.results, strict=True)
+                if isinstance(result, Recorded | AlreadyRecorded)
+            }
+            acknowledged = state.acknowledged | recorded
             yield self._with(state, number, done)._replace(acknowledged=acknowledged)
             return
         match step.name:
@@ -242,9 +260,9 @@ class Model:
         puts = self._puts.get((worker.unput, state.ledger))
         if puts is None:
             puts = self._puts[worker.unput, state.ledger] = [*self._putting(items, state.ledger)]
-        warm, batch, answers, _, found, snapshot = worker
+        warm, batch, answers, _, found, snapshot, clock, is_old = worker
         for unput, ledger in puts:
-            left = Worker(warm, batch, answers, unput, found, snapshot)
+            left = Worker(warm, batch, answers, unput, found, snapshot, clock, is_old)
             yield self._with(state, number, left, ledger)
 
     def _putting(
@@ -269,24 +287,23 @@ class Model:
         found = [item for item in ledger if isinstance(item, Receipt) and wanted(item)]
         return tuple(sorted(found, key=lambda r: r.entry.identity.id))
 
-    def _next_step(self, worker: Worker) -> Account | Asked:
-        key = (worker.warm, worker.batch, worker.answers)
+    def _next_step(self, worker: Worker) -> Committed | Asked:
+        key = (worker.warm, worker.batch, worker.answers, worker.clock)
         if key not in self._steps:
             self._steps[key] = self._replay(worker)
         return self._steps[key]
 
-    def _replay(self, worker: Worker) -> Account | Asked:
+    def _replay(self, worker: Worker) -> Committed | Asked:
         rows = Answered([self._values[number] for number in self._values[worker.answers]])
         changes = [self._changes[event] for event in worker.batch]
         warm = self._values[worker.warm] if worker.warm >= 0 else None
-        ahead = None
+        now, ahead = self._clocks[worker.clock], None
         try:
             if self._reads_ahead:
                 ahead = read_ahead(rows, {ANA: changes}, {ANA: warm} if warm else {})[ANA]
-            committed = commit(rows, ANA, changes, now=NOW, pause=pause, warm=warm, ahead=ahead)
+            return commit(rows, ANA, changes, now=now, pause=pause, warm=warm, ahead=ahead)
         except Asked as asked:
             return asked
-        return committed.account
 
     def _answered(self, state: State, number: int, worker: Worker, answer: Any) -> State:
         answers = (*self._values[worker.answers], self._intern(answer))

@@ -49,6 +49,7 @@ from agent_credits.ledger.accounts import (
     fills_page,
     held_grant_ids,
 )
+from agent_credits.ledger.conservation import check_commit
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.ledger.grants import Grant
@@ -224,6 +225,7 @@ def _ready_to_commit(
         page_is_full=fills_page(account.entries, len(account.reservations)),
     )
     check_account(committed)
+    check_commit(row, committed, committed.entries[kept:])
     return committed
 
 

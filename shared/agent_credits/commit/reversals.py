@@ -25,11 +25,15 @@ def draws_to_return(entries: Sequence[Entry]) -> tuple[Draw, ...]:
 
 
 def origin_of(account: Account, context: DecisionContext, grant_id: str) -> Grant:
-    """Return the grant from the row or, once it has left the row, from the page or the ledger."""
-    # Not from the entry of its expiry: after a grace period, that one names another expiry.
+    """Return the grant from the row or, once it has expired, as it was made.
+
+    Neither the entry of its expiry nor an expired grant on the row will do: during a grace period,
+    both have another expiry than the grant's own.
+    """
+    live = (grant for grant in account.grants if grant.is_live(context.now))
     entries = (*context.row.entries, *account.entries)
     made = (e.grant for e in entries if e.grant and e.outcome in ("granted", "refilled"))
-    held = next((grant for grant in (*account.grants, *made) if grant.id == grant_id), None)
+    held = next((grant for grant in (*live, *made) if grant.id == grant_id), None)
     origin = held or context.past.grants.get(grant_id)
     if origin is None:
         raise InvariantViolated("every draw's grant is on the row or in the ledger")

@@ -43,6 +43,7 @@ from agent_credits.ledger.accounts import (
 from agent_credits.ledger.ends import end_trees
 from agent_credits.ledger.entries import (
     NO_RESERVATION,
+    Directive,
     Draw,
     Entry,
     ReservationFacts,
@@ -50,7 +51,7 @@ from agent_credits.ledger.entries import (
     RunFacts,
 )
 from agent_credits.ledger.reloads import DeclineCause, Standing
-from agent_credits.ledger.reservations import reservation_of
+from agent_credits.ledger.reservations import line_of, reservation_of
 
 _RUN_ENDED = Rejection("run_ended", "the run has ended, and its reservation with it")
 
@@ -129,6 +130,9 @@ def _reserve(
     terms = replace(terms, reserves=True, ttl=ttl)
     held = reserve(account, run_id, parent_run_id, estimate, terms, change.billing, context.now)
     if isinstance(held, Lacking):
+        if run_id not in context.past.runs:
+            # If the run ended pages ago, nothing is bought for it.
+            return account, Unsure(run_id)
         return _lacks(
             account, change, "agent_run.requested", estimate, held, context, parent_run_id
         )
@@ -165,10 +169,11 @@ def _lacks(
     if not lacking.is_of_parent and (standing == "able" or standing == "waiting"):
         return wait_for_reload(account, billing, max(amount, 1), context)
     reserved = reserved_microcredits(account, billing.pools, now)
-    held = reservation_of(account.reservations, change.event.subject)
-    directive = None
-    if held is not None:
-        directive = "continue" if held.left_microcredits else held.overrun_directive
+    line = line_of(account.reservations, change.event.subject)
+    directive: Directive | None = None
+    if line:
+        may_draw = any(held.left_microcredits for held in line)
+        directive = "continue" if may_draw else line[-1].overrun_directive
     reservation = ReservationFacts(
         parent_run_id=parent_run_id, directive=directive, reserved_before_microcredits=reserved
     )

@@ -158,11 +158,12 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
             raise
         return _Superseded(attempt.on(newer), lost_race=False)
     if not decision.changes_account:
-        if attempt.is_warm and _may_be_stale(decision):
-            # Without a write, this worker would not notice that its cached row is stale: that the
-            # reload was granted long ago, or that the parent reserved meanwhile.
+        if _must_be_newest(decision, is_warm=attempt.is_warm):
+            # Without a write, this worker would not notice that its row is stale: that the reload
+            # was granted long ago, or that the run or its parent has reserved meanwhile.
             newer = rows.read_account(row.principal) or row
-            return _Superseded(attempt.on(newer), lost_race=False)
+            if newer.version != row.version:
+                return _Superseded(attempt.on(newer), lost_race=False)
         return decision
     require(decision.account.version == row.version + 1, "a commit adds one to `version`")
     if row.page_is_full and not is_flushed:
@@ -185,8 +186,9 @@ def _decide(
     fresh = [change for change in changes if change.identity not in recorded]
     past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh), now)
     decision = decide(row, changes, past, now)
-    # Each round reads the past of at least one more run. Nearly always one is enough.
-    for _ in range(len(changes)):
+    # Each round reads the past of at least one more run, and a change names at most two: its own
+    # and its parent. Nearly always one round is enough.
+    for _ in range(2 * len(changes)):
         lacking = (runs_that_fail(decision) | runs_in_doubt(decision)) - past.runs.keys()
         if not lacking:
             break
@@ -195,8 +197,15 @@ def _decide(
     return decision
 
 
-def _may_be_stale(decision: Decision) -> bool:
-    return any(isinstance(r, Waiting | Unsure | Rejection) for r in decision.results)
+def _must_be_newest(decision: Decision, *, is_warm: bool) -> bool:
+    """Tell whether what was decided, without a write, would be wrong if the row were stale.
+
+    What contradicts a reservation was decided with the ledger as well, which was read after the
+    row: it may include that the run reserved, when the row does not hold the reservation yet.
+    """
+    if any(isinstance(result, Unsure | Rejection) for result in decision.results):
+        return True
+    return is_warm and any(isinstance(result, Waiting) for result in decision.results)
 
 
 def _with_runs(

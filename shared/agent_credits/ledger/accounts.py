@@ -4,7 +4,7 @@ Balances are computed only here.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 
 from msgspec import Struct
@@ -16,7 +16,6 @@ from agent_credits.ledger.reservations import (
     RESERVATIONS_MAX,
     TREE_DEPTH_MAX,
     Reservation,
-    line_of,
 )
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.errors import require
@@ -212,7 +211,11 @@ def _checked_reservations(account: Account) -> dict[str, int]:
     by_run = {reservation.run_id: reservation for reservation in account.reservations}
     require(len(by_run) == len(account.reservations), "a run holds one reservation")
     reserved: dict[str, int] = {}
+    left_of_tree: dict[str, int] = {}
     for reservation in account.reservations:
+        root = _root_of(by_run, reservation)
+        held = left_of_tree.get(root.run_id, 0)
+        left_of_tree[root.run_id] = held + reservation.left_microcredits
         for part in reservation.parts:
             require(part.microcredits > 0, "a reservation holds no empty part")
             reserved[part.grant_id] = reserved.get(part.grant_id, 0) + part.microcredits
@@ -221,6 +224,28 @@ def _checked_reservations(account: Account) -> dict[str, int]:
             require(parent in by_run, "a parent that ends closes its children")
             ends_first = reservation.expires_at <= by_run[parent].expires_at
             require(ends_first, "a reservation does not outlive its parent's")
-            line = line_of(account.reservations, reservation.run_id)
-            require(line[-1].parent_run_id is None, f"a tree is at most {TREE_DEPTH_MAX} deep")
+            require(root.parent_run_id is None, f"a tree is at most {TREE_DEPTH_MAX} deep")
+    for run_id, left in left_of_tree.items():
+        _check_tree(by_run[run_id], left)
     return reserved
+
+
+def _root_of(by_run: Mapping[str, Reservation], reservation: Reservation) -> Reservation:
+    root = reservation
+    for _ in range(TREE_DEPTH_MAX - 1):
+        if root.parent_run_id is None or root.parent_run_id not in by_run:
+            break
+        root = by_run[root.parent_run_id]
+    return root
+
+
+def _check_tree(root: Reservation, left_microcredits: int) -> None:
+    """Check that a tree drew what its root was given, and at most the grace beside it."""
+    given = root.reserved_microcredits + root.overdrawn_microcredits
+    require(
+        left_microcredits + root.drawn_microcredits == given,
+        "what a tree was given is held or drawn",
+    )
+    may_finish = root.terms.overrun == "finish"
+    within_grace = root.overdrawn_microcredits <= root.terms.grace_microcredits
+    require(may_finish or within_grace, "a tree draws at most its grace past what it was given")

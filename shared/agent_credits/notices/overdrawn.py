@@ -56,7 +56,8 @@ def run_overdrawn(account: Account, entry: Entry) -> Notice:
         severity="info" if directive == "continue" else "warning",
         principal=account.principal,
         team_id=run.team_id,
-        key=run_id,
+        # A run whose reservation expired may reserve, and overdraw, again.
+        key=f"{run_id}:{account.version}",
         subject=run_id,
         time=entry.recorded_at,
         retryable=False,

@@ -384,7 +384,9 @@ class Reconciliation:
         return [] if unsettled else orders
 
     def _check_usage(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
-        if entry.amount_microcredits and entry.identity.subject in self._reserved.by_run:
+        # Past what is left, a reservation may have been extended by exactly what was drawn.
+        left = self._reserved.left_of_line(entry.identity.subject)
+        if 0 < entry.amount_microcredits <= left:
             self._find(f"{_name(entry)} draws past the reservation of its run")
         impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
         for text in impossible:
@@ -427,7 +429,10 @@ class Reconciliation:
     def _reservable(self, entry: Entry, order: tuple[str, ...]) -> int:
         """Return what a request found: what its parent held, or what nobody held."""
         own = self._reserved.by_run.get(entry.identity.subject)
-        parent_id = own.parent_run_id if own else entry.reservation.parent_run_id
+        parent_id = entry.reservation.parent_run_id
+        # A request of a run that holds a reservation reserves nothing: the pools answer it.
+        if own is not None and entry.type == "agent_run.extended":
+            parent_id = own.parent_run_id
         if parent_id is not None:
             parent = self._reserved.by_run.get(parent_id)
             return parent.left_microcredits if parent else 0

@@ -50,6 +50,10 @@ class ReservedReplay:
             if grant_id in grant_ids
         )
 
+    def left_of_line(self, run_id: str) -> int:
+        """Return what the run may draw first: its own reservation and those of its parents."""
+        return sum(self.by_run[run].left_microcredits for run in self._line(run_id))
+
     def apply(self, entry: Entry) -> list[str]:
         """Apply an entry; return what in it contradicts the reservations, as ends of sentences."""
         facts = entry.reservation

@@ -1,5 +1,6 @@
 """Reservations: credits for runs in flight, made and drawn on the one path of an account."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -11,18 +12,22 @@ from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import bill
 from agent_credits.commit.changes import ReleaseChange, RunChange
 from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.accounts import PAGE_ENTRIES_FULL
+from agent_credits.ledger.entries import Receipt
 from agent_credits.ledger.reservations import (
     CHILDREN_MAX,
     RESERVATIONS_MAX,
     TREE_DEPTH_MAX,
 )
 from agent_credits.values.credits import format_credits, parse_credits
+from agent_credits.values.errors import InvariantViolated
 from tests.unit.builders import (
     ACME,
     ANA,
     BEN,
     MINUTE,
     NOW,
+    POLICY,
     RELOADING_ACME,
     finished,
     grant_change,
@@ -43,6 +48,8 @@ from tests.unit.reservation_world import (
     released,
     requests,
 )
+
+POLICY_GRACE = timedelta(days=POLICY.grace_days)
 
 
 def test_of_twenty_runs_of_75_credits_exactly_six_start_against_500() -> None:
@@ -169,6 +176,26 @@ def test_what_a_failed_run_returns_to_an_expired_grant_is_good_for_the_grace_alo
     assert format_credits(lapsed.amount_microcredits) == "95"
 
 
+def test_a_grant_that_a_reservation_keeps_past_its_grace_gets_no_second_one() -> None:
+    world = ReservingWorld(credits="0")
+    expires_at = NOW + 10 * MINUTE
+    open_account(world.rows, grant_change("g-1", credits="200", expires_at=expires_at))
+    plain = {"reserve": "none"}
+    world.send(requested("r-1", **plain), usage("u-1", "30"))
+    world.send(requested("r-2", run="run-2", **plain), usage("u-2", "30", run="run-2"))
+    world.send(finished("f-1", "error"), now=NOW + 20 * MINUTE)
+    grace_ends = expires_at + POLICY_GRACE
+
+    world.send(
+        requested("r-3", run="run-3", credits="20", reserve="estimate"),
+        now=grace_ends - 10 * MINUTE,
+    )
+    world.send(finished("f-2", "error", run="run-2"), now=grace_ends + 10 * MINUTE)
+
+    assert history(world.rows, ANA)[-1].draws == ()
+    assert (world.available(grace_ends + 10 * MINUTE), world.left("run-3")) == ("0", "20")
+
+
 def test_a_child_reserves_from_its_parent_and_returns_what_it_leaves() -> None:
     world = ReservingWorld()
     world.send(*requests(1))
@@ -220,6 +247,20 @@ def test_a_parent_that_ends_closes_its_tree() -> None:
     assert [end.run_id for end in ended] == ["run-1", "run-2", "run-3"]
 
 
+def test_a_commit_that_would_lose_what_a_reservation_held_is_never_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ReservingWorld()
+    world.send(*requests(1))
+    before = world.account
+    monkeypatch.setattr("agent_credits.ledger.ends._with_parts", lambda account, _: account)
+
+    with pytest.raises(InvariantViolated, match="available, reserved, burned or expired"):
+        world.send(finished("f-1"))
+
+    assert world.account == before
+
+
 def test_a_child_at_work_keeps_its_parents_from_expiring() -> None:
     world = ReservingWorld()
     world.send(*requests(1))
@@ -253,6 +294,29 @@ def test_under_pause_and_stop_a_run_draws_at_most_its_grace(overrun: str) -> Non
     assert (first.reservation.overruns, second.reservation.overruns) == (True, False)
     assert format_credits(second.shortfall_microcredits) == "15"
     assert (world.available(), world.directive("run-1")) == ("415", overrun)
+
+
+def test_a_child_that_may_draw_what_its_parent_holds_is_told_to_continue() -> None:
+    world = ReservingWorld(policy(**NO_STEP, overrun="stop"))
+    world.send(requested("r-1", credits="75", reserve="estimate"))
+    world.send(requested("r-2", run="run-2", credits="10", parent_run_id="run-1"))
+    world.send(usage("u-2", "10", run="run-2"))
+
+    assert world.outcomes(extended("e-2", run="run-2", credits="66")) == ["insufficient"]
+
+    assert history(world.rows, ANA)[-1].reservation.directive == "continue"
+
+
+def test_a_child_is_told_what_its_root_is_told_whatever_its_own_policy_says() -> None:
+    world = ReservingWorld(policy(**NO_STEP, overrun="stop"), credits="75")
+    world.send(requested("r-1", credits="75", reserve="estimate"))
+    world.policy = policy(**NO_STEP, overrun="pause")
+    world.send(requested("r-2", run="run-2", credits="75", parent_run_id="run-1"))
+    world.send(usage("u-2", "75", run="run-2"))
+
+    assert world.outcomes(extended("e-2", run="run-2", credits="1")) == ["insufficient"]
+
+    assert history(world.rows, ANA)[-1].reservation.directive == "stop"
 
 
 def test_an_extension_lets_a_paused_run_go_on() -> None:
@@ -299,6 +363,18 @@ def test_a_request_that_finds_too_little_available_waits_for_the_reload() -> Non
     assert format_credits(world.account.reload.wanted_microcredits) == "75"
 
 
+def test_a_request_of_a_run_that_ended_pages_ago_buys_nothing() -> None:
+    world = ReservingWorld(credits="20")
+    world.send(finished("f-1"))
+    world.send(*(usage(f"u-{n}", "0.5", run="run-2") for n in range(PAGE_ENTRIES_FULL)))
+    world.send(usage("u-last", "0.5", run="run-2"))
+    world.team = RELOADING_ACME
+
+    assert world.outcomes(requested("r-1")) == ["run_ended"]
+
+    assert world.account.reload is None
+
+
 def test_an_account_is_exhausted_only_when_even_the_reserved_credits_would_not_do() -> None:
     world = ReservingWorld(credits="100")
     world.send(*requests(2))
@@ -342,6 +418,25 @@ def test_each_contradiction_is_rejected_by_its_own_name_and_changes_nothing() ->
     assert code(extended("e-9", run="run-9", credits="1")) == "unsure"
     assert code(finished("f-3b", run="run-3")) == "run_ended"
     assert code(released("x-3", run="run-3")) == "run_ended"
+
+
+def test_a_reservation_made_between_the_reads_of_row_and_ledger_is_not_taken_for_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ReservingWorld()
+    read_run = world.rows.read_run
+
+    def another_worker_comes_first(run_id: str) -> Iterator[Receipt]:
+        monkeypatch.setattr(world.rows, "read_run", read_run)
+        world.send(*requests(1))
+        world.send(*(usage(f"u-{n}", "1", run="run-2") for n in range(PAGE_ENTRIES_FULL)))
+        world.send(usage("u-last", "1", run="run-2"))
+        yield from read_run(run_id)
+
+    monkeypatch.setattr(world.rows, "read_run", another_worker_comes_first)
+
+    assert world.outcomes(extended("e-1", credits="5")) == ["extended"]
+    assert world.left("run-1") == "80"
 
 
 def test_a_reservation_that_expired_cannot_be_extended() -> None:

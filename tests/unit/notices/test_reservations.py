@@ -6,7 +6,7 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.notices.notice import Notice
 from agent_credits.values.credits import parse_credits
 from tests.unit.builders import ANA, NOW, finished, grant_change, pause, requested, usage
-from tests.unit.reservation_world import NO_STEP, ReservingWorld, policy, requests
+from tests.unit.reservation_world import HOUR, NO_STEP, ReservingWorld, policy, requests
 
 PAUSING = policy(**NO_STEP, overrun="pause", grace_microcredits=parse_credits("10"))
 STATES = {"finish": "RUNNING", "pause": "PAUSED", "stop": "FAILED"}
@@ -102,6 +102,19 @@ def test_a_run_that_begins_to_overdraw_is_announced_once(overrun: str, severity:
     assert (notice.severity, notice.data["overdrawn_credits"]) == (severity, "5")
     assert notice.data.get("grace_credits") == (None if overrun == "finish" else "10")
     assert world.notices("agent_run.overdrawn") == []
+
+
+def test_a_run_that_reserves_again_after_its_first_time_is_over_is_announced_again() -> None:
+    world = overrun_world("pause")
+    world.send(usage("u-1", "80"))
+    (first,) = world.notices("agent_run.overdrawn")
+
+    later = NOW + 2 * HOUR
+    world.send(requested("r-1b", credits="20", reserve="estimate"), now=later)
+    world.send(usage("u-2", "23"), now=later)
+
+    (again,) = world.notices("agent_run.overdrawn")
+    assert (first.id != again.id, again.data["overdrawn_credits"]) == (True, "3")
 
 
 def test_credits_that_come_back_name_the_paused_runs_newest_first() -> None:

@@ -9,8 +9,25 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.entries import EndedReservation, Entry, Move
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.verification import verify_row
-from tests.unit.builders import ANA, MINUTE, NOW, finished, grant_change, pause, requested, usage
-from tests.unit.reservation_world import HOUR, ReservingWorld, extended, released, requests
+from tests.unit.builders import (
+    ANA,
+    MINUTE,
+    NOW,
+    finished,
+    grant_change,
+    history,
+    pause,
+    requested,
+    usage,
+)
+from tests.unit.reservation_world import (
+    HOUR,
+    ReservingWorld,
+    extended,
+    policy,
+    released,
+    requests,
+)
 from tests.unit.sweeps.test_verification import LedgerInMemory
 
 CREDIT = 1_000_000
@@ -151,3 +168,29 @@ def test_a_reservation_that_is_changed_on_the_row_is_found(rows: LedgerInMemory)
     assert "run-5 holds 1 credit, but its ledger leaves 2" in findings(rows)
     rows.change_account(reservations=tuple(others))
     assert "the reservation of run run-5 is live on its ledger alone" in findings(rows)
+
+
+@pytest.mark.parametrize(("credits", "outcome"), [("30", "accepted"), ("600", "insufficient")])
+def test_a_child_that_asks_without_reserving_is_answered_by_the_pools(
+    credits: str,  # noqa: A002
+    outcome: str,
+) -> None:
+    world = ReservingWorld()
+    world.send(*requests(1))
+    world.send(requested("r-2", run="run-2", credits="60", parent_run_id="run-1"))
+
+    # The world verifies its account after each commit.
+    asked = requested("r-2b", run="run-2", reserve="none", credits=credits)
+    assert world.outcomes(asked) == [outcome]
+
+
+@pytest.mark.parametrize("reserved", ["3", "1"])
+def test_usage_that_leaves_as_much_reserved_as_it_found_is_right(reserved: str) -> None:
+    world = ReservingWorld(policy("3"))
+    world.send(*requests(1, credits=reserved))
+
+    # It draws what is left, then steps of three. The world verifies its account afterwards.
+    assert world.outcomes(usage("u-1", "3"), usage("u-2", "3")) == ["debited", "debited"]
+
+    assert not history(world.rows, ANA)[-1].reservation.moves
+    assert world.left("run-1") == ("0" if reserved == "3" else "1")

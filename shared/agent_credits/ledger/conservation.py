@@ -1,0 +1,92 @@
+"""What a commit moved must add up: checked before the row is written, where reservations are.
+
+The entries of the commit are followed over the row as it was read. They have to lead to the row
+that is to be written, so a reserved credit never comes from nowhere or goes nowhere, and whoever
+replays the ledger later finds what the row holds.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import NO_RESERVATION, Entry
+from agent_credits.ledger.reservations import TREE_DEPTH_MAX
+from agent_credits.values.errors import require
+
+
+def check_commit(row: Account, committed: Account, entries: Sequence[Entry]) -> None:
+    """Raise `InvariantViolated` unless these entries lead from the row as read to the new one."""
+    reserves = any(entry.reservation is not NO_RESERVATION for entry in entries)
+    if not (reserves or row.reservations or committed.reservations):
+        return
+    available, reserved = _available(row), _reserved(row)
+    parents = {held.run_id: held.parent_run_id for held in row.reservations}
+    for entry in entries:
+        _follow_reservations(parents, entry)
+        _follow_credits(available, reserved, entry)
+    require(
+        _nonzero(available) == _nonzero(_available(committed))
+        and _nonzero(reserved) == _nonzero(_reserved(committed)),
+        "a grant is available, reserved, burned or expired",
+    )
+    live = {held.run_id: held.parent_run_id for held in committed.reservations}
+    require(parents == live, "a reservation ends exactly once")
+
+
+def _follow_reservations(parents: dict[str, str | None], entry: Entry) -> None:
+    """Begin and end what the entry does; `parents` are those of the live reservations."""
+    facts, run_id = entry.reservation, entry.identity.subject
+    if facts is NO_RESERVATION:
+        return
+    if entry.outcome == "accepted" and facts.moves:
+        require(run_id not in parents, "a run holds one reservation")
+        parents[run_id] = facts.parent_run_id
+    moved = {move.run_id for move in facts.moves}
+    require(moved <= parents.keys(), "only a live reservation holds anything")
+    if entry.type == "agent_run.usage":
+        line = _line(parents, run_id)
+        require(moved <= line, "a run draws only its own reservation and those of its parents")
+    for ended in facts.ended:
+        require(ended.run_id in parents, "a reservation ends exactly once")
+        del parents[ended.run_id]
+
+
+def _follow_credits(
+    available: Counter[str], reserved: Counter[tuple[str, str]], entry: Entry
+) -> None:
+    if entry.grant is not None:
+        sign = -1 if entry.outcome == "expired" else 1
+        available[entry.grant.id] += sign * entry.amount_microcredits
+    for part in entry.draws:
+        sign = 1 if entry.outcome == "returned" else -1
+        available[part.grant_id] += sign * part.microcredits
+    for move in entry.reservation.moves:
+        available[move.grant_id] -= move.microcredits
+        reserved[move.run_id, move.grant_id] += move.microcredits
+
+
+def _line(parents: dict[str, str | None], run_id: str) -> set[str]:
+    line: set[str] = set()
+    above: str | None = run_id
+    for _ in range(TREE_DEPTH_MAX):
+        if above is None or above not in parents:
+            break
+        line.add(above)
+        above = parents[above]
+    return line
+
+
+def _available(account: Account) -> Counter[str]:
+    return Counter({grant.id: grant.remaining_microcredits for grant in account.grants})
+
+
+def _reserved(account: Account) -> Counter[tuple[str, str]]:
+    reserved = Counter[tuple[str, str]]()
+    for held in account.reservations:
+        for part in held.parts:
+            reserved[held.run_id, part.grant_id] += part.microcredits
+    return reserved
+
+
+def _nonzero(sums: Counter[str] | Counter[tuple[str, str]]) -> dict[object, int]:
+    return {key: microcredits for key, microcredits in sums.items() if microcredits}
