@@ -299,7 +299,8 @@ class Reference:
         run, held, amount = asked.run, self.reserved[asked.run], asked.credits or 0
         room = self._room(held.parent, now, policy)
         if amount > room:
-            return self._fail(run, (), amount - room, self._lacking(policy, run))
+            facts = self._lacking(policy, run)._replace(parent=held.parent)
+            return self._fail(run, (), amount - room, facts)
         before = self._where()
         if amount:
             held.directive = "continue"

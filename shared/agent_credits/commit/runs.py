@@ -149,7 +149,8 @@ def _apply_extension(
     ttl = timedelta(seconds=data.ttl_seconds) if data.ttl_seconds is not None else None
     held = extend(account, reservation, amount, ttl, change.billing, context.now)
     if isinstance(held, Lacking):
-        return _lacks(account, change, "agent_run.extended", amount, held, context)
+        parent_run_id = reservation.parent_run_id
+        return _lacks(account, change, "agent_run.extended", amount, held, context, parent_run_id)
     return held.account, Entry.extended(_facts(change, context), amount, held.facts)
 
 

@@ -104,9 +104,10 @@ def _cause(entry: Entry, pools_after: tuple[PoolBalance, ...]) -> Cause:
     if entry.decline is not None:
         return entry.decline
     before = total_microcredits(entry.pools_before)
-    is_usage = entry.type == "agent_run.usage"
-    pools_cover = before >= max(entry.amount_microcredits, 1)
-    if (is_usage and total_microcredits(pools_after)) or (pools_cover and not is_usage):
+    if entry.reservation.parent_run_id is not None:
+        # Whatever the pools hold, a child reserves from its parent.
+        return "reservation_exhausted"
+    if entry.type == "agent_run.usage" and total_microcredits(pools_after):
         return "reservation_exhausted"
     if before + entry.reservation.reserved_before_microcredits >= entry.amount_microcredits > 0:
         return "credits_reserved"

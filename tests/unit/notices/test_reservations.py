@@ -6,7 +6,14 @@ from agent_credits.commit.write_protocol import commit
 from agent_credits.notices.notice import Notice
 from agent_credits.values.credits import parse_credits
 from tests.unit.builders import ANA, NOW, finished, grant_change, pause, requested, usage
-from tests.unit.reservation_world import HOUR, NO_STEP, ReservingWorld, policy, requests
+from tests.unit.reservation_world import (
+    HOUR,
+    NO_STEP,
+    ReservingWorld,
+    extended,
+    policy,
+    requests,
+)
 
 PAUSING = policy(**NO_STEP, overrun="pause", grace_microcredits=parse_credits("10"))
 STATES = {"finish": "RUNNING", "pause": "PAUSED", "stop": "FAILED"}
@@ -30,7 +37,8 @@ def world_of_a_reserved_pool() -> ReservingWorld:
 
 
 def world_of_a_greedy_child() -> ReservingWorld:
-    world = ReservingWorld()
+    """A child that asks for more than its parent holds, on an account that holds little else."""
+    world = ReservingWorld(credits="80")
     world.send(*requests(1))
     world.send(requested("r-2", run="run-2", credits="80", parent_run_id="run-1"))
     return world
@@ -87,6 +95,20 @@ def test_a_child_that_asks_for_more_than_its_parent_holds_names_the_parent() -> 
         "run-1",
     )
     assert "extend run run-1" in notice.data["fix"][0]
+
+
+def test_a_child_whose_extension_the_parent_cannot_cover_names_the_parent() -> None:
+    world = ReservingWorld(credits="80")
+    world.send(*requests(1))
+    world.send(requested("r-2", run="run-2", credits="70", parent_run_id="run-1"))
+    world.send(extended("e-2", run="run-2", credits="9"))
+
+    (notice,) = world.notices("insufficient_credits")
+
+    assert (notice.data["cause"], notice.data["parent_run_id"]) == (
+        "reservation_exhausted",
+        "run-1",
+    )
 
 
 @pytest.mark.parametrize(
