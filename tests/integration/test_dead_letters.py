@@ -380,7 +380,8 @@ class TestConfirmation:
         unanswered = run(command, message_id, input="")
 
         assert unanswered.exit_code == 2
-        assert "nobody answered, so nothing was done; add --yes" in unanswered.stderr
+        assert "\nagent-credits: nobody answered, so nothing was done" in unanswered.stderr
+        assert "; add --yes to do it" in unanswered.stderr
         assert depth_of(sqs, queues["slack"].dead_letters_url).total == 1
 
     @pytest.mark.parametrize("arguments", [[], ["some-id", "--all"]])
