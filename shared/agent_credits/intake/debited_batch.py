@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, Waiting
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX
@@ -16,6 +17,7 @@ from agent_credits.intake.dispositions import (
     RetrySoon,
 )
 from agent_credits.intake.model_provider_errors import ReportedModelProviderError
+from agent_credits.values.errors import AgentCreditsError
 from agent_credits.values.principals import Principal
 
 
@@ -73,7 +75,8 @@ class DebitedBatch(Struct, frozen=True):
 
     `events`: how many the messages contain; a message that cannot be read counts as one.
     `retries` counts attempts to commit that lost to other writers. `unsigned` counts messages
-    without a signature, while producers move to signing.
+    without a signature, while producers move to signing. `late` has the fault of each message that
+    the queue could not be told when to deliver again.
     """
 
     dispositions: dict[str, Disposition]
@@ -83,6 +86,11 @@ class DebitedBatch(Struct, frozen=True):
     retries: int = 0
     errored_runs_forgotten: int = 0
     unsigned: int | None = None
+    late: tuple[AgentCreditsError, ...] = ()
+
+    def returned_late(self, messages: int, fault: AgentCreditsError) -> "DebitedBatch":
+        """Return this batch with so many messages that come back only after their timeout."""
+        return replace(self, late=(fault,) * messages)
 
     @property
     def runs_failed(self) -> int:
@@ -97,11 +105,12 @@ class DebitedBatch(Struct, frozen=True):
 
         A message that waits for a reload is none of them.
         """
-        return Counter(
-            type(disposition.cause).__name__
+        causes = [
+            disposition.cause
             for disposition in self.dispositions.values()
             if isinstance(disposition, RetrySoon | RetryLater) and not _waits(disposition)
-        )
+        ]
+        return Counter(type(cause).__name__ for cause in (*causes, *self.late))
 
     @property
     def failed_message_ids(self) -> list[str]:
