@@ -22,7 +22,6 @@ from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.recording import LOOK_AGAIN_SECONDS, LOOK_AGAIN_SECONDS_MAX
 from agent_credits_cli.target import Target
 from tests.integration.lambda_runtime import Function, cold_start, receive
-from tests.integration.stack_tables import StackTables
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -82,18 +81,13 @@ def dead_letters_url(sqs: "SQSClient") -> str:
 
 @pytest.fixture
 def debit(
-    tables: StackTables, queue_url: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch
+    debit_runs_environment: dict[str, str],
+    queue_url: str,
+    sqs: "SQSClient",
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[], None]:
     """What Lambda does with the messages of the queue; what fails is received no second time."""
-    environment = {
-        "STACK_NAME": "agent-credits",
-        "ACCOUNTS_TABLE": tables.accounts,
-        "LEDGER_TABLE": tables.ledger,
-        "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNATURES": "off",
-        "EVENT_SIGNING_SECRET_ARN": "any",
-    }
-    function: Function = cold_start("debit_runs", environment, monkeypatch)
+    function: Function = cold_start("debit_runs", debit_runs_environment, monkeypatch)
 
     def take_all() -> None:
         records = receive(sqs, queue_url)
