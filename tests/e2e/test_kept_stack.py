@@ -4,41 +4,33 @@ import json
 import os
 import signal
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.kept_notices import KeptNotices
-from agent_credits.values.principals import Principal
 from agent_credits_cli.main import app
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import verify_all
 from agent_credits_demo.drain import messages_in
-from agent_credits_local import embedded_stack
-from agent_credits_local.checkout import this_checkout
 from agent_credits_local.emulator import HOST
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StackState, StateFolder
 from agent_credits_local.target import connect_to_local
-from tests.e2e.test_auto_reload import ReloadingTeam, apply, once, queue_of_notices
+from tests.e2e.fresh_stack import fresh_stack
+from tests.e2e.reloading_team import ReloadingTeam, once, set_up_team
 
 Local = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
-    folder = StateFolder(tmp_path_factory.mktemp("kept"))
-    try:
-        embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
+    with fresh_stack(tmp_path_factory.mktemp("kept")) as folder:
         yield folder
-    finally:
-        embedded_stack.discard(folder)
 
 
 @pytest.fixture
@@ -52,16 +44,7 @@ def local(folder: StateFolder) -> Local:
 
 @pytest.fixture
 def team(folder: StateFolder) -> ReloadingTeam:
-    stack, name = connect_to_local(folder), uuid.uuid4().hex[:12]
-    team = ReloadingTeam(
-        target=stack,
-        team_id=f"team-{name}",
-        member=Principal("user", f"ana-{name}"),
-        card=stack.payment_stand_in.put_card_on_file(CARD_THAT_PAYS),
-        notices_url=queue_of_notices(stack, name),
-    )
-    apply(team, f"policy-{name}")
-    return team
+    return set_up_team(connect_to_local(folder), CARD_THAT_PAYS)
 
 
 def state_of(folder: StateFolder) -> StackState:
