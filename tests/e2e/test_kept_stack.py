@@ -104,7 +104,9 @@ def test_a_stack_that_was_stopped_continues_as_it_was(
         "changes_not_announced": 0,
     }
     assert "Not kept: what was posted to the stand-in for Slack" in stopped.stderr
-    assert between.stdout == "The local stack is stopped; `local up` starts it with what it held.\n"
+    as_typed = f" --state-dir {folder.path} local up` starts it with what it held."
+    assert "The local stack is stopped; `" in between.stdout
+    assert as_typed in between.stdout
     assert json.loads(again.stdout)["stopped"] is False
     # Neither built nor deployed again.
     assert "sam" not in started.stderr
