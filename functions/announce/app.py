@@ -69,7 +69,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     The stream is delivered again from that record on, so order is kept and no notice is lost. One
     that no retry would help is set aside: returned or raised, it would hold up those behind it.
     """
-    published, set_aside = list[Notice](), list[str]()
+    published = list[Notice]()
     try:
         if "replay" in event:
             announced, replay = announcer.replay(event["replay"])
@@ -78,18 +78,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         for record in event["Records"]:
             image = record["dynamodb"]
             try:
-                published += _announced(record, set_aside)
+                published += _announced(record)
             except (BotoCoreError, ClientError):
                 logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
                 return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
         return {"batchItemFailures": []}
     finally:
         _count_and_keep(published)
-        if set_aside:
-            add_counts(metrics, {"RecordsSetAside": len(set_aside)})
 
 
-def _announced(record: dict[str, Any], set_aside: list[str]) -> list[Notice]:
+def _announced(record: dict[str, Any]) -> list[Notice]:
     """Announce a record, or set it aside; return the notices that were published."""
     try:
         return _logged(announcer.announce(record))
@@ -97,7 +95,7 @@ def _announced(record: dict[str, Any], set_aside: list[str]) -> list[Notice]:
         key = set_aside_records().put(record, error, datetime.now(UTC))
         # Without the text of what it was raised from, which may quote the row. The object has it.
         logger.error("set aside", extra={"object": key, "error": str(error)})
-        set_aside.append(key)
+        add_counts(metrics, {"RecordsSetAside": 1})
         return []
 
 
