@@ -166,6 +166,20 @@ def test_the_wait_for_slow_events_grows_rarer(
     assert 40 < clock.seconds < 50
 
 
+def test_an_interrupted_wait_says_what_was_decided_and_that_all_are_sent(
+    send: Send, clock: Clock
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    clock.meanwhile = interrupt
+
+    stopped = send(usage("e-1"), usage("e-2", user="nobody"))
+
+    assert stopped.exit_code == 130
+    assert "Stopped waiting: 1 of 2 events decided, all are sent." in stopped.stderr
+
+
 def test_events_that_were_recorded_before_need_no_wait(
     send: Send, clock: Clock, debit: Callable[[], None]
 ) -> None:
