@@ -80,8 +80,14 @@ def _of_function(service: str, tree: ast.Module) -> Iterator[Emitted]:
     usual = frozenset({"stack", "service"})
     for call in _calls(tree):
         match call:
-            case ast.Call(func=ast.Attribute(attr="add_metric"), args=[name, *_]):
-                yield from (Emitted(service, known, usual) for known in _names(service, name))
+            case ast.Call(func=ast.Name(id="add_counts"), args=[_, ast.Dict(keys=names)]):
+                for name in names:
+                    assert name is not None, "nothing is spread into a dict of counts"
+                    yield from (Emitted(service, known, usual) for known in _names(service, name))
+            case ast.Call(func=ast.Name(id="add_counts"), args=[_, counts]):
+                yield from (Emitted(service, known, usual) for known in _names(service, counts))
+            case ast.Call(func=ast.Attribute(attr="add_metric")):
+                raise LookupError(f"{service} emits a metric by another way than add_counts")
             case ast.Call(
                 func=ast.Name(id="add_counts_by"),
                 args=[_, name, ast.Constant(value=str(dimension)), _],
@@ -102,9 +108,9 @@ def _names(service: str, name: ast.expr) -> set[str]:
             return {constant}
         case ast.Call(func=ast.Name(id="metric_of")):
             return set(get_args(get_type_hints(metric_of)["return"]))
-        case ast.Name(id="name") if service == "debit_runs":
+        case ast.Attribute(attr="counts") if service == "debit_runs":
             return set(DebitedBatch({}, unsigned=0).counts)
-        case ast.Name(id="name") if service == "sweep":
+        case ast.Attribute(attr="counts") if service == "sweep":
             return set(_counted_by_sweeps())
     raise LookupError(f"{service} emits a metric of an unknown name: {ast.unparse(name)}")
 

@@ -71,10 +71,12 @@ def read_dead_letters(
 ) -> list[DeadLetter]:
     """Return at most `limit` messages of a queue, or of each one, with what is wrong with them."""
     queues = queues_of(target.outputs, queue)
+    # Made here, because boto3 cannot make clients in several threads at once.
+    sqs = target.sqs
     # At the same time, because each waits a second for messages that are not there.
     with ThreadPoolExecutor(len(queues)) as pool:
         urls = [each.dead_letters_url for each in queues]
-        found = list(pool.map(lambda url: peek(target.sqs, url, limit), urls))
+        found = list(pool.map(lambda url: peek(sqs, url, limit), urls))
     return [
         letter
         for each, messages in zip(queues, found, strict=True)

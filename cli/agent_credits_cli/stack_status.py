@@ -19,6 +19,7 @@ from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.values.display import count_text
 from agent_credits.values.errors import RowNotUnderstood, RowsUnavailable
 from agent_credits_cli.queues import Depth, Queue, depth_of, queues_of
+from agent_credits_cli.set_aside import ids_of
 from agent_credits_cli.target import Target, described, outputs_of, rows_of
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class StackStatus:
     queues: tuple[QueueStatus, ...]
     # The reason if none of the ages could be read at all.
     ages: Unknown | None
+    # How many objects hold changes that could not be announced.
+    set_aside: int | Unknown
     sweeps: Mapping[SweepName, LastSweep | Unknown | None]
     alarms: Alarms | Unknown
 
@@ -127,6 +130,14 @@ class StackStatus:
                 yield f"{one.queue.name} has {letters}: see `agent-credits dead-letters`"
         if self.ages is not None:
             yield f"the age of messages cannot be read: {self.ages.reason}"
+        if isinstance(self.set_aside, Unknown):
+            yield f"what was set aside cannot be read: {self.set_aside.reason}"
+        elif self.set_aside:
+            objects = count_text(self.set_aside, "object")
+            yield (
+                f"changes that could not be announced are set aside in {objects}:"
+                " see `agent-credits announcements list`"
+            )
         for name, last in self.sweeps.items():
             if isinstance(last, Unknown):
                 yield f"the last sweep {name} cannot be read: {last.reason}"
@@ -145,7 +156,7 @@ def read_status(target: Target, now: datetime) -> StackStatus:
     queues = queues_of(target.outputs)
     rows = rows_of(impatient)
     # Made here, because boto3 cannot make clients in several threads at once.
-    sqs, _, _ = impatient.sqs, impatient.cloudwatch, impatient.cloudformation
+    sqs, _, _, _ = impatient.sqs, impatient.cloudwatch, impatient.cloudformation, impatient.s3
     with ThreadPoolExecutor(CALLS_AT_ONCE) as pool:
 
         def read(call: Callable[[], Read]) -> "Callable[[], Read | Unknown]":
@@ -156,6 +167,7 @@ def read_status(target: Target, now: datetime) -> StackStatus:
         ages = read(partial(_ages, impatient, queues, now))
         depths = [read(partial(depth_of, sqs, queue.url)) for queue in queues]
         dead = [read(partial(_count_of, sqs, queue.dead_letters_url)) for queue in queues]
+        set_aside = read(lambda: len(ids_of(impatient)))
         sweeps = {name: read(partial(rows.read_last_sweep, name)) for name in SWEEP_NAMES}
         known_ages = ages()
         return StackStatus(
@@ -170,6 +182,7 @@ def read_status(target: Target, now: datetime) -> StackStatus:
                 for queue, depth, letters in zip(queues, depths, dead, strict=True)
             ),
             ages=known_ages if isinstance(known_ages, Unknown) else None,
+            set_aside=set_aside(),
             sweeps={name: last() for name, last in sweeps.items()},
             alarms=alarms(),
         )

@@ -13,6 +13,9 @@ from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+# More than anybody reads; `itertools` refuses some larger numbers.
+LIMIT_MAX: Final = 1_000_000_000
+
 # A pipe has no width, and rich's default for a pipe is too narrow for these tables.
 WIDTH_IN_A_PIPE: Final = 120
 

@@ -183,9 +183,14 @@ def connect(context: typer.Context) -> Target:
     return connect_to_aws(choice.aws_stack_name)
 
 
+def aws_session() -> boto3.Session:
+    """Return a session in AWS_REGION, as AWS's own tools; boto3 reads AWS_DEFAULT_REGION alone."""
+    return boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+
+
 def connect_to_aws(stack_name: str) -> Target:
     try:
-        session = boto3.Session()
+        session = aws_session()
         outputs = deployed_outputs(session, CLIENT_CONFIG, None, stack_name)
     except botocore.exceptions.NoRegionError as error:
         raise CommandError(

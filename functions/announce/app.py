@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.exceptions import BotoCoreError, ClientError
 from msgspec.structs import asdict
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from agent_credits.aws.announcer import Announced, Announcer
 from agent_credits.aws.clients import dynamodb_client, s3_client, sns_client, sqs_client
 from agent_credits.aws.kept_notices import KeptNotices, NoticesNotKept
-from agent_credits.aws.metrics import add_counts_by
+from agent_credits.aws.metrics import add_counts, add_counts_by, metrics_of
 from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.set_aside import SetAsideRecords
 from agent_credits.aws.topic import NoticesTopic
@@ -37,10 +36,8 @@ class Settings(BaseModel):
 
 
 logger = Logger()
-metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Other stacks in this account have metrics of the same names.
-metrics.set_default_dimensions(stack=settings.STACK_NAME)
+metrics = metrics_of(settings.STACK_NAME)
 topic = NoticesTopic(sns_client(), settings.NOTICES_TOPIC_ARN)
 
 
@@ -72,7 +69,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     The stream is delivered again from that record on, so order is kept and no notice is lost. One
     that no retry would help is set aside: returned or raised, it would hold up those behind it.
     """
-    published, set_aside = list[Notice](), list[str]()
+    published = list[Notice]()
     try:
         if "replay" in event:
             announced, replay = announcer.replay(event["replay"])
@@ -81,18 +78,16 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         for record in event["Records"]:
             image = record["dynamodb"]
             try:
-                published += _announced(record, set_aside)
+                published += _announced(record)
             except (BotoCoreError, ClientError):
                 logger.exception("not announced", extra={"sequence": image["SequenceNumber"]})
                 return {"batchItemFailures": [{"itemIdentifier": image["SequenceNumber"]}]}
         return {"batchItemFailures": []}
     finally:
         _count_and_keep(published)
-        if set_aside:
-            metrics.add_metric("RecordsSetAside", MetricUnit.Count, len(set_aside))
 
 
-def _announced(record: dict[str, Any], set_aside: list[str]) -> list[Notice]:
+def _announced(record: dict[str, Any]) -> list[Notice]:
     """Announce a record, or set it aside; return the notices that were published."""
     try:
         return _logged(announcer.announce(record))
@@ -100,7 +95,7 @@ def _announced(record: dict[str, Any], set_aside: list[str]) -> list[Notice]:
         key = set_aside_records().put(record, error, datetime.now(UTC))
         # Without the text of what it was raised from, which may quote the row. The object has it.
         logger.error("set aside", extra={"object": key, "error": str(error)})
-        set_aside.append(key)
+        add_counts(metrics, {"RecordsSetAside": 1})
         return []
 
 
@@ -114,7 +109,7 @@ def _logged(announced: Announced) -> list[Notice]:
 
 
 def _count_and_keep(published: list[Notice]) -> None:
-    metrics.add_metric("NoticesPublished", MetricUnit.Count, len(published))
+    add_counts(metrics, {"NoticesPublished": len(published)})
     by_type = Counter[str](notice.type for notice in published)
     add_counts_by(metrics, "NoticesPublished", "type", by_type)
     try:
@@ -123,4 +118,4 @@ def _count_and_keep(published: list[Notice]) -> None:
     except NoticesNotKept as fault:
         # No failure of the records, which would be announced again.
         logger.exception("not kept", extra={"notices": fault.notices})
-        metrics.add_metric("NoticesNotKept", MetricUnit.Count, fault.notices)
+        add_counts(metrics, {"NoticesNotKept": fault.notices})

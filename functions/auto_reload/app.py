@@ -5,8 +5,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, assert_never
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict
 
@@ -17,7 +16,7 @@ from agent_credits.aws.clients import (
     sqs_client,
 )
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.aws.metrics import add_counts_by
+from agent_credits.aws.metrics import add_counts, add_counts_by, metrics_of
 from agent_credits.aws.reload_queue import ReloadQueue, read_request
 from agent_credits.aws.stripe_secret import StripeSecret
 from agent_credits.payments.port import InvoicePayments
@@ -42,10 +41,8 @@ def now() -> datetime:
 
 
 logger = Logger()
-metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Other stacks in this account have metrics of the same names.
-metrics.set_default_dimensions(stack=settings.STACK_NAME)
+metrics = metrics_of(settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 stripe_secret = StripeSecret(secretsmanager_client(), settings.STRIPE_SECRET_ARN, now)
 stripe = StripePayments(stripe_secret, settings.STRIPE_API_BASE or None)
@@ -69,17 +66,17 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     match resolution:
         case Granted(reservation):
             logger.info("granted", extra={**fields, "price_cents": reservation.price_cents})
-            metrics.add_metric("ReloadsGranted", MetricUnit.Count, 1)
+            add_counts(metrics, {"ReloadsGranted": 1})
             spent = {reservation.currency: reservation.price_cents}
             add_counts_by(metrics, "ReloadSpendCents", "currency", spent)
         case NotGranted(cause):
             logger.info("declined", extra={**fields, "cause": cause})
-            metrics.add_metric("ReloadsDeclined", MetricUnit.Count, 1)
+            add_counts(metrics, {"ReloadsDeclined": 1})
         case Stale():
             logger.info("stale", extra=fields)
         case Open(reason=reason, is_followed_up=is_followed_up):
             logger.warning("open", extra={**fields, "reason": reason})
-            metrics.add_metric("ReloadsOpen", MetricUnit.Count, 1)
+            add_counts(metrics, {"ReloadsOpen": 1})
             if is_followed_up and not request.follows_up:
                 # Done: its follow-up keeps asking, and the team's other reloads need not wait.
                 return {"batchItemFailures": []}

@@ -6,22 +6,20 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict
 
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.clients import dynamodb_client, secretsmanager_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.aws.metrics import add_counts_by
-from agent_credits.aws.run_queue import RunQueue, deliveries, visible_in
+from agent_credits.aws.metrics import add_counts, add_counts_by, metrics_of
+from agent_credits.aws.run_queue import RunQueue, deliveries, give_back
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.events.signatures import SignatureMode
 from agent_credits.intake.debits import Debits
-from agent_credits.values.errors import QueueUnavailable
 
 # No commit starts with less time left. It takes milliseconds, or seconds if its calls are retried.
 # One that is cut off is harmless: its messages are redelivered.
@@ -41,11 +39,9 @@ class Settings(BaseModel):
 
 # Every byte of a log line is paid for, and each line comes from one place.
 logger = Logger(location=None)
-metrics = Metrics()
 now = partial(datetime.now, UTC)
 settings = Settings.model_validate(dict(os.environ))
-# Other stacks in this account have metrics of the same names.
-metrics.set_default_dimensions(stack=settings.STACK_NAME)
+metrics = metrics_of(settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 mode, keys = settings.EVENT_SIGNATURES, None
 if mode != "off":
@@ -73,16 +69,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     )
     for line in batch.log_lines(per_event=logger.log_level <= logging.DEBUG):
         getattr(logger, line.level)(line.message, extra=line.fields)
-    for name, count in batch.counts.items():
-        metrics.add_metric(name, MetricUnit.Count, count)
+    batch = give_back(run_queue, event["Records"], batch)
+    if batch.late:
+        logger.warning("messages return only later", extra={"reason": str(batch.late[0])})
+    add_counts(metrics, batch.counts)
     add_counts_by(metrics, "MessagesPostponed", "cause", batch.postponed)
-    seconds_by_handle = visible_in(event["Records"], batch.dispositions)
-    try:
-        if seconds_by_handle:
-            run_queue().return_in(seconds_by_handle)
-    except QueueUnavailable as fault:
-        logger.warning("messages return only later", extra={"reason": str(fault)})
-        late = {type(fault).__name__: len(seconds_by_handle)}
-        metrics.add_metric("MessagesPostponed", MetricUnit.Count, len(seconds_by_handle))
-        add_counts_by(metrics, "MessagesPostponed", "cause", late)
     return {"batchItemFailures": [{"itemIdentifier": m} for m in batch.failed_message_ids]}

@@ -4,8 +4,7 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.idempotency import (
     DynamoDBPersistenceLayer,
     IdempotencyConfig,
@@ -23,7 +22,7 @@ from agent_credits.aws.clients import (
     secretsmanager_client,
     sqs_client,
 )
-from agent_credits.aws.metrics import add_counts_by
+from agent_credits.aws.metrics import add_counts, add_counts_by, metrics_of
 from agent_credits.notices.published import NotAnEnvelope, Published, read_envelope
 from agent_credits.notices.slack_messages import slack_message
 from agent_credits.notices.slack_posts import (
@@ -57,10 +56,8 @@ def now() -> datetime:
 
 
 logger = Logger()
-metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Other stacks in this account have metrics of the same names.
-metrics.set_default_dimensions(stack=settings.STACK_NAME)
+metrics = metrics_of(settings.STACK_NAME)
 sqs = sqs_client()
 webhooks = CachedSecret(
     secretsmanager_client(),
@@ -91,12 +88,12 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         else:
             post(notice_id=published.id, url=url, published=published)
             logger.info("posted", extra=fields)
-        metrics.add_metric("NoticesPosted", MetricUnit.Count, url is not None)
+        add_counts(metrics, {"NoticesPosted": url is not None})
     except (NotPosted, NotAnEnvelope, SecretUnavailable, IdempotencyAlreadyInProgressError) as why:
         seconds = retry_in_seconds(why, int(record["attributes"]["ApproximateReceiveCount"]))
         extra = {**fields, "reason": str(why), "retry_in_seconds": seconds}
         logger.warning("not posted", extra=extra)
-        metrics.add_metric(metric_of(why), MetricUnit.Count, 1)
+        add_counts(metrics, {metric_of(why): 1})
         add_counts_by(metrics, metric_of(why), "cause", {type(why).__name__: 1})
         sqs.change_message_visibility(
             QueueUrl=settings.SLACK_QUEUE_URL,

@@ -4,13 +4,13 @@ import os
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_never
 
-from aws_lambda_powertools import Logger, Metrics
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict, Field
 
 from agent_credits.aws.clients import dynamodb_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.aws.metrics import add_counts, metrics_of
 from agent_credits.aws.sweep_queue import SqsSweepQueue
 from agent_credits.sweeps.balance_report_sweep import BalanceReportSweep
 from agent_credits.sweeps.expiring_credits_sweep import ExpiringCreditsSweep
@@ -40,10 +40,8 @@ class Settings(BaseModel):
 
 
 logger = Logger()
-metrics = Metrics()
 settings = Settings.model_validate(dict(os.environ))
-# Other stacks in this account have metrics of the same names.
-metrics.set_default_dimensions(stack=settings.STACK_NAME)
+metrics = metrics_of(settings.STACK_NAME)
 rows = DynamoDBRows(dynamodb_client(), settings.ACCOUNTS_TABLE, settings.LEDGER_TABLE)
 queue = SqsSweepQueue(sqs_client(), settings.SWEEPS_QUEUE_URL)
 sweeps: dict[SweepName, Sweep[Any]] = {
@@ -57,7 +55,7 @@ sweeps: dict[SweepName, Sweep[Any]] = {
 @logger.inject_lambda_context
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Handle the one message. A fault is raised, and the message is redelivered."""
-    metrics.add_metric("SweepMessages", MetricUnit.Count, 1)
+    add_counts(metrics, {"SweepMessages": 1})
     (record,) = event["Records"]
     attributes = record["attributes"]
     sent_at = datetime.fromtimestamp(int(attributes["SentTimestamp"]) / 1_000, UTC)
@@ -79,8 +77,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
             assert_never(message)
     if swept.ended is not None:
         rows.put_last_sweep(swept.ended)
-    metrics.add_metric("RowsVisited", MetricUnit.Count, swept.rows)
-    for name, count in swept.counts.items():
-        metrics.add_metric(name, MetricUnit.Count, count)
+    add_counts(metrics, {"RowsVisited": swept.rows})
+    add_counts(metrics, swept.counts)
     logger.info("swept", extra={**message.model_dump(mode="json"), **swept.log_fields})
     return {"batchItemFailures": []}

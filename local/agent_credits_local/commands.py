@@ -7,6 +7,7 @@ import typer
 from agent_credits.values.display import count_text
 from agent_credits_cli.conventions import Command
 from agent_credits_cli.errors import CommandGroup
+from agent_credits_cli.hints import as_typed
 from agent_credits_cli.tables import AsJson, err, print_json
 from agent_credits_cli.target import choice_of
 from agent_credits_local import embedded_stack
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 
 DOWN_EXIT_STATUS: Final = 1
+KEPT: Final = "`agent-credits local up` starts it with what it held."
 
 
 @app.command(cls=Command)
@@ -36,7 +38,7 @@ def up(
     """Start the stack with what it held when it was stopped; build and deploy what has changed."""
     folder = _folder(context)
     state = embedded_stack.up(folder, this_checkout(), port=port, fresh=fresh, console=err())
-    _print(folder, state, as_json=as_json)
+    _print(context, folder, state, as_json=as_json)
 
 
 @app.command(cls=Command)
@@ -65,7 +67,7 @@ def down(context: typer.Context, as_json: AsJson = False) -> None:
         typer.echo(f"{lost} had not been announced: any notices and reloads of them are lost.")
     match stopped.was_running, stopped.is_kept:
         case True, True:
-            typer.echo("The local stack has stopped; `local up` starts it with what it held.")
+            typer.echo(as_typed(context, f"The local stack has stopped; {KEPT}"))
         case True, False:
             typer.echo("The local stack has stopped. What it held could not be kept.")
         case _:
@@ -77,7 +79,7 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show endpoint, outputs and health. The exit status is 1 unless the stack is healthy."""
     folder = _folder(context)
     state = folder.read()
-    _print(folder, state, as_json=as_json)
+    _print(context, folder, state, as_json=as_json)
     if state is None or not state.is_usable():
         raise typer.Exit(DOWN_EXIT_STATUS)
 
@@ -86,7 +88,9 @@ def _folder(context: typer.Context) -> StateFolder:
     return StateFolder(choice_of(context).state_path)
 
 
-def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> None:
+def _print(
+    context: typer.Context, folder: StateFolder, state: StackState | None, *, as_json: bool
+) -> None:
     healthy = state is not None and state.is_usable()
     report = {"healthy": healthy, "state_folder": str(folder.path)}
     if state is not None:
@@ -118,7 +122,7 @@ def _print(folder: StateFolder, state: StackState | None, *, as_json: bool) -> N
         typer.echo("The local stack is not running.")
         return
     if state.is_kept:
-        typer.echo("The local stack is stopped; `local up` starts it with what it held.")
+        typer.echo(as_typed(context, f"The local stack is stopped; {KEPT}"))
         return
     health = "up" if healthy else "not healthy"
     typer.echo(f"The local stack is {health} at {state.emulator.endpoint_url}")

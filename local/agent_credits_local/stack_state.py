@@ -105,7 +105,7 @@ class StateFolder:
     def read(self) -> StackState | None:
         try:
             return StackState.model_validate_json(self.stack_file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except pydantic.ValidationError as error:
             raise CommandError(
@@ -122,8 +122,15 @@ class StateFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Let one command run at a time; the operating system frees the lock of one that dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            opened = (self.path / "lock").open("w")
+        except OSError as error:
+            raise CommandError(
+                f"{self.path} cannot hold the local stack's state ({error.strerror});"
+                " name a folder that can, with --state-dir"
+            ) from error
+        with opened as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

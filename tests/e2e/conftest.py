@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from agent_credits_demo.sample_run import SampleRun, run_samples
-from agent_credits_local import embedded_stack
-from agent_credits_local.checkout import this_checkout
 from agent_credits_local.stack_state import StateFolder
 from agent_credits_local.target import LocalTarget, connect_to_local
+from tests.e2e.fresh_stack import fresh_stack
 from tests.sample_world import SAMPLES_FILE
 
 
@@ -23,15 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
-    folder = StateFolder(tmp_path_factory.mktemp("stack"))
     if "PYTEST_XDIST_WORKER" in os.environ:
         # The processes of one run have folders side by side. The second one fails here.
         (tmp_path_factory.getbasetemp().parent / "one-stack-for-all").touch(exist_ok=False)
-    try:
-        embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
+    with fresh_stack(tmp_path_factory.mktemp("stack")) as folder:
         yield folder
-    finally:
-        embedded_stack.discard(folder)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.kept_notices import KeptNotices
@@ -18,12 +17,11 @@ from agent_credits_cli.main import app
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import verify_all
 from agent_credits_demo.drain import messages_in
-from agent_credits_local import embedded_stack
-from agent_credits_local.checkout import this_checkout
 from agent_credits_local.emulator import HOST
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StackState, StateFolder
 from agent_credits_local.target import connect_to_local
+from tests.e2e.fresh_stack import fresh_stack
 from tests.e2e.reloading_team import ReloadingTeam, once, set_up_team
 
 Local = Callable[..., Result]
@@ -31,12 +29,8 @@ Local = Callable[..., Result]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
-    folder = StateFolder(tmp_path_factory.mktemp("kept"))
-    try:
-        embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
+    with fresh_stack(tmp_path_factory.mktemp("kept")) as folder:
         yield folder
-    finally:
-        embedded_stack.discard(folder)
 
 
 @pytest.fixture
@@ -110,7 +104,9 @@ def test_a_stack_that_was_stopped_continues_as_it_was(
         "changes_not_announced": 0,
     }
     assert "Not kept: what was posted to the stand-in for Slack" in stopped.stderr
-    assert between.stdout == "The local stack is stopped; `local up` starts it with what it held.\n"
+    as_typed = f" --state-dir {folder.path} local up` starts it with what it held."
+    assert "The local stack is stopped; `" in between.stdout
+    assert as_typed in between.stdout
     assert json.loads(again.stdout)["stopped"] is False
     # Neither built nor deployed again.
     assert "sam" not in started.stderr

@@ -10,28 +10,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.items import EXPIRY_ATTRIBUTE
 from agent_credits_cli.main import app
-from agent_credits_local import embedded_stack
-from agent_credits_local.checkout import this_checkout
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StateFolder
 from agent_credits_local.target import LocalTarget, connect_to_local
+from tests.e2e.fresh_stack import fresh_stack
 from tests.e2e.reloading_team import ReloadingTeam, once, set_up_team
 from tests.e2e.test_kept_stack import kept_by, reload_once_announced
 
 
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StateFolder]:
-    folder = StateFolder(tmp_path_factory.mktemp("restored"))
-    try:
-        embedded_stack.up(folder, this_checkout(), port=0, console=Console(stderr=True))
+    with fresh_stack(tmp_path_factory.mktemp("restored")) as folder:
         yield folder
-    finally:
-        embedded_stack.discard(folder)
 
 
 @pytest.fixture

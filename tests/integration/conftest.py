@@ -118,6 +118,18 @@ def failures_bucket(s3: "S3Client") -> str:
 
 
 @pytest.fixture
+def debit_runs_environment(tables: StackTables, queue_url: str) -> dict[str, str]:
+    return {
+        "STACK_NAME": "agent-credits",
+        "ACCOUNTS_TABLE": tables.accounts,
+        "LEDGER_TABLE": tables.ledger,
+        "AGENT_RUNS_QUEUE_URL": queue_url,
+        "EVENT_SIGNATURES": "off",
+        "EVENT_SIGNING_SECRET_ARN": "any",
+    }
+
+
+@pytest.fixture
 def announce(
     topic_arn: str,
     notices_table: str,

@@ -7,7 +7,6 @@ import pytest
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from tests.integration.lambda_runtime import Function, cold_start, receive, send
-from tests.integration.stack_tables import StackTables
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -64,20 +63,12 @@ BAD: dict[str, tuple[str, str, str]] = {
 
 @pytest.fixture
 def debit_runs(
-    rows: DynamoDBRows, tables: StackTables, queue_url: str, monkeypatch: pytest.MonkeyPatch
+    rows: DynamoDBRows, debit_runs_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Function:
     rows.put_policy(POLICY)
     rows.compare_and_set_team(ACME.model_copy(update={"version": 1}))
     open_account(rows, grant_change("g-1", credits="1000"))
-    environment = {
-        "STACK_NAME": "agent-credits",
-        "ACCOUNTS_TABLE": tables.accounts,
-        "LEDGER_TABLE": tables.ledger,
-        "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNATURES": "off",
-        "EVENT_SIGNING_SECRET_ARN": "any",
-    }
-    return cold_start("debit_runs", environment, monkeypatch)
+    return cold_start("debit_runs", debit_runs_environment, monkeypatch)
 
 
 @pytest.fixture

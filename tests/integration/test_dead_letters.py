@@ -1,6 +1,7 @@
 """Dead letters of all queues: what they are about, moving them back, and deleting them."""
 
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,22 @@ def whole(sqs: "SQSClient", queue_url: str) -> list[dict[str, Any]]:
 
 def ids_in(sqs: "SQSClient", queue_url: str) -> list[str]:
     return [message["MessageId"] for message in peek(sqs, queue_url, 100)]
+
+
+def test_clients_are_made_in_one_thread_though_the_queues_are_read_in_several(
+    run: Run, stack: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, makers = stack.session.client, list[threading.Thread]()
+
+    def client(*arguments: Any, **options: Any) -> Any:
+        makers.append(threading.current_thread())
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(stack.session, "client", client)
+
+    assert run().exit_code == 0
+
+    assert set(makers) == {threading.main_thread()}
 
 
 def test_each_queue_says_what_its_messages_are_about(
@@ -363,7 +380,8 @@ class TestConfirmation:
         unanswered = run(command, message_id, input="")
 
         assert unanswered.exit_code == 2
-        assert "nobody answered, so nothing was done; add --yes" in unanswered.stderr
+        assert "\nagent-credits: nobody answered, so nothing was done" in unanswered.stderr
+        assert "; add --yes to do it" in unanswered.stderr
         assert depth_of(sqs, queues["slack"].dead_letters_url).total == 1
 
     @pytest.mark.parametrize("arguments", [[], ["some-id", "--all"]])

@@ -51,20 +51,8 @@ def world(rows: DynamoDBRows) -> DynamoDBRows:
 
 
 @pytest.fixture
-def environment(tables: StackTables, queue_url: str) -> dict[str, str]:
-    return {
-        "STACK_NAME": "agent-credits",
-        "ACCOUNTS_TABLE": tables.accounts,
-        "LEDGER_TABLE": tables.ledger,
-        "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNATURES": "off",
-        "EVENT_SIGNING_SECRET_ARN": "any",
-    }
-
-
-@pytest.fixture
-def debit_runs(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Function:
-    return cold_start("debit_runs", environment, monkeypatch)
+def debit_runs(debit_runs_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Function:
+    return cold_start("debit_runs", debit_runs_environment, monkeypatch)
 
 
 @pytest.fixture
@@ -150,7 +138,7 @@ def test_accounts_are_written_at_the_same_time_and_all_writes_have_ended_on_retu
 
 
 def test_a_message_that_is_delivered_again_is_acknowledged_and_changes_nothing(
-    environment: dict[str, str],
+    debit_runs_environment: dict[str, str],
     world: DynamoDBRows,
     sqs: "SQSClient",
     queue_url: str,
@@ -158,10 +146,10 @@ def test_a_message_that_is_delivered_again_is_acknowledged_and_changes_nothing(
 ) -> None:
     send(sqs, queue_url, [body(usage(f"e{n}")) for n in range(12)])
     event = {"Records": receive(sqs, queue_url)}
-    cold_start("debit_runs", environment, monkeypatch).invoke(event)
+    cold_start("debit_runs", debit_runs_environment, monkeypatch).invoke(event)
     before = world.read_account(ANA)
 
-    again = cold_start("debit_runs", environment, monkeypatch)
+    again = cold_start("debit_runs", debit_runs_environment, monkeypatch)
     failed = again.failed_ids(event)
 
     assert failed == []

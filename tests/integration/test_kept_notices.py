@@ -194,7 +194,7 @@ def test_the_command_prints_cloudevents_and_keeps_to_its_limit(kept: KeptNotices
 
     events = [json.loads(line) for line in result.stdout.splitlines()]
     assert events == [notice("1h").to_cloudevent(), notice("2h").to_cloudevent()]
-    assert "there are more than 2 notices; raise --limit" in result.stderr
+    assert "there are more than 2; raise --limit" in result.stderr
     assert [json.loads(line)["subject"] for line in since.stdout.splitlines()] == ["1h"]
     assert "there are more" not in since.stderr
     assert [json.loads(line)["subject"] for line in by_time.stdout.splitlines()] == ["1h", "2h"]

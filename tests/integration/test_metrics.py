@@ -16,7 +16,7 @@ from tests.template import load_template
 WITH_METRICS = [
     function
     for function in variables_by_function()
-    if "Metrics(" in (ROOT / "functions" / function / "app.py").read_text()
+    if ".log_metrics(" in (ROOT / "functions" / function / "app.py").read_text()
 ]
 
 HANDLE_NOTHING = """

@@ -67,6 +67,16 @@ def received(target: Target, url: str) -> list[dict[str, Any]]:
     return [json.loads(json.loads(message["Body"])["Message"]) for message in messages]
 
 
+def test_an_option_of_the_list_is_not_ignored_in_silence(topic: Target) -> None:
+    slack = subscribe(topic, "stack-slack", policy_of("SlackSubscription"))
+
+    rejected = CliRunner().invoke(app, ["notices", "--since", "1h", "test", "--channel", "slack"])
+
+    assert rejected.exit_code == 2
+    assert "--since has no effect in front of test" in rejected.stderr
+    assert received(topic, slack) == []
+
+
 def test_a_test_of_slack_reaches_only_the_queue_of_slack(topic: Target, run: Run) -> None:
     slack = subscribe(topic, "stack-slack", policy_of("SlackSubscription"))
     pager = subscribe(topic, "pager", {"severity": ["critical"]})

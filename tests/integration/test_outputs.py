@@ -91,7 +91,7 @@ def test_a_stack_that_is_gone_is_named(run: Run) -> None:
     failed = run()
 
     assert failed.exit_code == 2
-    assert failed.stderr.startswith("agent-credits: the outputs of moto cannot be read:")
+    assert failed.stderr.startswith("agent-credits: An error occurred (ValidationError)")
     assert failed.stderr.count("\n") == 1
 
 

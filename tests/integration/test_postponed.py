@@ -8,7 +8,6 @@ from botocore.exceptions import BotoCoreError, ClientError, ReadTimeoutError
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from tests.emitted_metrics import emitted, of_stack, watched
 from tests.integration.lambda_runtime import Context, Function, cold_start, receive, send
-from tests.integration.stack_tables import StackTables
 from tests.template import load_template
 from tests.unit.builders import ACME, ANA, POLICY, body, grant_change, open_account, usage
 
@@ -32,20 +31,12 @@ REFUSALS: dict[str, BotoCoreError | ClientError] = {
 
 @pytest.fixture
 def debit_runs(
-    rows: DynamoDBRows, tables: StackTables, queue_url: str, monkeypatch: pytest.MonkeyPatch
+    rows: DynamoDBRows, debit_runs_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> Function:
     rows.put_policy(POLICY)
     rows.compare_and_set_team(ACME.model_copy(update={"version": 1}))
     open_account(rows, grant_change("g-1", credits="1000", principal=ANA))
-    environment = {
-        "STACK_NAME": "agent-credits",
-        "ACCOUNTS_TABLE": tables.accounts,
-        "LEDGER_TABLE": tables.ledger,
-        "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNATURES": "off",
-        "EVENT_SIGNING_SECRET_ARN": "any",
-    }
-    return cold_start("debit_runs", environment, monkeypatch)
+    return cold_start("debit_runs", debit_runs_environment, monkeypatch)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS.keys())

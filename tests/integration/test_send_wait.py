@@ -22,7 +22,6 @@ from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.recording import LOOK_AGAIN_SECONDS, LOOK_AGAIN_SECONDS_MAX
 from agent_credits_cli.target import Target
 from tests.integration.lambda_runtime import Function, cold_start, receive
-from tests.integration.stack_tables import StackTables
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -82,18 +81,13 @@ def dead_letters_url(sqs: "SQSClient") -> str:
 
 @pytest.fixture
 def debit(
-    tables: StackTables, queue_url: str, sqs: "SQSClient", monkeypatch: pytest.MonkeyPatch
+    debit_runs_environment: dict[str, str],
+    queue_url: str,
+    sqs: "SQSClient",
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[], None]:
     """What Lambda does with the messages of the queue; what fails is received no second time."""
-    environment = {
-        "STACK_NAME": "agent-credits",
-        "ACCOUNTS_TABLE": tables.accounts,
-        "LEDGER_TABLE": tables.ledger,
-        "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNATURES": "off",
-        "EVENT_SIGNING_SECRET_ARN": "any",
-    }
-    function: Function = cold_start("debit_runs", environment, monkeypatch)
+    function: Function = cold_start("debit_runs", debit_runs_environment, monkeypatch)
 
     def take_all() -> None:
         records = receive(sqs, queue_url)
@@ -170,6 +164,20 @@ def test_the_wait_for_slow_events_grows_rarer(
     assert clock.slept == sorted(clock.slept)
     assert clock.slept[-1] == LOOK_AGAIN_SECONDS_MAX
     assert 40 < clock.seconds < 50
+
+
+def test_an_interrupted_wait_says_what_was_decided_and_that_all_are_sent(
+    send: Send, clock: Clock
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    clock.meanwhile = interrupt
+
+    stopped = send(usage("e-1"), usage("e-2", user="nobody"))
+
+    assert stopped.exit_code == 130
+    assert "Stopped waiting: 1 of 2 events decided, all are sent." in stopped.stderr
 
 
 def test_events_that_were_recorded_before_need_no_wait(

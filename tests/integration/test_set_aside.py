@@ -385,6 +385,17 @@ def test_an_id_under_which_nothing_is_set_aside_is_reported(world: World) -> Non
     assert "nothing is set aside under records/1.json" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["list", "replay"])
+def test_a_bucket_that_cannot_be_listed_is_said_in_one_line(world: World, command: str) -> None:
+    world.s3.delete_bucket(Bucket=world.bucket)
+
+    result = world.operator(command)
+
+    assert result.exit_code == 2
+    assert result.stderr.startswith("agent-credits: An error occurred (NoSuchBucket)")
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_foreign_object_in_the_bucket_is_reported(world: World) -> None:
     world.s3.put_object(Bucket=world.bucket, Key="notes.txt", Body=b'{"payload": "{}"}')
 

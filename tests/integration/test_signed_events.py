@@ -24,7 +24,6 @@ from agent_credits_cli.errors import CommandError, CommandGroup
 from agent_credits_cli.messages import MESSAGE_BYTES_MAX, Message, signed
 from agent_credits_cli.target import Target
 from tests.integration.lambda_runtime import Function, cold_start
-from tests.integration.stack_tables import StackTables
 from tests.unit.builders import ACME, ANA, POLICY, body, grant_change, open_account, usage
 
 if TYPE_CHECKING:
@@ -56,15 +55,9 @@ def world(rows: DynamoDBRows) -> DynamoDBRows:
 
 
 @pytest.fixture
-def environment(tables: StackTables, queue_url: str, secret_arn: str) -> dict[str, str]:
-    return {
-        "STACK_NAME": "agent-credits",
-        "ACCOUNTS_TABLE": tables.accounts,
-        "LEDGER_TABLE": tables.ledger,
-        "AGENT_RUNS_QUEUE_URL": queue_url,
-        "EVENT_SIGNATURES": "require",
-        "EVENT_SIGNING_SECRET_ARN": secret_arn,
-    }
+def environment(debit_runs_environment: dict[str, str], secret_arn: str) -> dict[str, str]:
+    signed = {"EVENT_SIGNATURES": "require", "EVENT_SIGNING_SECRET_ARN": secret_arn}
+    return debit_runs_environment | signed
 
 
 @pytest.fixture

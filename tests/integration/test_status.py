@@ -22,6 +22,7 @@ from tests.unit.builders import NOW
 
 if TYPE_CHECKING:
     from botocore.config import Config
+    from mypy_boto3_s3 import S3Client
     from mypy_boto3_sqs import SQSClient
 
 Run = Callable[..., Result]
@@ -67,8 +68,8 @@ def cloudformation(monkeypatch: pytest.MonkeyPatch) -> CloudFormation:
 
 
 @pytest.fixture
-def stack(target: Target, sqs: "SQSClient") -> Target:
-    urls = {}
+def stack(target: Target, sqs: "SQSClient", failures_bucket: str) -> Target:
+    urls = {"announce_failures_bucket_name": failures_bucket}
     for name in ("agent_runs", "reloads", "sweeps"):
         for kind in ("queue_url", "dead_letter_queue_url"):
             url = sqs.create_queue(QueueName=f"{name}-{kind}".replace("_", "-"))["QueueUrl"]
@@ -188,6 +189,32 @@ def test_dead_letters_need_attention(run: Run, stack: Target, sqs: "SQSClient") 
 
     assert shown.exit_code == 1
     assert "! reloads has 1 dead letter: see `" in shown.stdout
+
+
+def test_changes_that_were_set_aside_need_attention(
+    run: Run, s3: "S3Client", failures_bucket: str
+) -> None:
+    assert read(run)["set_aside"] == 0
+    for number in range(2):
+        s3.put_object(Bucket=failures_bucket, Key=f"records/{number}.json", Body=b"{}")
+
+    shown = run()
+
+    assert shown.exit_code == 1
+    assert "! changes that could not be announced are set aside in 2 objects: see `" in shown.stdout
+    assert read(run)["set_aside"] == 2
+
+
+def test_a_bucket_that_cannot_be_read_is_not_empty(
+    run: Run, s3: "S3Client", failures_bucket: str
+) -> None:
+    s3.delete_bucket(Bucket=failures_bucket)
+
+    document = read(run)
+
+    assert document["set_aside"] is None
+    (reason,) = document["attention"]
+    assert reason.startswith("what was set aside cannot be read: ")
 
 
 def test_an_alarm_that_rings_is_named_with_what_to_do(

@@ -19,6 +19,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 SHOWN_FILE = re.compile(
     r'^```\w+ title="(?P<path>[^"]+\.\w+)"\n(?P<text>.*?)^```$', re.MULTILINE | re.DOTALL
 )
+SHELL = re.compile(r"^ *```sh\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"`(?P<path>(?:shared|functions|tests|tools|docs|events|data|\.ci)/[\w./-]+)`")
 
 
@@ -92,8 +93,22 @@ def test_each_variable_of_an_output_is_one_that_the_command_exports() -> None:
         own = set(re.findall(r"^([A-Z_]+)=", text, re.MULTILINE))
         used |= set(re.findall(r"\$([A-Z_]+_(?:URL|ARN|NAME))\b", text)) - own
 
-    assert used >= {"AGENT_RUNS_QUEUE_URL", "STRIPE_SECRET_ARN", "SLACK_SECRET_ARN"}
+    assert used >= {"AGENT_RUNS_QUEUE_URL", "STRIPE_SECRET_ARN", "LEDGER_TABLE_NAME"}
     assert used <= exported
+
+
+def test_a_page_defines_the_functions_of_the_shell_that_its_commands_call() -> None:
+    called, defined = set[tuple[Path, str]](), set[tuple[Path, str]]()
+    for page in PAGES:
+        commands = "\n".join(SHELL.findall(page.read_text()))
+        called |= {(page, name) for name in re.findall(r"\$\(([\w./-]+)", commands)}
+        defined |= {(page, name) for name in re.findall(r"^(\w+)\(\) \{", commands, re.MULTILINE)}
+
+    programs = {"aws", "python3", ".venv/bin/agent-credits"}
+    undefined = {(page.name, name) for page, name in called - defined if name not in programs}
+
+    assert len(called & defined) > 1
+    assert undefined == set()
 
 
 @pytest.mark.skipif(not MKDOCS.exists(), reason="run make .tools/docs/.ready first")

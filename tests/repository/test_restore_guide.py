@@ -56,8 +56,3 @@ def test_a_setting_that_the_guide_leaves_out_is_noticed() -> None:
 
     assert unset(properties, without) == ["TimeToLiveSpecification"]
     assert unset(properties | {"ReplicaSpecification": {}}, GUIDE) == ["ReplicaSpecification"]
-
-
-@pytest.mark.parametrize("output", re.findall(r"\$\(output (\w+)\)", COMMANDS))
-def test_each_output_that_the_guide_reads_exists(output: str) -> None:
-    assert output in load_template()["Outputs"]

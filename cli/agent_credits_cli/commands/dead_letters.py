@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits.notices.notice import iso
 from agent_credits.values.display import count_text, shortened, time_text
@@ -15,7 +14,7 @@ from agent_credits_cli.confirmation import Yes, confirm
 from agent_credits_cli.conventions import Command
 from agent_credits_cli.dead_letter_queue import Taken
 from agent_credits_cli.dead_letters import About, DeadLetter, about_of, read_dead_letters
-from agent_credits_cli.errors import CommandError, CommandGroup
+from agent_credits_cli.errors import CommandError, CommandGroup, has_subcommand
 from agent_credits_cli.queues import QUEUE_NAMES, Queue, QueueName, depth_of, queues_of
 from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import Target, connect
@@ -74,14 +73,10 @@ def dead_letters(
     `dead-letters redrive` moves messages back after a correction, and `dead-letters purge` deletes
     them.
     """
-    if context.invoked_subcommand is not None:
-        _reject_options_in_front(context)
+    if has_subcommand(context):
         return
     target = connect(context)
-    try:
-        letters = read_dead_letters(target, limit, datetime.now(UTC), queue)
-    except (BotoCoreError, ClientError) as fault:
-        raise CommandError(f"the dead-letter queues cannot be read: {fault}") from fault
+    letters = read_dead_letters(target, limit, datetime.now(UTC), queue)
     if as_json:
         print_json([_to_json(letter, with_body=with_body) for letter in letters])
         return
@@ -143,17 +138,6 @@ def purge(
     _report(taken, "deleted", "Deleted {}.", as_json=as_json)
 
 
-def _reject_options_in_front(context: typer.Context) -> None:
-    """Reject options that belong to the list alone; they would be silently without effect."""
-    for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        if source is not None and source.name == "COMMANDLINE":
-            raise CommandError(
-                f"{parameter.opts[0]} has no effect in front of {context.invoked_subcommand};"
-                " leave it out, or put it behind"
-            )
-
-
 def _taken(
     target: Target,
     ids: Sequence[str],
@@ -166,10 +150,7 @@ def _taken(
     if bool(ids) == everything:
         raise CommandError("name the messages by their ids, or say --all, and not both")
     queues = queues_of(target.outputs, name)
-    try:
-        there = {queue: depth_of(target.sqs, queue.dead_letters_url).total for queue in queues}
-    except (BotoCoreError, ClientError) as fault:
-        raise CommandError(f"the dead-letter queues cannot be read: {fault}") from fault
+    there = {queue: depth_of(target.sqs, queue.dead_letters_url).total for queue in queues}
     if everything and any(there.values()) and not yes:
         counts = ", ".join(f"{count:,} of {q.name}" for q, count in there.items() if count)
         confirm(f"{question.format('all dead letters')} ({counts})?")

@@ -10,7 +10,7 @@ from agent_credits.ledger.entries import Entry
 from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits_cli.accounts import existing_account, principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
-from agent_credits_cli.tables import AsJson, out, print_json_line
+from agent_credits_cli.tables import LIMIT_MAX, AsJson, out, print_json_line
 from agent_credits_cli.target import connect, rows_of
 
 
@@ -18,7 +18,8 @@ def ledger(
     context: typer.Context,
     principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Stop after this many entries.")
+        int | None,
+        typer.Option(metavar="N", min=1, max=LIMIT_MAX, help="Stop after this many entries."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -18,11 +18,11 @@ from agent_credits.notices.channel_tests import channel_test
 from agent_credits.notices.facts import instant_of
 from agent_credits.notices.notice import Channel, NoticeType
 from agent_credits.notices.slack_messages import slack_message
-from agent_credits.values.display import count_text, time_text
+from agent_credits.values.display import time_text
 from agent_credits_cli.conventions import Command
-from agent_credits_cli.errors import CommandError, CommandGroup
+from agent_credits_cli.errors import CommandError, CommandGroup, has_subcommand
 from agent_credits_cli.slack_view import slack_view
-from agent_credits_cli.tables import AsJson, err, out, print_json, print_json_line
+from agent_credits_cli.tables import LIMIT_MAX, AsJson, err, out, print_json, print_json_line
 from agent_credits_cli.target import Target, connect
 
 app = typer.Typer(
@@ -73,11 +73,12 @@ def notices(
     ] = None,
     team: Annotated[str | None, typer.Option(help="Only notices that name this team.")] = None,
     limit: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Stop after this many notices.")
+        int,
+        typer.Option(metavar="N", min=1, max=LIMIT_MAX, help="Stop after this many notices."),
     ] = LISTED_DEFAULT,
     as_json: AsJson = False,
 ) -> None:
-    if context.invoked_subcommand is not None:
+    if has_subcommand(context):
         return
     if notice_type not in (None, *get_args(NoticeType)):
         raise CommandError(
@@ -96,7 +97,7 @@ def notices(
     if not listed:
         err().print(f"no such notice was published since {time_text(instant_from(since, now))}")
     elif len(listed) > limit:
-        err().print(f"there are more than {count_text(limit, 'notice')}; raise --limit")
+        err().print(f"there are more than {limit:,}; raise --limit")
 
 
 def instant_from(text: str, now: datetime) -> datetime:

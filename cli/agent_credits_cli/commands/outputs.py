@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
-from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.tables import AsJson, print_json
@@ -44,11 +43,7 @@ def outputs(
 
 def read_outputs(target: Target) -> Mapping[str, str]:
     """Return the outputs that CloudFormation has now, by name in alphabetical order."""
-    try:
-        found = outputs_of(described(target.cloudformation, target.stack_name))
-    except (BotoCoreError, ClientError) as fault:
-        raise CommandError(f"the outputs of {target.name} cannot be read: {fault}") from fault
-    return dict(sorted(found.items()))
+    return dict(sorted(outputs_of(described(target.cloudformation, target.stack_name)).items()))
 
 
 def variable_of(output: str) -> str:

@@ -26,7 +26,7 @@ from agent_credits_cli.recording import (
     wait_until_recorded,
 )
 from agent_credits_cli.run_queue import send_messages
-from agent_credits_cli.tables import AsJson, out, print_json, progress
+from agent_credits_cli.tables import AsJson, err, out, print_json, progress
 from agent_credits_cli.target import Target, connect, rows_of
 
 NOT_RECORDED_EXIT_STATUS: Final = 1
@@ -34,6 +34,7 @@ NOT_RECORDED_EXIT_STATUS: Final = 1
 TIMEOUT_SECONDS_DEFAULT: Final = 60
 DEAD_LETTERS_READ_MAX: Final = 1_000
 MISSING_SHOWN_MAX: Final = 20
+AGAIN: Final = "send the same again, which counts once"
 
 
 def send(
@@ -129,12 +130,18 @@ def send(
 def _wait(target: Target, recording: Recording, seconds: int) -> None:
     with progress() as bar:
         task = bar.add_task("events decided", total=recording.total)
-        wait_until_recorded(
-            rows_of(target),
-            recording,
-            seconds,
-            lambda: bar.update(task, completed=recording.settled),
-        )
+        try:
+            wait_until_recorded(
+                rows_of(target),
+                recording,
+                seconds,
+                lambda: bar.update(task, completed=recording.settled),
+            )
+        except KeyboardInterrupt:
+            decided = f"{recording.settled:,} of {count_text(recording.total, 'event')} decided"
+            hint = f"Stopped waiting: {decided}, all are sent. To wait for the rest, {AGAIN}."
+            err().print(hint, soft_wrap=True)
+            raise
     if any(one.code == NOT_RECORDED_YET for one in recording.missing):
         letters = read_dead_letters(target, DEAD_LETTERS_READ_MAX, datetime.now(UTC))
         recording.missing = explained(recording.missing, letters)

@@ -21,8 +21,8 @@ UNKNOWN: Final = "unknown"
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show how the stack is doing: queues, dead letters, last sweeps, alarms and versions.
 
-    The exit status is 1 if something needs attention: dead letters, an alarm that rings, what a
-    sweep found wrong, or something that cannot be read.
+    The exit status is 1 if something needs attention: dead letters, changes that could not be
+    announced, an alarm that rings, what a sweep found wrong, or something that cannot be read.
     """
     target = connect(context)
     found = read_status(target, datetime.now(UTC))
@@ -118,6 +118,7 @@ def _to_json(found: StackStatus) -> dict[str, Any]:
             "deployed_at": iso(versions.deployed_at),
         },
         "queues": [_queue_to_json(one) for one in found.queues],
+        "set_aside": None if isinstance(found.set_aside, Unknown) else found.set_aside,
         "sweeps": [
             {"sweep": name, "last": _sweep_to_json(last)} for name, last in found.sweeps.items()
         ],

@@ -1,13 +1,13 @@
 """The queue of agent-run events: how its consumer gives messages back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, assert_never
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from agent_credits.aws.sqs_batches import in_batches
 from agent_credits.events.signatures import ATTRIBUTE
-from agent_credits.intake.debited_batch import Delivery
+from agent_credits.intake.debited_batch import DebitedBatch, Delivery
 from agent_credits.intake.dispositions import (
     Disposition,
     Done,
@@ -86,3 +86,20 @@ class RunQueue:
                 )
             except (BotoCoreError, ClientError) as fault:
                 raise QueueUnavailable(str(fault)) from fault
+
+
+def give_back(
+    queue: Callable[[], RunQueue], records: Sequence[Mapping[str, Any]], batch: DebitedBatch
+) -> DebitedBatch:
+    """Make messages visible again when their dispositions say so; `queue` is called if any are.
+
+    If the queue is down they come back after their visibility timeout, and the returned batch says
+    so.
+    """
+    seconds_by_handle = visible_in(records, batch.dispositions)
+    try:
+        if seconds_by_handle:
+            queue().return_in(seconds_by_handle)
+    except QueueUnavailable as fault:
+        return batch.returned_late(len(seconds_by_handle), fault)
+    return batch

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, Unsure, Waiting
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX
@@ -18,6 +19,7 @@ from agent_credits.intake.dispositions import (
 from agent_credits.intake.model_provider_errors import ReportedModelProviderError
 from agent_credits.intake.reservation_counts import reservation_counts
 from agent_credits.ledger.entries import Entry
+from agent_credits.values.errors import AgentCreditsError
 from agent_credits.values.principals import Principal
 
 
@@ -76,7 +78,8 @@ class DebitedBatch(Struct, frozen=True):
     `events`: how many the messages contain; a message that cannot be read counts as one.
     `expiries`: entries of reservations that had expired when these events were committed.
     `retries` counts attempts to commit that lost to other writers. `unsigned` counts messages
-    without a signature, while producers move to signing.
+    without a signature, while producers move to signing. `late` has the fault of each message that
+    the queue could not be told when to deliver again.
     """
 
     dispositions: dict[str, Disposition]
@@ -87,6 +90,11 @@ class DebitedBatch(Struct, frozen=True):
     errored_runs_forgotten: int = 0
     unsigned: int | None = None
     expiries: tuple[Entry, ...] = ()
+    late: tuple[AgentCreditsError, ...] = ()
+
+    def returned_late(self, messages: int, fault: AgentCreditsError) -> "DebitedBatch":
+        """Return this batch with so many messages that come back only after their timeout."""
+        return replace(self, late=(fault,) * messages)
 
     @property
     def runs_failed(self) -> int:
@@ -101,11 +109,12 @@ class DebitedBatch(Struct, frozen=True):
 
         A message that waits for a reload is none of them.
         """
-        return Counter(
-            type(disposition.cause).__name__
+        causes = [
+            disposition.cause
             for disposition in self.dispositions.values()
             if isinstance(disposition, RetrySoon | RetryLater) and not _waits(disposition)
-        )
+        ]
+        return Counter(type(cause).__name__ for cause in (*causes, *self.late))
 
     @property
     def failed_message_ids(self) -> list[str]:

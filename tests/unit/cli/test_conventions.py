@@ -36,6 +36,16 @@ def test_every_command_prints_the_version(program: typer.Typer, path: tuple[str,
     assert printed.output == f"agent-credits {importlib.metadata.version('agent-credits')}\n"
 
 
+@pytest.mark.parametrize(
+    "command", [("notices",), ("ledger", "user:ana"), ("dead-letters",), ("announcements", "list")]
+)
+def test_a_limit_that_no_list_can_have_is_wrong_usage(command: tuple[str, ...]) -> None:
+    rejected = CliRunner().invoke(app, [*command, "--limit", "9" * 20])
+
+    assert rejected.exit_code == 2
+    assert "Invalid value for '--limit'" in rejected.stderr
+
+
 @pytest.mark.parametrize(("program", "path"), COMMANDS)
 def test_every_command_shows_help_without_types_of_python(
     program: typer.Typer, path: tuple[str, ...]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.target import Target, choose, connect_to_aws
+from agent_credits_cli.target import Target, aws_session, choose, connect_to_aws
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,13 @@ def test_a_missing_region_is_named_first(monkeypatch, tmp_path):
 
     with pytest.raises(CommandError, match=r"^no AWS region is set; set AWS_REGION to the region"):
         connect_to_aws("live")
+
+
+def test_the_region_that_the_hint_asks_for_is_the_one_that_counts(monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    assert aws_session().region_name == "eu-central-1"
+
+    monkeypatch.setenv("AWS_REGION", "")
+    assert aws_session().region_name == "us-east-1"

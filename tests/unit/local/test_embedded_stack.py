@@ -150,6 +150,17 @@ def test_a_second_command_in_the_same_folder_is_rejected(folder, checkout, conso
         embedded_stack.up(folder, checkout, port=0, console=console)
 
 
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "state"
+
+    result = CliRunner().invoke(app, ["--state-dir", str(folder), "local", "down"])
+
+    assert result.exit_code == 2
+    assert f"{folder} cannot hold the local stack's state (Not a directory)" in result.stderr
+    assert "--state-dir" in result.stderr
+
+
 def test_a_command_fails_in_one_line_with_exit_status_2(folder):
     folder.stack_file.write_text("half a fi")
 
