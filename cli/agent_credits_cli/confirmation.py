@@ -17,6 +17,8 @@ def confirm(question: str) -> None:
     try:
         is_meant = typer.confirm(question, err=True)
     except typer.Abort:
+        # The cursor is still behind the question.
+        err().print()
         raise CommandError("nobody answered, so nothing was done; add --yes to do it") from None
     if not is_meant:
         err().print("Nothing was done.")
