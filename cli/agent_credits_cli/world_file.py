@@ -21,6 +21,8 @@ from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.world import DeclaredTeam, Plan, World, reserved_prefix
 
+_UNKNOWN_KEY = "is not a known key; remove it or correct its spelling"
+
 # The place in the file, and what is wrong there.
 Complaints = Iterator[tuple[str, str]]
 AnyWorld = TypeVar("AnyWorld", bound=World)
@@ -44,6 +46,8 @@ def read_world(
     except tomllib.TOMLDecodeError as error:
         raise CommandError(f"{path} is not TOML: {error}; correct it there") from error
     taken = {key: value for key, value in document.items() if key not in model.ignored_keys}
+    for place in _internal_keys(taken):
+        raise CommandError(f"{path}: {place}: {_UNKNOWN_KEY}")
     try:
         # Through JSON, because strict mode then accepts an array as a tuple and a string as a date.
         world = model.model_validate_json(json.dumps(taken, default=str), strict=True)
@@ -52,6 +56,22 @@ def read_world(
     for place, complaint in complaints(world):
         raise CommandError(f"{path}: {place}: {complaint}")
     return world
+
+
+def _internal_keys(value: object, place: str = "") -> Iterator[str]:
+    """Yield the places of keys that are a field's own name instead of its name in a file.
+
+    Pydantic ignores such a key in JSON where it would reject any other: what it says would be lost.
+    """
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _internal_keys(item, f"{place}[{number}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            below = f"{place}.{key}".removeprefix(".")
+            if key.endswith("microcredits") or key.startswith("declared_"):
+                yield below
+            yield from _internal_keys(item, below)
 
 
 def _first_error(error: pydantic.ValidationError) -> str:
@@ -69,7 +89,7 @@ def _advice(error: Any) -> str:
         case "missing":
             return "is missing; add it"
         case "extra_forbidden":
-            return "is not a known key; remove it or correct its spelling"
+            return _UNKNOWN_KEY
         case "value_error":
             return str(error["ctx"]["error"])
         case _:

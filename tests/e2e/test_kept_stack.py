@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,6 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.kept_notices import KeptNotices
-from agent_credits.values.principals import Principal
 from agent_credits_cli.main import app
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_cli.verification import verify_all
@@ -26,7 +24,7 @@ from agent_credits_local.emulator import HOST
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StackState, StateFolder
 from agent_credits_local.target import connect_to_local
-from tests.e2e.test_auto_reload import ReloadingTeam, apply, once, queue_of_notices
+from tests.e2e.reloading_team import ReloadingTeam, once, set_up_team
 
 Local = Callable[..., Result]
 
@@ -52,16 +50,7 @@ def local(folder: StateFolder) -> Local:
 
 @pytest.fixture
 def team(folder: StateFolder) -> ReloadingTeam:
-    stack, name = connect_to_local(folder), uuid.uuid4().hex[:12]
-    team = ReloadingTeam(
-        target=stack,
-        team_id=f"team-{name}",
-        member=Principal("user", f"ana-{name}"),
-        card=stack.payment_stand_in.put_card_on_file(CARD_THAT_PAYS),
-        notices_url=queue_of_notices(stack, name),
-    )
-    apply(team, f"policy-{name}")
-    return team
+    return set_up_team(connect_to_local(folder), CARD_THAT_PAYS)
 
 
 def state_of(folder: StateFolder) -> StackState:

@@ -4,7 +4,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from agent_credits_cli.stack_status import read_status
 from agent_credits_cli.target import Target, rows_of
 from agent_credits_local.stack_state import StateFolder
 from tests.template import load_template
-from tests.unit.builders import ACME, POLICY, grant_change, open_account, usage
+from tests.unit.builders import ACME, FAR_PAST, POLICY, grant_change, open_account, usage
 
 SECONDS_MAX = 60.0
 LOOK_EVERY_SECONDS = 0.5
@@ -88,13 +88,15 @@ def test_the_outputs_of_the_stack_are_those_of_the_template(run: Run, stack: Tar
 
 
 def test_a_sweep_ends_with_what_it_did(stack: Target) -> None:
-    began_at = datetime.now(UTC)
+    # The row says when a sweep ended in whole seconds, and one may end in the second it began in.
+    began_at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=1)
+    time.sleep((began_at - datetime.now(UTC)).total_seconds())
     begin(stack, "reconciliation")
 
     def ended() -> int | None:
         last = read_status(stack, datetime.now(UTC)).sweeps["reconciliation"]
         rows: int | None = getattr(last, "rows", None)
-        return rows if getattr(last, "ended_at", began_at) > began_at else None
+        return rows if getattr(last, "ended_at", FAR_PAST) >= began_at else None
 
     assert once(ended) == len(list(rows_of(stack).list_accounts()))
 

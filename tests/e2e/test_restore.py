@@ -6,7 +6,6 @@ the stream afterwards, only AWS can answer, so the mapping follows by an explici
 """
 
 import json
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,14 +14,13 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.items import EXPIRY_ATTRIBUTE
-from agent_credits.values.principals import Principal
 from agent_credits_cli.main import app
 from agent_credits_local import embedded_stack
 from agent_credits_local.checkout import this_checkout
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StateFolder
 from agent_credits_local.target import LocalTarget, connect_to_local
-from tests.e2e.test_auto_reload import ReloadingTeam, apply, once, queue_of_notices
+from tests.e2e.reloading_team import ReloadingTeam, once, set_up_team
 from tests.e2e.test_kept_stack import kept_by, reload_once_announced
 
 
@@ -43,16 +41,7 @@ def target(folder: StateFolder) -> LocalTarget:
 
 @pytest.fixture
 def team(target: LocalTarget) -> ReloadingTeam:
-    name = uuid.uuid4().hex[:12]
-    team = ReloadingTeam(
-        target=target,
-        team_id=f"team-{name}",
-        member=Principal("user", f"ana-{name}"),
-        card=target.payment_stand_in.put_card_on_file(CARD_THAT_PAYS),
-        notices_url=queue_of_notices(target, name),
-    )
-    apply(team, f"policy-{name}")
-    return team
+    return set_up_team(target, CARD_THAT_PAYS)
 
 
 def verify(folder: StateFolder, accounts: str, ledger: str) -> Result:

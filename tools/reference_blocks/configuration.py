@@ -48,8 +48,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "policy.rules.pools": "The payer's pools in the order in which they are drawn; each once.",
     "policy.rules.reserve": (
         "Whether a run that is requested puts its estimate aside, unless its event says otherwise:"
-        " see [reservations](../explanation/reservations.md). `estimate` needs a"
-        " `default_estimate`."
+        " see [reservations](../explanation/reservations.md)."
     ),
     "policy.rules.default_estimate": (
         "The estimate of a run whose event gives none. A run that draws past its reservation"

@@ -62,10 +62,6 @@ class BillingRule(BaseModel):
             raise ValueError("the owner of an enterprise team does not pay; use payer `team`")
         if len(set(self.pools)) != len(self.pools):
             raise ValueError("a pool is listed twice; remove one of them")
-        if self.reserve == "estimate" and self.default_estimate_microcredits == 0:
-            raise ValueError(
-                'reserve "estimate" needs a default_estimate, for runs whose event gives none'
-            )
         if self.overrun == "finish" and self.grace_microcredits:
             raise ValueError('grace_credits go with overrun "pause" or "stop"; "finish" has no end')
         return self

@@ -1,12 +1,17 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from agent_credits.billing.policy import Pack
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import AutoReload
 from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
+from agent_credits_cli.world import World
 from agent_credits_cli.world_file import load_world
 
 ANA = Principal("user", "ana")
@@ -367,10 +372,6 @@ def test_a_rule_says_how_its_runs_reserve(file: Path) -> None:
     [
         ('reserve = "all"', "policy.rules[0].reserve: Input should be 'none' or 'estimate'"),
         (
-            'reserve = "estimate"',
-            'policy.rules[0]: reserve "estimate" needs a default_estimate, for runs whose event',
-        ),
-        (
             'default_estimate = "-1"',
             "policy.rules[0].default_estimate: credits must be a decimal from 0",
         ),
@@ -391,6 +392,10 @@ def test_a_rule_says_how_its_runs_reserve(file: Path) -> None:
             'grace_credits = "5"',
             'policy.rules[0]: grace_credits go with overrun "pause" or "stop"; "finish" has no end',
         ),
+        (
+            "grace_microcredits = 5",
+            "policy.rules[0].grace_microcredits: is not a known key; remove it or correct",
+        ),
     ],
 )
 def test_a_rule_that_reserves_wrongly_is_rejected_at_its_key(
@@ -401,3 +406,19 @@ def test_a_rule_that_reserves_wrongly_is_rejected_at_its_key(
     )
 
     assert line.startswith(f": {complaint}")
+
+
+def fields_of(model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo]]:
+    """Yield the fields of a model and of those below it."""
+    for name, field in model.model_fields.items():
+        yield name, field
+        for below in (field.annotation, *get_args(field.annotation)):
+            if isinstance(below, type) and issubclass(below, BaseModel):
+                yield from fields_of(below)
+
+
+def test_every_name_that_a_file_may_not_use_is_recognized() -> None:
+    internal = {name for name, field in fields_of(World) if field.alias not in (None, name)}
+
+    assert {"grace_microcredits", "declared_policy"} <= internal
+    assert all(n.endswith("microcredits") or n.startswith("declared_") for n in internal)
