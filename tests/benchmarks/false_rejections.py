@@ -123,7 +123,9 @@ def _event(
 def _decided(row: Account, event: dict[str, object], now: datetime) -> tuple[Account, str]:
     """Decide one event by the product's own rules, without rows: nothing is delivered twice."""
     read = parsed(event)
-    decision = decide(row, [RunChange(read, bill(read, TEAM, POLICY))], Past(), now)
+    # A request that finds too little is decided with its run's past, which is empty here.
+    past = Past(runs={read.subject: ()})
+    decision = decide(row, [RunChange(read, bill(read, TEAM, POLICY))], past, now)
     (result,) = decision.results
     assert isinstance(result, Recorded)
     return decision.account, result.entry.outcome
