@@ -412,6 +412,8 @@ class Invariants:
         if identity not in self.asked:
             return False
         principal, policy, payer = self.billed[identity]
+        if principal not in self.references:
+            return False  # There is no such account.
         reference, asked = self.references[principal], self.asked[identity]
         times = (self.now(), FOR_EVER)
         return all(reference.rejection(asked, at, policy, payer) for at in times)

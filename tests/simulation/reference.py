@@ -200,14 +200,16 @@ class Reference:
             ended = self._close(over)
             facts = Facts(self._moved_since(before), ended)
             passed.append(Passing("reservations_expired", "", _back(facts.moves), facts))
-        expired = {n: c for n, c in self.held.items() if c.expires_at <= now and n not in self.kept}
+        kept = self.kept
+        expired = {n: c for n, c in self.held.items() if c.expires_at <= now and n not in kept}
         self.held = {name: c for name, c in self.held.items() if name not in expired}
         passed += [Passing("expired", n, c.left) for n, c in expired.items() if c.left]
         return passed + self._refill(now)
 
     def end_commit(self, now: datetime) -> list[Passing]:
         expires = self.pass_time(now)
-        self.held = {name: c for name, c in self.held.items() if c.left or name in self.kept}
+        kept = self.kept
+        self.held = {name: c for name, c in self.held.items() if c.left or name in kept}
         recent = {run: at for run, at in self.errored.items() if at > now - ERRORED_FOR}
         self.errored = dict(list(recent.items())[-ERRORED_MAX:])
         return expires
@@ -228,7 +230,7 @@ class Reference:
         self, asked: Asked, now: datetime, policy: str = FIRST_POLICY, payer: str = "user"
     ) -> Rejected | None:
         """Return why an event contradicts what the account holds at that time, or None."""
-        run, parent = asked.run, asked.parent
+        run = asked.run
         live = {name: held for name, held in self.reserved.items() if held.expires_at > now}
         terms = terms_of(policy, payer)
         match asked.kind:
@@ -239,7 +241,6 @@ class Reference:
             case "finished" if run not in live and terms.reserves and run in self.ended:
                 return Rejected(frozenset({"run_ended"}))
             case _:
-                assert parent is None or asked.kind == "requested"
                 return None
 
     def as_of_now(self) -> "Reference":

@@ -39,7 +39,6 @@ from tests.unit.builders import (
     MINUTE,
     NOW,
     RELOADING_ACME,
-    cloudevent,
     finished,
     grant_change,
     parsed,
@@ -47,6 +46,7 @@ from tests.unit.builders import (
     requested,
     usage,
 )
+from tests.unit.reservation_world import extended
 
 # A run that asks for it reserves for ten minutes, and pauses past a grace of two credits.
 POLICY = RESERVING_POLICIES["r2"]
@@ -184,16 +184,14 @@ def reserves(run: str, credits: str, **fields: Any) -> dict[str, Any]:  # noqa: 
     return requested(f"r-{run}", run=run, credits=credits, reserve="estimate", **fields)
 
 
-def extends(run: str, **fields: Any) -> dict[str, Any]:
-    return cloudevent(f"x-{run}", type="agent_run.extended", run=run, **fields)
-
-
 FIRST = reserving(reserves("run-1", "8"))
 OTHER_RUN = usage("u-9", "4", run="run-9")
 
 SETTLES = reserving(usage("u-1", "3"), finished("f-1"), OTHER_RUN)
 FAILS = reserving(usage("u-1", "3"), finished("f-1", "error"), reserves("run-2", "14"))
-EXTENDS = reserving(extends("run-1", credits="2", ttl_seconds=3_600), usage("u-1", "11"), OTHER_RUN)
+EXTENDS = reserving(
+    extended("x-1", run="run-1", credits="2", ttl_seconds=3_600), usage("u-1", "11"), OTHER_RUN
+)
 HAS_CHILD = reserving(
     reserves("run-2", "4", parent_run_id="run-1"), usage("u-2", "6", run="run-2"), finished("f-1")
 )
@@ -204,5 +202,7 @@ RELOADED: list[Change] = [
     ReloadGranted(ANA, "reload:user:ana:3", "acme", "add_on", 20_000_000, 1, 1_000, "usd"),
     *reserving(finished("f-1"), team=RELOADING_ACME),
 ]
-UNKNOWN_AT_FIRST = reserving(reserves("run-2", "4"), extends("run-2", credits="2"), OTHER_RUN)
+UNKNOWN_AT_FIRST = reserving(
+    reserves("run-2", "4"), extended("x-1", run="run-2", credits="2"), OTHER_RUN
+)
 MIXED = reserving(reserves("run-1", "8"), usage("u-1", "3"), OTHER_RUN)

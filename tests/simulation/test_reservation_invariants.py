@@ -26,12 +26,12 @@ from tests.unit.builders import (
     ANA,
     MINUTE,
     NOW,
-    cloudevent,
     finished,
     parsed,
     requested,
     usage,
 )
+from tests.unit.reservation_world import extended
 
 # Pauses, with a grace of two credits; a run reserves for ten minutes where its event says so.
 POLICY = RESERVING_POLICIES["r2"]
@@ -91,10 +91,6 @@ def reserves(event_id: str, credits: str = "5", **fields: Any) -> dict[str, Any]
     return requested(event_id, credits=credits, reserve="estimate", **fields)
 
 
-def extends(event_id: str, **fields: Any) -> dict[str, Any]:
-    return cloudevent(event_id, type="agent_run.extended", **fields)
-
-
 def with_last_entry(row: Account, change: Callable[[Entry], Entry]) -> Account:
     return replace(row, entries=(*row.entries[:-1], change(row.entries[-1])))
 
@@ -105,7 +101,7 @@ def with_facts(row: Account, **facts: Any) -> Account:
 
 def test_what_is_right_is_not_complained_about(ledger: Ledger) -> None:
     ledger.send(reserves("r-3", "2", run="run-3", parent_run_id="run-1"))
-    ledger.send(usage("u-3", "6", run="run-3"), extends("e-1", credits="1"), finished("f-1"))
+    ledger.send(usage("u-3", "6", run="run-3"), extended("e-1", credits="1"), finished("f-1"))
     ledger.send(usage("u-2", "1", run="run-2"), now=NOW + 11 * MINUTE)
 
     assert not ledger.account.reservations
@@ -306,8 +302,8 @@ def test_a_reservation_that_lives_past_its_time(ledger: Ledger) -> None:
 
 
 def test_an_event_that_is_recorded_though_it_has_to_be_rejected(ledger: Ledger) -> None:
-    row = ledger.next_row(extends("e-1", credits="1"))
-    of_nobody = extends("e-1", credits="1", run="run-9")
+    row = ledger.next_row(extended("e-1", credits="1"))
+    of_nobody = extended("e-1", credits="1", run="run-9")
     ledger.changes(of_nobody)
     wrong = with_last_entry(row, lambda e: replace(e, identity=parsed(of_nobody).identity))
 
@@ -316,7 +312,7 @@ def test_an_event_that_is_recorded_though_it_has_to_be_rejected(ledger: Ledger) 
 
 
 def test_an_event_that_is_rejected_though_it_contradicts_nothing(ledger: Ledger) -> None:
-    sent = extends("e-1", credits="1")
+    sent = extended("e-1", credits="1")
     ledger.changes(sent)
     event = parsed(sent)
     message = Sent(1, json.dumps(sent), ((event.identity, event.payload_hash),), is_rejected=False)
@@ -333,7 +329,7 @@ def test_an_event_that_is_rejected_though_it_contradicts_nothing(ledger: Ledger)
 def test_an_event_that_is_rejected_while_the_one_before_it_may_be_in_the_queue(
     ledger: Ledger,
 ) -> None:
-    sent = extends("e-9", credits="1", run="run-9")
+    sent = extended("e-9", credits="1", run="run-9")
     ledger.changes(sent)
     event = parsed(sent)
     message = Sent(1, json.dumps(sent), ((event.identity, event.payload_hash),), is_rejected=False)
