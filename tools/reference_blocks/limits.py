@@ -65,6 +65,7 @@ ACCOUNTS: Final[Words] = {
 }
 RESERVATIONS: Final[Words] = {
     "ledger.reservations.RESERVATIONS_MAX": "live reservations of an account",
+    "ledger.reservations.RUN_ID_BYTES_MAX": "characters of the run ids of these together",
     "ledger.reservations.TREE_DEPTH_MAX": "runs in line in a tree, the root included",
     "ledger.reservations.CHILDREN_MAX": "runs directly below a run that hold a reservation",
     "ledger.reservations.TTL_DEFAULT": "how long a reservation lasts where nothing else is said",

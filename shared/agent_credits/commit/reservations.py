@@ -24,6 +24,7 @@ from agent_credits.ledger.entries import NO_RESERVATION, Draw, Move, Reservation
 from agent_credits.ledger.reservations import (
     CHILDREN_MAX,
     RESERVATIONS_MAX,
+    RUN_ID_BYTES_MAX,
     TREE_DEPTH_MAX,
     Parts,
     Reservation,
@@ -129,6 +130,11 @@ def rejection_of_request(
         return Rejection(
             "too_many_reservations",
             f"the account holds {RESERVATIONS_MAX} reservations, which is the most",
+        )
+    if len(run_id) + sum(len(held.run_id) for held in account.reservations) > RUN_ID_BYTES_MAX:
+        return Rejection(
+            "too_many_reservations",
+            f"the ids of the account's reservations have more than {RUN_ID_BYTES_MAX:,} characters",
         )
     if parent_run_id is None:
         return None

@@ -16,6 +16,9 @@ from agent_credits.ledger.entries import Directive, Draw, EndedReservation, Move
 
 # Each takes up to about 50 bytes of the account's row, which is billed by the kilobyte.
 RESERVATIONS_MAX = 500
+# Ids of random characters do not compress. With the longest ones, fewer reservations fit the row
+# beside its grants.
+RUN_ID_BYTES_MAX = 32_000
 # The root is at depth 1. Every draw of a run looks at its line of parents.
 TREE_DEPTH_MAX = 8
 CHILDREN_MAX = 100

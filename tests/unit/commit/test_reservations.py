@@ -1,5 +1,6 @@
 """Reservations: credits for runs in flight, made and drawn on the one path of an account."""
 
+import random
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -8,15 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent_credits.aws.items import ROW_BYTES_MAX, account_item, item_bytes
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import bill
 from agent_credits.commit.changes import ReleaseChange, RunChange
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import PAGE_ENTRIES_FULL
 from agent_credits.ledger.entries import Receipt
+from agent_credits.ledger.grants import GRANTS_MAX
 from agent_credits.ledger.reservations import (
     CHILDREN_MAX,
     RESERVATIONS_MAX,
+    RUN_ID_BYTES_MAX,
     TREE_DEPTH_MAX,
 )
 from agent_credits.values.credits import format_credits, parse_credits
@@ -49,6 +53,7 @@ from tests.unit.reservation_world import (
     requests,
 )
 
+VISIBLE = [chr(code) for code in range(0x21, 0x7F)]
 POLICY_GRACE = timedelta(days=POLICY.grace_days)
 
 
@@ -491,6 +496,27 @@ def test_an_account_holds_a_bounded_number_of_reservations_on_a_row_below_its_ce
     assert world.outcomes(*requests(1, credits="0.5", first=RESERVATIONS_MAX)) == [
         "too_many_reservations"
     ]
+
+
+def test_reservations_with_the_longest_ids_leave_room_on_the_row_for_200_grants() -> None:
+    chance = random.Random(1)
+    world = ReservingWorld(credits="0")
+    packs = [grant_change(f"{n:0>36}", credits="1") for n in range(GRANTS_MAX)]
+    open_account(world.rows, *packs)
+    ids = ["".join(chance.choices(VISIBLE, k=128)) for _ in range(RUN_ID_BYTES_MAX // 128 + 1)]
+
+    outcomes: list[str] = []
+    for start in range(0, len(ids), 10):
+        some = ids[start : start + 10]
+        outcomes += world.outcomes(
+            *(requested(f"r-{run}"[:128], run=run, credits="0.000001") for run in some)
+        )
+
+    assert outcomes == ["accepted"] * (len(ids) - 1) + ["too_many_reservations"]
+    assert item_bytes(account_item(world.account)) < ROW_BYTES_MAX
+    assert world.outcomes(usage("u-1", "2", run=ids[0]), finished("f-1", run=ids[0]))[-1] == (
+        "finished"
+    )
 
 
 events = st.one_of(
