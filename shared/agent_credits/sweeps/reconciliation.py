@@ -385,15 +385,18 @@ class Reconciliation:
 
     def _check_usage(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
         # Past what is left, a reservation may have been extended by exactly what was drawn.
-        left = self._reserved.left_of_line(entry.identity.subject)
-        if 0 < entry.amount_microcredits <= left:
+        run_id = entry.identity.subject
+        if 0 < entry.amount_microcredits <= self._reserved.left_of_line(run_id):
             self._find(f"{_name(entry)} draws past the reservation of its run")
         impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
         for text in impossible:
             self._find(f"{_name(entry)} {text}")
         held, amount, now = self.account.grants, entry.amount_microcredits, entry.recorded_at
         expected = [draw(held, order, amount, now).draws for order in orders]
-        if expected and entry.draws not in expected and not impossible:
+        # Such an extension is drawn after what was left, whatever the order of their grants.
+        in_any_order = run_id in self._reserved.by_run
+        as_drawn = frozenset if in_any_order else tuple[Draw, ...]
+        if expected and as_drawn(entry.draws) not in map(as_drawn, expected) and not impossible:
             self._find(
                 f"{_name(entry)} drew {_drawn(entry.draws)},"
                 f" but the waterfall draws {_drawn(expected[0])}"

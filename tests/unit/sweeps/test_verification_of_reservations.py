@@ -194,3 +194,17 @@ def test_usage_that_leaves_as_much_reserved_as_it_found_is_right(reserved: str) 
 
     assert not history(world.rows, ANA)[-1].reservation.moves
     assert world.left("run-1") == ("0" if reserved == "3" else "1")
+
+
+def test_usage_that_draws_its_own_part_before_an_earlier_grant_is_right() -> None:
+    world = ReservingWorld(policy("3"))
+    world.send(*requests(1, credits="1"))
+    commit(world.rows, ANA, [grant_change("p-1", "plan", "1")], now=NOW, pause=pause)
+
+    # It draws the add-on credit that it holds, and then a step of three that begins with the plan.
+    # As much is reserved of each grant as before, so the entry says nothing of reservations.
+    assert world.outcomes(usage("u-1", "3")) == ["debited"]
+
+    entry = history(world.rows, ANA)[-1]
+    assert not entry.reservation.moves
+    assert [part.grant_id for part in entry.draws] == ["g-1", "p-1"]
