@@ -68,7 +68,7 @@ def pack_entries(entries: tuple[Entry, ...]) -> str | bytes:
             return text
     names = sorted({name for row in rows for name in row})
     columns = {name: [row.get(name) for row in rows] for name in names}
-    return lzma.compress(_dumps(columns).encode(), lzma.FORMAT_RAW, filters=_LZMA)
+    return _compressed(columns)
 
 
 def unpack_entries(packed: str | bytes) -> tuple[Entry, ...]:
@@ -188,7 +188,7 @@ def pack_reservations(reservations: Sequence[Reservation], grants: Sequence[Gran
     if len(text) <= READABLE_BYTES_MAX:
         return text
     columns = list(zip(*rows, strict=True))
-    return lzma.compress(_dumps(columns).encode(), lzma.FORMAT_RAW, filters=_LZMA)
+    return _compressed(columns)
 
 
 def unpack_reservations(packed: str | bytes, grants: Sequence[Grant]) -> tuple[Reservation, ...]:
@@ -309,6 +309,10 @@ def pack_by_day(microcredits_by_day: Mapping[date, int]) -> str:
 
 def unpack_by_day(text: str) -> dict[date, int]:
     return {date.fromisoformat(day): net for day, net in _object(text).items()}
+
+
+def _compressed(columns: object) -> bytes:
+    return lzma.compress(_dumps(columns).encode(), lzma.FORMAT_RAW, filters=_LZMA)
 
 
 def _decompressed(packed: bytes) -> bytes:

@@ -96,13 +96,12 @@ def receipt_key(identity: Identity) -> Item:
 
 def account_item(account: Account) -> Item:
     """Return the account's row. Raises `AccountTooLarge` if it would be too large."""
-    packed = codec.pack_entries(account.entries)
     item: Item = {
         **account_key(account.principal),
         "version": {"N": str(account.version)},
         "page_number": {"N": str(account.page_number)},
         _grants_attribute(account): {"S": codec.pack_grants(account.grants)},
-        "entries": {"S": packed} if isinstance(packed, str) else {"B": packed},
+        "entries": _typed(codec.pack_entries(account.entries)),
     }
     if account.plan is not None:
         item["plan"] = {"S": codec.pack_plan(account.plan)}
@@ -118,9 +117,7 @@ def account_item(account: Account) -> Item:
         item["low"] = {"S": codec.pack_low(account.low)}
     if account.reservations:
         reservations = codec.pack_reservations(account.reservations, account.grants)
-        item["reservations"] = (
-            {"S": reservations} if isinstance(reservations, str) else {"B": reservations}
-        )
+        item["reservations"] = _typed(reservations)
     if account.page_is_full:
         item["page_is_full"] = {"BOOL": True}
     size = item_bytes(item)
@@ -178,10 +175,9 @@ def _grants_attribute_of(item: Mapping[str, Any]) -> str:
 
 
 def page_item(page: Page) -> Item:
-    packed = codec.pack_entries(page.entries)
     return {
         **page_key(page.principal, page.number),
-        "entries": {"S": packed} if isinstance(packed, str) else {"B": packed},
+        "entries": _typed(codec.pack_entries(page.entries)),
     }
 
 
@@ -368,6 +364,10 @@ def _entries_from_item(item: Mapping[str, Any]) -> tuple[Entry, ...]:
     if not entries:
         raise ValueError("a page holds at least one entry")
     return entries
+
+
+def _typed(packed: str | bytes) -> Item:
+    return {"S": packed} if isinstance(packed, str) else {"B": packed}
 
 
 def _text_or_bytes(typed: Mapping[str, Any]) -> str | bytes:
