@@ -4,7 +4,7 @@ Balances are computed only here.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 
 from msgspec import Struct
@@ -16,6 +16,8 @@ from agent_credits.ledger.reservations import (
     RESERVATIONS_MAX,
     TREE_DEPTH_MAX,
     Reservation,
+    line_up,
+    parents_of,
 )
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.errors import require
@@ -210,10 +212,11 @@ def _checked_reservations(account: Account) -> dict[str, int]:
     require(len(account.reservations) <= RESERVATIONS_MAX, "an account holds bounded reservations")
     by_run = {reservation.run_id: reservation for reservation in account.reservations}
     require(len(by_run) == len(account.reservations), "a run holds one reservation")
+    parents = parents_of(account.reservations)
     reserved: dict[str, int] = {}
     left_of_tree: dict[str, int] = {}
     for reservation in account.reservations:
-        root = _root_of(by_run, reservation)
+        root = by_run[line_up(parents, reservation.run_id)[-1]]
         held = left_of_tree.get(root.run_id, 0)
         left_of_tree[root.run_id] = held + reservation.left_microcredits
         for part in reservation.parts:
@@ -228,15 +231,6 @@ def _checked_reservations(account: Account) -> dict[str, int]:
     for run_id, left in left_of_tree.items():
         _check_tree(by_run[run_id], left)
     return reserved
-
-
-def _root_of(by_run: Mapping[str, Reservation], reservation: Reservation) -> Reservation:
-    root = reservation
-    for _ in range(TREE_DEPTH_MAX - 1):
-        if root.parent_run_id is None or root.parent_run_id not in by_run:
-            break
-        root = by_run[root.parent_run_id]
-    return root
 
 
 def _check_tree(root: Reservation, left_microcredits: int) -> None:

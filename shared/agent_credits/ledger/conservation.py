@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import NO_RESERVATION, Entry
-from agent_credits.ledger.reservations import TREE_DEPTH_MAX
+from agent_credits.ledger.reservations import line_up, parents_of
 from agent_credits.values.errors import require
 
 
@@ -20,7 +20,7 @@ def check_commit(row: Account, committed: Account, entries: Sequence[Entry]) -> 
     if not (reserves or row.reservations or committed.reservations):
         return
     available, reserved = _available(row), _reserved(row)
-    parents = {held.run_id: held.parent_run_id for held in row.reservations}
+    parents = parents_of(row.reservations)
     for entry in entries:
         _follow_reservations(parents, entry)
         _follow_credits(available, reserved, entry)
@@ -29,8 +29,7 @@ def check_commit(row: Account, committed: Account, entries: Sequence[Entry]) -> 
         and _nonzero(reserved) == _nonzero(_reserved(committed)),
         "a grant is available, reserved, burned or expired",
     )
-    live = {held.run_id: held.parent_run_id for held in committed.reservations}
-    require(parents == live, "a reservation ends exactly once")
+    require(parents == parents_of(committed.reservations), "a reservation ends exactly once")
 
 
 def _follow_reservations(parents: dict[str, str | None], entry: Entry) -> None:
@@ -44,7 +43,7 @@ def _follow_reservations(parents: dict[str, str | None], entry: Entry) -> None:
     moved = {move.run_id for move in facts.moves}
     require(moved <= parents.keys(), "only a live reservation holds anything")
     if entry.type == "agent_run.usage":
-        line = _line(parents, run_id)
+        line = set(line_up(parents, run_id))
         require(moved <= line, "a run draws only its own reservation and those of its parents")
     for ended in facts.ended:
         require(ended.run_id in parents, "a reservation ends exactly once")
@@ -63,17 +62,6 @@ def _follow_credits(
     for move in entry.reservation.moves:
         available[move.grant_id] -= move.microcredits
         reserved[move.run_id, move.grant_id] += move.microcredits
-
-
-def _line(parents: dict[str, str | None], run_id: str) -> set[str]:
-    line: set[str] = set()
-    above: str | None = run_id
-    for _ in range(TREE_DEPTH_MAX):
-        if above is None or above not in parents:
-            break
-        line.add(above)
-        above = parents[above]
-    return line
 
 
 def _available(account: Account) -> Counter[str]:

@@ -11,11 +11,12 @@ from msgspec.structs import replace
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Move, ReservationFacts
 from agent_credits.ledger.reservations import (
-    TREE_DEPTH_MAX,
     Parts,
     Reservation,
+    line_up,
     moved,
     net,
+    parents_of,
     together,
     tree_below,
 )
@@ -30,12 +31,15 @@ def end_trees(account: Account, run_ids: Collection[str]) -> tuple[Account, Rese
     ending: dict[str, Reservation] = {}
     for run_id in run_ids:
         ending.update({r.run_id: r for r in tree_below(account.reservations, run_id)})
+    parents = parents_of(ending.values())
     moves: list[Move] = []
     goes_back: Parts = ()
     staying = {r.run_id: r for r in account.reservations if r.run_id not in ending}
     for ended in ending.values():
         moves += moved(ended.run_id, ended.parts, -1)
-        heir = _heir(ended, ending, staying)
+        # The nearest ancestor that goes on takes what the ended reservation leaves.
+        above = ending[line_up(parents, ended.run_id)[-1]].parent_run_id
+        heir = staying.get(above) if above is not None else None
         if heir is None:
             goes_back = together(goes_back, ended.parts)
         else:
@@ -44,18 +48,6 @@ def end_trees(account: Account, run_ids: Collection[str]) -> tuple[Account, Rese
     after = replace(_with_parts(account, goes_back), reservations=tuple(staying.values()))
     ends = tuple(ended.at_its_end for ended in ending.values())
     return after, ReservationFacts(net(moves), ends)
-
-
-def _heir(
-    ended: Reservation, ending: dict[str, Reservation], staying: dict[str, Reservation]
-) -> Reservation | None:
-    """Return the nearest ancestor that goes on; it takes what the ended reservation leaves."""
-    parent = ended.parent_run_id
-    for _ in range(TREE_DEPTH_MAX):
-        if parent is None or parent not in ending:
-            break
-        parent = ending[parent].parent_run_id
-    return staying.get(parent) if parent is not None else None
 
 
 def _with_parts(account: Account, parts: Parts) -> Account:

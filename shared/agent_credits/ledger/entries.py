@@ -436,7 +436,7 @@ class Entry(Struct, frozen=True):
         reservation: ReservationFacts = NO_RESERVATION,
     ) -> Self:
         """Usage that was drawn in full."""
-        require(_drawn(draws) == amount_microcredits, "debited usage was drawn in full")
+        require(total_of(draws) == amount_microcredits, "debited usage was drawn in full")
         return cls._of_run(
             facts,
             "agent_run.usage",
@@ -460,7 +460,7 @@ class Entry(Struct, frozen=True):
         reservation: ReservationFacts = NO_RESERVATION,
     ) -> Self:
         """Usage that took all that its run may draw; the rest of it is the shortfall."""
-        drawn = _drawn(draws)
+        drawn = total_of(draws)
         require(
             drawn + shortfall_microcredits == amount_microcredits,
             "an event's draws plus its shortfall equal its amount",
@@ -502,7 +502,7 @@ class Entry(Struct, frozen=True):
         reservation: ReservationFacts = NO_RESERVATION,
     ) -> Self:
         """The end of a run in a platform error; `draws` is what goes back to each grant."""
-        amount = _drawn(draws)
+        amount = total_of(draws)
         return cls._of_run(
             facts, "agent_run.finished", "returned", amount, draws, reservation=reservation
         )
@@ -577,10 +577,11 @@ class Entry(Struct, frozen=True):
 
     @property
     def drawn_microcredits(self) -> int:
-        return _drawn(self.draws)
+        return total_of(self.draws)
 
 
-def _drawn(draws: Iterable[Draw]) -> int:
+def total_of(draws: Iterable[Draw]) -> int:
+    """Return the microcredits of these draws or parts together."""
     return sum(draw.microcredits for draw in draws)
 
 

@@ -5,14 +5,14 @@ usage draws them or it ends. A run that names a parent takes its parts from the 
 reservation, so a tree of runs never holds more than its root reserved.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_credits.ledger.entries import Directive, Draw, EndedReservation, Move
+from agent_credits.ledger.entries import Directive, Draw, EndedReservation, Move, total_of
 
 # Each takes up to about 50 bytes of the account's row, which is billed by the kilobyte.
 RESERVATIONS_MAX = 500
@@ -67,7 +67,7 @@ class Reservation(Struct, frozen=True):
 
     @property
     def left_microcredits(self) -> int:
-        return sum(part.microcredits for part in self.parts)
+        return total_of(self.parts)
 
     @property
     def grace_left_microcredits(self) -> int:
@@ -99,12 +99,21 @@ def reservation_of(reservations: Iterable[Reservation], run_id: str) -> Reservat
 
 def line_of(reservations: Sequence[Reservation], run_id: str) -> tuple[Reservation, ...]:
     """Return the run's reservation, its parent's and so on up to the root; none if it has none."""
-    line: list[Reservation] = []
-    found = reservation_of(reservations, run_id)
-    while found is not None and len(line) < TREE_DEPTH_MAX:
-        line.append(found)
-        parent = found.parent_run_id
-        found = reservation_of(reservations, parent) if parent is not None else None
+    by_run = {reservation.run_id: reservation for reservation in reservations}
+    return tuple(by_run[run] for run in line_up(parents_of(reservations), run_id))
+
+
+def parents_of(reservations: Iterable[Reservation]) -> dict[str, str | None]:
+    return {reservation.run_id: reservation.parent_run_id for reservation in reservations}
+
+
+def line_up(parents: Mapping[str, str | None], run_id: str) -> tuple[str, ...]:
+    """Return the run, its parent and so on up, as far as they are among the keys of `parents`."""
+    line: list[str] = []
+    above: str | None = run_id
+    while above is not None and above in parents and len(line) < TREE_DEPTH_MAX:
+        line.append(above)
+        above = parents[above]
     return tuple(line)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from msgspec import Struct, field
 
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Move
-from agent_credits.ledger.reservations import TREE_DEPTH_MAX
+from agent_credits.ledger.reservations import line_up
 from agent_credits.sweeps.checkpoint import ReservedByLedger
 from agent_credits.values.display import amount_text
 
@@ -130,10 +130,6 @@ class ReservedReplay:
     def _parent_of(self, run_id: str | None) -> tuple[str, ...]:
         return (run_id,) if run_id is not None and run_id in self.by_run else ()
 
-    def _line(self, run_id: str) -> Iterator[str]:
-        above: str | None = run_id
-        for _ in range(TREE_DEPTH_MAX):
-            if above is None or above not in self.by_run:
-                return
-            yield above
-            above = self.by_run[above].parent_run_id
+    def _line(self, run_id: str) -> tuple[str, ...]:
+        parents = {run: found.parent_run_id for run, found in self.by_run.items()}
+        return line_up(parents, run_id)
