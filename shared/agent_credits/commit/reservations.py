@@ -20,13 +20,12 @@ from msgspec.structs import replace
 from agent_credits.billing.teams import Billing
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account, available_microcredits
-from agent_credits.ledger.entries import NO_RESERVATION, Draw, Move, ReservationFacts
+from agent_credits.ledger.entries import NO_RESERVATION, Draw, Move, ReservationFacts, total_of
 from agent_credits.ledger.reservations import (
     CHILDREN_MAX,
     RESERVATIONS_MAX,
     RUN_ID_BYTES_MAX,
     TREE_DEPTH_MAX,
-    Parts,
     Reservation,
     ReservationTerms,
     line_of,
@@ -160,14 +159,14 @@ def draw_for_usage(
     own, root = line[0], line[-1]
     current, moves, drawn_parts, uncovered = account, list[Move](), list[Draw](), amount
 
-    def take_from(run: str, at_most: int) -> None:
+    def take_from(run: str) -> None:
         nonlocal current, uncovered
         holder = _reservation(current, run)
-        taken, left = take(holder.parts, min(at_most, uncovered))
+        taken, left = take(holder.parts, uncovered)
         current = _with(current, replace(holder, parts=left))
         moves.extend(moved(run, taken, -1))
         drawn_parts.extend(taken)
-        uncovered -= _sum(taken)
+        uncovered -= total_of(taken)
 
     def extend_by_steps(reservation: Reservation) -> None:
         nonlocal current
@@ -176,17 +175,16 @@ def draw_for_usage(
             return
         wanted = -(-uncovered // step) * step
         at_hand = _at_hand(current, reservation, billing, now)
-        held = _put_in(current, reservation, min(wanted, at_hand), billing, now)
-        if isinstance(held, Held):
-            current = held.account
-            moves.extend(held.facts.moves)
-            take_from(reservation.run_id, uncovered)
+        held = _moved_in(current, reservation, min(wanted, at_hand), billing, now)
+        current = held.account
+        moves.extend(held.facts.moves)
+        take_from(reservation.run_id)
 
-    take_from(run_id, uncovered)
+    take_from(run_id)
     if own is not root:
         extend_by_steps(_reservation(current, run_id))
     for ancestor in line[1:]:
-        take_from(ancestor.run_id, uncovered)
+        take_from(ancestor.run_id)
     extend_by_steps(_reservation(current, root.run_id))
 
     root = _reservation(current, root.run_id)
@@ -195,7 +193,7 @@ def draw_for_usage(
     # A root with a step would have been extended by whatever the pools hold.
     is_bound = allowed < uncovered and root.terms.step_microcredits == 0
     overrun = draw(current.grants, billing.pools, allowed, now)
-    overdrawn = _sum(overrun.draws)
+    overdrawn = total_of(overrun.draws)
     current = replace(current, grants=overrun.grants)
     uncovered -= overdrawn
 
@@ -240,6 +238,13 @@ def _put_in(
     at_hand = _at_hand(account, reservation, billing, now)
     if microcredits > at_hand:
         return Lacking(at_hand, is_of_parent=reservation.parent_run_id is not None)
+    return _moved_in(account, reservation, microcredits, billing, now)
+
+
+def _moved_in(
+    account: Account, reservation: Reservation, microcredits: int, billing: Billing, now: datetime
+) -> Held:
+    """Move credits into a reservation; no more than are at hand."""
     moves = list[Move]()
     if reservation.parent_run_id is not None:
         parent = _reservation(account, reservation.parent_run_id)
@@ -288,7 +293,3 @@ def _with(account: Account, reservation: Reservation) -> Account:
         reservation if held.run_id == reservation.run_id else held for held in account.reservations
     )
     return replace(account, reservations=reservations)
-
-
-def _sum(parts: Parts) -> int:
-    return sum(part.microcredits for part in parts)
