@@ -152,18 +152,17 @@ def _sources_text(entry: Entry, run_id: str) -> str:
 
 
 def _what_others_held(entry: Entry) -> Iterator[tuple[str, str]]:
-    facts, amount = entry.reservation, entry.amount_microcredits
+    facts = entry.reservation
     is_request = entry.type != "agent_run.usage"
     if is_request and facts.parent_run_id is not None:
-        held = amount - entry.shortfall_microcredits
+        held = entry.amount_microcredits - entry.shortfall_microcredits
         yield "parent", f"run {facts.parent_run_id} held {credits_text(held)} to give"
         return
     reserved = facts.reserved_before_microcredits
     if not reserved:
         return
-    available = sum(pool.available_microcredits for pool in entry.pools_before)
     text = f"{credits_text(reserved)} of these pools were reserved for runs in flight"
-    if is_request and available < amount <= available + reserved:
+    if is_request and entry.amount_microcredits and entry.lacks_only_what_is_reserved:
         text += "; without them, the request would have been covered"
     yield "held", text
 

@@ -189,17 +189,10 @@ def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
     exhausted = account.is_exhausted
     for entry in new_entries:
         if entry.outcome == "insufficient":
-            # What reservations hold may come back; only what was drawn is gone.
-            exhausted |= _lacked_even_with_reserved(entry)
+            exhausted |= not entry.lacks_only_what_is_reserved
         elif entry.brings_credits:
             exhausted = False
     return exhausted
-
-
-def _lacked_even_with_reserved(entry: Entry) -> bool:
-    available = sum(pool.available_microcredits for pool in entry.pools_before)
-    unburned = available + entry.reservation.reserved_before_microcredits
-    return unburned < max(entry.amount_microcredits, 1)
 
 
 def _late_usage_waived(account: Account, now: datetime) -> tuple[ErroredRun, ...]:
@@ -212,7 +205,7 @@ def _ready_to_commit(
 ) -> Account:
     row, now = context.row, context.now
     account = bring_up_to(account, now)
-    held = held_grant_ids(account) if account.reservations else frozenset[str]()
+    held = held_grant_ids(account)
     kept = len(row.entries) if account.page_number == row.page_number else 0
     runs = [change for change in fresh if isinstance(change, RunChange)]
     account = with_low_credits(account, runs, account.entries[kept:], context)

@@ -38,12 +38,9 @@ def reservation_counts(entries: Sequence[Entry]) -> dict[str, int]:
 
 def _fails_for_what_others_hold(entry: Entry) -> bool:
     """Tell whether a request failed its run, and would have been accepted without reservations."""
-    facts, needed = entry.reservation, max(entry.amount_microcredits, 1)
     is_request = entry.fails_run and entry.type == "agent_run.requested"
-    if not is_request or facts.parent_run_id is not None:
-        return False
-    available = sum(pool.available_microcredits for pool in entry.pools_before)
-    return needed <= available + facts.reserved_before_microcredits
+    is_of_the_pools = entry.reservation.parent_run_id is None
+    return is_request and is_of_the_pools and entry.lacks_only_what_is_reserved
 
 
 def _whole(microcredits: Iterable[int]) -> int:

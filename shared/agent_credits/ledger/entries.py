@@ -569,6 +569,16 @@ class Entry(Struct, frozen=True):
         )
 
     @property
+    def lacks_only_what_is_reserved(self) -> bool:
+        """Return whether an insufficient entry would not be one if nothing were reserved.
+
+        What reservations hold may come back.
+        """
+        available = sum(pool.available_microcredits for pool in self.pools_before)
+        unburned = available + self.reservation.reserved_before_microcredits
+        return unburned >= max(self.amount_microcredits, 1)
+
+    @property
     def brings_credits(self) -> bool:
         """Return whether credits were added or returned."""
         return self.outcome in ("granted", "refilled") or (

@@ -45,7 +45,7 @@ def _expire_reservations(account: Account, now: datetime) -> Account:
 
 
 def _expire(account: Account, now: datetime) -> Account:
-    held = held_grant_ids(account) if account.reservations else frozenset[str]()
+    held = held_grant_ids(account)
     over = [g for g in account.grants if not g.is_live(now) and g.id not in held]
     if not over:
         return account

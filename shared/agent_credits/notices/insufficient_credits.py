@@ -103,13 +103,12 @@ def _cause(entry: Entry, pools_after: tuple[PoolBalance, ...]) -> Cause:
     """
     if entry.decline is not None:
         return entry.decline
-    before = total_microcredits(entry.pools_before)
     if entry.reservation.parent_run_id is not None:
         # Whatever the pools hold, a child reserves from its parent.
         return "reservation_exhausted"
     if entry.type == "agent_run.usage" and total_microcredits(pools_after):
         return "reservation_exhausted"
-    if before + entry.reservation.reserved_before_microcredits >= entry.amount_microcredits > 0:
+    if entry.amount_microcredits > 0 and entry.lacks_only_what_is_reserved:
         return "credits_reserved"
     return "pools_exhausted"
 
