@@ -45,12 +45,11 @@ _SYSTEM_ATTRIBUTES: "Final[list[MessageSystemAttributeNameType]]" = [
 class Taken:
     """What a command took from a dead-letter queue.
 
-    `missing`: ids that were asked for and not found. `left`: how many messages are still there.
-    `came_back`: those of them that this command had moved, and that failed again meanwhile.
+    `left`: how many messages are still there. `came_back`: those of them that this command had
+    moved, and that failed again meanwhile.
     """
 
     messages: "tuple[MessageTypeDef, ...]"
-    missing: tuple[str, ...]
     left: int
     came_back: int
 
@@ -175,7 +174,7 @@ def _take(
             f"{count_text(len(found), 'dead letter')} of {queue.name} taken, then: {fault};"
             " the others are still there, run the same again"
         ) from fault
-    return Taken(tuple(found), tuple(sorted(wanted)), left, came_back)
+    return Taken(tuple(found), left, came_back)
 
 
 def _as_it_was_sent(message: "MessageTypeDef") -> dict[str, Any]:
