@@ -11,7 +11,6 @@ from typing import Any
 
 import boto3
 import pytest
-import typer
 from msgspec import structs
 from typer.testing import CliRunner, Result
 
@@ -30,11 +29,11 @@ from agent_credits_cli.commands import account, dead_letters, explain, ledger, t
 from agent_credits_cli.commands.explain import in_order_with_held
 from agent_credits_cli.dead_letters import read_dead_letters, why_rejected
 from agent_credits_cli.entries import all_pages
-from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.holdings import holdings_at, holdings_to_json
 from agent_credits_cli.recorded_runs import find_run
 from agent_credits_cli.subscription import QUEUE_PREFIX, Watch, subscribed
 from agent_credits_cli.target import Target
+from tests.integration.commands import app_of
 from tests.integration.stack_tables import create_tables
 from tests.unit.builders import (
     ACME,
@@ -63,17 +62,16 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
-    app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False)
-    for module, command in (
+    app = app_of(
+        target,
+        monkeypatch,
         (account, account.account),
         (team, team.team),
         (ledger, ledger.ledger),
         (explain, explain.explain),
         (verify, verify.verify),
         (watch, watch.watch),
-    ):
-        monkeypatch.setattr(module, "connect", lambda _: target)
-        app.command()(command)
+    )
     monkeypatch.setattr(dead_letters, "connect", lambda _: target)
     app.add_typer(dead_letters.app, name="dead-letters")
     return lambda *arguments: CliRunner().invoke(app, list(arguments))

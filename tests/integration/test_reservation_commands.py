@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
@@ -30,8 +29,8 @@ from agent_credits_cli.commands import (
 )
 from agent_credits_cli.commands.release import release_by_hand
 from agent_credits_cli.dead_letters import why_rejected
-from agent_credits_cli.errors import CommandGroup
 from agent_credits_cli.target import Target
+from tests.integration.commands import app_of
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -54,8 +53,9 @@ PAUSING = policy(**NO_STEP, overrun="pause", grace_microcredits=5_000_000)
 
 @pytest.fixture
 def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
-    app = typer.Typer(cls=CommandGroup, pretty_exceptions_enable=False)
-    for module, command in (
+    app = app_of(
+        target,
+        monkeypatch,
         (account, account.account),
         (team, team.team),
         (report, report.report),
@@ -65,9 +65,7 @@ def run(target: Target, monkeypatch: pytest.MonkeyPatch) -> Run:
         (grant, grant.grant),
         (reservations, reservations.reservations),
         (release, release.release),
-    ):
-        monkeypatch.setattr(module, "connect", lambda _: target)
-        app.command()(command)
+    )
     return lambda *arguments, answer="": CliRunner().invoke(app, list(arguments), input=answer)
 
 
