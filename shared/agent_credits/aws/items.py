@@ -215,6 +215,7 @@ def team_item(team: Team) -> Item:
     unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
     unknown_to_older |= set() if team.former_members else {"former_members"}
     unknown_to_older |= {"currency"} if team.currency == "usd" else set()
+    unknown_to_older |= set() if team.limits else {"limits"}
     return {
         **team_key(team.team_id),
         "version": {"N": str(team.version)},

@@ -14,10 +14,12 @@ from msgspec import Struct
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.limits import TEAM_LIMITS_MAX, TeamLimit, check_limits, limits_of
 from agent_credits.billing.policy import BillingPolicy, BillingRule, TeamKind
 from agent_credits.billing.spend_cap import PaymentMethod, Spending
 from agent_credits.events.agent_runs import AgentRunEvent, UserTrigger, billed_at
 from agent_credits.ledger.accounts import RELOADS_REMEMBERED_MAX
+from agent_credits.ledger.limits import Limit
 from agent_credits.ledger.reloads import DeclineCause, ReloadTerms
 from agent_credits.ledger.reservations import ReservationTerms
 from agent_credits.ledger.thresholds import Threshold
@@ -81,6 +83,7 @@ class Team(BaseModel):
         default=(), max_length=FORMER_MEMBERS_MAX
     )
     alerts: Alerts = Alerts()
+    limits: tuple[TeamLimit, ...] = Field(default=(), max_length=TEAM_LIMITS_MAX)
     # Incremented with each change of the settings below, but not of the spending.
     settings_version: int = Field(default=0, ge=0)
     auto_reload: AutoReload | None = None
@@ -107,6 +110,7 @@ class Team(BaseModel):
             raise ValueError("tenures must be sorted by their start")
         if self.members != "*" and len(self.members) > MEMBERS_MAX:
             raise ValueError(f"a team may list at most {MEMBERS_MAX:,} members")
+        check_limits(self.limits)
         return self
 
     def tenure_at(self, time: datetime) -> Tenure:
@@ -145,6 +149,8 @@ class Billing(Struct, frozen=True):
     decline_foreseen: DeclineCause | None = None
     low_thresholds: tuple[Threshold, ...] = ()
     reservation: ReservationTerms = ReservationTerms()
+    # Those that hold for the run, in the order in which they refuse.
+    limits: tuple[Limit, ...] = ()
 
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
@@ -160,6 +166,9 @@ def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
         reload=_reload_terms(team, rule),
         low_thresholds=team.alerts.low,
         reservation=rule.reservation_terms,
+        limits=limits_of(event, team.limits, team.time_zone, tenure.kind, policy)
+        if team.limits
+        else (),
     )
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Page, PoolBalance
 from agent_credits.ledger.grants import Grant, drawing_order
+from agent_credits.ledger.limits import COUNTS_MAX, LimitCount, LimitKey, held_until
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import (
     RESERVATIONS_MAX,
@@ -89,6 +90,8 @@ class Account(Struct, frozen=True):
     low: LowCredits | None = None
     # The live ones, oldest first. What they hold is not in what their grants hold.
     reservations: tuple[Reservation, ...] = ()
+    # Of the limits that its runs drew or reserved under, in the period of each.
+    limit_counts: tuple[LimitCount, ...] = ()
     page_number: int = 1
     entries: tuple[Entry, ...] = ()
     # A full page never grows again.
@@ -188,6 +191,26 @@ def held_grant_ids(account: Account) -> frozenset[str]:
     return frozenset(part.grant_id for held in account.reservations for part in held.parts)
 
 
+def held_under(account: Account, key: LimitKey) -> dict[datetime, int]:
+    """Return what reservations hold under a limit, by the time until which it counts.
+
+    What a run was given by its parent goes back to it. So it counts under the limits of its whole
+    line of parents, and as long as the topmost of them that counts under this one.
+    """
+    if not any(key in reservation.limits for reservation in account.reservations):
+        return {}
+    by_run = {reservation.run_id: reservation for reservation in account.reservations}
+    parents = parents_of(account.reservations)
+    held: dict[datetime, int] = {}
+    for reservation in account.reservations:
+        line = [by_run[run] for run in line_up(parents, reservation.run_id)]
+        counting = [above for above in line if key in above.limits]
+        if counting and reservation.parts:
+            until = held_until(counting[-1].expires_at)
+            held[until] = held.get(until, 0) + reservation.left_microcredits
+    return held
+
+
 def check_account(account: Account) -> None:
     """Raise `InvariantViolated` if no sequence of commits could have made this row."""
     ids = [grant.id for grant in account.grants]
@@ -200,9 +223,20 @@ def check_account(account: Account) -> None:
             "no grant holds more than was granted",
         )
     require(not reserved, "a reservation holds parts of grants on its row only")
+    _check_limit_counts(account)
     identities = [entry.identity for entry in account.entries]
     require(len(set(identities)) == len(identities), "an event stands on the page once")
     require(len(identities) > 0, "a commit records an entry")
+
+
+def _check_limit_counts(account: Account) -> None:
+    counts = account.limit_counts
+    keys = {count.key for count in counts}
+    require(len(counts) <= COUNTS_MAX, "an account counts bounded limits")
+    require(len(keys) == len(counts), "a limit is counted once")
+    require(all(c.drawn_microcredits >= 0 for c in counts), "no more comes back than was drawn")
+    for reservation in account.reservations:
+        require(keys.issuperset(reservation.limits), "what a reservation holds is counted")
 
 
 def _checked_reservations(account: Account) -> dict[str, int]:

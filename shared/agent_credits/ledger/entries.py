@@ -19,6 +19,7 @@ from agent_credits.ledger.grants import (
     RESERVATIONS_PREFIX,
     Grant,
 )
+from agent_credits.ledger.limits import NO_LIMITS, LimitFacts
 from agent_credits.ledger.reloads import DeclineCause, Reload
 from agent_credits.values.errors import InvariantViolated, require
 from agent_credits.values.principals import Payer, Principal
@@ -221,6 +222,7 @@ class Entry(Struct, frozen=True):
     grant: Grant | None = None
     plan_name: str | None = None
     reservation: ReservationFacts = NO_RESERVATION
+    limits: LimitFacts = NO_LIMITS
 
     @classmethod
     def refilled(
@@ -369,6 +371,7 @@ class Entry(Struct, frozen=True):
         facts: RunFacts,
         estimate_microcredits: int,
         reservation: ReservationFacts = NO_RESERVATION,
+        limits: LimitFacts = NO_LIMITS,
     ) -> Self:
         """A request that the pools cover. It takes nothing, or it reserves the whole estimate."""
         if reservation.moves:
@@ -380,6 +383,7 @@ class Entry(Struct, frozen=True):
             "accepted",
             estimate_microcredits,
             reservation=reservation,
+            limits=limits,
         )
 
     @classmethod
@@ -405,13 +409,17 @@ class Entry(Struct, frozen=True):
         decline: DeclineCause | None,
         parent_holds_microcredits: int | None = None,
         reservation: ReservationFacts = NO_RESERVATION,
+        limits: LimitFacts = NO_LIMITS,
     ) -> Self:
         """A request or an extension that is not covered; one without an amount finds nothing.
 
-        A child reserves from what its parent holds, whatever the pools hold.
+        A child reserves from what its parent holds, whatever the pools hold. What a limit refuses
+        finds the room under it, whatever else there is.
         """
         available = parent_holds_microcredits
-        if available is None:
+        if limits.refused_by is not None:
+            available = limits.refused_by.room_microcredits
+        elif available is None:
             available = sum(pool.available_microcredits for pool in pools_before)
         is_covered = available >= max(amount_microcredits, 1)
         require(not is_covered, "a request that the pools cover is accepted")
@@ -425,6 +433,7 @@ class Entry(Struct, frozen=True):
             fails_run=fails_run,
             decline=decline,
             reservation=reservation,
+            limits=limits,
         )
 
     @classmethod
@@ -434,6 +443,7 @@ class Entry(Struct, frozen=True):
         amount_microcredits: int,
         draws: tuple[Draw, ...],
         reservation: ReservationFacts = NO_RESERVATION,
+        limits: LimitFacts = NO_LIMITS,
     ) -> Self:
         """Usage that was drawn in full."""
         require(total_of(draws) == amount_microcredits, "debited usage was drawn in full")
@@ -444,6 +454,7 @@ class Entry(Struct, frozen=True):
             amount_microcredits,
             draws,
             reservation=reservation,
+            limits=limits,
         )
 
     @classmethod
@@ -458,6 +469,7 @@ class Entry(Struct, frozen=True):
         fails_run: bool,
         decline: DeclineCause | None,
         reservation: ReservationFacts = NO_RESERVATION,
+        limits: LimitFacts = NO_LIMITS,
     ) -> Self:
         """Usage that took all that its run may draw; the rest of it is the shortfall."""
         drawn = total_of(draws)
@@ -468,8 +480,9 @@ class Entry(Struct, frozen=True):
         require(shortfall_microcredits > 0, "usage that was drawn in full is debited")
         require(
             reservation != NO_RESERVATION
+            or limits.refused_by is not None
             or drawn == sum(pool.available_microcredits for pool in pools_before),
-            "usage without a reservation falls short only after it has emptied the pools",
+            "usage falls short only after it has emptied the pools, or at a limit",
         )
         return cls._of_run(
             facts,
@@ -482,6 +495,7 @@ class Entry(Struct, frozen=True):
             fails_run=fails_run,
             decline=decline,
             reservation=reservation,
+            limits=limits,
         )
 
     @classmethod
@@ -500,11 +514,17 @@ class Entry(Struct, frozen=True):
         facts: RunFacts,
         draws: tuple[Draw, ...],
         reservation: ReservationFacts = NO_RESERVATION,
+        limits: LimitFacts = NO_LIMITS,
     ) -> Self:
         """The end of a run in a platform error; `draws` is what goes back to each grant."""
-        amount = total_of(draws)
         return cls._of_run(
-            facts, "agent_run.finished", "returned", amount, draws, reservation=reservation
+            facts,
+            "agent_run.finished",
+            "returned",
+            total_of(draws),
+            draws,
+            reservation=reservation,
+            limits=limits,
         )
 
     @classmethod
@@ -551,6 +571,7 @@ class Entry(Struct, frozen=True):
         fails_run: bool = False,
         decline: DeclineCause | None = None,
         reservation: ReservationFacts = NO_RESERVATION,
+        limits: LimitFacts = NO_LIMITS,
     ) -> Self:
         return cls(
             facts.identity,
@@ -566,7 +587,18 @@ class Entry(Struct, frozen=True):
             fails_run,
             decline,
             reservation=reservation,
+            limits=limits,
         )
+
+    @property
+    def exhausts_account(self) -> bool:
+        """Return whether the event found too little, even with what reservations may give back.
+
+        What a limit refused says nothing about the pools.
+        """
+        if self.outcome != "insufficient" or self.limits.refused_by is not None:
+            return False
+        return not self.lacks_only_what_is_reserved
 
     @property
     def lacks_only_what_is_reserved(self) -> bool:

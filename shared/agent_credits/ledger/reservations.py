@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent_credits.ledger.entries import Directive, Draw, EndedReservation, Move, total_of
+from agent_credits.ledger.limits import LimitKey
 
 # Each takes up to about 50 bytes of the account's row, which is billed by the kilobyte.
 RESERVATIONS_MAX = 500
@@ -52,7 +53,8 @@ class Reservation(Struct, frozen=True):
     `parts`: what it still holds, in the order in which it is drawn. `reserved_microcredits`: what
     it was given in all. `drawn_microcredits`: what usage of its run and of its children's runs
     drew. `overdrawn_microcredits`: what its tree drew of credits that nobody held; only of a root.
-    `directive`: what the platform is told about the run, until it is extended.
+    `directive`: what the platform is told about the run, until it is extended. `limits`: those that
+    what it holds counts under, in their order on the account's row.
     """
 
     run_id: str
@@ -64,6 +66,7 @@ class Reservation(Struct, frozen=True):
     drawn_microcredits: int = 0
     overdrawn_microcredits: int = 0
     directive: Directive = "continue"
+    limits: tuple[LimitKey, ...] = ()
 
     @property
     def left_microcredits(self) -> int:
