@@ -1,9 +1,10 @@
 """The rows beside the account's own that a decision needs, and that its commit may move."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct, field
 
+from agent_credits.commit.changes import Change, RunChange
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.values.principals import Principal
@@ -45,3 +46,13 @@ class NamesBeside(Struct, frozen=True):
 
 ALONE = Beside()
 NOTHING_BESIDE = NamesBeside()
+
+
+def moves_other_rows(changes: Sequence[Change]) -> bool:
+    """Return whether the billing of these changes names rows beside the account's own."""
+    return any(
+        limit.spans_accounts
+        for change in changes
+        if isinstance(change, RunChange)
+        for limit in change.billing.limits
+    )

@@ -16,8 +16,8 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_credits.commit.beside import Beside, NamesBeside
-from agent_credits.commit.changes import Change, RunChange
+from agent_credits.commit.beside import Beside, NamesBeside, moves_other_rows
+from agent_credits.commit.changes import Change
 from agent_credits.commit.decide import Decision, lacks_credits, names_beside
 from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page, read_ahead
 from agent_credits.commit.rows import LostTogether, Rows
@@ -80,16 +80,6 @@ def commit_changes(
     if isinstance(outcome, AgentCreditsError):
         raise outcome
     return outcome
-
-
-def moves_other_rows(changes: Sequence[Change]) -> bool:
-    """Return whether the billing of these changes names rows beside the account's own."""
-    return any(
-        limit.spans_accounts
-        for change in changes
-        if isinstance(change, RunChange)
-        for limit in change.billing.limits
-    )
 
 
 def commit_together(

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
+from agent_credits.commit.beside import moves_other_rows
 from agent_credits.commit.changes import (
     AlreadyRecorded,
     Change,
@@ -30,11 +31,6 @@ from agent_credits.commit.changes import (
 )
 from agent_credits.commit.read_ahead import Ahead, read_ahead
 from agent_credits.commit.rows import Rows
-from agent_credits.commit.together import (
-    ACCOUNTS_TOGETHER_MAX,
-    commit_together,
-    moves_other_rows,
-)
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.events.agent_runs import (
     AgentRunEvent,
@@ -294,6 +290,9 @@ class Debits:
 
         They are never warm: another account's commit may have moved what they share.
         """
+        # Most stacks share no rows, so a cold start does not pay for it.
+        from agent_credits.commit.together import ACCOUNTS_TOGETHER_MAX, commit_together
+
         waiting = [
             {principal: debits[start : start + CHANGES_PER_COMMIT_MAX] for principal, debits in of}
             for of in _parts(accounts, ACCOUNTS_TOGETHER_MAX)
