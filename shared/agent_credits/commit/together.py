@@ -222,7 +222,8 @@ class _Group:
         receipts = {i: receipt for i, receipt in ahead.receipts.items() if receipt}
         for _ in range(_ROUNDS_MAX):
             changes = self.pending[principal]
-            beside = Beside(self._limits, self._shared).with_moved(moved)
+            pages = {team: row.entries for team, row in self._shared.items() if row is not None}
+            beside = Beside(self._limits, self._shared, pages).with_moved(moved)
             decision = decide_with_ledger(
                 self._rows, ahead.row, changes, receipts, self._now, beside
             )
@@ -360,6 +361,7 @@ def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
     return Beside(
         {key: limits.get(key) for key in names.limits},
         {team: teams.get(team) for team in names.shared},
+        {team: row.entries for team, row in teams.items()},
     )
 
 
