@@ -364,7 +364,7 @@ def _reason(error: ValidationError) -> str:
         path.append(first["ctx"]["discriminator"].strip("'"))
     field = ".".join(path)[:_PATH_LENGTH_MAX] or "the event"
     # The sentences about credits start with "credits", because they are also used without a field.
-    complaint = _complaint(first).removeprefix("credits ")
+    complaint = complaint_of(first).removeprefix("credits ")
     more = error.error_count() - 1
     others = f" (and {count_text(more, 'more error')})" if more else ""
     return f"{field} {complaint}{others}"
@@ -381,7 +381,8 @@ def _path(loc: tuple[int | str, ...]) -> list[str]:
     return path
 
 
-def _complaint(error: ErrorDetails) -> str:
+def complaint_of(error: ErrorDetails) -> str:
+    """Return what is wrong with a field as the rest of a sentence, without the field's value."""
     context = error.get("ctx", {})
     match error["type"]:
         case "missing" | "union_tag_not_found":

@@ -397,9 +397,7 @@ def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield items[start : start + size]
 
 
-def _by_message(
-    message_ids: Iterable[str], settled: Iterable[_Settled]
-) -> dict[str, Disposition]:
+def _by_message(message_ids: Iterable[str], settled: Iterable[_Settled]) -> dict[str, Disposition]:
     by_message: dict[str, list[Disposition]] = {message_id: [] for message_id in message_ids}
     for found in settled:
         by_message[found.message_id].append(found.disposition)

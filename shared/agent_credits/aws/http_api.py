@@ -1,0 +1,434 @@
+"""The HTTP API behind API Gateway: its routes, and how requests and answers look on the wire.
+
+Two gateways call one function. Behind the producers' door, IAM has checked the caller before the
+function runs. Behind the people's door nobody has, and the token is verified here. The door follows
+from the API's id in the gateway's own context, which no caller can set.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cached_property
+from importlib import resources
+from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
+from urllib.parse import unquote
+
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import NotFoundError
+from aws_lambda_powertools.event_handler.openapi.exceptions import (
+    RequestUnsupportedContentType,
+    RequestValidationError,
+)
+from aws_lambda_powertools.event_handler.openapi.params import Header, Query
+from msgspec import Struct, field
+
+from agent_credits.api.accounts import Accounts
+from agent_credits.api.callers import Caller, no_run
+from agent_credits.api.events import BatchAnswer, Events, headers_of, receive
+from agent_credits.api.fields import Answer
+from agent_credits.api.problems import Problem, Refused, undecided
+from agent_credits.api.recorded_runs import RecordedRun, find_run
+from agent_credits.api.recording import Recorder
+from agent_credits.api.reservations import (
+    ExtendBody,
+    ReleaseBody,
+    Reservations,
+    ReserveBody,
+    Reserved,
+    SettleBody,
+    WaitingAnswer,
+    may_pay,
+)
+from agent_credits.api.tokens import Tokens
+from agent_credits.billing.directory import Directory
+from agent_credits.commit.rows import Rows
+from agent_credits.events.agent_runs import Rejection, complaint_of, parse_json
+from agent_credits.intake.debited_batch import DebitedBatch
+from agent_credits.intake.debits import Debits, TimeIsLeft
+from agent_credits.values.errors import AgentCreditsError
+from agent_credits.values.identifiers import Identifier
+from agent_credits.values.principals import Principal, parse_principal
+
+Door = Literal["producers", "people"]
+
+JSON: Final = "application/json"
+PROBLEM_JSON: Final = "application/problem+json"
+DOCUMENT_PATH: Final = "/v1/openapi.json"
+
+# An id of these characters stands in a path as it is. Any other is written as `~` and base64url,
+# because gateways and proxies decode a path before it gets here, and not all alike.
+_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:@-]+")
+_TRACE_ID: Final = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+
+IdempotencyKey = Annotated[
+    Identifier | None,
+    Header(
+        alias="Idempotency-Key",
+        description="The ID of what this request records. A repeat gets the first answer.",
+    ),
+]
+RequiredKey = Annotated[
+    Identifier,
+    Header(
+        alias="Idempotency-Key",
+        description="The ID of what this request records. A repeat gets the first answer.",
+    ),
+]
+PayerQuery = Annotated[
+    str | None,
+    Query(
+        alias="principal",
+        description="An account that the run may be billed to: `user:<id>` or `team:<id>`.",
+    ),
+]
+
+
+Handler = TypeVar("Handler", bound=Callable[..., Response[Any]])
+
+
+class Handling(Protocol):
+    """Registers what answers an exception of a class."""
+
+    def __call__(self, exception: type[Exception], /) -> Callable[[Handler], Handler]: ...
+
+
+class NotJson(Exception):
+    """The body is not unambiguous JSON. The message says where."""
+
+
+class Call(Struct):
+    """One request: who makes it, when, and what was recorded for it."""
+
+    caller: Caller
+    now: datetime
+    trace_id: str
+    time_is_left: TimeIsLeft
+    batches: list[DebitedBatch] = field(default_factory=list)
+
+
+class Settings(Struct, frozen=True):
+    """`doors`: the door of each API's id. `problem_type_base_url` may be empty."""
+
+    doors: Mapping[str, Door]
+    problem_type_base_url: str
+
+
+class Answered(Struct, frozen=True):
+    """What the gateway gets, and what the function logs and counts."""
+
+    response: dict[str, Any]
+    route: str
+    role: str | None
+    trace_id: str
+    batches: tuple[DebitedBatch, ...] = ()
+    fault: Exception | None = None
+
+    @property
+    def status(self) -> int:
+        return int(self.response["statusCode"])
+
+
+class HttpApi:
+    """Serves one request at a time. `tokens` is made for the first request by a person."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        directory: Directory,
+        debits: Debits,
+        tokens: Callable[[], Tokens],
+        settings: Settings,
+    ) -> None:
+        self._tokens = tokens
+        self._settings = settings
+        self._rows = rows
+        self._recorder = Recorder(debits, settings.problem_type_base_url)
+        self._events = Events(self._recorder)
+        self._reservations = Reservations(rows, self._recorder)
+        self._accounts = Accounts(rows, directory)
+
+    def answer(self, event: Mapping[str, Any], now: datetime, time_is_left: TimeIsLeft) -> Answered:
+        """Answer a request of either gateway. Never raises."""
+        trace_id, route = _trace_id(event), _route(event)
+        call: Call | None = None
+        fault: Exception | None = None
+        try:
+            if route == f"GET {DOCUMENT_PATH}":
+                return Answered(_response(200, JSON, _document()), route, None, trace_id)
+            call = Call(self._caller_of(event), now, trace_id, time_is_left)
+            resolver = self.resolver
+            resolver.append_context(call=call)  # type: ignore[no-untyped-call]
+            response = resolver.resolve(event, None)  # type: ignore[arg-type]
+        except Refused as refused:
+            response = self._problem(refused.problem, trace_id)
+        except AgentCreditsError as error:
+            problem = undecided("a service that the decision needs is not available").problem
+            response, fault = self._problem(problem, trace_id), error
+        except Exception as error:  # noqa: BLE001 -- It is logged, counted and answered.
+            # Whatever it is: the gateway would answer with a body that is no problem document.
+            problem = Refused("internal_error", "an error that was not foreseen").problem
+            response, fault = self._problem(problem, trace_id), error
+        batches = tuple(call.batches) if call else ()
+        role = call.caller.role if call else None
+        return Answered(response, route, role, trace_id, batches, fault)
+
+    @cached_property
+    def resolver(self) -> APIGatewayHttpResolver:
+        """Return the routes. The OpenAPI document is made from them, too."""
+        app = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=_strict_json)
+        _handle_errors(app, self._settings.problem_type_base_url)
+        self._route_events(app)
+        self._route_reservations(app)
+        self._route_accounts(app)
+        return app
+
+    def _route_events(self, app: APIGatewayHttpResolver) -> None:
+        @app.post("/v1/events", summary="Record CloudEvents at once", tags=["events"])
+        def record_events() -> Response[Any]:
+            call, request = _call(app), app.current_event
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            received = receive(_text_of(app), headers.get("content-type", ""), headers)
+            answers, batch = self._events.record(received, call.caller, call.now, call.time_is_left)
+            call.batches.append(batch)
+            base_url = self._settings.problem_type_base_url
+            results = [
+                self._events.answer_to(event, answered, base_url, call.trace_id)
+                for event, answered in zip(received.events, answers, strict=True)
+            ]
+            if received.is_batch:
+                return _answer(BatchAnswer(results=results))
+            (answer,), (answered,) = results, answers
+            headers = headers_of(answered)
+            if answer.problem is not None and answer.status != 200:
+                body = json.dumps({**answer.problem, "event_id": answer.event_id})
+                return Response(answer.status, PROBLEM_JSON, body, headers)
+            return _answer(answer, answer.status, headers)
+
+    def _route_reservations(self, app: APIGatewayHttpResolver) -> None:
+        @app.post("/v1/reservations", summary="Reserve credits for a run", tags=["reservations"])
+        def reserve(body: ReserveBody, idempotency_key: IdempotencyKey = None) -> Response[Any]:
+            call = _call(app)
+            return _reserved(
+                call,
+                self._reservations.reserve(
+                    body, idempotency_key, call.caller, call.now, call.time_is_left
+                ),
+            )
+
+        @app.post("/v1/reservations/<run_id>/extend", tags=["reservations"])
+        def extend(run_id: str, body: ExtendBody, idempotency_key: RequiredKey) -> Response[Any]:
+            call = _call(app)
+            return _reserved(
+                call,
+                self._reservations.extend(
+                    _id(run_id), body, idempotency_key, call.caller, call.now, call.time_is_left
+                ),
+            )
+
+        @app.post("/v1/reservations/<run_id>/settle", tags=["reservations"])
+        def settle(
+            run_id: str, body: SettleBody, idempotency_key: IdempotencyKey = None
+        ) -> Response[Any]:
+            call = _call(app)
+            return _reserved(
+                call,
+                self._reservations.settle(
+                    _id(run_id), body, idempotency_key, call.caller, call.now, call.time_is_left
+                ),
+            )
+
+        @app.post("/v1/reservations/<run_id>/release", tags=["reservations"])
+        def release(
+            run_id: str, body: ReleaseBody, idempotency_key: IdempotencyKey = None
+        ) -> Response[Any]:
+            call = _call(app)
+            return _reserved(
+                call,
+                self._reservations.release(
+                    _id(run_id), body, idempotency_key, call.caller, call.now, call.time_is_left
+                ),
+            )
+
+        @app.get("/v1/reservations/<run_id>", tags=["reservations"])
+        def read_reservation(run_id: str, principal: PayerQuery = None) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("read_reservation")
+            run = self._visible_run(_id(run_id), principal, call)
+            return _answer(self._reservations.find(run, call.now))
+
+    def _route_accounts(self, app: APIGatewayHttpResolver) -> None:
+        @app.get("/v1/accounts/<principal>", tags=["accounts"])
+        def read_account(principal: str) -> Response[Any]:
+            call = _call(app)
+            return _answer(self._accounts.read(_principal(principal), call.caller, call.now))
+
+    def _visible_run(self, run_id: str, payer: str | None, call: Call) -> RecordedRun:
+        """Return what is recorded of a run that the caller may see. Raises `Refused`."""
+        caller = call.caller
+        if caller.role == "run" and run_id != caller.run_id:
+            raise no_run()
+        named = _principal(payer) if payer is not None else None
+        run = find_run(self._rows, run_id, may_pay(caller, named))
+        return self._accounts.visible_part(run, caller, call.now)
+
+    def _caller_of(self, event: Mapping[str, Any]) -> Caller:
+        context = event["requestContext"]
+        match self._settings.doors.get(context["apiId"]):
+            case "producers":
+                iam = context.get("authorizer", {}).get("iam", {})
+                if not iam.get("userArn"):
+                    # The route has lost its authorization; nobody is let in by mistake.
+                    raise Refused("unauthenticated", "sign the request with AWS Signature V4")
+                return Caller("platform", f"iam:{iam['userArn']}")
+            case "people":
+                headers = {name.lower(): value for name, value in event["headers"].items()}
+                return self._tokens().caller_of(headers.get("authorization"))
+            case _:
+                raise Refused("unauthenticated", "the API that was called is not of this stack")
+
+    def _problem(self, problem: Problem, trace_id: str) -> dict[str, Any]:
+        document = problem.to_document(self._settings.problem_type_base_url, trace_id)
+        return _response(problem.type.status, PROBLEM_JSON, json.dumps(document), problem.headers)
+
+
+def _handle_errors(app: APIGatewayHttpResolver, base_url: str) -> None:
+    def problem(found: Problem) -> Response[Any]:
+        document = found.to_document(base_url, _call(app).trace_id)
+        return Response(found.type.status, PROBLEM_JSON, json.dumps(document), dict(found.headers))
+
+    on: Handling = app.exception_handler
+
+    @on(Refused)
+    def refused(error: Refused) -> Response[Any]:
+        return problem(error.problem)
+
+    @on(NotJson)
+    def not_json(error: NotJson) -> Response[Any]:
+        return problem(Refused("not_json", str(error)).problem)
+
+    @on(RequestUnsupportedContentType)
+    def unsupported(_: RequestUnsupportedContentType) -> Response[Any]:
+        return problem(Refused("unsupported_media_type", f"send {JSON}").problem)
+
+    @on(NotFoundError)
+    def not_found(_: NotFoundError) -> Response[Any]:
+        return problem(Refused("not_found", "no route has this method and path").problem)
+
+    @on(RequestValidationError)
+    def invalid(error: RequestValidationError) -> Response[Any]:
+        errors = [_named_error(found) for found in error.errors()]
+        first = errors[0]
+        detail = f"{first['field']} {first['complaint']}"
+        return problem(Refused("invalid_request", detail, extensions={"errors": errors}).problem)
+
+
+def _named_error(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return which field is wrong and how; never its value, which may be anything."""
+    where, *path = [str(part) for part in found["loc"]]
+    # The type of a discriminated union stands in pydantic's path, and is no field.
+    if path[:1] == ["trigger"] and len(path) > 2:
+        del path[1]
+    field_name = ".".join(path)[:200] or where
+    complaint = complaint_of(found).removeprefix("credits ")  # type: ignore[arg-type]
+    return {"field": field_name, "in": where, "complaint": complaint}
+
+
+def _strict_json(body: str) -> Any:
+    document = parse_json(body)
+    if isinstance(document, Rejection):
+        raise NotJson(document.reason)
+    return document
+
+
+def _text_of(app: APIGatewayHttpResolver) -> str:
+    try:
+        return app.current_event.decoded_body or ""
+    except (ValueError, binascii.Error):
+        raise Refused("not_json", "the body is not UTF-8") from None
+
+
+def _call(app: APIGatewayHttpResolver) -> Call:
+    call: Call = app.context["call"]
+    return call
+
+
+def _id(segment: str) -> str:
+    """Return the id that a segment of the path stands for. Raises `Refused`."""
+    text = unquote(segment)
+    if text.startswith("~"):
+        try:
+            padded = text[1:] + "=" * (-len(text[1:]) % 4)
+            text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+        except (ValueError, binascii.Error):
+            raise Refused("not_found", "the ID after ~ is not base64url") from None
+    elif not _PLAIN_ID.fullmatch(text):
+        raise Refused("not_found", "write an ID of other characters as ~ and its base64url")
+    if not 0 < len(text) <= 200:
+        raise Refused("not_found", "the ID is too long")
+    return text
+
+
+def _principal(text: str) -> Principal:
+    try:
+        return parse_principal(_id(text))
+    except ValueError as error:
+        raise Refused(
+            "invalid_request",
+            f"principal {error}",
+            extensions={"errors": [{"field": "principal", "in": "path", "complaint": str(error)}]},
+        ) from None
+
+
+def _reserved(call: Call, reserved: Reserved) -> Response[Any]:
+    call.batches.append(reserved.batch)
+    headers = {}
+    if isinstance(reserved.answer, WaitingAnswer):
+        headers["Retry-After"] = "5"
+    elif reserved.status == 201:
+        answer = reserved.answer
+        principal = segment_of(answer.principal)
+        headers["Location"] = f"/v1/reservations/{segment_of(answer.run_id)}?principal={principal}"
+    return _answer(reserved.answer, reserved.status, headers)
+
+
+def segment_of(text: str) -> str:
+    """Return an id as a segment of a path."""
+    if _PLAIN_ID.fullmatch(text):
+        return text
+    return "~" + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _answer(
+    answer: Answer, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response[Any]:
+    return Response(status, JSON, answer.model_dump_json(), dict(headers or {}))
+
+
+def _response(
+    status: int, content_type: str, body: str, headers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    return {
+        "statusCode": status,
+        "headers": {"Content-Type": content_type, **(headers or {})},
+        "body": body,
+        "isBase64Encoded": False,
+    }
+
+
+def _document() -> str:
+    return resources.files("agent_credits.api").joinpath("openapi.json").read_text()
+
+
+def _route(event: Mapping[str, Any]) -> str:
+    http = event["requestContext"]["http"]
+    return f"{http['method']} {event['rawPath']}"
+
+
+def _trace_id(event: Mapping[str, Any]) -> str:
+    """Return the caller's own trace id, or else the gateway's id of the request."""
+    headers = {name.lower(): value for name, value in event.get("headers", {}).items()}
+    parts = _TRACE_ID.fullmatch(headers.get("traceparent", ""))
+    return parts[1] if parts else str(event["requestContext"]["requestId"])
