@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from tools import blocks
-from tools.reference_blocks import command_line, configuration, events, limits, notices, stack
+from tools.reference_blocks import (
+    command_line,
+    configuration,
+    events,
+    http_api,
+    limits,
+    notices,
+    stack,
+)
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
 
@@ -21,6 +29,8 @@ BLOCKS: Final[Mapping[str, Callable[[], str]]] = {
     "causes": notices.causes,
     "commands": command_line.commands,
     "configuration": configuration.tables,
+    "http-problems": http_api.problems,
+    "http-roles": http_api.roles,
     "limits": limits.tables,
     "notices": notices.by_type,
     "options-for-all": command_line.options_for_all,

@@ -140,6 +140,17 @@ WORK: Final[Words] = {
     "sweeps.sweep.STEP_ATTEMPTS_MAX": "failures after which a step is taken apart row by row",
     "sweeps.sweep.VISITS_PER_ROW_MAX": "visits that one row may take",
 }
+API: Final[Words] = {
+    "api.tokens.LEEWAY": "how far an issuer's clock may be off",
+    "api.tokens.TEAMS_MAX": "teams in a token",
+    "api.tokens.TOKEN_BYTES_MAX": "characters of a token",
+    "api.tokens.KEYS_MAX": "keys of an issuer",
+    "api.tokens.KEYS_TTL": "after which the issuer's keys are fetched again",
+    "api.tokens.FETCHES_APART": "shortest time between two attempts to fetch them",
+    "api.tokens.KEYS_STALE_MAX": "how old keys may be while the issuer does not answer",
+    "aws.issuer.FETCH_SECONDS_MAX": "seconds that fetching them may take",
+    "aws.issuer.JWKS_BYTES_MAX": "bytes of the issuer's keys",
+}
 GROUPS: Final[Mapping[str, Words]] = {
     "Events": EVENTS,
     "Settings": SETTINGS,
@@ -147,6 +158,7 @@ GROUPS: Final[Mapping[str, Words]] = {
     "Reservations": RESERVATIONS,
     "Reloads and purchases": MONEY,
     "Notices": NOTICES,
+    "HTTP API": API,
     "Work in one go": WORK,
 }
 
