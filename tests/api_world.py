@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +18,9 @@ from agent_credits.commit.write_protocol import Pause
 from agent_credits.intake.debits import Debits
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import NOW, pause, sample_rows
+
+if TYPE_CHECKING:
+    from agent_credits.ledger.reloads import ReloadRequest
 
 ISSUER = "https://id.example.com"
 AUDIENCE = "agent-credits"
@@ -130,6 +133,7 @@ class ApiWorld:
     def __init__(self, rows: MemoryRows | None = None, lost: Pause = pause) -> None:
         self.rows = rows if rows is not None else sample_rows()
         self.now: datetime = NOW
+        self.asked: list[ReloadRequest] = []
         self.api = self.worker(lost)
 
     def worker(self, lost: Pause = pause, attempts_max: int = 10) -> HttpApi:
@@ -141,6 +145,8 @@ class ApiWorld:
             directory,
             Debits(self.rows, directory, lost, attempts_max=attempts_max),
             lambda: Tokens(keys, ISSUER, AUDIENCE),
+            self.asked.append,
+            lost,
             Settings({api_id: door for door, api_id in API_IDS.items()}, BASE_URL),
         )
 

@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict
 
 from agent_credits.api.tokens import IssuerKeys, Tokens
 from agent_credits.aws.backoff import TimeBudget
-from agent_credits.aws.clients import dynamodb_client
+from agent_credits.aws.clients import dynamodb_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.http_api import HttpApi
 from agent_credits.aws.http_api import Settings as ApiSettings
 from agent_credits.aws.issuer import fetch_jwks
 from agent_credits.aws.metrics import add_counts, metrics_of
+from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.threads import Threads
 from agent_credits.billing.directory import Directory
 from agent_credits.intake.debits import Debits
@@ -34,6 +35,7 @@ class Settings(BaseModel):
     STACK_NAME: str
     ACCOUNTS_TABLE: str
     LEDGER_TABLE: str
+    RELOADS_QUEUE_URL: str
     PROBLEM_TYPE_BASE_URL: str
     PRODUCERS_API_ID: str
     PEOPLE_API_ID: str
@@ -59,11 +61,19 @@ def tokens() -> Tokens:
     return Tokens(keys, settings.TOKEN_ISSUER, settings.TOKEN_AUDIENCE)
 
 
+@cache
+def reloads() -> ReloadQueue:
+    """Return the queue of payments; few requests buy anything."""
+    return ReloadQueue(sqs_client(), settings.RELOADS_QUEUE_URL)
+
+
 api = HttpApi(
     rows,
     directory,
     debits,
     tokens,
+    lambda request: reloads().send(request),
+    budget,
     ApiSettings(
         {settings.PRODUCERS_API_ID: "producers", settings.PEOPLE_API_ID: "people"},
         settings.PROBLEM_TYPE_BASE_URL,

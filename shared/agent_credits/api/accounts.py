@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Literal
 
 from agent_credits.api.callers import Caller, no_account, no_run, trigger_of
+from agent_credits.api.cursors import cursor_of, position_of
 from agent_credits.api.fields import Answer, Credits, TimeOut
 from agent_credits.api.recorded_runs import RecordedRun
-from agent_credits.api.reservations import ReservationState
+from agent_credits.api.reservations import ReservationState, state_of
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.payers import may_pay, pools_of
 from agent_credits.billing.policy import BillingPolicy
@@ -145,7 +146,7 @@ class Accounts:
         if principal.kind == "team":
             return principal.id in caller.teams
         teams = (self._directory.team(team_id, now) for team_id in sorted(caller.teams))
-        return any(team is not None and _pays(principal, team, now) for team in teams)
+        return any(team is not None and bills(team, principal, now) for team in teams)
 
     def visible_part(self, run: RecordedRun, caller: Caller, now: datetime) -> RecordedRun:
         """Return what the caller may see of a run: their own, or on an account that they may see.
@@ -175,7 +176,7 @@ class Accounts:
             return self._directory.policy(version)
         for team_id in self._teams_of(row, caller):
             team = self._directory.team(team_id, now)
-            if team is not None and _bills(team, row.principal, now):
+            if team is not None and bills(team, row.principal, now):
                 return self._directory.policy(team.tenure_at(now).policy_version)
         return None
 
@@ -186,6 +187,30 @@ class Accounts:
         if named is not None:
             yield named
         yield from sorted(caller.teams)
+
+
+def live_reservations(
+    row: Account, cursor: str | None, limit: int, now: datetime
+) -> ReservationsAnswer:
+    """Return the live reservations after the cursor. Raises `Refused`."""
+    live = [held for held in row.reservations if held.is_live(now)]
+    start = 0
+    if cursor is not None:
+        after = position_of(cursor)
+        # The one that a page ended with may have ended meanwhile; then the list begins again.
+        places = [place for place, held in enumerate(live) if held.run_id == after]
+        start = places[0] + 1 if places else 0
+    page = live[start : start + limit]
+    more = len(live) > start + limit
+    return ReservationsAnswer(
+        principal=str(row.principal),
+        version=row.version,
+        as_of=now,
+        reservations=[
+            RunReservation(run_id=held.run_id, **dict(state_of(held, now))) for held in page
+        ],
+        next_cursor=cursor_of(page[-1].run_id) if more else None,
+    )
 
 
 def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) -> AccountAnswer:
@@ -288,14 +313,10 @@ def _is_own(context: RunContext, caller: Caller) -> bool:
     return isinstance(trigger, UserTrigger) and trigger.user_id == caller.user_id
 
 
-def _bills(team: Team, principal: Principal, now: datetime) -> bool:
+def bills(team: Team, principal: Principal, now: datetime) -> bool:
+    """Tell whether the principal pays for the team's runs: as the team, its owner or a member."""
     if principal.kind == "team":
         return principal.id == team.team_id
-    return _pays(principal, team, now)
-
-
-def _pays(principal: Principal, team: Team, now: datetime) -> bool:
-    """Tell whether the user pays for the team's runs, as its owner or as a member by name."""
     if team.members == EVERYONE:
         # Every user of the platform may start its runs, which makes none of them its payer.
         tenure = team.tenure_at(now)

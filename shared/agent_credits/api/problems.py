@@ -59,6 +59,10 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     "team_not_found": ProblemType(404, "There is no such team."),
     "account_not_found": ProblemType(404, "There is no such account."),
     "run_not_found": ProblemType(404, "There is no such run."),
+    "purchase_not_found": ProblemType(404, "There is no such purchase."),
+    "purchase_under_way": ProblemType(
+        CONFLICT, "Another payment for this account is under way.", is_retryable=True
+    ),
     "out_of_order": ProblemType(
         CONFLICT, "An event that this one follows has not been recorded yet.", is_retryable=True
     ),
@@ -66,7 +70,7 @@ TYPES: Final[Mapping[str, ProblemType]] = {
     "unsupported_media_type": ProblemType(415, "The body's content type is not supported."),
     "internal_error": ProblemType(500, "The request failed because of an error in the service."),
     "undecided": ProblemType(
-        503, "The request could not be decided now. Nothing was changed.", is_retryable=True
+        503, "The request could not be decided now. Repeat it as it was.", is_retryable=True
     ),
 }
 
@@ -125,6 +129,12 @@ _FOLDER: Final = PROBLEM_TYPE.rsplit("/", 2)[0]
 def type_uri(error: str, problem_type_base_url: str) -> str:
     """Return the URI of a problem's type, beside that of `insufficient_credits`."""
     return f"{problem_type_base_url.rstrip('/')}{_FOLDER}/{error.replace('_', '-')}/"
+
+
+def invalid(field_name: str, complaint: str, *, where: str = "body") -> Refused:
+    """Return the answer to a field that has the right form and a value that will not do."""
+    error = {"field": field_name, "in": where, "complaint": complaint}
+    return Refused("invalid_request", f"{field_name} {complaint}", extensions={"errors": [error]})
 
 
 def undecided(reason: str) -> Refused:

@@ -25,13 +25,19 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import (
 from aws_lambda_powertools.event_handler.openapi.params import Header, Query
 from msgspec import Struct, field
 
-from agent_credits.api.accounts import Accounts
+from agent_credits.api.accounts import Accounts, live_reservations
+from agent_credits.api.audit import Auditor
 from agent_credits.api.callers import Caller, no_run
+from agent_credits.api.cursors import LIMIT_DEFAULT, Limit
+from agent_credits.api.decisions import DecideBody, Decisions
 from agent_credits.api.events import BatchAnswer, Events, headers_of, receive
 from agent_credits.api.fields import Answer
+from agent_credits.api.ledger import read_ledger
 from agent_credits.api.problems import Problem, Refused, undecided
+from agent_credits.api.purchases import PurchaseBody, Purchases
 from agent_credits.api.recorded_runs import RecordedRun, find_run
 from agent_credits.api.recording import Recorder
+from agent_credits.api.reports import read_report
 from agent_credits.api.reservations import (
     ExtendBody,
     ReleaseBody,
@@ -42,12 +48,17 @@ from agent_credits.api.reservations import (
     WaitingAnswer,
     may_pay,
 )
+from agent_credits.api.rows import ApiRows
+from agent_credits.api.runs import run_answer
+from agent_credits.api.settings import SettingsPatch, change_settings
+from agent_credits.api.teams import Teams
 from agent_credits.api.tokens import Tokens
 from agent_credits.billing.directory import Directory
-from agent_credits.commit.rows import Rows
+from agent_credits.commit.write_protocol import Pause
 from agent_credits.events.agent_runs import Rejection, complaint_of, parse_json
 from agent_credits.intake.debited_batch import DebitedBatch
 from agent_credits.intake.debits import Debits, TimeIsLeft
+from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.values.errors import AgentCreditsError
 from agent_credits.values.identifiers import Identifier
 from agent_credits.values.principals import Principal, parse_principal
@@ -86,6 +97,14 @@ PayerQuery = Annotated[
 ]
 
 
+BuyerQuery = Annotated[str, Query(alias="principal", description="The account bought for.")]
+CursorQuery = Annotated[str | None, Query(description="The `next_cursor` of the page before.")]
+LimitQuery = Annotated[Limit, Query(description="The most to return.")]
+IfMatch = Annotated[
+    int | None,
+    Header(alias="If-Match", description="The `settings_version` that the change is based on."),
+]
+
 Handler = TypeVar("Handler", bound=Callable[..., Response[Any]])
 
 
@@ -105,6 +124,7 @@ class Call(Struct):
     caller: Caller
     now: datetime
     trace_id: str
+    request_id: str
     time_is_left: TimeIsLeft
     batches: list[DebitedBatch] = field(default_factory=list)
 
@@ -136,10 +156,12 @@ class HttpApi:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: ApiRows,
         directory: Directory,
         debits: Debits,
         tokens: Callable[[], Tokens],
+        ask_for_payment: Callable[[ReloadRequest], None],
+        pause: Pause,
         settings: Settings,
     ) -> None:
         self._tokens = tokens
@@ -149,6 +171,10 @@ class HttpApi:
         self._events = Events(self._recorder)
         self._reservations = Reservations(rows, self._recorder)
         self._accounts = Accounts(rows, directory)
+        self._decisions = Decisions(rows, directory, settings.problem_type_base_url)
+        self._teams = Teams(rows)
+        self._purchases = Purchases(rows, ask_for_payment, pause)
+        self._pause = pause
 
     def answer(self, event: Mapping[str, Any], now: datetime, time_is_left: TimeIsLeft) -> Answered:
         """Answer a request of either gateway. Never raises."""
@@ -158,7 +184,8 @@ class HttpApi:
         try:
             if route == f"GET {DOCUMENT_PATH}":
                 return Answered(_response(200, JSON, _document()), route, None, trace_id)
-            call = Call(self._caller_of(event), now, trace_id, time_is_left)
+            request_id = event["requestContext"]["requestId"]
+            call = Call(self._caller_of(event), now, trace_id, request_id, time_is_left)
             resolver = self.resolver
             resolver.append_context(call=call)  # type: ignore[no-untyped-call]
             response = resolver.resolve(event, None)  # type: ignore[arg-type]
@@ -183,6 +210,8 @@ class HttpApi:
         self._route_events(app)
         self._route_reservations(app)
         self._route_accounts(app)
+        self._route_runs(app)
+        self._route_teams(app)
         return app
 
     def _route_events(self, app: APIGatewayHttpResolver) -> None:
@@ -264,6 +293,79 @@ class HttpApi:
         def read_account(principal: str) -> Response[Any]:
             call = _call(app)
             return _answer(self._accounts.read(_principal(principal), call.caller, call.now))
+
+        @app.get("/v1/accounts/<principal>/ledger", tags=["accounts"])
+        def read_account_ledger(
+            principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
+        ) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("read_ledger")
+            row = self._accounts.visible(_principal(principal), call.caller, call.now)
+            return _answer(read_ledger(self._rows, row, call.caller, cursor, limit))
+
+        @app.get("/v1/accounts/<principal>/reservations", tags=["accounts"])
+        def list_reservations(
+            principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
+        ) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("list_reservations")
+            row = self._accounts.visible(_principal(principal), call.caller, call.now)
+            return _answer(live_reservations(row, cursor, limit, call.now))
+
+    def _route_runs(self, app: APIGatewayHttpResolver) -> None:
+        @app.get("/v1/runs/<run_id>", tags=["runs"])
+        def read_run(run_id: str, principal: PayerQuery = None) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("read_run")
+            return _answer(run_answer(self._visible_run(_id(run_id), principal, call), call.now))
+
+        @app.post("/v1/decide", tags=["runs"])
+        def decide(body: DecideBody) -> Response[Any]:
+            call = _call(app)
+            return _answer(self._decisions.decide(body, call.caller, call.now, call.trace_id))
+
+    def _route_teams(self, app: APIGatewayHttpResolver) -> None:
+        @app.get("/v1/teams/<team_id>", tags=["teams"])
+        def read_team(team_id: str) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("read_team")
+            return _answer(self._teams.read(_id(team_id), call.caller, call.now))
+
+        @app.get("/v1/teams/<team_id>/report", tags=["teams"])
+        def read_team_report(team_id: str) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("read_report")
+            team, policy = self._teams.visible(_id(team_id), call.caller)
+            return _answer(read_report(self._rows, team, policy, call.now))
+
+        @app.patch("/v1/teams/<team_id>/settings", tags=["teams"])
+        def patch_settings(
+            team_id: str, body: SettingsPatch, if_match: IfMatch = None
+        ) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("change_settings")
+            self._teams.visible(_id(team_id), call.caller)
+            auditor = Auditor(call.caller.name, call.request_id, call.now)
+            change_settings(self._rows, _id(team_id), body, auditor, if_match, self._pause)
+            return _answer(self._teams.read(_id(team_id), call.caller, call.now))
+
+        @app.post("/v1/teams/<team_id>/purchases", tags=["teams"])
+        def buy(team_id: str, body: PurchaseBody, idempotency_key: RequiredKey) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("buy")
+            self._teams.visible(_id(team_id), call.caller)
+            auditor = Auditor(call.caller.name, call.request_id, call.now)
+            bought = self._purchases.buy(_id(team_id), body, idempotency_key, auditor, call.now)
+            headers = {} if bought.status == 200 else {"Retry-After": "5"}
+            return _answer(bought.answer, bought.status, headers)
+
+        @app.get("/v1/teams/<team_id>/purchases/<key>", tags=["teams"])
+        def read_purchase(team_id: str, key: str, principal: BuyerQuery) -> Response[Any]:
+            call = _call(app)
+            call.caller.require("read_team")
+            self._teams.visible(_id(team_id), call.caller)
+            buyer = _principal(principal)
+            return _answer(self._purchases.found(_id(team_id), buyer, _id(key)))
 
     def _visible_run(self, run_id: str, payer: str | None, call: Call) -> RecordedRun:
         """Return what is recorded of a run that the caller may see. Raises `Refused`."""
