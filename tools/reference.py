@@ -42,6 +42,8 @@ BLOCKS: Final[Mapping[str, Callable[[], str]]] = {
     "texts": limits.texts,
 }
 SCHEMA: Final = "agent-run-event.schema.json"
+# Served by the API, so it is part of the package.
+OPENAPI: Final = FOLDER.parents[1] / "shared" / "agent_credits" / "api" / "openapi.json"
 
 
 def pages() -> dict[Path, str]:
@@ -49,7 +51,11 @@ def pages() -> dict[Path, str]:
     written = {
         page: blocks.refreshed(page.read_text(), OWNER, BLOCKS) for page in FOLDER.glob("*.md")
     }
-    return {**written, FOLDER / SCHEMA: events.event_schema()}
+    return {
+        **written,
+        FOLDER / SCHEMA: events.event_schema(),
+        OPENAPI: http_api.openapi(),
+    }
 
 
 def main() -> None:

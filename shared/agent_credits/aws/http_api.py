@@ -25,22 +25,29 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import (
 from aws_lambda_powertools.event_handler.openapi.params import Header, Query
 from msgspec import Struct, field
 
-from agent_credits.api.accounts import Accounts, live_reservations
+from agent_credits.api.accounts import (
+    AccountAnswer,
+    Accounts,
+    ReservationsAnswer,
+    live_reservations,
+)
 from agent_credits.api.audit import Auditor
 from agent_credits.api.callers import Caller, no_run
 from agent_credits.api.cursors import LIMIT_DEFAULT, Limit
-from agent_credits.api.decisions import DecideBody, Decisions
-from agent_credits.api.events import BatchAnswer, Events, headers_of, receive
+from agent_credits.api.decisions import DecideAnswer, DecideBody, Decisions
+from agent_credits.api.events import BatchAnswer, EventAnswer, Events, headers_of, receive
 from agent_credits.api.fields import Answer
-from agent_credits.api.ledger import read_ledger
+from agent_credits.api.ledger import LedgerAnswer, read_ledger
 from agent_credits.api.problems import Problem, Refused, undecided
-from agent_credits.api.purchases import PurchaseBody, Purchases
+from agent_credits.api.purchases import PurchaseAnswer, PurchaseBody, Purchases
 from agent_credits.api.recorded_runs import RecordedRun, find_run
 from agent_credits.api.recording import Recorder
-from agent_credits.api.reports import read_report
+from agent_credits.api.reports import ReportAnswer, read_report
 from agent_credits.api.reservations import (
     ExtendBody,
     ReleaseBody,
+    ReservationAnswer,
+    ReservationFound,
     Reservations,
     ReserveBody,
     Reserved,
@@ -49,9 +56,9 @@ from agent_credits.api.reservations import (
     may_pay,
 )
 from agent_credits.api.rows import ApiRows
-from agent_credits.api.runs import run_answer
+from agent_credits.api.runs import RunAnswer, run_answer
 from agent_credits.api.settings import SettingsPatch, change_settings
-from agent_credits.api.teams import Teams
+from agent_credits.api.teams import TeamAnswer, Teams
 from agent_credits.api.tokens import Tokens
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.write_protocol import Pause
@@ -104,6 +111,24 @@ IfMatch = Annotated[
     int | None,
     Header(alias="If-Match", description="The `settings_version` that the change is based on."),
 ]
+
+Responses = dict[int, Any]
+
+
+def _returns(model: type[Answer], *, status: int = 200, also: Responses | None = None) -> Responses:
+    """Return what the OpenAPI document says of a call's answers, its problems apart."""
+    return {status: _documented(model), **(also or {})}
+
+
+def _documented(model: type[Answer]) -> dict[str, Any]:
+    words = (model.__doc__ or "").strip().splitlines()
+    return {
+        "description": words[0] if words else "The answer.",
+        "content": {JSON: {"model": model}},
+    }
+
+
+WAITING: Final = _documented(WaitingAnswer)
 
 Handler = TypeVar("Handler", bound=Callable[..., Response[Any]])
 
@@ -215,7 +240,12 @@ class HttpApi:
         return app
 
     def _route_events(self, app: APIGatewayHttpResolver) -> None:
-        @app.post("/v1/events", summary="Record CloudEvents at once", tags=["events"])
+        @app.post(
+            "/v1/events",
+            summary="Record CloudEvents at once",
+            tags=["events"],
+            responses=_returns(EventAnswer, also={202: _documented(EventAnswer)}),
+        )
         def record_events() -> Response[Any]:
             call, request = _call(app), app.current_event
             headers = {name.lower(): value for name, value in request.headers.items()}
@@ -237,7 +267,14 @@ class HttpApi:
             return _answer(answer, answer.status, headers)
 
     def _route_reservations(self, app: APIGatewayHttpResolver) -> None:
-        @app.post("/v1/reservations", summary="Reserve credits for a run", tags=["reservations"])
+        @app.post(
+            "/v1/reservations",
+            summary="Reserve credits for a run",
+            tags=["reservations"],
+            responses=_returns(
+                ReservationAnswer, also={201: _documented(ReservationAnswer), 202: WAITING}
+            ),
+        )
         def reserve(body: ReserveBody, idempotency_key: IdempotencyKey = None) -> Response[Any]:
             call = _call(app)
             return _reserved(
@@ -247,7 +284,12 @@ class HttpApi:
                 ),
             )
 
-        @app.post("/v1/reservations/<run_id>/extend", tags=["reservations"])
+        @app.post(
+            "/v1/reservations/<run_id>/extend",
+            summary="Give a reservation more credits or time",
+            tags=["reservations"],
+            responses=_returns(ReservationAnswer, also={202: WAITING}),
+        )
         def extend(run_id: str, body: ExtendBody, idempotency_key: RequiredKey) -> Response[Any]:
             call = _call(app)
             return _reserved(
@@ -257,7 +299,12 @@ class HttpApi:
                 ),
             )
 
-        @app.post("/v1/reservations/<run_id>/settle", tags=["reservations"])
+        @app.post(
+            "/v1/reservations/<run_id>/settle",
+            summary="End a run and settle its reservation",
+            tags=["reservations"],
+            responses=_returns(ReservationAnswer),
+        )
         def settle(
             run_id: str, body: SettleBody, idempotency_key: IdempotencyKey = None
         ) -> Response[Any]:
@@ -269,7 +316,12 @@ class HttpApi:
                 ),
             )
 
-        @app.post("/v1/reservations/<run_id>/release", tags=["reservations"])
+        @app.post(
+            "/v1/reservations/<run_id>/release",
+            summary="Give back what a reservation holds",
+            tags=["reservations"],
+            responses=_returns(ReservationAnswer),
+        )
         def release(
             run_id: str, body: ReleaseBody, idempotency_key: IdempotencyKey = None
         ) -> Response[Any]:
@@ -281,7 +333,12 @@ class HttpApi:
                 ),
             )
 
-        @app.get("/v1/reservations/<run_id>", tags=["reservations"])
+        @app.get(
+            "/v1/reservations/<run_id>",
+            summary="Read the reservation of a run",
+            tags=["reservations"],
+            responses=_returns(ReservationFound),
+        )
         def read_reservation(run_id: str, principal: PayerQuery = None) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_reservation")
@@ -289,12 +346,22 @@ class HttpApi:
             return _answer(self._reservations.find(run, call.now))
 
     def _route_accounts(self, app: APIGatewayHttpResolver) -> None:
-        @app.get("/v1/accounts/<principal>", tags=["accounts"])
+        @app.get(
+            "/v1/accounts/<principal>",
+            summary="Read what an account holds",
+            tags=["accounts"],
+            responses=_returns(AccountAnswer),
+        )
         def read_account(principal: str) -> Response[Any]:
             call = _call(app)
             return _answer(self._accounts.read(_principal(principal), call.caller, call.now))
 
-        @app.get("/v1/accounts/<principal>/ledger", tags=["accounts"])
+        @app.get(
+            "/v1/accounts/<principal>/ledger",
+            summary="List the entries of an account, newest first",
+            tags=["accounts"],
+            responses=_returns(LedgerAnswer),
+        )
         def read_account_ledger(
             principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
         ) -> Response[Any]:
@@ -303,7 +370,12 @@ class HttpApi:
             row = self._accounts.visible(_principal(principal), call.caller, call.now)
             return _answer(read_ledger(self._rows, row, call.caller, cursor, limit))
 
-        @app.get("/v1/accounts/<principal>/reservations", tags=["accounts"])
+        @app.get(
+            "/v1/accounts/<principal>/reservations",
+            summary="List the live reservations of an account",
+            tags=["accounts"],
+            responses=_returns(ReservationsAnswer),
+        )
         def list_reservations(
             principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
         ) -> Response[Any]:
@@ -313,32 +385,57 @@ class HttpApi:
             return _answer(live_reservations(row, cursor, limit, call.now))
 
     def _route_runs(self, app: APIGatewayHttpResolver) -> None:
-        @app.get("/v1/runs/<run_id>", tags=["runs"])
+        @app.get(
+            "/v1/runs/<run_id>",
+            summary="Read what became of a run",
+            tags=["runs"],
+            responses=_returns(RunAnswer),
+        )
         def read_run(run_id: str, principal: PayerQuery = None) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_run")
             return _answer(run_answer(self._visible_run(_id(run_id), principal, call), call.now))
 
-        @app.post("/v1/decide", tags=["runs"])
+        @app.post(
+            "/v1/decide",
+            summary="Ask whether a run would be admitted",
+            tags=["runs"],
+            responses=_returns(DecideAnswer),
+        )
         def decide(body: DecideBody) -> Response[Any]:
             call = _call(app)
             return _answer(self._decisions.decide(body, call.caller, call.now, call.trace_id))
 
     def _route_teams(self, app: APIGatewayHttpResolver) -> None:
-        @app.get("/v1/teams/<team_id>", tags=["teams"])
+        @app.get(
+            "/v1/teams/<team_id>",
+            summary="Read a team",
+            tags=["teams"],
+            responses=_returns(TeamAnswer),
+        )
         def read_team(team_id: str) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_team")
             return _answer(self._teams.read(_id(team_id), call.caller, call.now))
 
-        @app.get("/v1/teams/<team_id>/report", tags=["teams"])
+        @app.get(
+            "/v1/teams/<team_id>/report",
+            summary="Report what a team holds and burns",
+            tags=["teams"],
+            responses=_returns(ReportAnswer),
+        )
         def read_team_report(team_id: str) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_report")
             team, policy = self._teams.visible(_id(team_id), call.caller)
             return _answer(read_report(self._rows, team, policy, call.now))
 
-        @app.patch("/v1/teams/<team_id>/settings", tags=["teams"])
+        @app.patch(
+            "/v1/teams/<team_id>/settings",
+            summary="Change the settings of a team",
+            tags=["teams"],
+            responses=_returns(TeamAnswer),
+        )
         def patch_settings(
             team_id: str, body: SettingsPatch, if_match: IfMatch = None
         ) -> Response[Any]:
@@ -349,7 +446,12 @@ class HttpApi:
             change_settings(self._rows, _id(team_id), body, auditor, if_match, self._pause)
             return _answer(self._teams.read(_id(team_id), call.caller, call.now))
 
-        @app.post("/v1/teams/<team_id>/purchases", tags=["teams"])
+        @app.post(
+            "/v1/teams/<team_id>/purchases",
+            summary="Buy packs of credits",
+            tags=["teams"],
+            responses=_returns(PurchaseAnswer, also={202: _documented(PurchaseAnswer)}),
+        )
         def buy(team_id: str, body: PurchaseBody, idempotency_key: RequiredKey) -> Response[Any]:
             call = _call(app)
             call.caller.require("buy")
@@ -359,7 +461,12 @@ class HttpApi:
             headers = {} if bought.status == 200 else {"Retry-After": "5"}
             return _answer(bought.answer, bought.status, headers)
 
-        @app.get("/v1/teams/<team_id>/purchases/<key>", tags=["teams"])
+        @app.get(
+            "/v1/teams/<team_id>/purchases/<key>",
+            summary="Read a purchase",
+            tags=["teams"],
+            responses=_returns(PurchaseAnswer),
+        )
         def read_purchase(team_id: str, key: str, principal: BuyerQuery) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_team")
