@@ -39,9 +39,9 @@ class Settings(BaseModel):
     PROBLEM_TYPE_BASE_URL: str
     PRODUCERS_API_ID: str
     PEOPLE_API_ID: str
-    TOKEN_ISSUER: str
-    TOKEN_AUDIENCE: str
-    TOKEN_KEYS_URL: str
+    ISSUER: str
+    AUDIENCE: str
+    ISSUER_KEYS_URL: str
 
 
 logger = Logger(location=None)
@@ -57,8 +57,8 @@ debits = Debits(rows, directory, budget, side_by_side=Threads(), attempts_max=AT
 @cache
 def tokens() -> Tokens:
     """Return what verifies tokens; producers' requests bring none."""
-    keys = IssuerKeys(partial(fetch_jwks, settings.TOKEN_KEYS_URL), now)
-    return Tokens(keys, settings.TOKEN_ISSUER, settings.TOKEN_AUDIENCE)
+    keys = IssuerKeys(partial(fetch_jwks, settings.ISSUER_KEYS_URL), now)
+    return Tokens(keys, settings.ISSUER, settings.AUDIENCE)
 
 
 @cache
@@ -89,11 +89,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         event, now(), lambda: context.get_remaining_time_in_millis() > COMMIT_TIME_MS
     )
     logger.append_keys(function_request_id=context.aws_request_id, trace_id=answered.trace_id)
-    for batch in answered.batches:
-        for line in batch.log_lines(per_event=False):
-            getattr(logger, line.level)(line.message, extra=line.fields)
-        add_counts(metrics, batch.counts)
-    if answered.fault is not None:
-        logger.error("failed", exc_info=answered.fault)
-    add_counts(metrics, {"Requests": 1})
+    for line in answered.log_lines():
+        getattr(logger, line.level)(line.message, extra=line.fields, exc_info=answered.fault)
+    add_counts(metrics, answered.counts)
     return answered.response

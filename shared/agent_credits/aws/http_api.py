@@ -9,9 +9,11 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
+from http import HTTPStatus
 from importlib import resources
 from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 from urllib.parse import unquote
@@ -63,12 +65,18 @@ from agent_credits.api.tokens import Tokens
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.write_protocol import Pause
 from agent_credits.events.agent_runs import Rejection, complaint_of, parse_json
-from agent_credits.intake.debited_batch import DebitedBatch
+from agent_credits.intake.debited_batch import DebitedBatch, LogLine
 from agent_credits.intake.debits import Debits, TimeIsLeft
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.values.errors import AgentCreditsError
 from agent_credits.values.identifiers import Identifier
 from agent_credits.values.principals import Principal, parse_principal
+
+# What the API counts of what it records, beside what the queue's consumer counts of its own.
+COUNTED: Final = (
+    *("EventsDebited", "RunsFailed", "CompareAndSetRetries"),
+    *("CreditsReserved", "CreditsDrawnOfReserved", "RunsFailedWhileReserved"),
+)
 
 Door = Literal["producers", "people"]
 
@@ -152,6 +160,7 @@ class Call(Struct):
     request_id: str
     time_is_left: TimeIsLeft
     batches: list[DebitedBatch] = field(default_factory=list)
+    problem: Problem | None = None
 
 
 class Settings(Struct, frozen=True):
@@ -166,14 +175,39 @@ class Answered(Struct, frozen=True):
 
     response: dict[str, Any]
     route: str
-    role: str | None
     trace_id: str
     batches: tuple[DebitedBatch, ...] = ()
+    problem: Problem | None = None
     fault: Exception | None = None
 
     @property
     def status(self) -> int:
         return int(self.response["statusCode"])
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the metrics of the request; CloudWatch charges for each, so zeros are left out."""
+        counts = Counter(
+            RequestsUndecided=self.status == HTTPStatus.SERVICE_UNAVAILABLE,
+            RequestsFailed=self.status == HTTPStatus.INTERNAL_SERVER_ERROR,
+        )
+        for batch in self.batches:
+            counts.update({name: batch.counts[name] for name in COUNTED})
+        return {name: count for name, count in counts.items() if count}
+
+    def log_lines(self) -> Iterator[LogLine]:
+        """Yield a line for each commit, and one where nothing was decided."""
+        for batch in self.batches:
+            yield from batch.log_lines(per_event=False)
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            is_undecided = self.status == HTTPStatus.SERVICE_UNAVAILABLE
+            reason = f"{type(self.fault).__name__}: {self.fault}" if self.fault else ""
+            detail = self.problem.detail if self.problem else ""
+            yield LogLine(
+                "error",
+                "undecided" if is_undecided else "failed",
+                {"route": self.route, "reason": reason or detail},
+            )
 
 
 class HttpApi:
@@ -208,7 +242,7 @@ class HttpApi:
         fault: Exception | None = None
         try:
             if route == f"GET {DOCUMENT_PATH}":
-                return Answered(_response(200, JSON, _document()), route, None, trace_id)
+                return Answered(_response(200, JSON, _document()), route, trace_id)
             request_id = event["requestContext"]["requestId"]
             call = Call(self._caller_of(event), now, trace_id, request_id, time_is_left)
             resolver = self.resolver
@@ -217,15 +251,15 @@ class HttpApi:
         except Refused as refused:
             response = self._problem(refused.problem, trace_id)
         except AgentCreditsError as error:
-            problem = undecided("a service that the decision needs is not available").problem
-            response, fault = self._problem(problem, trace_id), error
+            unavailable = undecided("a service that the decision needs is not available")
+            response, fault = self._problem(unavailable.problem, trace_id), error
         except Exception as error:  # noqa: BLE001 -- It is logged, counted and answered.
             # Whatever it is: the gateway would answer with a body that is no problem document.
-            problem = Refused("internal_error", "an error that was not foreseen").problem
-            response, fault = self._problem(problem, trace_id), error
+            unforeseen = Refused("internal_error", "an error that was not foreseen")
+            response, fault = self._problem(unforeseen.problem, trace_id), error
         batches = tuple(call.batches) if call else ()
-        role = call.caller.role if call else None
-        return Answered(response, route, role, trace_id, batches, fault)
+        problem = call.problem if call else None
+        return Answered(response, route, trace_id, batches, problem, fault)
 
     @cached_property
     def resolver(self) -> APIGatewayHttpResolver:
@@ -505,7 +539,9 @@ class HttpApi:
 
 def _handle_errors(app: APIGatewayHttpResolver, base_url: str) -> None:
     def problem(found: Problem) -> Response[Any]:
-        document = found.to_document(base_url, _call(app).trace_id)
+        call = _call(app)
+        call.problem = found
+        document = found.to_document(base_url, call.trace_id)
         return Response(found.type.status, PROBLEM_JSON, json.dumps(document), dict(found.headers))
 
     on: Handling = app.exception_handler
