@@ -111,24 +111,28 @@ def commit_together(
     now: datetime,
     pause: Pause,
     before_failing: Rebill | None = None,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> dict[Principal, Outcome]:
     """Commit the changes of each account, or return the error that concerns it; see `commit`."""
     require(0 < len(changes_of) <= ACCOUNTS_TOGETHER_MAX, "a commit moves bounded accounts")
     for changes in changes_of.values():
         require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
     group = _Group(rows, changes_of, now, before_failing)
-    for number in range(ATTEMPTS_MAX):
+    for number in range(attempts_max):
         try:
             lost_race = group.attempt(number)
+            if lost_race and group.pending and number + 1 < attempts_max:
+                pause(number + 1)
+        except Contended as out_of_time:
+            group.outcomes.update(dict.fromkeys(group.pending, out_of_time))
+            return group.outcomes
         except AgentCreditsError as error:
             group.isolate(error)
             return group.outcomes
         if not group.pending:
             return group.outcomes
-        if lost_race and number + 1 < ATTEMPTS_MAX:
-            pause(number + 1)
     for principal in group.pending:
-        contended = Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+        contended = Contended(f"{principal}: lost {attempts_max} races in a row", attempts_max)
         group.outcomes[principal] = contended
     return group.outcomes
 
