@@ -7,6 +7,7 @@ from agent_credits.ledger.accounts import (
     total_microcredits,
 )
 from agent_credits.ledger.expiry import resets_at
+from agent_credits.ledger.grants import SHARED_POOL_PREFIX
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.notices.facts import account_text, fact_lines, facts, step_lines
 from agent_credits.notices.insufficient_credits import fixes, pools_to_json, reload_state
@@ -22,9 +23,11 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     """
     time = account.entries[-1].recorded_at
     threshold, base = low.deepest_notified, low.base_microcredits
-    pools = pool_balances(account, low.pools, time)
+    # What the team shares is on the team's row, whose own notice says when it is low.
+    own_pools = [pool for pool in low.pools if not pool.startswith(SHARED_POOL_PREFIX)]
+    pools = pool_balances(account, own_pools, time)
     available = total_microcredits(pools)
-    reserved = reserved_microcredits(account, low.pools, time)
+    reserved = reserved_microcredits(account, own_pools, time)
     left = available + reserved
     refill = resets_at(account, time)
     fix = fixes(account, low.payer, low.team_id, refill, low.decline)

@@ -3,16 +3,21 @@
 from datetime import timedelta
 
 import pytest
+from msgspec.structs import replace
 
 from agent_credits.billing.teams import Tenure
 from agent_credits.commit.write_protocol import commit
+from agent_credits.ledger.entries import Draw
+from agent_credits.ledger.reservations import Reservation, ReservationTerms
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from agent_credits.notices.notice import Notice
 from agent_credits.values.principals import Principal
 from tests.golden import assert_golden, data_and_email_of
-from tests.unit.builders import FAR_PAST, POLICY, RELOADING_ACME, grant_change, pause, usage
+from tests.unit.builders import FAR_PAST, NOW, POLICY, RELOADING_ACME, grant_change, pause, usage
 from tests.unit.commit.test_low_credits import OFF, fall_to, low_world, with_thresholds
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_world import ReloadWorld
+from tests.unit.reservation_world import HOUR
 
 
 def only(world: ReloadWorld, notice_type: str) -> Notice:
@@ -71,6 +76,25 @@ def test_the_notice_of_a_recovery() -> None:
 
     assert notice.retryable is False
     assert_golden("low_credits/restored.txt", data_and_email_of(notice))
+
+
+def test_a_pool_of_the_team_is_not_shown_as_one_of_the_account() -> None:
+    world = low_world()
+    fall_to(world, 119)
+    old, new = world.rows.stream[-1]
+    assert new.low is not None
+    part = Draw("team:shared", "team/acme/g-1", 50_000_000)
+    terms = ReservationTerms()
+    shared = replace(
+        new,
+        low=replace(new.low, pools=(*new.low.pools, "team:shared")),
+        reservations=(Reservation("run-9", None, (part,), 50_000_000, NOW + HOUR, terms),),
+    )
+
+    (notice,) = notices_of(AccountRecord(old, shared), NoticeSettings(""))
+
+    assert [pool["pool"] for pool in notice.data["pools"]] == ["trial", "plan", "add_on"]
+    assert notice.email_text == only(world, "credits_low").email_text
 
 
 @pytest.mark.parametrize("left", [119, 39, 0])
