@@ -13,7 +13,13 @@ import pytest
 
 from agent_credits.aws.cached_secret import SECRET_TTL
 from agent_credits.aws.clients import CALLS
-from agent_credits.aws.items import ACCOUNT_PREFIX, EXPIRY_ATTRIBUTE, OBSERVED_PREFIX, TEAM_PREFIX
+from agent_credits.aws.items import (
+    ACCOUNT_PREFIX,
+    EXPIRY_ATTRIBUTE,
+    LIMIT_PREFIX,
+    OBSERVED_PREFIX,
+    TEAM_PREFIX,
+)
 from agent_credits.aws.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
 from agent_credits.ledger.reloads import (
     ASK_AGAIN_SECONDS,
@@ -48,7 +54,7 @@ OUTPUTS = {
     "FunctionsRuntime": {"Ref": "Runtime"},
 }
 # Which rows concern somebody when they change.
-ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX)
+ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX, LIMIT_PREFIX)
 # What may be lost with the stack: which notices were published, and which were posted to Slack.
 TABLES_OF_NO_RECORD = {"NoticesTable", "SlackPostsTable"}
 # No function reads it, and the one that writes it counts every fault.
