@@ -29,9 +29,6 @@ GRANTS_MAX = 200
 # The pool of trials. Its credits count as a trial whatever their cause.
 TRIAL_POOL = "trial"
 
-# A rule names a pool of the team behind those of the payer. Its grants are on the team's own row.
-SHARED_POOL_PREFIX = "team:"
-
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 GrantCause = Literal["refill", "reload", "purchase", "gift", "contract"]
