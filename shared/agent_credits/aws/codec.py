@@ -258,6 +258,7 @@ def pack_limit_row(row: LimitRow) -> str:
             "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
             "limit": row.limit_microcredits,
             "notified": row.notified_percent,
+            "at": _seconds(row.moved_at),
         }
     )
 
@@ -272,6 +273,7 @@ def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
         held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),
         limit_microcredits=counts["limit"],
         notified_percent=counts["notified"],
+        moved_at=_instant(counts["at"]),
     )
 
 

@@ -23,7 +23,7 @@ from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account, held_under
-from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.entries import Draw, Entry
 from agent_credits.ledger.limits import (
     COUNTS_MAX,
     HELD_BUCKET,
@@ -141,32 +141,38 @@ def count_draws(
 
 
 def count_returned(
-    account: Account, entries: Sequence[Entry], grant_ids: frozenset[str], now: datetime
+    account: Account, entries: Sequence[Entry], returned: Sequence[Draw], now: datetime
 ) -> tuple[Account, tuple[Counted, ...]]:
-    """Give the room of these entries' draws back, of those that went back to their grants.
+    """Give the room back of what goes back to its grants, of what these entries of the run drew.
 
-    Only in the period in which they were drawn: one that is over stays as it was.
+    Only in the period in which it was drawn: one that is over stays as it was.
     """
-    net: dict[tuple[LimitKey, datetime], int] = {}
-    for entry in entries:
-        kept = sum(d.microcredits for d in entry.draws if d.grant_id not in grant_ids)
+    room: dict[tuple[LimitKey, datetime], int] = {}
+    left = {part.grant_id: part.microcredits for part in returned}
+    # What went back to a grant before was all that the run had drawn of it until then. So what goes
+    # back now is what was drawn last.
+    for entry in sorted(entries, key=lambda e: e.recorded_at, reverse=True):
+        if entry.outcome == "returned":
+            continue
+        goes_back = 0
+        for part in entry.draws:
+            share = min(part.microcredits, left.get(part.grant_id, 0))
+            left[part.grant_id] = left.get(part.grant_id, 0) - share
+            goes_back += share
         for counted in entry.limits.counted:
             key = (counted.key, counted.ends_at)
-            stays = kept if entry.outcome != "returned" else 0
-            net[key] = net.get(key, 0) + max(counted.microcredits - stays, 0)
-            if counted.microcredits < 0:
-                net[key] += counted.microcredits
-    returned: list[Counted] = []
-    for (limit_key, ends_at), microcredits in net.items():
+            room[key] = room.get(key, 0) + goes_back
+    freed: list[Counted] = []
+    for (limit_key, ends_at), microcredits in room.items():
         count = count_of(account.limit_counts, limit_key)
         if count is None or count.ends_at != ends_at or not count.is_current(now):
             continue
-        if microcredits <= 0:
+        if microcredits == 0:
             continue
-        left = count.drawn_microcredits - microcredits
-        account = _with_count(account, replace(count, drawn_microcredits=left))
-        returned.append(Counted(limit_key, ends_at, -microcredits))
-    return account, tuple(returned)
+        drawn = count.drawn_microcredits - microcredits
+        account = _with_count(account, replace(count, drawn_microcredits=drawn))
+        freed.append(Counted(limit_key, ends_at, -microcredits))
+    return account, tuple(freed)
 
 
 def limits_counted(billing: Billing, account: Account) -> tuple[LimitKey, ...]:
@@ -233,6 +239,7 @@ def _moved(
         drawn_microcredits=total,
         held=added(row.held, held, now),
         limit_microcredits=count.limit_microcredits,
+        moved_at=now,
     )
     require(all(amount > 0 for _, amount in after.held), "no more goes back than was held")
     if limit is None:
@@ -250,7 +257,7 @@ def _reached(limit: Limit, drawn: int, now: datetime) -> int:
 def _drawn_by(row: Account, committed: Account, key: LimitKey) -> int:
     """Return what the commit adds to what the accounts of the limit drew in its period."""
     after = count_of(committed.limit_counts, key)
-    if after is None:
+    if after is None or not after.spans_accounts:
         return 0
     before = count_of(row.limit_counts, key)
     if before is None or not before.spans_accounts or before.ends_at != after.ends_at:
