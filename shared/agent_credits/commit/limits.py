@@ -64,7 +64,13 @@ class Room:
         self._account = account
         self._run_id = run_id
         self._now = context.now
-        self._standings = [_standing(account, run_id, limit, context) for limit in limits]
+        self._standings: list[_Standing] = []
+        for limit in limits:
+            count = _current_count(account, limit, context)
+            self._standings.append(_standing(account, run_id, limit, count, context))
+            if count is not None:
+                # So that the limits of one event together begin no more counts than there may be.
+                account = _with_count(account, count)
         self._covered: dict[str | None, frozenset[LimitKey]] = {None: frozenset()}
 
     def of(self, source: str | None) -> int:
@@ -125,8 +131,6 @@ def count_draws(
     """Count what an event of a run drew under the run's limits, or begin to count with zero."""
     counted: list[Counted] = []
     for limit in billing.limits:
-        if limit.key.period == "run":
-            continue
         count = _current_count(account, limit, context)
         if count is None:
             continue
@@ -272,14 +276,18 @@ def _held_by(row: Account, committed: Account, key: LimitKey, now: datetime) -> 
     return {until: amount for until, amount in more.items() if amount and now < until}
 
 
-def _standing(account: Account, run_id: str, limit: Limit, context: DecisionContext) -> _Standing:
-    count: LimitCount | None = None
+def _standing(
+    account: Account,
+    run_id: str,
+    limit: Limit,
+    count: LimitCount | None,
+    context: DecisionContext,
+) -> _Standing:
     if limit.key.period == "run":
         drawn = _drawn_by_run(context.entries_of_run(account, run_id))
         own = reservation_of(account.reservations, run_id)
         held = own.left_microcredits if own is not None else 0
     else:
-        count = _current_count(account, limit, context)
         drawn = count.drawn_microcredits if count is not None else 0
         held = sum(held_under(account, limit.key).values())
         if count is not None and count.spans_accounts:
@@ -312,7 +320,12 @@ def _drawn_and_held_by_others(count: LimitCount, context: DecisionContext) -> tu
 
 
 def _current_count(account: Account, limit: Limit, context: DecisionContext) -> LimitCount | None:
-    """Return the account's count of this period, or None if it counts too many limits already."""
+    """Return the account's count of this period, or None if it counts too many limits already.
+
+    A limit of each run is not counted at all.
+    """
+    if limit.key.period == "run":
+        return None
     now, there = context.now, count_of(account.limit_counts, limit.key)
     # A limit that began to span accounts does so until its period is over.
     spans = limit.spans_accounts or (
@@ -325,11 +338,12 @@ def _current_count(account: Account, limit: Limit, context: DecisionContext) -> 
         ends_at = there.ends_at
     else:
         ends_at = period_ends_at(limit.key.period, limit.time_zone, now)
+    kept = _kept(account, now)
+    if there not in kept and len(kept) >= COUNTS_MAX:
+        return None
     if there is not None:
         fresh = {} if there.ends_at == ends_at else {"drawn_microcredits": 0, "notified_percent": 0}
         return replace(there, ends_at=ends_at, spans_accounts=spans, **fresh)
-    if len(_kept(account, now)) >= COUNTS_MAX:
-        return None
     return LimitCount(limit.key, ends_at, spans_accounts=spans)
 
 
