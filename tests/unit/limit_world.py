@@ -115,7 +115,7 @@ class LimitWorld:
                 for until, amount in held_on_limit_row(account, row.key).items():
                     held[until] = held.get(until, 0) + amount
             counted = dict(row.held)
-            live = [until for until in held if max(now, row.as_of) < until]
+            live = [until for until in held if max(now, row.moved_at) < until]
             assert all(counted[until] >= held[until] for until in live)
 
     def account(self, principal: Principal = ANA) -> Account:
