@@ -197,8 +197,8 @@ def settled_counts(
     for count in _kept(account, context.now):
         limit = limits.get(count.key)
         if limit is not None and not count.spans_accounts:
-            reached = _reached(limit, count.drawn_microcredits, context.now)
-            percent = max(count.notified_percent, reached)
+            before = count_of(context.row.limit_counts, count.key)
+            percent = _notified(limit, before, count, context.now)
             count = replace(count, notified_percent=percent)
         counts.append(count)
     return replace(account, limit_counts=tuple(counts))
@@ -250,14 +250,28 @@ def _moved(
     require(all(amount > 0 for _, amount in after.held), "no more goes back than was held")
     if limit is None:
         return after
-    reached = _reached(limit, total, now)
-    return replace(after, notified_percent=max(row.notified_percent, reached))
+    return replace(after, notified_percent=_notified(limit, there, after, now))
 
 
-def _reached(limit: Limit, drawn: int, now: datetime) -> int:
+def _notified(
+    limit: Limit,
+    before: LimitCount | LimitRow | None,
+    after: LimitCount | LimitRow,
+    now: datetime,
+) -> int:
+    """Return the highest percentage that was announced, or is now.
+
+    Under another amount, what was drawn before counts as announced, and what is drawn now warns
+    again.
+    """
+    announced = after.notified_percent
+    if before is not None and before.limit_microcredits != limit.microcredits:
+        drawn = before.drawn_microcredits if before.ends_at == after.ends_at else 0
+        announced = highest_reached(limit.warn_at, drawn, limit.microcredits)
     if limit.is_lifted(now):
-        return 0
-    return highest_reached(limit.warn_at, drawn, limit.microcredits)
+        return announced
+    reached = highest_reached(limit.warn_at, after.drawn_microcredits, limit.microcredits)
+    return max(announced, reached)
 
 
 def _drawn_by(row: Account, committed: Account, key: LimitKey) -> int:
