@@ -30,7 +30,7 @@ def limit_text(limit: TeamLimit) -> str:
     if limit.warn_at:
         parts.append(f"warn at {', '.join(f'{percent}%' for percent in limit.warn_at)}")
     if limit.raise_until is not None:
-        parts.append(f"lifted until {time_text(limit.raise_until)}")
+        parts.append(f"raised until {time_text(limit.raise_until)}")
     return ", ".join(parts)
 
 

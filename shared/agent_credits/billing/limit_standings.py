@@ -121,7 +121,7 @@ def current_limits(
         declared = declared_for(team.limits, key)
         if declared is None:
             continue
-        account = by_principal.get(_payer_under(key, team, policy, now))
+        account = by_principal.get(payer_under(key, team, policy, now))
         count = count_of(account.limit_counts, key) if account else None
         # A limit that began to span accounts does so until its period is over.
         began = count is not None and count.spans_accounts and count.is_current(now)
@@ -166,7 +166,7 @@ def _holds_for_each(limit: TeamLimit) -> bool:
     return limit.period == "run" or (limit.scope != "team" and limit.id is None)
 
 
-def _payer_under(key: LimitKey, team: Team, policy: BillingPolicy, now: datetime) -> Principal:
+def payer_under(key: LimitKey, team: Team, policy: BillingPolicy, now: datetime) -> Principal:
     """Return whose row counts a limit that spans no accounts: a member's, or that of all runs."""
     tenure = team.tenure_at(now)
     match policy.rule_for(tenure.kind, "user").payer:

@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import Protocol
 
 from agent_credits.billing.balance_reports import Burning, balance_report
+from agent_credits.billing.limit_standings import LimitRows, current_limits
 from agent_credits.billing.payers import payers
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
@@ -27,7 +28,7 @@ from agent_credits.values.principals import Principal
 ENTRIES_PER_VISIT = 20_000
 
 
-class ReportRows(ObservationRows, Protocol):
+class ReportRows(ObservationRows, LimitRows, Protocol):
     """What reports are made from, and the stored counts that they start from."""
 
     def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]: ...
@@ -78,7 +79,9 @@ class BalanceReportSweep:
         burning = self._burning(payers(row, policy, now), day)
         if burning is None:
             return Visited(is_done=False)
-        report = balance_report(row, policy, burning, day, now)
+        accounts = [one.account for one in burning]
+        limits = current_limits(self._rows, row, policy, accounts, now).limits
+        report = balance_report(row, policy, burning, day, now, limits)
         is_new = self._rows.put_observation(report, now)
         return Visited(counts=Counter(BalanceReports=int(is_new)))
 

@@ -37,7 +37,7 @@ def test_reads_the_limits_of_a_team_from_the_widest_to_the_narrowest(tmp_path: P
     assert limits == [
         (
             "the team per week",
-            "90.5 credits, stop, warn at 70%, 90%, 100%, lifted until 2026-11-30 23:00 UTC",
+            "90.5 credits, stop, warn at 70%, 90%, 100%, raised until 2026-11-30 23:00 UTC",
         ),
         ("each project per month", "500 credits, stop, warn at 70%, 90%, 100%"),
         ("each run of project web", "5 credits, stop, warn at 70%, 90%, 100%"),
