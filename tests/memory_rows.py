@@ -1,7 +1,7 @@
 """The rows in memory: a fake with state that keeps what the port of `rows.py` promises."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,6 +15,8 @@ from agent_credits.aws.items import (
     burn_count_item,
     checkpoint_from_item,
     checkpoint_item,
+    limit_row_from_item,
+    limit_row_item,
     observation_from_item,
     observation_item,
     principal_of_key,
@@ -24,9 +26,11 @@ from agent_credits.aws.items import (
 )
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
+from agent_credits.commit.rows import LostTogether
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import PAGES_MAX, Identity, Page, Receipt
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.notices.observations import Observation
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.rows import Stretch, Unreadable
@@ -43,6 +47,7 @@ class MemoryRows:
         self.accounts: dict[Principal, Account] = {}
         self.pages: dict[tuple[Principal, int], Page] = {}
         self.receipts: dict[Identity, Receipt] = {}
+        self.limits: dict[LimitKey, LimitRow] = {}
         self.teams: dict[str, Team] = {}
         self.policies: dict[str, BillingPolicy] = {}
         self.observations: dict[str, Item] = {}
@@ -55,6 +60,8 @@ class MemoryRows:
         self.stream: list[tuple[Account | None, Account]] = []
         # Likewise of the teams' rows.
         self.team_stream: list[tuple[Team | None, Team]] = []
+        # Likewise of the limits' rows.
+        self.limit_stream: list[tuple[LimitRow | None, LimitRow]] = []
         self.observation_stream: list[Observation] = []
 
     def read_account(self, principal: Principal) -> Account | None:
@@ -162,6 +169,36 @@ class MemoryRows:
             return there
         self.accounts[account.principal] = account
         self.stream.append((there, account))
+        return None
+
+    def read_limits(self, keys: Collection[LimitKey]) -> Mapping[LimitKey, LimitRow]:
+        return {key: self.limits[key] for key in keys if key in self.limits}
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        for account in accounts:
+            account_item(account)
+        limits = [limit_row_from_item(limit_row_item(row)) for row in limits]
+        moved_accounts = [
+            there
+            for account in accounts
+            if (there := self.accounts.get(account.principal)) is not None
+            and there.version != account.version - 1
+        ]
+        moved_limits = [
+            there
+            for row in limits
+            if (there := self.limits.get(row.key)) is not None and there.version != row.version - 1
+        ]
+        if moved_accounts or moved_limits:
+            return LostTogether(tuple(moved_accounts), tuple(moved_limits))
+        for account in accounts:
+            self.stream.append((self.accounts.get(account.principal), account))
+            self.accounts[account.principal] = account
+        for row in limits:
+            self.limit_stream.append((self.limits.get(row.key), row))
+            self.limits[row.key] = row
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:

@@ -28,6 +28,15 @@ from agent_credits.ledger.entries import (
     RunContext,
 )
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.limits import (
+    NO_LIMITS,
+    Counted,
+    LimitCount,
+    LimitFacts,
+    LimitKey,
+    LimitRow,
+    LimitStanding,
+)
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import TTL_DEFAULT, Reservation, ReservationTerms
 from agent_credits.ledger.thresholds import LowCredits, parse_threshold
@@ -117,6 +126,7 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         "grant": _grant_to_json(entry.grant) if entry.grant else None,
         "plan": entry.plan_name,
         **_reservation_facts_to_json(entry),
+        **_limit_facts_to_json(entry),
     }
     if run is not None:
         named |= {
@@ -149,6 +159,7 @@ def entry_from_json(row: dict[str, Any]) -> Entry:
         grant=_grant_from_json(row["grant"]) if "grant" in row else None,
         plan_name=row.get("plan"),
         reservation=_reservation_facts_from_json(row),
+        limits=_limit_facts_from_json(row),
     )
 
 
@@ -177,13 +188,22 @@ def unpack_plan(text: str) -> PlanSubscription:
     )
 
 
-def pack_reservations(reservations: Sequence[Reservation], grants: Sequence[Grant]) -> str | bytes:
+def pack_reservations(
+    reservations: Sequence[Reservation],
+    grants: Sequence[Grant],
+    counts: Sequence[LimitCount] = (),
+) -> str | bytes:
     """Return the reservations as text, or as compressed columns if the text is long.
 
-    A part names its grant by its place among the account's grants.
+    A part names its grant by its place among the account's grants, and a limit by the place of its
+    count.
     """
     place = {grant.id: number for number, grant in enumerate(grants)}
-    rows = [_reservation_to_json(reservation, place) for reservation in reservations]
+    limit_place = {count.key: number for number, count in enumerate(counts)}
+    rows = [
+        [*_reservation_to_json(reservation, place), [limit_place[k] for k in reservation.limits]]
+        for reservation in reservations
+    ]
     text = _dumps([_without_defaults(row) for row in rows])
     if len(text) <= READABLE_BYTES_MAX:
         return text
@@ -191,12 +211,68 @@ def pack_reservations(reservations: Sequence[Reservation], grants: Sequence[Gran
     return _compressed(columns)
 
 
-def unpack_reservations(packed: str | bytes, grants: Sequence[Grant]) -> tuple[Reservation, ...]:
+def unpack_reservations(
+    packed: str | bytes, grants: Sequence[Grant], counts: Sequence[LimitCount] = ()
+) -> tuple[Reservation, ...]:
     if isinstance(packed, str):
         rows: Iterable[Any] = _loads(packed)
     else:
         rows = zip(*_loads(_decompressed(packed)), strict=True)
-    return tuple(_reservation_from_json(row, grants) for row in rows)
+    return tuple(_reservation_from_json(row, grants, counts) for row in rows)
+
+
+def pack_limit_counts(counts: Sequence[LimitCount]) -> str | bytes:
+    """Return the counts as text, or as compressed columns if the text is long."""
+    rows = [
+        [
+            *_limit_key_to_json(count.key),
+            _seconds(count.ends_at),
+            count.drawn_microcredits,
+            int(count.spans_accounts),
+            count.limit_microcredits,
+            count.notified_percent,
+        ]
+        for count in counts
+    ]
+    text = _dumps(rows)
+    return text if len(text) <= READABLE_BYTES_MAX else _compressed(list(zip(*rows, strict=True)))
+
+
+def unpack_limit_counts(packed: str | bytes) -> tuple[LimitCount, ...]:
+    if isinstance(packed, str):
+        rows: Iterable[Any] = _loads(packed)
+    else:
+        rows = zip(*_loads(_decompressed(packed)), strict=True)
+    return tuple(
+        LimitCount(limit_key_from_json(key), _instant(ends_at), drawn, bool(spans), limit, notified)
+        for *key, ends_at, drawn, spans, limit, notified in rows
+    )
+
+
+def pack_limit_row(row: LimitRow) -> str:
+    """Return what a limit's row counts; its key and its version are attributes of their own."""
+    return _dumps(
+        {
+            "ends_at": _seconds(row.ends_at),
+            "drawn": row.drawn_microcredits,
+            "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
+            "limit": row.limit_microcredits,
+            "notified": row.notified_percent,
+        }
+    )
+
+
+def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
+    counts = _object(text)
+    return LimitRow(
+        key=key,
+        ends_at=_instant(counts["ends_at"]),
+        version=version,
+        drawn_microcredits=counts["drawn"],
+        held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),
+        limit_microcredits=counts["limit"],
+        notified_percent=counts["notified"],
+    )
 
 
 def pack_errored_runs(runs: Sequence[ErroredRun]) -> bytes:
@@ -324,7 +400,17 @@ def _decompressed(packed: bytes) -> bytes:
 
 
 # Behind the run, the parts, the expiry and what was reserved; the last are mostly at their default.
-_RESERVATION_DEFAULTS = (TTL_DEFAULT // _SECOND, 0, "finish", 0, 0, 0, "continue", None)
+_RESERVATION_DEFAULTS: tuple[Any, ...] = (
+    TTL_DEFAULT // _SECOND,
+    0,
+    "finish",
+    0,
+    0,
+    0,
+    "continue",
+    None,
+    [],
+)
 
 
 def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> list[Any]:
@@ -352,10 +438,12 @@ def _without_defaults(row: list[Any]) -> list[Any]:
     return row
 
 
-def _reservation_from_json(row: Sequence[Any], grants: Sequence[Grant]) -> Reservation:
+def _reservation_from_json(
+    row: Sequence[Any], grants: Sequence[Grant], counts: Sequence[LimitCount]
+) -> Reservation:
     run_id, parts, expires_at, reserved, *others = row
     others += _RESERVATION_DEFAULTS[len(others) :]
-    ttl, step, overrun, grace, drawn, overdrawn, directive, parent = others
+    ttl, step, overrun, grace, drawn, overdrawn, directive, parent, limits = others
     return Reservation(
         run_id=run_id,
         parent_run_id=parent,
@@ -370,6 +458,71 @@ def _reservation_from_json(row: Sequence[Any], grants: Sequence[Grant]) -> Reser
         drawn_microcredits=drawn,
         overdrawn_microcredits=overdrawn,
         directive=directive,
+        limits=tuple(counts[place].key for place in limits),
+    )
+
+
+def limit_key_from_json(parts: Sequence[Any]) -> LimitKey:
+    team_id, scope, limit_id, period = parts
+    return LimitKey(team_id, scope, limit_id, period)
+
+
+def _limit_key_to_json(key: LimitKey) -> list[Any]:
+    return [key.team_id, key.scope, key.id, key.period]
+
+
+def _limit_facts_to_json(entry: Entry) -> dict[str, Any]:
+    """Return what an entry records of limits; what it drew under each is left out if it is all."""
+    facts, drawn = entry.limits, entry.drawn_microcredits
+    if facts is NO_LIMITS:
+        return {}
+    return {
+        "counted": [
+            [*_limit_key_to_json(c.key), _seconds(c.ends_at)]
+            + ([] if c.microcredits == drawn else [c.microcredits])
+            for c in facts.counted
+        ],
+        "standings": [
+            [
+                *_limit_key_to_json(s.key),
+                s.limit_microcredits,
+                int(s.stops),
+                s.drawn_microcredits,
+                s.held_microcredits,
+                _seconds(s.resets_at) if s.resets_at else None,
+                int(s.cannot_count),
+            ]
+            for s in facts.standings
+        ],
+    }
+
+
+def _counted_from_json(row: list[Any], drawn: int) -> Counted:
+    *key, ends_at = row[:5]
+    (microcredits,) = row[5:] or (drawn,)
+    return Counted(limit_key_from_json(key), _instant(ends_at), microcredits)
+
+
+def _limit_facts_from_json(row: dict[str, Any]) -> LimitFacts:
+    if "counted" not in row and "standings" not in row:
+        return NO_LIMITS
+    drawn = sum(part.microcredits for part in _draws_from_json(row))
+    return LimitFacts(
+        counted=tuple(_counted_from_json(found, drawn) for found in row.get("counted", ())),
+        standings=tuple(
+            LimitStanding(
+                key=limit_key_from_json(key),
+                limit_microcredits=limit,
+                stops=bool(stops),
+                drawn_microcredits=drawn_before,
+                held_microcredits=held,
+                resets_at=None if resets_at is None else _instant(resets_at),
+                cannot_count=bool(cannot_count),
+            )
+            for *key, limit, stops, drawn_before, held, resets_at, cannot_count in row.get(
+                "standings", ()
+            )
+        ),
     )
 
 

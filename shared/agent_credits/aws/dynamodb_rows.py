@@ -34,6 +34,9 @@ from agent_credits.aws.items import (
     last_sweep_from_item,
     last_sweep_item,
     last_sweep_key,
+    limit_key,
+    limit_row_from_item,
+    limit_row_item,
     observation_item,
     observation_key,
     page_from_item,
@@ -55,9 +58,11 @@ from agent_credits.aws.items import (
 from agent_credits.aws.threads import CALLS_AT_ONCE, Threads
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
+from agent_credits.commit.rows import LostTogether
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import PAGES_MAX, Identity, Page, Receipt
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.sweeps.rows import Stretch, Unreadable
@@ -86,6 +91,10 @@ RESULT_PAGES_MAX = 10_000
 # DynamoDB's code for an item that exists already: an earlier attempt put it, or another worker that
 # flushed the same page.
 ALREADY_THERE = "DuplicateItem"
+# Why a transaction was canceled, row by row.
+NOT_TO_BLAME = "None"
+CONDITION_FAILED = "ConditionalCheckFailed"
+TRANSACTION_CONFLICT = "TransactionConflict"
 # Error codes of one statement of a batch that may succeed when it is repeated.
 WORTH_REPEATING = frozenset(
     {
@@ -108,6 +117,8 @@ class DynamoDBRows:
         # Read once, because botocore creates its exception classes on first use: two threads that
         # use it at the same time get two classes, and neither catches what the other's call raises.
         self._condition_failed = client.exceptions.ConditionalCheckFailedException
+        self._transaction_conflict = client.exceptions.TransactionConflictException
+        self._transaction_canceled = client.exceptions.TransactionCanceledException
         self._side_by_side = Threads(CALLS_AT_ONCE)
 
     def read_account(self, principal: Principal) -> Account | None:
@@ -180,6 +191,11 @@ class DynamoDBRows:
         accounts = [_understood(account_from_item, item) for item in items]
         return {account.principal: account for account in accounts}
 
+    def read_limits(self, keys: Collection[LimitKey]) -> Mapping[LimitKey, LimitRow]:
+        items = self._batch_get_all(self._accounts_table, [limit_key(key) for key in keys])
+        rows = [_understood(limit_row_from_item, item) for item in items]
+        return {row.key: row for row in rows}
+
     def read_burn_counts(self, principals: Collection[Principal]) -> Mapping[Principal, BurnCount]:
         keys = [burn_count_key(principal) for principal in principals]
         items = self._batch_get_all(self._accounts_table, keys)
@@ -223,6 +239,30 @@ class DynamoDBRows:
     def compare_and_set(self, account: Account) -> Account | None:
         current = self._compare_and_set_row(account_item(account), account.version)
         return _understood(account_from_item, current) if current else None
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        """Write the rows in one transaction, which is idempotent under the client's own token."""
+        rows = [(account_item(account), account.version) for account in accounts]
+        rows += [(limit_row_item(row), row.version) for row in limits]
+        puts: list[Any] = [
+            {
+                "Put": {
+                    "TableName": self._accounts_table,
+                    "Item": item,
+                    "ReturnValuesOnConditionCheckFailure": "ALL_OLD",
+                    **_is_one_version_older(version),
+                }
+            }
+            for item, version in rows
+        ]
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.transact_write_items(TransactItems=puts)
+            except self._transaction_canceled as canceled:
+                return _lost_together(canceled, len(accounts))
+        return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:
         """Write a team's row if the stored one is one version older; else return the stored one."""
@@ -283,26 +323,22 @@ class DynamoDBRows:
         return response.get("Item")
 
     def _compare_and_set_row(self, item: Item, version: int) -> Item | None:
-        # For a new row: nobody has opened the account since its row was read as missing.
-        nobody_opened_the_row = "attribute_not_exists(pk)"
-        # For an existing row: nobody has committed since the row was read.
-        nobody_has_committed = "version = :read_version"
-        condition: dict[str, Any] = {"ConditionExpression": nobody_opened_the_row}
-        if version > 1:
-            condition = {
-                "ConditionExpression": nobody_has_committed,
-                "ExpressionAttributeValues": {":read_version": {"N": str(version - 1)}},
-            }
         with _faults_as_rows_unavailable():
             try:
                 self._client.put_item(
                     TableName=self._accounts_table,
                     Item=item,
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
-                    **condition,
+                    **_is_one_version_older(version),
                 )
             except self._condition_failed as lost:
                 return _item_that_is_there(lost)
+            except self._transaction_conflict as lost:
+                # A transaction is moving the row. That is a lost race, whether it commits or not.
+                there = self._read_row({"pk": item["pk"]})
+                if there is None:
+                    raise RowsUnavailable("a transaction is opening the row") from lost
+                return there
         return None
 
     def _batch_get_all(self, table: str, keys: Sequence[Item]) -> list[Item]:
@@ -432,6 +468,37 @@ def _item_that_is_there(lost: ClientError) -> Item:
     if "Item" not in response:
         raise RowsUnavailable("a row is missing, although rows are never deleted") from lost
     return dict(response["Item"])
+
+
+def _is_one_version_older(version: int) -> Mapping[str, Any]:
+    """Return the condition under which a row of this version is written."""
+    # For a new row: nobody has opened it since it was read as missing.
+    nobody_opened_the_row = "attribute_not_exists(pk)"
+    # For an existing row: nobody has committed since the row was read.
+    nobody_has_committed = "version = :read_version"
+    if version == 1:
+        return {"ConditionExpression": nobody_opened_the_row}
+    return {
+        "ConditionExpression": nobody_has_committed,
+        "ExpressionAttributeValues": {":read_version": {"N": str(version - 1)}},
+    }
+
+
+def _lost_together(canceled: ClientError, accounts: int) -> LostTogether:
+    """Read the reasons, one per row: the accounts' first, then the limits'."""
+    response: Mapping[str, Any] = canceled.response
+    reasons = [(place, r) for place, r in enumerate(response["CancellationReasons"])]
+    codes = {reason.get("Code", NOT_TO_BLAME) for _, reason in reasons}
+    if not codes <= {NOT_TO_BLAME, CONDITION_FAILED, TRANSACTION_CONFLICT}:
+        raise RowsUnavailable(str(canceled)) from canceled
+    moved = [(place, dict(reason["Item"])) for place, reason in reasons if "Item" in reason]
+    if len(moved) < sum(reason.get("Code") == CONDITION_FAILED for _, reason in reasons):
+        raise RowsUnavailable("a row is missing, although rows are never deleted") from canceled
+    return LostTogether(
+        tuple(_understood(account_from_item, item) for place, item in moved if place < accounts),
+        tuple(_understood(limit_row_from_item, item) for place, item in moved if place >= accounts),
+        conflicts=TRANSACTION_CONFLICT in codes,
+    )
 
 
 def _chunks(items: Sequence[Item], size: int) -> list[Sequence[Item]]:

@@ -1,7 +1,8 @@
 """Keys and item shapes: the one place that knows how the domain is stored in DynamoDB.
 
 AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
-               CHECKPOINT#<principal>, BURN#<principal>, SWEEP#<sweep>
+               LIMIT#<team id>#<scope>#<id>#<period>, CHECKPOINT#<principal>, BURN#<principal>,
+               SWEEP#<sweep>
 LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
                receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
 """
@@ -20,6 +21,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn import BurnByDay
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Identity, Page, Receipt
+from agent_credits.ledger.limits import NO_LIMITS, LimitKey, LimitRow
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.values.errors import AccountTooLarge
@@ -35,6 +37,7 @@ ACCOUNT_PREFIX = "ACCOUNT#"
 TEAM_PREFIX = "TEAM#"
 PAGE_PREFIX = "PAGE#"
 OBSERVED_PREFIX = "OBSERVED#"
+LIMIT_PREFIX = "LIMIT#"
 
 # DynamoDB deletes an item when the time in this attribute has passed. So no row of money may ever
 # have an attribute of this name.
@@ -63,6 +66,11 @@ def team_key(team_id: str) -> Item:
 
 def policy_key(version: str) -> Item:
     return {"pk": {"S": f"POLICY#{version}"}}
+
+
+def limit_key(key: LimitKey) -> Item:
+    parts = (key.team_id, key.scope, key.id, key.period)
+    return {"pk": {"S": LIMIT_PREFIX + "#".join(_escaped(part) for part in parts)}}
 
 
 def checkpoint_key(principal: Principal) -> Item:
@@ -116,8 +124,12 @@ def account_item(account: Account) -> Item:
     if account.low is not None:
         item["low"] = {"S": codec.pack_low(account.low)}
     if account.reservations:
-        reservations = codec.pack_reservations(account.reservations, account.grants)
+        reservations = codec.pack_reservations(
+            account.reservations, account.grants, account.limit_counts
+        )
         item["reservations"] = _typed(reservations)
+    if account.limit_counts:
+        item["limit_counts"] = _typed(codec.pack_limit_counts(account.limit_counts))
     if account.page_is_full:
         item["page_is_full"] = {"BOOL": True}
     size = item_bytes(item)
@@ -131,6 +143,11 @@ def account_item(account: Account) -> Item:
 def account_from_item(item: Mapping[str, Any]) -> Account:
     """Read an account's row, from a response or from an image of the change stream."""
     grants = codec.unpack_grants(item[_grants_attribute_of(item)]["S"])
+    limit_counts = (
+        codec.unpack_limit_counts(_text_or_bytes(item["limit_counts"]))
+        if "limit_counts" in item
+        else ()
+    )
     return Account(
         principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
         version=int(item["version"]["N"]),
@@ -148,30 +165,36 @@ def account_from_item(item: Mapping[str, Any]) -> Account:
         is_exhausted="is_exhausted" in item,
         low=codec.unpack_low(item["low"]["S"]) if "low" in item else None,
         reservations=(
-            codec.unpack_reservations(_text_or_bytes(item["reservations"]), grants)
+            codec.unpack_reservations(_text_or_bytes(item["reservations"]), grants, limit_counts)
             if "reservations" in item
             else ()
         ),
+        limit_counts=limit_counts,
         page_number=int(item["page_number"]["N"]),
         entries=_entries_from_item(item),
         page_is_full="page_is_full" in item,
     )
 
 
-# A version that knows no reservations would read such a row, and write it without them. It needs
-# `grants`, so under another name it cannot read the row at all: it gives the messages back, and a
-# newer version takes them.
-_GRANTS, _GRANTS_BESIDE_RESERVATIONS = "grants", "grants_beside_reservations"
+# A version that knows no reservations would read such a row, and write it without them; likewise
+# one that knows no limits. It needs the grants under the name that it knows, so under another name
+# it cannot read the row at all: it gives the messages back, and a newer version takes them.
+_GRANTS = "grants"
+_GRANTS_BESIDE_RESERVATIONS = "grants_beside_reservations"
+_GRANTS_BESIDE_LIMITS = "grants_beside_limits"
 
 
 def _grants_attribute(account: Account) -> str:
+    if account.limit_counts or any(e.limits is not NO_LIMITS for e in account.entries):
+        return _GRANTS_BESIDE_LIMITS
     if account.reservations or any(e.reservation != NO_RESERVATION for e in account.entries):
         return _GRANTS_BESIDE_RESERVATIONS
     return _GRANTS
 
 
 def _grants_attribute_of(item: Mapping[str, Any]) -> str:
-    return _GRANTS if _GRANTS in item else _GRANTS_BESIDE_RESERVATIONS
+    names = (_GRANTS, _GRANTS_BESIDE_RESERVATIONS, _GRANTS_BESIDE_LIMITS)
+    return next(name for name in names if name in item or name == _GRANTS_BESIDE_LIMITS)
 
 
 def page_item(page: Page) -> Item:
@@ -226,6 +249,26 @@ def team_item(team: Team) -> Item:
 def team_from_item(item: Mapping[str, Any]) -> Team:
     team = Team.model_validate_json(item["settings"]["S"])
     return team.model_copy(update={"version": int(item["version"]["N"])})
+
+
+def limit_row_item(row: LimitRow) -> Item:
+    return {
+        **limit_key(row.key),
+        "version": {"N": str(row.version)},
+        "counts": {"S": codec.pack_limit_row(row)},
+    }
+
+
+def limit_row_from_item(item: Mapping[str, Any]) -> LimitRow:
+    """Read a limit's row, from a response or from an image of the change stream."""
+    parts = item["pk"]["S"].removeprefix(LIMIT_PREFIX).split("#")
+    team_id, scope, limit_id, period = (_unescaped(part) for part in parts)
+    key = codec.limit_key_from_json([team_id, scope, limit_id, period])
+    return codec.unpack_limit_row(key, int(item["version"]["N"]), item["counts"]["S"])
+
+
+def is_limit_item(item: Mapping[str, Any]) -> bool:
+    return str(item["pk"]["S"]).startswith(LIMIT_PREFIX)
 
 
 def is_account_item(item: Mapping[str, Any]) -> bool:
@@ -384,3 +427,7 @@ def _bytes(typed: Mapping[str, Any]) -> bytes:
 def _escaped(part: str) -> str:
     # Both parts may hold the separator. Unescaped, two identities could share a key.
     return part.replace("%", "%25").replace("#", "%23")
+
+
+def _unescaped(part: str) -> str:
+    return part.replace("%23", "#").replace("%25", "%")

@@ -18,6 +18,7 @@ from typing import assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agent_credits.commit.beside import ALONE, NOTHING_BESIDE, Beside, NamesBeside
 from agent_credits.commit.changes import (
     AlreadyRecorded,
     Change,
@@ -35,6 +36,7 @@ from agent_credits.commit.changes import (
     Waiting,
 )
 from agent_credits.commit.decision_context import DecisionContext
+from agent_credits.commit.limits import moved_limits, settled_counts
 from agent_credits.commit.low_credits import with_low_credits
 from agent_credits.commit.reload_outcomes import decline_reload, grant_reload
 from agent_credits.commit.reload_requests import freeze, reload_where_low, with_reload_recorded
@@ -65,6 +67,10 @@ class Decision(Struct, frozen=True):
     results: tuple[Result, ...]
     # Runs whose late usage would have been waived for longer, had the row had room for them.
     errored_runs_forgotten: int = 0
+    # The rows beside the account's own that the commit moves, in one transaction with it.
+    moves: Beside = ALONE
+    # Rows that the decision needs and that were not read. Read them, and decide again.
+    lacks: NamesBeside = NOTHING_BESIDE
 
     @property
     def changes_account(self) -> bool:
@@ -72,10 +78,15 @@ class Decision(Struct, frozen=True):
         return self.account.version > self.row_version
 
 
-def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -> Decision:
+def decide(
+    row: Account, changes: Sequence[Change], past: Past, now: datetime, beside: Beside = ALONE
+) -> Decision:
     """Apply the changes in their order to the row as read; after a full page comes page n+1."""
+    lacks = beside.lacks(names_beside(row, changes))
+    if lacks:
+        return Decision(row.version, row, (), lacks=lacks)
     now = _not_before_last_entry(row, now)
-    context = DecisionContext(row, past, now)
+    context = DecisionContext(row, past, now, beside)
     current = bring_up_to(_with_room_on_page(row), now)
     known: dict[Identity, Entry] = {entry.identity: entry for entry in row.entries}
     known.update(past.recorded)
@@ -108,7 +119,23 @@ def decide(row: Account, changes: Sequence[Change], past: Past, now: datetime) -
     kept = remembered[-ERRORED_RUNS_MAX:]
     current = replace(current, errored_runs=kept)
     committed = _ready_to_commit(current, fresh, context)
-    return Decision(row.version, committed, tuple(results), len(remembered) - len(kept))
+    limits, missing = moved_limits(row, committed, _runs(fresh), beside, now)
+    if missing:
+        return Decision(row.version, row, (), lacks=NamesBeside(missing))
+    forgotten = len(remembered) - len(kept)
+    return Decision(row.version, committed, tuple(results), forgotten, Beside(limits))
+
+
+def names_beside(row: Account, changes: Sequence[Change]) -> NamesBeside:
+    """Return the rows that these changes of an account need beside its own."""
+    runs = _runs(changes)
+    spanning = [limit.key for run in runs for limit in run.billing.limits if limit.spans_accounts]
+    # A limit that began to span accounts does so until its period is over.
+    named = {limit.key for run in runs for limit in run.billing.limits}
+    counted = [c.key for c in row.limit_counts if c.spans_accounts and c.key in named]
+    if not spanning and not counted:
+        return NOTHING_BESIDE
+    return NamesBeside(frozenset((*spanning, *counted)))
 
 
 def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
@@ -166,6 +193,19 @@ def _not_before_last_entry(account: Account, now: datetime) -> datetime:
     return max(now, account.entries[-1].recorded_at) if account.entries else now
 
 
+def _runs(changes: Sequence[Change]) -> list[RunChange]:
+    return [change for change in changes if isinstance(change, RunChange)]
+
+
+def runs_with_their_own_limit(changes: Sequence[Change]) -> frozenset[str]:
+    """Return the runs of which all that they drew must be known; decide only with their past."""
+    return frozenset(
+        run.event.subject
+        for run in _runs(changes)
+        if any(limit.key.period == "run" for limit in run.billing.limits)
+    )
+
+
 def _with_room_on_page(row: Account) -> Account:
     if not row.page_is_full:
         return row
@@ -174,7 +214,7 @@ def _with_room_on_page(row: Account) -> Account:
 
 def _with_reload(account: Account, fresh: Sequence[Change], context: DecisionContext) -> Account:
     # Only fresh events count: a repeat, however late, must not buy anything.
-    runs = [change for change in fresh if isinstance(change, RunChange)]
+    runs = _runs(fresh)
     for billing in dict.fromkeys(change.billing for change in runs):
         account = reload_where_low(account, billing, context)
     too_many = {e.identity for e in account.entries if e.decline == "too_many_reloads"}
@@ -189,7 +229,7 @@ def _is_exhausted(account: Account, new_entries: Sequence[Entry]) -> bool:
     exhausted = account.is_exhausted
     for entry in new_entries:
         if entry.outcome == "insufficient":
-            exhausted |= not entry.lacks_only_what_is_reserved
+            exhausted |= entry.exhausts_account
         elif entry.brings_credits:
             exhausted = False
     return exhausted
@@ -207,8 +247,9 @@ def _ready_to_commit(
     account = bring_up_to(account, now)
     held = held_grant_ids(account)
     kept = len(row.entries) if account.page_number == row.page_number else 0
-    runs = [change for change in fresh if isinstance(change, RunChange)]
+    runs = _runs(fresh)
     account = with_low_credits(account, runs, account.entries[kept:], context)
+    account = settled_counts(account, runs, context)
     committed = replace(
         account,
         version=account.version + 1,

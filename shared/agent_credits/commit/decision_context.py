@@ -4,6 +4,7 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from agent_credits.commit.beside import ALONE, Beside
 from agent_credits.commit.changes import Past
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
@@ -13,6 +14,7 @@ class DecisionContext(Struct, frozen=True):
     row: Account
     past: Past
     now: datetime
+    beside: Beside = ALONE
 
     def entries_of_run(self, account: Account, run_id: str) -> tuple[Entry, ...]:
         """Return the run's entries on this account: of its past, if that was read, and so far."""

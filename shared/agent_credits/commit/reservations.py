@@ -18,9 +18,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent_credits.billing.teams import Billing
+from agent_credits.commit.limits import Room
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.entries import NO_RESERVATION, Draw, Move, ReservationFacts, total_of
+from agent_credits.ledger.limits import LimitFacts, LimitKey
 from agent_credits.ledger.reservations import (
     CHILDREN_MAX,
     RESERVATIONS_MAX,
@@ -59,8 +61,8 @@ class Lacking(Struct, frozen=True):
 class UsageDrawn(Struct, frozen=True):
     """The account after usage drew what it may.
 
-    `is_bound`: more credits in the pools would
-    not have covered the shortfall.
+    `is_bound`: more credits in the pools would not have covered the shortfall. `refusal`: the limit
+    that refused the shortfall, if one did.
     """
 
     account: Account
@@ -68,6 +70,7 @@ class UsageDrawn(Struct, frozen=True):
     shortfall_microcredits: int
     facts: ReservationFacts = NO_RESERVATION
     is_bound: bool = False
+    refusal: LimitFacts | None = None
 
 
 def reserve(
@@ -78,6 +81,7 @@ def reserve(
     terms: ReservationTerms,
     billing: Billing,
     now: datetime,
+    limits: tuple[LimitKey, ...] = (),
 ) -> Held | Lacking:
     """Put the estimate aside: from the parent's reservation, or from what nobody holds."""
     reservation = Reservation(
@@ -87,6 +91,7 @@ def reserve(
         reserved_microcredits=0,
         expires_at=now + terms.ttl,
         terms=terms,
+        limits=limits,
     )
     with_none = replace(account, reservations=(*account.reservations, reservation))
     held = _put_in(with_none, reservation, estimate, billing, now)
@@ -148,24 +153,34 @@ def rejection_of_request(
 
 
 def draw_for_usage(
-    account: Account, run_id: str, amount: int, billing: Billing, now: datetime
+    account: Account, run_id: str, amount: int, billing: Billing, now: datetime, room: Room
 ) -> UsageDrawn:
-    """Draw the amount for a run, in the order that this module describes."""
+    """Draw the amount for a run, in the order that this module describes, within its limits."""
     line = line_of(account.reservations, run_id)
     if not line:
-        drawn = draw(account.grants, billing.pools, amount, now)
-        after = replace(account, grants=drawn.grants)
-        return UsageDrawn(after, drawn.draws, drawn.shortfall_microcredits)
+        within = min(amount, room.of(None))
+        drawn = draw(account.grants, billing.pools, within, now)
+        refusal = room.refusal(amount) if drawn.shortfall_microcredits == 0 else None
+        return UsageDrawn(
+            account=replace(account, grants=drawn.grants),
+            draws=drawn.draws,
+            shortfall_microcredits=amount - total_of(drawn.draws),
+            is_bound=refusal is not None,
+            refusal=refusal,
+        )
     own, root = line[0], line[-1]
     current, moves, drawn_parts, uncovered = account, list[Move](), list[Draw](), amount
+    is_limited = False
 
     def take_from(run: str) -> None:
-        nonlocal current, uncovered
+        nonlocal current, uncovered, is_limited
         holder = _reservation(current, run)
-        taken, left = take(holder.parts, uncovered)
+        is_limited |= room.of(run) < min(uncovered, holder.left_microcredits)
+        taken, left = take(holder.parts, min(uncovered, room.of(run)))
         current = _with(current, replace(holder, parts=left))
         moves.extend(moved(run, taken, -1))
         drawn_parts.extend(taken)
+        room.draw(run, total_of(taken))
         uncovered -= total_of(taken)
 
     def extend_by_steps(reservation: Reservation) -> None:
@@ -175,7 +190,10 @@ def draw_for_usage(
             return
         wanted = -(-uncovered // step) * step
         at_hand = _at_hand(current, reservation, billing, now)
-        held = _moved_in(current, reservation, min(wanted, at_hand), billing, now)
+        source = reservation.parent_run_id
+        more = min(wanted, at_hand, room.of(source))
+        held = _moved_in(current, reservation, more, billing, now)
+        room.hold(source, more)
         current = held.account
         moves.extend(held.facts.moves)
         take_from(reservation.run_id)
@@ -192,8 +210,11 @@ def draw_for_usage(
     allowed = uncovered if may_finish else min(uncovered, root.grace_left_microcredits)
     # A root with a step would have been extended by whatever the pools hold.
     is_bound = allowed < uncovered and root.terms.step_microcredits == 0
-    overrun = draw(current.grants, billing.pools, allowed, now)
+    within = min(allowed, room.of(None))
+    overrun = draw(current.grants, billing.pools, within, now)
     overdrawn = total_of(overrun.draws)
+    # The pools had all that the limits left to the run.
+    refusal = room.refusal(max(allowed, int(is_limited))) if overdrawn == within else None
     current = replace(current, grants=overrun.grants)
     uncovered -= overdrawn
 
@@ -220,7 +241,8 @@ def draw_for_usage(
         draws=together(drawn_parts, overrun.draws),
         shortfall_microcredits=uncovered,
         facts=facts,
-        is_bound=is_bound,
+        is_bound=is_bound or refusal is not None,
+        refusal=refusal,
     )
 
 

@@ -5,13 +5,16 @@ commits, and insertions of pages and receipts. What is inserted is a pure functi
 row, so it does not matter which worker inserts it first, and no insertion changes what is there.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
+
+from msgspec import Struct
 
 from agent_credits.billing.directory import SettingsRows
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.values.principals import Principal
 
 
@@ -40,6 +43,20 @@ class Rows(Protocol):
         """
         ...
 
+    def read_limits(self, keys: Collection[LimitKey]) -> Mapping[LimitKey, LimitRow]:
+        """Return the rows of limits that exist."""
+        ...
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> "LostTogether | None":
+        """Write all of these rows, each if the stored one is one version older, or none of them.
+
+        Returns None if they were written, or else why not. Raises `AccountTooLarge`, and writes
+        nothing, if a row would pass its ceiling.
+        """
+        ...
+
     def flush_and_read_receipts(
         self, pages: Collection[Page], identities: Collection[Identity]
     ) -> Mapping[Identity, Receipt]:
@@ -52,6 +69,18 @@ class Rows(Protocol):
     def put_page(self, page: Page) -> None:
         """Insert a full page and one receipt for each of its entries, unless they are there."""
         ...
+
+
+class LostTogether(Struct, frozen=True):
+    """The stored rows that have moved since they were read.
+
+    `conflicts`: another transaction was moving some of the rows; which, and where they stand now,
+    is not known.
+    """
+
+    accounts: tuple[Account, ...] = ()
+    limits: tuple[LimitRow, ...] = ()
+    conflicts: bool = False
 
 
 class TeamRows(SettingsRows, Protocol):

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from agent_credits.commit.changes import ReleaseChange, RunChange, Unsure, Waiting
 from agent_credits.commit.decision_context import DecisionContext
+from agent_credits.commit.limits import count_draws, count_returned, limits_counted, room_of
 from agent_credits.commit.reload_requests import reload_standing, wait_for_reload
 from agent_credits.commit.reservations import (
     Lacking,
@@ -49,7 +50,9 @@ from agent_credits.ledger.entries import (
     ReservationFacts,
     RunContext,
     RunFacts,
+    total_of,
 )
+from agent_credits.ledger.limits import NO_LIMITS, Counted, LimitFacts
 from agent_credits.ledger.reloads import DeclineCause, Standing
 from agent_credits.ledger.reservations import line_of, reservation_of
 
@@ -103,6 +106,9 @@ def _apply_request(
     available = available_microcredits(account, change.billing.pools, context.now)
     # Without an estimate the run needs any credits at all: one microcredit.
     needed = max(estimate, 1)
+    refusal = room_of(account, change, context).refusal(needed)
+    if refusal is not None:
+        return _refused(account, change, "agent_run.requested", estimate, refusal, context)
     if available >= needed:
         return account, Entry.accepted(facts, estimate)
     lacking = Lacking(available, is_of_parent=False)
@@ -128,7 +134,16 @@ def _reserve(
         return account, _doubt(account, parent_run_id, context, "unknown_parent")
     ttl = terms.ttl if data.ttl_seconds is None else timedelta(seconds=data.ttl_seconds)
     terms = replace(terms, reserves=True, ttl=ttl)
-    held = reserve(account, run_id, parent_run_id, estimate, terms, change.billing, context.now)
+    refusal = room_of(account, change, context).refusal(estimate, parent_run_id)
+    if refusal is not None:
+        return _refused(
+            account, change, "agent_run.requested", estimate, refusal, context, parent_run_id
+        )
+    counting, counted = count_draws(account, change.billing, 0, context)
+    limits = limits_counted(change.billing, counting)
+    held = reserve(
+        counting, run_id, parent_run_id, estimate, terms, change.billing, context.now, limits
+    )
     if isinstance(held, Lacking):
         if run_id not in context.past.runs:
             # If the run ended pages ago, nothing is bought for it.
@@ -136,7 +151,8 @@ def _reserve(
         return _lacks(
             account, change, "agent_run.requested", estimate, held, context, parent_run_id
         )
-    return held.account, Entry.accepted(_facts(change, context), estimate, held.facts)
+    facts = _facts(change, context)
+    return held.account, Entry.accepted(facts, estimate, held.facts, _limit_facts(counted))
 
 
 def _apply_extension(
@@ -147,9 +163,14 @@ def _apply_extension(
     if reservation is None:
         return account, _doubt(account, run_id, context, "no_reservation")
     ttl = timedelta(seconds=data.ttl_seconds) if data.ttl_seconds is not None else None
+    parent_run_id = reservation.parent_run_id
+    refusal = room_of(account, change, context).refusal(amount, parent_run_id)
+    if refusal is not None:
+        return _refused(
+            account, change, "agent_run.extended", amount, refusal, context, parent_run_id
+        )
     held = extend(account, reservation, amount, ttl, change.billing, context.now)
     if isinstance(held, Lacking):
-        parent_run_id = reservation.parent_run_id
         return _lacks(account, change, "agent_run.extended", amount, held, context, parent_run_id)
     return held.account, Entry.extended(_facts(change, context), amount, held.facts)
 
@@ -164,31 +185,59 @@ def _lacks(
     parent_run_id: str | None = None,
 ) -> tuple[Account, Entry | Waiting]:
     """Let a request wait for a reload that may cover it, or else let it fail."""
-    billing, now = change.billing, context.now
-    standing = reload_standing(account, billing, now)
+    billing = change.billing
+    standing = reload_standing(account, billing, context.now)
     # A reload fills the pools. It does not add to what the parent holds.
     if not lacking.is_of_parent and (standing == "able" or standing == "waiting"):
         return wait_for_reload(account, billing, max(amount, 1), context)
-    reserved = reserved_microcredits(account, billing.pools, now)
-    line = line_of(account.reservations, change.event.subject)
-    directive: Directive | None = None
-    if line:
-        may_draw = any(held.left_microcredits for held in line)
-        directive = "continue" if may_draw else line[-1].overrun_directive
-    reservation = ReservationFacts(
-        parent_run_id=parent_run_id, directive=directive, reserved_before_microcredits=reserved
-    )
     return account, Entry.request_insufficient(
         _facts(change, context),
         amount,
         entry_type=entry_type,
-        pools_before=pool_balances(account, billing.pools, now),
+        pools_before=pool_balances(account, billing.pools, context.now),
         fails_run=_fails_run(account, change, context),
         decline=None if lacking.is_of_parent else _blocking_decline(standing),
         parent_holds_microcredits=(
             lacking.available_microcredits if lacking.is_of_parent else None
         ),
-        reservation=reservation,
+        reservation=_beside_request(account, change, context, parent_run_id),
+    )
+
+
+def _refused(
+    account: Account,
+    change: RunChange,
+    entry_type: Literal["agent_run.requested", "agent_run.extended"],
+    amount: int,
+    refusal: LimitFacts,
+    context: DecisionContext,
+    parent_run_id: str | None = None,
+) -> tuple[Account, Entry]:
+    """Let a request fail at a limit. A reload would not help, so none is waited for."""
+    return account, Entry.request_insufficient(
+        _facts(change, context),
+        amount,
+        entry_type=entry_type,
+        pools_before=pool_balances(account, change.billing.pools, context.now),
+        fails_run=_fails_run(account, change, context),
+        decline=None,
+        reservation=_beside_request(account, change, context, parent_run_id),
+        limits=refusal,
+    )
+
+
+def _beside_request(
+    account: Account, change: RunChange, context: DecisionContext, parent_run_id: str | None
+) -> ReservationFacts:
+    """Return what a request that fails records of reservations."""
+    reserved = reserved_microcredits(account, change.billing.pools, context.now)
+    line = line_of(account.reservations, change.event.subject)
+    directive: Directive | None = None
+    if line:
+        may_draw = any(held.left_microcredits for held in line)
+        directive = "continue" if may_draw else line[-1].overrun_directive
+    return ReservationFacts(
+        parent_run_id=parent_run_id, directive=directive, reserved_before_microcredits=reserved
     )
 
 
@@ -199,9 +248,12 @@ def _apply_usage(
     if _ended_in_error(account, change.event.subject):
         return account, Entry.waived(facts, amount)
     billing, now = change.billing, context.now
-    drawn = draw_for_usage(account, change.event.subject, amount, billing, now)
+    room = room_of(account, change, context)
+    drawn = draw_for_usage(account, change.event.subject, amount, billing, now, room)
+    after, counted = count_draws(drawn.account, billing, total_of(drawn.draws), context)
     if drawn.shortfall_microcredits == 0:
-        return drawn.account, Entry.debited(facts, amount, drawn.draws, drawn.facts)
+        limits = _limit_facts(counted)
+        return after, Entry.debited(facts, amount, drawn.draws, drawn.facts, limits)
     standing = reload_standing(account, billing, now)
     if not drawn.is_bound and (standing == "able" or standing == "waiting"):
         return wait_for_reload(account, billing, amount, context)
@@ -215,8 +267,9 @@ def _apply_usage(
         fails_run=_fails_run(account, change, context),
         decline=None if drawn.is_bound else _blocking_decline(standing),
         reservation=replace(drawn.facts, reserved_before_microcredits=reserved),
+        limits=_limit_facts(counted, drawn.refusal),
     )
-    return drawn.account, entry
+    return after, entry
 
 
 def _apply_release(
@@ -270,7 +323,8 @@ def _apply_finish(
     if status != "error":
         return account, Entry.finished(facts, reservation)
     draws, grace = list[Draw](), change.billing.grace
-    for part in draws_to_return(context.entries_of_run(account, run_id)):
+    entries = context.entries_of_run(account, run_id)
+    for part in draws_to_return(entries):
         origin = origin_of(account, context, part.grant_id)
         moves = tuple(m for m in reservation.moves if m.grant_id == part.grant_id)
         with_part = given_back(account, part, origin, grace, context.now, moves)
@@ -284,8 +338,15 @@ def _apply_finish(
         draws.append(part)
     ended = ErroredRun(run_hash(run_id), context.now)
     others = tuple(run for run in account.errored_runs if run.run_hash != ended.run_hash)
-    after = replace(account, errored_runs=(*others, ended))
-    return after, Entry.returned(facts, tuple(draws), reservation)
+    account = replace(account, errored_runs=(*others, ended))
+    went_back = frozenset(part.grant_id for part in draws)
+    after, counted = count_returned(account, entries, went_back, context.now)
+    return after, Entry.returned(facts, tuple(draws), reservation, _limit_facts(counted))
+
+
+def _limit_facts(counted: tuple[Counted, ...], refusal: LimitFacts | None = None) -> LimitFacts:
+    standings = refusal.standings if refusal is not None else ()
+    return LimitFacts(counted, standings) if counted or standings else NO_LIMITS
 
 
 def _ended_in_error(account: Account, run_id: str) -> bool:

@@ -20,6 +20,7 @@ from datetime import datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
+from agent_credits.commit.beside import ALONE, Beside
 from agent_credits.commit.changes import Change, Past, Result, Unsure, Waiting
 from agent_credits.commit.decide import (
     Decision,
@@ -29,13 +30,20 @@ from agent_credits.commit.decide import (
     runs_in_doubt,
     runs_that_fail,
     runs_that_give_back,
+    runs_with_their_own_limit,
 )
 from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page
 from agent_credits.commit.rows import Rows, entries_of
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Receipt, origin_identity
-from agent_credits.values.errors import AccountMissing, Contended, InvariantViolated, require
+from agent_credits.values.errors import (
+    AccountMissing,
+    Contended,
+    InvariantViolated,
+    MoreRowsNeeded,
+    require,
+)
 from agent_credits.values.principals import Principal
 
 # Each lost attempt means that another writer committed, so the account made progress.
@@ -101,7 +109,8 @@ def commit(
     """Record a batch of at most `CHANGES_PER_COMMIT_MAX` changes of one account, all or none.
 
     Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
-    lost races, `AccountTooLarge` if the changes do not fit one row, and what `rows` raises.
+    lost races, `AccountTooLarge` if the changes do not fit one row, `MoreRowsNeeded` if they move
+    rows beside the account's own, and what `rows` raises.
     `before_failing` is called once, if a run would fail, to bill by settings that are not cached.
     `ahead` is what was read for these very changes; without it, `warm` is the row to start from.
     """
@@ -127,7 +136,8 @@ def commit(
 
 def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
     """Return what a commit of these changes would decide now. Nothing is written."""
-    return _decide(rows, row, changes, rows.read_receipts(not_on_page(row, changes)), now)
+    receipts = rows.read_receipts(not_on_page(row, changes))
+    return decide_with_ledger(rows, row, changes, receipts, now)
 
 
 def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:
@@ -145,11 +155,11 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
     else:
         receipts = rows.read_receipts(wanted)
     try:
-        decision = _decide(rows, row, attempt.changes, receipts, now)
+        decision = decide_with_ledger(rows, row, attempt.changes, receipts, now)
         if attempt.rebill is not None and lacks_credits(decision):
             rebilled = attempt.rebill(attempt.changes, now)
             attempt = replace(attempt, changes=rebilled, rebill=None)
-            decision = _decide(rows, row, rebilled, receipts, now)
+            decision = decide_with_ledger(rows, row, rebilled, receipts, now)
     except InvariantViolated:
         # The ledger was read after the row, so it may include commits that the row does not, and
         # the two may disagree. It is a bug only if the row is still the newest.
@@ -157,8 +167,10 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
         if newer is None or newer.version == row.version:
             raise
         return _Superseded(attempt.on(newer), lost_race=False)
+    if decision.lacks:
+        raise MoreRowsNeeded(f"{row.principal}: the changes move rows beside the account's own")
     if not decision.changes_account:
-        if _must_be_newest(decision, is_warm=attempt.is_warm):
+        if must_be_newest(decision, is_warm=attempt.is_warm):
             # Without a write, this worker would not notice that its row is stale: that the reload
             # was granted long ago, or that the run or its parent has reserved meanwhile.
             newer = rows.read_account(row.principal) or row
@@ -174,18 +186,20 @@ def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded
     return _Superseded(attempt.on(newer), lost_race=True)
 
 
-def _decide(
+def decide_with_ledger(
     rows: Rows,
     row: Account,
     changes: Sequence[Change],
     receipts: Mapping[Identity, Receipt],
     now: datetime,
+    beside: Beside = ALONE,
 ) -> Decision:
     """Read what else the decision needs of the ledger, after reading the row, and decide."""
     recorded = {identity: receipt.entry for identity, receipt in receipts.items()}
     fresh = [change for change in changes if change.identity not in recorded]
-    past = _with_runs(rows, row, Past(recorded=recorded), runs_that_give_back(fresh), now)
-    decision = decide(row, changes, past, now)
+    needed = runs_that_give_back(fresh) | runs_with_their_own_limit(fresh)
+    past = _with_runs(rows, row, Past(recorded=recorded), needed, now)
+    decision = decide(row, changes, past, now, beside)
     # Each round reads the past of at least one more run, and a change names at most two: its own
     # and its parent. Nearly always one round is enough.
     for _ in range(2 * len(changes)):
@@ -193,11 +207,11 @@ def _decide(
         if not lacking:
             break
         past = _with_runs(rows, row, past, lacking, now)
-        decision = decide(row, changes, past, now)
+        decision = decide(row, changes, past, now, beside)
     return decision
 
 
-def _must_be_newest(decision: Decision, *, is_warm: bool) -> bool:
+def must_be_newest(decision: Decision, *, is_warm: bool) -> bool:
     """Tell whether what was decided, without a write, would be wrong if the row were stale.
 
     What contradicts a reservation was decided with the ledger as well, which was read after the

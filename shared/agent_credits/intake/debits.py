@@ -5,7 +5,8 @@ observation if it reports an error of a model provider. A fault in one message o
 not affect any other message.
 
 Accounts are committed side by side, what a single account has to commit in order of arrival. What
-many of them need is read for all of them together: settings, rows, then receipts.
+many of them need is read for all of them together: settings, rows, then receipts. Accounts whose
+runs share a limit are committed one after the other, many of them in one transaction.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,6 +30,11 @@ from agent_credits.commit.changes import (
 )
 from agent_credits.commit.read_ahead import Ahead, read_ahead
 from agent_credits.commit.rows import Rows
+from agent_credits.commit.together import (
+    ACCOUNTS_TOGETHER_MAX,
+    commit_together,
+    moves_other_rows,
+)
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.events.agent_runs import (
     AgentRunEvent,
@@ -62,6 +68,7 @@ from agent_credits.values.errors import (
     AccountTooLarge,
     AgentCreditsError,
     Contended,
+    MoreRowsNeeded,
     OutOfTime,
 )
 from agent_credits.values.principals import Principal
@@ -259,7 +266,13 @@ class Debits:
     def _commit_all(
         self, accounts: Sequence[_OfAccount], now: datetime, time_is_left: TimeIsLeft
     ) -> Iterator[_Group]:
-        """Commit the debits of several accounts side by side."""
+        """Commit the debits of several accounts: side by side, unless they share rows."""
+        sharing = [of for of in accounts if moves_other_rows([d.change for d in of[1]])]
+        if sharing:
+            yield from self._commit_sharing(sharing, now, time_is_left)
+            accounts = [of for of in accounts if of not in sharing]
+        if not accounts:
+            return
         # After any error, the next batch reads the row again.
         warm = {p: row for p, _ in accounts if (row := self._warm.pop(p, None)) is not None}
         ahead = self._read_ahead(accounts, warm, time_is_left)
@@ -273,6 +286,43 @@ class Debits:
             if of_account.row is not None:
                 self._keep_warm(of_account.row)
             yield from of_account.groups
+
+    def _commit_sharing(
+        self, accounts: Sequence[_OfAccount], now: datetime, time_is_left: TimeIsLeft
+    ) -> Iterator[_Group]:
+        """Commit accounts that move shared rows, as many at a time as one transaction takes.
+
+        They are never warm: another account's commit may have moved what they share.
+        """
+        waiting = [
+            {principal: debits[start : start + CHANGES_PER_COMMIT_MAX] for principal, debits in of}
+            for of in _parts(accounts, ACCOUNTS_TOGETHER_MAX)
+            for start in range(0, max(len(d) for _, d in of), CHANGES_PER_COMMIT_MAX)
+        ][::-1]
+        for principal, _ in accounts:
+            self._warm.pop(principal, None)
+        while waiting:
+            part = {principal: debits for principal, debits in waiting.pop().items() if debits}
+            if not time_is_left():
+                late = RetryLater(OutOfTime("the function's time is up"))
+                yield from (_all_of(debits, late) for debits in part.values())
+                continue
+            outcomes = commit_together(
+                self._rows,
+                {principal: [d.change for d in debits] for principal, debits in part.items()},
+                now=now,
+                pause=self._pause,
+                before_failing=self._rebilled,
+            )
+            for principal, debits in part.items():
+                outcome = outcomes[principal]
+                if isinstance(outcome, AccountTooLarge) and len(debits) > 1:
+                    half = len(debits) // 2
+                    waiting += [{principal: debits[half:]}, {principal: debits[:half]}]
+                elif isinstance(outcome, AgentCreditsError):
+                    yield _failed(debits, outcome)
+                else:
+                    yield _group_of(outcome, debits, now)
 
     def _read_ahead(
         self,
@@ -322,18 +372,14 @@ class Debits:
                     ahead=ahead,
                     before_failing=self._rebilled,
                 )
-            except AccountTooLarge as error:
-                if len(part) == 1:
-                    groups.append(_all_of(part, RetryLater(error)))
-                else:
+            except MoreRowsNeeded:
+                groups += self._commit_sharing([(principal, [*part])], now, time_is_left)
+            except AgentCreditsError as error:
+                if isinstance(error, AccountTooLarge) and len(part) > 1:
                     half = len(part) // 2
                     waiting += [part[half:], part[:half]]
-            except AccountMissing as error:
-                groups.append(_all_of(part, Rejected(Rejection("unknown_user", str(error)))))
-            except Contended as error:
-                groups.append(_all_of(part, RetrySoon(error), retries=error.races_lost))
-            except AgentCreditsError as error:
-                groups.append(_all_of(part, RetryLater(error)))
+                else:
+                    groups.append(_failed(part, error))
             else:
                 warm = committed.account
                 groups.append(_group_of(committed, part, now))
@@ -384,6 +430,17 @@ def _by_message(
 def _all_of(debits: Iterable[_Debit], disposition: Disposition, retries: int = 0) -> _Group:
     settled = tuple(_Settled(debit.message_id, disposition) for debit in debits)
     return _Group(settled, retries=retries)
+
+
+def _failed(debits: Sequence[_Debit], error: AgentCreditsError) -> _Group:
+    """Return what becomes of events whose commit failed."""
+    match error:
+        case AccountMissing():
+            return _all_of(debits, Rejected(Rejection("unknown_user", str(error))))
+        case Contended():
+            return _all_of(debits, RetrySoon(error), retries=error.races_lost)
+        case _:
+            return _all_of(debits, RetryLater(error))
 
 
 def _group_of(committed: Committed, debits: Sequence[_Debit], now: datetime) -> _Group:

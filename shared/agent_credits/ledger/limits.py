@@ -114,7 +114,10 @@ class Counted(Struct, frozen=True):
 
 
 class LimitStanding(Struct, frozen=True):
-    """Where a limit stood before an event. `resets_at` is None for a limit of each run."""
+    """Where a limit stood before an event. `resets_at` is None for a limit of each run.
+
+    `cannot_count`: the account counts so many limits that it cannot count this one.
+    """
 
     key: LimitKey
     limit_microcredits: int
@@ -122,10 +125,13 @@ class LimitStanding(Struct, frozen=True):
     drawn_microcredits: int
     held_microcredits: int
     resets_at: datetime | None = None
+    cannot_count: bool = False
 
     @property
     def room_microcredits(self) -> int:
         """Return what may still be drawn or reserved."""
+        if self.cannot_count:
+            return 0
         taken = self.drawn_microcredits + self.held_microcredits
         return max(self.limit_microcredits - taken, 0)
 
@@ -162,8 +168,8 @@ def period_ends_at(period: LimitPeriod, time_zone: str, now: datetime) -> dateti
             next_begins = today + timedelta(days=7 - today.weekday())
         case "month":
             next_begins = date(today.year + today.month // 12, today.month % 12 + 1, 1)
-        case "run":
-            raise ValueError("a limit of each run has no period that ends")
+        case _:
+            raise ValueError(f"a limit of each {period} has no period that ends")
     midnight = datetime(
         next_begins.year, next_begins.month, next_begins.day, tzinfo=ZoneInfo(time_zone)
     )

@@ -33,6 +33,10 @@ class Contended(AgentCreditsError):
         self.races_lost = races_lost
 
 
+class MoreRowsNeeded(AgentCreditsError):
+    """The changes move rows beside the account's own: commit them with `commit_together`."""
+
+
 class OutOfTime(AgentCreditsError):
     """The function has too little time left to begin this. Give the messages back."""
 

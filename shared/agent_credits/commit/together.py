@@ -1,0 +1,328 @@
+"""Commits that move rows beside the account's own: limits that span accounts.
+
+They follow the write protocol for each account, and differ in the fourth step alone: all rows that
+the commit moves are written in one transaction, each under its own version. Nothing is half done,
+whenever a worker stops. A lost race returns the rows that have moved, like that of a single row.
+
+Accounts that share a row would lose races against each other. So a worker commits those of a batch
+in one transaction: each is decided with what the accounts before it move. An account that turns out
+to move no other row is written by itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from agent_credits.commit.beside import Beside, NamesBeside
+from agent_credits.commit.changes import Change, RunChange
+from agent_credits.commit.decide import Decision, lacks_credits, names_beside
+from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page, read_ahead
+from agent_credits.commit.rows import LostTogether, Rows
+from agent_credits.commit.write_protocol import (
+    ATTEMPTS_MAX,
+    CHANGES_PER_COMMIT_MAX,
+    Committed,
+    Pause,
+    Rebill,
+    commit,
+    decide_with_ledger,
+    must_be_newest,
+)
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.limits import LimitKey, LimitRow
+from agent_credits.values.errors import (
+    AccountMissing,
+    AccountTooLarge,
+    AgentCreditsError,
+    Contended,
+    InvariantViolated,
+    MoreRowsNeeded,
+    require,
+)
+from agent_credits.values.principals import Principal
+
+# DynamoDB's bound on the rows of a transaction.
+ROWS_TOGETHER_MAX: Final = 100
+# So that a lost race costs few decisions, and the rows of usual size stay far below the 4 MB of a
+# transaction.
+ACCOUNTS_TOGETHER_MAX: Final = 25
+# A decision names rows that it lacks at most once for its changes and once for what they end.
+_ROUNDS_MAX: Final = 4
+
+Outcome = Committed | AgentCreditsError
+
+
+def commit_changes(
+    rows: Rows,
+    principal: Principal,
+    changes: Sequence[Change],
+    *,
+    now: datetime,
+    pause: Pause,
+    before_failing: Rebill | None = None,
+) -> Committed:
+    """Commit changes of one account, with whatever rows they move. Raises what `commit` raises."""
+    if not moves_other_rows(changes):
+        try:
+            return commit(
+                rows, principal, changes, now=now, pause=pause, before_failing=before_failing
+            )
+        except MoreRowsNeeded:
+            # An end of a reservation that counts under a limit of several accounts.
+            pass
+    found = commit_together(
+        rows, {principal: changes}, now=now, pause=pause, before_failing=before_failing
+    )
+    outcome = found[principal]
+    if isinstance(outcome, AgentCreditsError):
+        raise outcome
+    return outcome
+
+
+def moves_other_rows(changes: Sequence[Change]) -> bool:
+    """Return whether the billing of these changes names rows beside the account's own."""
+    return any(
+        limit.spans_accounts
+        for change in changes
+        if isinstance(change, RunChange)
+        for limit in change.billing.limits
+    )
+
+
+def commit_together(
+    rows: Rows,
+    changes_of: Mapping[Principal, Sequence[Change]],
+    *,
+    now: datetime,
+    pause: Pause,
+    before_failing: Rebill | None = None,
+) -> dict[Principal, Outcome]:
+    """Commit the changes of each account, or return the error that concerns it; see `commit`."""
+    require(0 < len(changes_of) <= ACCOUNTS_TOGETHER_MAX, "a commit moves bounded accounts")
+    for changes in changes_of.values():
+        require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
+    group = _Group(rows, changes_of, now, before_failing)
+    for number in range(ATTEMPTS_MAX):
+        try:
+            lost_race = group.attempt(number)
+        except AgentCreditsError as error:
+            group.isolate(error)
+            return group.outcomes
+        if not group.pending:
+            return group.outcomes
+        if lost_race and number + 1 < ATTEMPTS_MAX:
+            pause(number + 1)
+    for principal in group.pending:
+        contended = Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+        group.outcomes[principal] = contended
+    return group.outcomes
+
+
+class _Staged(Struct, frozen=True):
+    """An account that is decided and not written yet, and the row that it was decided from."""
+
+    row: Account
+    decision: Decision
+
+
+class _Group:
+    """Accounts that are committed together: what is known of their rows, and their outcomes."""
+
+    def __init__(
+        self,
+        rows: Rows,
+        changes_of: Mapping[Principal, Sequence[Change]],
+        now: datetime,
+        before_failing: Rebill | None,
+    ) -> None:
+        self._rows = rows
+        self._now = now
+        self._before_failing = before_failing
+        self._rebilled: set[Principal] = set()
+        # What an earlier attempt read and no lost race has shown to be stale.
+        self._ahead: dict[Principal, Ahead] = {}
+        self._newer: dict[Principal, Account] = {}
+        self._limits: dict[LimitKey, LimitRow | None] = {}
+        self.pending = dict(changes_of)
+        self.outcomes: dict[Principal, Outcome] = {}
+
+    def attempt(self, number: int) -> bool:
+        """Read, decide and write once. Returns whether a race was lost."""
+        self._read()
+        staged = self._decide_all(number)
+        lost_race = False
+        alone = {p: found for p, found in staged.items() if not found.decision.moves}
+        for principal, found in alone.items():
+            lost_race |= self._write_alone(principal, found, number)
+        together = {p: found for p, found in staged.items() if p not in alone}
+        if together:
+            lost_race |= self._write_together(together, number)
+        return lost_race
+
+    def _read(self) -> None:
+        """Read the rows, then the receipts, of the accounts that are not known."""
+        unread = {p: c for p, c in self.pending.items() if p not in self._ahead}
+        if unread:
+            self._ahead.update(read_ahead(self._rows, unread, self._newer))
+            self._newer.clear()
+        for principal in [p for p in self.pending if p not in self._ahead]:
+            self._settle(principal, AccountMissing(f"{principal} has no account"))
+        named = [
+            names_beside(self._ahead[p].row, changes).limits for p, changes in self.pending.items()
+        ]
+        self._read_limits(NamesBeside(frozenset(key for keys in named for key in keys)))
+
+    def _read_limits(self, names: NamesBeside) -> None:
+        keys = [key for key in names.limits if key not in self._limits]
+        if keys:
+            found = self._rows.read_limits(keys)
+            self._limits.update({key: found.get(key) for key in keys})
+
+    def _decide_all(self, number: int) -> dict[Principal, _Staged]:
+        """Decide each account with what those before it move."""
+        staged: dict[Principal, _Staged] = {}
+        moved = Beside()
+        for principal in [*self.pending]:
+            try:
+                decision = self._decide(principal, moved)
+            except AgentCreditsError as error:
+                if isinstance(error, InvariantViolated) and self._is_stale(principal):
+                    continue
+                self._settle(principal, error)
+                continue
+            if decision.changes_account:
+                staged[principal] = _Staged(self._ahead[principal].row, decision)
+                moved = moved.with_moved(decision.moves)
+            elif not must_be_newest(decision, is_warm=False) or not self._is_stale(principal):
+                self._settle(principal, _committed(decision, number))
+        return staged
+
+    def _decide(self, principal: Principal, moved: Beside) -> Decision:
+        """Decide, with all rows that the decision turns out to need."""
+        ahead = self._ahead[principal]
+        receipts = {i: receipt for i, receipt in ahead.receipts.items() if receipt}
+        for _ in range(_ROUNDS_MAX):
+            changes = self.pending[principal]
+            beside = Beside(self._limits).with_moved(moved)
+            decision = decide_with_ledger(
+                self._rows, ahead.row, changes, receipts, self._now, beside
+            )
+            if decision.lacks:
+                self._read_limits(decision.lacks)
+            elif self._bills_again(principal, decision):
+                self._rebilled.add(principal)
+                assert self._before_failing is not None
+                self.pending[principal] = self._before_failing(changes, self._now)
+            else:
+                return decision
+        raise InvariantViolated("a decision names all rows that it needs")
+
+    def _bills_again(self, principal: Principal, decision: Decision) -> bool:
+        may = self._before_failing is not None and principal not in self._rebilled
+        return may and lacks_credits(decision)
+
+    def _is_stale(self, principal: Principal) -> bool:
+        """Read the row again; if it has moved, the next attempt starts from it."""
+        newer = self._rows.read_account(principal)
+        if newer is None or newer.version == self._ahead[principal].row.version:
+            return False
+        self._start_from(newer)
+        return True
+
+    def _start_from(self, newer: Account) -> None:
+        self._ahead.pop(newer.principal, None)
+        self._newer[newer.principal] = newer
+
+    def _write_alone(self, principal: Principal, found: _Staged, number: int) -> bool:
+        self._flush(principal, found.row)
+        try:
+            newer = self._rows.compare_and_set(found.decision.account)
+        except AgentCreditsError as error:
+            self._settle(principal, error)
+            return False
+        if newer is not None:
+            self._start_from(newer)
+            return True
+        self._settle(principal, _committed(found.decision, number))
+        return False
+
+    def _write_together(self, staged: Mapping[Principal, _Staged], number: int) -> bool:
+        moved = Beside()
+        for found in staged.values():
+            moved = moved.with_moved(found.decision.moves)
+        limits = [
+            replace(row, version=_version(self._limits[key]) + 1)
+            for key, row in moved.limits.items()
+            if row is not None
+        ]
+        try:
+            if len(staged) + len(limits) > ROWS_TOGETHER_MAX:
+                raise AccountTooLarge(f"a commit moves at most {ROWS_TOGETHER_MAX} rows")
+            for principal, found in staged.items():
+                self._flush(principal, found.row)
+            accounts = [found.decision.account for found in staged.values()]
+            lost = self._rows.compare_and_set_together(accounts, limits)
+        except AgentCreditsError as error:
+            self._one_by_one([*staged], error)
+            return False
+        if lost is not None:
+            self._start_after(lost)
+            return True
+        for principal, found in staged.items():
+            self._settle(principal, _committed(found.decision, number))
+        return False
+
+    def isolate(self, error: AgentCreditsError) -> None:
+        """Let the fault of one account, or of what it needs, cost the others nothing."""
+        self._one_by_one([*self.pending], error)
+
+    def _one_by_one(self, principals: Sequence[Principal], error: AgentCreditsError) -> None:
+        if len(principals) == 1:
+            self._settle(principals[0], error)
+            return
+        for principal in principals:
+            alone = {principal: self.pending[principal]}
+            outcome = commit_together(
+                self._rows,
+                alone,
+                now=self._now,
+                pause=_do_not_wait,
+                before_failing=self._before_failing,
+            )[principal]
+            self._settle(principal, outcome)
+        # What they moved is read again.
+        self._limits.clear()
+
+    def _start_after(self, lost: LostTogether) -> None:
+        if lost.conflicts:
+            self._ahead.clear()
+            self._limits.clear()
+        for account in lost.accounts:
+            self._start_from(account)
+        self._limits.update({row.key: row for row in lost.limits})
+
+    def _flush(self, principal: Principal, row: Account) -> None:
+        wanted = not_on_page(row, self.pending[principal])
+        if row.page_is_full and not flushes_ahead(row, wanted):
+            self._rows.put_page(row.page)
+
+    def _settle(self, principal: Principal, outcome: Outcome) -> None:
+        self.outcomes[principal] = outcome
+        self.pending.pop(principal)
+
+
+def _do_not_wait(_: int) -> None:
+    """Go on at once: the group has waited already."""
+
+
+def _version(row: LimitRow | None) -> int:
+    return row.version if row is not None else 0
+
+
+def _committed(decision: Decision, races_lost: int) -> Committed:
+    return Committed(
+        decision.account, decision.results, races_lost, decision.errored_runs_forgotten
+    )
