@@ -140,8 +140,8 @@ def _drawn_here(counted: LimitCount, now: datetime) -> int:
 def lines_about_limits(entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield where each limit of the run stood before the event that one of them refused."""
     for standing in entry.limits.standings:
-        refused = standing is entry.limits.refused_by
-        yield "limit", standing_text(standing) + ("; this one refused" if refused else "")
+        is_refusing = standing is entry.limits.refused_by
+        yield "refused by" if is_refusing else "limit", standing_text(standing)
 
 
 def limit_facts_to_json(facts: LimitFacts) -> dict[str, Any]:

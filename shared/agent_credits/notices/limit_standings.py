@@ -3,14 +3,17 @@
 from typing import Any
 
 from agent_credits.billing.limit_standings import CurrentLimit
-from agent_credits.ledger.limits import LimitStanding
+from agent_credits.ledger.limits import COUNTS_MAX, LimitStanding
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, credits_text, time_text
 
 
 def standing_data(standing: LimitStanding) -> dict[str, Any]:
-    """Return where a limit stands; `left_credits` is what may still be drawn or reserved."""
+    """Return where a limit stands; `left_credits` is what may still be drawn or reserved.
+
+    `cannot_count` says that the account counts too many limits to count this one.
+    """
     return {
         "scope": standing.key.scope,
         "id": standing.key.id,
@@ -21,6 +24,7 @@ def standing_data(standing: LimitStanding) -> dict[str, Any]:
         "reserved_credits": format_credits(standing.held_microcredits),
         "left_credits": format_credits(standing.room_microcredits),
         "resets_at": iso(standing.resets_at) if standing.resets_at else None,
+        **({"cannot_count": True} if standing.cannot_count else {}),
     }
 
 
@@ -43,6 +47,8 @@ def current_limit_data(current: CurrentLimit) -> dict[str, Any]:
 
 def standing_text(standing: LimitStanding) -> str:
     """Return where a limit stands: project web per month: 480 of 500 credits drawn, 20 left."""
+    if standing.cannot_count:
+        return f"{standing.key}: not counted, because its account counts {COUNTS_MAX} limits"
     drawn, limit = amount_text(standing.drawn_microcredits), standing.limit_microcredits
     parts = [f"{drawn} of {credits_text(limit)} drawn"]
     if standing.held_microcredits:
