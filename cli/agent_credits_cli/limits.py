@@ -14,6 +14,7 @@ from agent_credits.billing.limit_standings import (
     accounts_that_count,
     current_limits,
     payer_under,
+    used_percent,
 )
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
@@ -53,36 +54,36 @@ def limits_table(
     limits: Sequence[CurrentLimit],
     now: datetime,
     title: str | None = None,
-    drawn_here: Sequence[int] | None = None,
+    used_here: Sequence[int] | None = None,
 ) -> Table:
-    """Return limits and where each stands, with `drawn_here` of one account if given."""
-    here_heading = [] if drawn_here is None else [">drawn here"]
+    """Return limits and where each stands, with `used_here` of one account if given."""
+    here_heading = [] if used_here is None else [">used here"]
     any_raised = any(limit.is_lifted(now) for limit in limits)
     listing = table(
-        *("scope", "id", "period", ">limit", ">drawn", ">%", *here_heading, ">reserved", ">left"),
+        *("scope", "id", "period", ">limit", ">used", ">%", *here_heading, ">reserved", ">left"),
         *("action", "resets at", *(["raised until"] if any_raised else [])),
         title=title,
     )
     for number, limit in enumerate(limits):
         declared, raised_until = limit.declared, limit.declared.raise_until
-        drawn, percent, reserved, left, resets_at = _standing_cells(limit)
-        here = [] if drawn_here is None else [amount_text(drawn_here[number])]
+        used, percent, reserved, left, resets_at = _standing_cells(limit)
+        here = [] if used_here is None else [amount_text(used_here[number])]
         raised = time_text(raised_until) if raised_until and limit.is_lifted(now) else ""
         listing.add_row(
             *(declared.scope, limit.id or "each", declared.period),
-            *(amount_text(declared.microcredits), drawn, percent, *here, reserved, left),
+            *(amount_text(declared.microcredits), used, percent, *here, reserved, left),
             *(declared.action, resets_at, *([raised] if any_raised else [])),
         )
     return listing
 
 
 def _standing_cells(limit: CurrentLimit) -> tuple[str, str, str, str, str]:
-    standing, percent = limit.standing, limit.percent
+    standing = limit.standing
     if standing is None:
         return "", "", "", "", ""
     return (
         amount_text(standing.drawn_microcredits),
-        "" if percent is None else str(percent),
+        str(used_percent(standing)),
         amount_text(standing.held_microcredits),
         amount_text(standing.room_microcredits),
         time_text(standing.resets_at) if standing.resets_at else "",
@@ -119,8 +120,8 @@ def account_limits_table(
     counted: Sequence[tuple[LimitCount, CurrentLimit]], now: datetime
 ) -> Table:
     """Return the limits that the account counts, and what it drew of each itself."""
-    drawn_here = [_drawn_here(count, now) for count, _ in counted]
-    return limits_table([limit for _, limit in counted], now, "limits", drawn_here)
+    used_here = [_used_here(count, now) for count, _ in counted]
+    return limits_table([limit for _, limit in counted], now, "limits", used_here)
 
 
 def account_limit_to_json(
@@ -129,11 +130,11 @@ def account_limit_to_json(
     return {
         "team_id": counted.key.team_id,
         **current_limit_data(limit),
-        "drawn_by_account_credits": format_credits(_drawn_here(counted, now)),
+        "used_by_account_credits": format_credits(_used_here(counted, now)),
     }
 
 
-def _drawn_here(counted: LimitCount, now: datetime) -> int:
+def _used_here(counted: LimitCount, now: datetime) -> int:
     return counted.drawn_microcredits if counted.is_current(now) else 0
 
 

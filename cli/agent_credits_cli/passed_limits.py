@@ -50,12 +50,13 @@ def _warnings(rows: OperatorRows, before: Team, after: Team, now: datetime) -> I
 
 def _warning(standing: LimitStanding) -> str:
     key, resets_at = standing.key, standing.resets_at
-    taken = f"{credits_text(standing.drawn_microcredits)} drawn"
+    limit = credits_text(standing.limit_microcredits)
+    taken = f"{amount_text(standing.drawn_microcredits)} of {limit} used"
     if standing.held_microcredits:
         taken += f" and {amount_text(standing.held_microcredits)} reserved"
     what_follows = "new runs are refused" if standing.stops else "it only warns"
     return (
         f"team {key.team_id} is over its new limit of {place_text(key.scope, key.id, key.period)}:"
-        f" {taken} of {amount_text(standing.limit_microcredits)}; {what_follows}"
+        f" {taken}; {what_follows}"
         + (f", and it resets at {time_text(resets_at)}" if resets_at else "")
     )

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.limit_standings import used_percent
 from agent_credits.billing.limits import TeamLimit
 from agent_credits.billing.teams import Team, bill
 from agent_credits.commit.changes import RunChange
@@ -137,7 +138,7 @@ class TestLimits:
         shown = run("limits", "acme").stdout
 
         rows = [" ".join(line.split()) for line in shown.splitlines()]
-        assert "scope id period limit drawn % reserved left action resets at" in rows
+        assert "scope id period limit used % reserved left action resets at" in rows
         assert f"team acme month 100 65 65 0 35 stop {MONTH_ENDS}" in rows
         assert f"project web month 60 60 100 0 0 stop {MONTH_ENDS}" in rows
         assert "member each day 40 warn" in rows
@@ -165,16 +166,16 @@ class TestLimits:
             "period": "month",
             "action": "stop",
             "limit_credits": "100",
-            "drawn_credits": "65",
+            "used_credits": "65",
+            "used_percent": 65,
             "reserved_credits": "0",
             "left_credits": "35",
             "resets_at": "2025-11-30T23:00:00Z",
-            "percent": 65,
             "warn_at": [70, 90, 100],
             "raise_until": None,
         }
         each_member = shown["limits"][2]
-        assert (each_member["drawn_credits"], each_member["percent"]) == (None, None)
+        assert (each_member["used_credits"], each_member["used_percent"]) == (None, None)
 
     def test_what_runs_reserve_is_shown_beside_what_they_drew(
         self, run: Run, rows: DynamoDBRows
@@ -185,8 +186,8 @@ class TestLimits:
 
         (of_team,) = json.loads(run("limits", "acme", "--json").stdout)["limits"]
 
-        assert (of_team["drawn_credits"], of_team["reserved_credits"]) == ("10", "30")
-        assert (of_team["left_credits"], of_team["percent"]) == ("60", 10)
+        assert (of_team["used_credits"], of_team["reserved_credits"]) == ("10", "30")
+        assert (of_team["left_credits"], of_team["used_percent"]) == ("60", 10)
 
     def test_a_limit_that_is_raised_for_a_while_says_until_when(
         self, run: Run, limited: Limited
@@ -211,7 +212,7 @@ class TestLimits:
 
         shown = json.loads(run("limits", "acme", "--json").stdout)["limits"]
 
-        assert ("docs", "7") in [(one["id"], one["drawn_credits"]) for one in shown]
+        assert ("docs", "7") in [(one["id"], one["used_credits"]) for one in shown]
 
     @pytest.mark.usefixtures("limited")
     def test_a_team_without_limits_is_told_how_to_declare_some(self, run: Run) -> None:
@@ -238,7 +239,7 @@ class TestLimits:
         )
 
         # Of the fixture's project there is a count as well.
-        assert "and 2 more projects that drew less" in run("limits", "acme").stdout
+        assert "and 2 more projects with less used" in run("limits", "acme").stdout
         shown = json.loads(run("limits", "acme", "--json").stdout)
         assert [one["id"] for one in shown["limits"]] == [None, "web", "p3"]
         assert shown["left_out"] == 2
@@ -279,7 +280,7 @@ class TestTeamAndAccount:
         shown = json.loads(run("account", "user:ben", "--json").stdout)["limits"]
 
         assert [
-            (one["scope"], one["id"], one["drawn_credits"], one["drawn_by_account_credits"])
+            (one["scope"], one["id"], one["used_credits"], one["used_by_account_credits"])
             for one in shown
         ] == [
             ("team", "acme", "65", "10"),
@@ -287,12 +288,12 @@ class TestTeamAndAccount:
             ("member", "ben", "10", "10"),
         ]
         assert shown[0]["team_id"] == "acme"
-        assert "drawn here" in run("account", "user:ben").stdout
+        assert "used here" in run("account", "user:ben").stdout
 
     @pytest.mark.usefixtures("limited")
     def test_an_account_that_counts_nothing_shows_no_limits(self, run: Run) -> None:
         assert json.loads(run("account", "team:bigcorp", "--json").stdout)["limits"] == []
-        assert "drawn here" not in run("account", "team:bigcorp").stdout
+        assert "used here" not in run("account", "team:bigcorp").stdout
 
     def test_who_no_longer_pays_shows_nothing_of_what_another_account_counts(
         self, limited: Limited
@@ -327,10 +328,10 @@ class TestExplain:
 
         lines = [" ".join(line.split()) for line in text.splitlines()]
         assert (
-            "refused by project web per month: 58.5 of 60 credits drawn, 1.5 left, "
+            "refused by project web per month: 58.5 of 60 credits used, 1.5 left, "
             f"resets at {MONTH_ENDS}"
         ) in lines
-        of_team = "limit team acme per month: 63.5 of 100 credits drawn, 36.5 left"
+        of_team = "limit team acme per month: 63.5 of 100 credits used, 36.5 left"
         assert f"{of_team}, resets at {MONTH_ENDS}" in lines
         assert any(line.endswith(", only warns") for line in lines)
         assert (
@@ -349,7 +350,8 @@ class TestExplain:
             "period": "month",
             "action": "stop",
             "limit_credits": "60",
-            "drawn_credits": "58.5",
+            "used_credits": "58.5",
+            "used_percent": 97,
             "reserved_credits": "0",
             "left_credits": "1.5",
             "resets_at": "2025-11-30T23:00:00Z",
@@ -489,12 +491,12 @@ class TestApply:
 
         assert planned["warnings"] == [
             (
-                "team harbor is over its new limit of the team per month: 60 credits drawn of 59;"
+                "team harbor is over its new limit of the team per month: 60 of 59 credits used;"
                 f" new runs are refused, and it resets at {MONTH_ENDS}"
             ),
             (
-                "team harbor is over its new limit of project web per month: 60 credits drawn of"
-                f" 59.5; it only warns, and it resets at {MONTH_ENDS}"
+                "team harbor is over its new limit of project web per month: 60 of"
+                f" 59.5 credits used; it only warns, and it resets at {MONTH_ENDS}"
             ),
         ]
         assert planned["changes"] != []
@@ -515,7 +517,7 @@ class TestApply:
 
         (warning,) = applied(TEAM_OF.format(84))["warnings"]
 
-        assert "10 credits drawn and 75 reserved of 84" in warning
+        assert "10 of 84 credits used and 75 reserved" in warning
 
     @pytest.mark.parametrize(
         "declared",
@@ -602,4 +604,4 @@ def test_a_team_that_pays_itself_reads_its_account_and_no_rows_of_limits(
 
     current = limits_of_team(rows, settings, POLICY, NOW)
 
-    assert [one.percent for one in current.limits] == [40, None, 66]
+    assert [one.standing and used_percent(one.standing) for one in current.limits] == [40, None, 66]

@@ -20,9 +20,9 @@ def limits(
     team_id: Annotated[str, typer.Argument(metavar="TEAM", help="The team's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what is drawn, reserved and left under each limit of a team, and when it resets.
+    """Show what is used, reserved and left under each limit of a team, and when it resets.
 
-    The limit of each project or member comes first, then those of them that have drawn something,
+    The limit of each project or member comes first, then those of them that have used something,
     the fullest first. This reads the rows of the team's accounts, and of at most a thousand limits
     that span them.
     """
@@ -46,4 +46,4 @@ def limits(
         return
     out().print(limits_table(current.limits, now))
     if current.left_out:
-        out().print(f"and {count_text(current.left_out, 'more project')} that drew less")
+        out().print(f"and {count_text(current.left_out, 'more project')} with less used")

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 from pydantic import AwareDatetime
 
-from agent_credits.billing.limit_standings import CurrentLimit
+from agent_credits.billing.limit_standings import CurrentLimit, used_percent
 from agent_credits.billing.payers import pools_of
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
@@ -132,7 +132,8 @@ def balance_report(
     limits: Iterable[CurrentLimit] = (),
 ) -> BalanceReport:
     """Return the team's report of `day`; `burning` are the accounts of its payers."""
-    warning = sorted((x for x in limits if x.warns(now)), key=lambda x: -(x.percent or 0))
+    warning = [one.standing for one in limits if one.standing and one.warns(now)]
+    warning.sort(key=used_percent, reverse=True)
     accounts = [_reported(one, policy, day, now) for one in burning]
     accounts.sort(
         key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
@@ -154,11 +155,7 @@ def balance_report(
             spend_cap_cents=team.spend_cap_cents,
             currency=team.currency,
         ),
-        limits=tuple(
-            _reported_limit(limit.standing)
-            for limit in warning[:LIMITS_LISTED_MAX]
-            if limit.standing is not None
-        ),
+        limits=tuple(map(_reported_limit, warning[:LIMITS_LISTED_MAX])),
         limits_count=len(warning),
     )
 

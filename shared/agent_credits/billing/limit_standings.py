@@ -29,6 +29,7 @@ from agent_credits.ledger.limits import (
     LimitRow,
     LimitStanding,
     count_of,
+    highest_reached,
     period_ends_at,
 )
 from agent_credits.values.principals import Principal
@@ -58,12 +59,6 @@ class CurrentLimit(Struct, frozen=True):
     def id(self) -> str | None:
         return self.standing.key.id if self.standing else self.declared.id
 
-    @property
-    def percent(self) -> int | None:
-        """Return how much of the limit is drawn, rounded down, as `warn_at` compares it."""
-        limit = self.declared.microcredits
-        return self.standing.drawn_microcredits * 100 // limit if self.standing and limit else None
-
     def is_lifted(self, now: datetime) -> bool:
         return self.declared.raise_until is not None and now < self.declared.raise_until
 
@@ -75,9 +70,16 @@ class CurrentLimit(Struct, frozen=True):
 
     def warns(self, now: datetime) -> bool:
         """Return whether at least the lowest of its percentages is drawn."""
-        lowest = min(self.declared.warn_at, default=100)
-        percent = self.percent
-        return percent is not None and percent >= lowest and not self.is_lifted(now)
+        if self.standing is None or self.is_lifted(now):
+            return False
+        drawn, limit = self.standing.drawn_microcredits, self.standing.limit_microcredits
+        return highest_reached(self.declared.warn_at or (100,), drawn, limit) > 0
+
+
+def used_percent(standing: LimitStanding) -> int:
+    """Return how much of the limit is drawn, rounded down, as `warn_at` compares it."""
+    limit = standing.limit_microcredits
+    return standing.drawn_microcredits * 100 // limit if limit else 100
 
 
 class CurrentLimits(Struct, frozen=True):

@@ -96,7 +96,7 @@ def _limit_lines(report: BalanceReport) -> list[str]:
     return [
         "Limits that are nearly or wholly used:",
         *(f"  {standing_text(limit.standing(report.team_id))}" for limit in report.limits),
-        *([f"  and {count_text(more, 'more limit')}, with less drawn"] if more else []),
+        *([f"  and {count_text(more, 'more limit')}, with less used"] if more else []),
     ]
 
 
