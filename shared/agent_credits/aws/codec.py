@@ -39,6 +39,7 @@ from agent_credits.ledger.limits import (
 )
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import TTL_DEFAULT, Reservation, ReservationTerms
+from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.ledger.thresholds import LowCredits, parse_threshold
 from agent_credits.sweeps.checkpoint import ReservedByLedger
 
@@ -417,7 +418,7 @@ def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> 
     terms = reservation.terms
     return [
         reservation.run_id,
-        [[place[part.grant_id], part.microcredits] for part in reservation.parts],
+        [_part_to_json(part, place) for part in reservation.parts],
         _seconds(reservation.expires_at),
         reservation.reserved_microcredits,
         terms.ttl // _SECOND,
@@ -429,6 +430,21 @@ def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> 
         reservation.directive,
         reservation.parent_run_id,
     ]
+
+
+def _part_to_json(part: Draw, place: Mapping[str, int]) -> list[Any]:
+    # A grant of the team stands on the team's row.
+    if is_shared_pool(part.pool):
+        return [part.pool, part.grant_id, part.microcredits]
+    return [place[part.grant_id], part.microcredits]
+
+
+def _part_from_json(row: Sequence[Any], grants: Sequence[Grant]) -> Draw:
+    if len(row) > 2:
+        pool, grant_id, microcredits = row
+        return Draw(pool, grant_id, microcredits)
+    place, microcredits = row
+    return Draw(grants[place].pool, grants[place].id, microcredits)
 
 
 def _without_defaults(row: list[Any]) -> list[Any]:
@@ -447,10 +463,7 @@ def _reservation_from_json(
     return Reservation(
         run_id=run_id,
         parent_run_id=parent,
-        parts=tuple(
-            Draw(grants[place].pool, grants[place].id, microcredits)
-            for place, microcredits in parts
-        ),
+        parts=tuple(_part_from_json(part, grants) for part in parts),
         reserved_microcredits=reserved,
         expires_at=_instant(expires_at),
         # Whether a run reserves was decided when it did.
