@@ -96,7 +96,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     ),
     "teams.time_zone": (
         "The zone of the spend cap's calendar month, so another zone ends a decline because of the"
-        " cap. Plan periods are in UTC."
+        " cap, and of the periods of limits. Plan periods are in UTC."
     ),
     "teams.anchor": (
         "The day on which plan periods begin, each month on the same day; in a shorter month, on"
