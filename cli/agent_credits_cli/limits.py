@@ -109,7 +109,7 @@ def limits_of_account(
             count = counts.get(limit.standing.key) if limit.standing else None
             if count is None:
                 continue
-            # Who paid before counted in vain: the one who pays now began at zero.
+            # An account that no longer pays keeps its count, but it is not what is counted now.
             pays = payer_under(count.key, team, policy, now) == account.principal
             if pays or count.spans_accounts:
                 found.append((count, limit))

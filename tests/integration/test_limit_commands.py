@@ -291,6 +291,17 @@ class TestTeamAndAccount:
         assert "used here" in run("account", "user:ben").stdout
 
     @pytest.mark.usefixtures("limited")
+    def test_an_account_that_counts_many_limits_shows_some(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(account, "LISTED_MAX", 1)
+
+        shown = run("account", "user:ben").stdout
+
+        assert "\nand 2 more limits\n" in shown
+        assert "project" not in shown
+
+    @pytest.mark.usefixtures("limited")
     def test_an_account_that_counts_nothing_shows_no_limits(self, run: Run) -> None:
         assert json.loads(run("account", "team:bigcorp", "--json").stdout)["limits"] == []
         assert "used here" not in run("account", "team:bigcorp").stdout

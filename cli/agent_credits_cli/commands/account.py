@@ -25,7 +25,7 @@ def account(
     principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
     as_json: AsJson = False,
 ) -> None:
-    """Show an account's pools and grants as of now, and when its plan refills."""
+    """Show an account's pools, grants and limits as of now, and when its plan refills."""
     rows = rows_of(connect(context))
     holdings = read_holdings(rows, principal_from(principal), datetime.now(UTC))
     counted = limits_of_account(rows, holdings.account, holdings.now)
@@ -36,6 +36,8 @@ def account(
         _show(holdings)
         if counted:
             out().print(account_limits_table(counted[:LISTED_MAX], holdings.now))
+        if len(counted) > LISTED_MAX:
+            out().print(f"and {count_text(len(counted) - LISTED_MAX, 'more limit')}")
 
 
 def _low_text(low: LowCredits) -> str:

@@ -45,7 +45,7 @@ def team(
     team_id: Annotated[str, typer.Argument(metavar="TEAM", help="The team's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show a team's settings, who pays for its runs since when, and what the payers hold."""
+    """Show a team's settings, who pays since when, what the payers hold, and its limits."""
     rows, now = rows_of(connect(context)), datetime.now(UTC)
     found, policy = read_team_and_policy(rows, team_id, now)
     funds = list(_funds(rows, payers(found, policy, now), policy, now))

@@ -124,3 +124,18 @@ def test_everyone_may_be_a_member_with_a_limit(tmp_path: Path) -> None:
     (declared,) = load_world(file).teams[1].limits
 
     assert declared.id == "zoe"
+
+
+def test_the_limits_of_the_guide_can_be_declared(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "how-to" / "limits.md").read_text()
+    declared = guide.partition("```toml\n")[2].partition("```")[0]
+
+    limits = read(tmp_path / "world.toml", declared.removeprefix("[[teams.limits]]"))
+
+    assert [place for place, _ in limits] == [
+        "the team per month",
+        "each project per week",
+        "project web per week",
+        "each member per day",
+        "each run",
+    ]
