@@ -113,7 +113,8 @@ class LimitWorld:
                 for until, amount in held_on_limit_row(account, row.key).items():
                     held[until] = held.get(until, 0) + amount
             counted = dict(row.held)
-            assert all(counted[until] >= held[until] for until in held if now < until)
+            live = [until for until in held if max(now, row.as_of) < until]
+            assert all(counted[until] >= held[until] for until in live)
 
     def account(self, principal: Principal = ANA) -> Account:
         return self.rows.accounts[principal]

@@ -92,6 +92,18 @@ def moves_other_rows(changes: Sequence[Change]) -> bool:
     )
 
 
+def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
+    """Return what a commit of these changes would decide now. Nothing is written."""
+    receipts = rows.read_receipts(not_on_page(row, changes))
+    beside = Beside()
+    for _ in range(_ROUNDS_MAX):
+        decision = decide_with_ledger(rows, row, changes, receipts, now, beside)
+        if not decision.lacks:
+            return decision
+        beside = beside.with_moved(_read_beside(rows, decision.lacks))
+    raise InvariantViolated("a decision names all rows that it needs")
+
+
 def commit_together(
     rows: Rows,
     changes_of: Mapping[Principal, Sequence[Change]],
@@ -180,14 +192,10 @@ class _Group:
         )
 
     def _read_beside(self, names: NamesBeside) -> None:
-        keys = [key for key in names.limits if key not in self._limits]
-        if keys:
-            found = self._rows.read_limits(keys)
-            self._limits.update({key: found.get(key) for key in keys})
-        teams = [team for team in names.shared if team not in self._shared]
-        if teams:
-            rows = self._rows.read_accounts_of(teams)
-            self._shared.update({team: rows.get(team) for team in teams})
+        """Read the rows named that are not known."""
+        found = _read_beside(self._rows, Beside(self._limits, self._shared).lacks(names))
+        self._limits.update(found.limits)
+        self._shared.update(found.shared)
 
     def _decide_all(self, number: int) -> dict[Principal, _Staged]:
         """Decide each account with what those before it move."""
@@ -344,6 +352,15 @@ class _Group:
     def _settle(self, principal: Principal, outcome: Outcome) -> None:
         self.outcomes[principal] = outcome
         self.pending.pop(principal)
+
+
+def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
+    limits = rows.read_limits(names.limits) if names.limits else {}
+    teams = rows.read_accounts_of(names.shared) if names.shared else {}
+    return Beside(
+        {key: limits.get(key) for key in names.limits},
+        {team: teams.get(team) for team in names.shared},
+    )
 
 
 def _do_not_wait(_: int) -> None:

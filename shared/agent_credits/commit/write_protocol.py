@@ -136,12 +136,6 @@ def commit(
     raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
 
 
-def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
-    """Return what a commit of these changes would decide now. Nothing is written."""
-    receipts = rows.read_receipts(not_on_page(row, changes))
-    return decide_with_ledger(rows, row, changes, receipts, now)
-
-
 def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:
     """Read, decide and write once; a returned decision is committed, or changes nothing."""
     row = attempt.row
