@@ -22,7 +22,7 @@ from agent_credits.values.display import time_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli import passed_limits
 from agent_credits_cli.commands import account, apply, explain, ledger, limits, report, team
-from agent_credits_cli.limits import limits_of_account, limits_of_team
+from agent_credits_cli.limits import account_limit_to_json, limits_of_account, limits_of_team
 from agent_credits_cli.target import Target
 from tests.integration.commands import app_of
 from tests.sample_world import SAMPLES_FILE
@@ -306,6 +306,19 @@ class TestTeamAndAccount:
         assert json.loads(run("account", "team:bigcorp", "--json").stdout)["limits"] == []
         assert "used here" not in run("account", "team:bigcorp").stdout
 
+    def test_an_account_has_used_nothing_of_a_period_that_has_begun(self, limited: Limited) -> None:
+        row = limited.rows.read_account(ANA)
+        assert row is not None
+        next_month = NOW + timedelta(days=20)
+
+        counted = limits_of_account(limited.rows, row, next_month)
+
+        shown = [account_limit_to_json(*one, next_month) for one in counted]
+        assert [(one["scope"], one["used_by_account_credits"]) for one in shown] == [
+            ("team", "0"),
+            ("project", "0"),
+        ]
+
     def test_who_no_longer_pays_shows_nothing_of_what_another_account_counts(
         self, limited: Limited
     ) -> None:
@@ -431,9 +444,11 @@ class TestApply:
 
     @pytest.fixture
     def applied(self, run: Run, tmp_path: Path) -> Run:
-        def apply_limits(*declared: str, options: tuple[str, ...] = ("--json",)) -> Any:
+        def apply_limits(
+            *declared: str, options: tuple[str, ...] = ("--json",), members: str = '"hugo"'
+        ) -> Any:
             file = tmp_path / "world.toml"
-            file.write_text(world_with(*declared))
+            file.write_text(world_with(*declared).replace('["hugo"]', f"[{members}]"))
             result = run("apply", str(file), *options)
             assert result.exit_code == 0, result.output
             return json.loads(result.stdout) if "--json" in options else result.stdout
@@ -572,7 +587,7 @@ class TestApply:
         assert "project p0 per month" in warnings[0]
         assert warnings[1:] == ["team harbor is over 2 more limits too"]
 
-    def test_reads_no_counts_if_no_limit_changes(
+    def test_reads_no_counts_of_a_team_that_changes_otherwise(
         self, applied: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         applied(TEAM_OF.format(100))
@@ -581,8 +596,9 @@ class TestApply:
             passed_limits, "limits_of_team", lambda _, changed, *__: asked.append(changed.team_id)
         )
 
-        applied(TEAM_OF.format(100))
+        changed = applied(TEAM_OF.format(100), members='"hugo", "hans"')
 
+        assert [change["what"] for change in changed["changes"]] == ["members"]
         assert asked == []
 
     def test_an_invalid_limit_is_rejected_with_its_place(self, run: Run, tmp_path: Path) -> None:
