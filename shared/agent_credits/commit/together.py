@@ -111,24 +111,28 @@ def commit_together(
     now: datetime,
     pause: Pause,
     before_failing: Rebill | None = None,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> dict[Principal, Outcome]:
     """Commit the changes of each account, or return the error that concerns it; see `commit`."""
     require(0 < len(changes_of) <= ACCOUNTS_TOGETHER_MAX, "a commit moves bounded accounts")
     for changes in changes_of.values():
         require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
     group = _Group(rows, changes_of, now, before_failing)
-    for number in range(ATTEMPTS_MAX):
+    for number in range(attempts_max):
         try:
             lost_race = group.attempt(number)
+            if lost_race and group.pending and number + 1 < attempts_max:
+                pause(number + 1)
+        except Contended as out_of_time:
+            group.outcomes.update(dict.fromkeys(group.pending, out_of_time))
+            return group.outcomes
         except AgentCreditsError as error:
             group.isolate(error)
             return group.outcomes
         if not group.pending:
             return group.outcomes
-        if lost_race and number + 1 < ATTEMPTS_MAX:
-            pause(number + 1)
     for principal in group.pending:
-        contended = Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+        contended = Contended(f"{principal}: lost {attempts_max} races in a row", attempts_max)
         group.outcomes[principal] = contended
     return group.outcomes
 
@@ -222,7 +226,8 @@ class _Group:
         receipts = {i: receipt for i, receipt in ahead.receipts.items() if receipt}
         for _ in range(_ROUNDS_MAX):
             changes = self.pending[principal]
-            beside = Beside(self._limits, self._shared).with_moved(moved)
+            pages = {team: row.entries for team, row in self._shared.items() if row is not None}
+            beside = Beside(self._limits, self._shared, pages).with_moved(moved)
             decision = decide_with_ledger(
                 self._rows, ahead.row, changes, receipts, self._now, beside
             )
@@ -360,6 +365,7 @@ def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
     return Beside(
         {key: limits.get(key) for key in names.limits},
         {team: teams.get(team) for team in names.shared},
+        {team: row.entries for team, row in teams.items()},
     )
 
 
