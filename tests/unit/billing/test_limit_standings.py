@@ -72,7 +72,23 @@ def count(
     spans: bool = False,
 ) -> LimitCount:
     key = LimitKey(team.team_id, scope, of, period)
-    return LimitCount(key, ends_at, parse_credits(drawn), spans_accounts=spans)
+    return LimitCount(key, ends_at, drawn_microcredits=parse_credits(drawn), spans_accounts=spans)
+
+
+def row_of(
+    key: LimitKey,
+    drawn: str,
+    held: tuple[tuple[datetime, int], ...] = (),
+    ends_at: datetime = MONTH_ENDS,
+) -> LimitRow:
+    return LimitRow(
+        key=key,
+        ends_at=ends_at,
+        as_of=NOW - MINUTE,
+        version=1,
+        drawn_microcredits=parse_credits(drawn),
+        held=held,
+    )
 
 
 def held_by(run_id: str, credits: str, *keys: LimitKey, ttl: timedelta = MINUTE) -> Reservation:  # noqa: A002
@@ -122,7 +138,7 @@ def of_team(credits: str, team: Team = ACME, **fields: Any) -> tuple[Team, Limit
 def test_a_limit_that_spans_accounts_stands_where_its_row_says() -> None:
     team, key = of_team("100")
     held = ((NOW + 5 * MINUTE, parse_credits("7")), (NOW, parse_credits("50")))
-    row = LimitRow(key, MONTH_ENDS, 3, parse_credits("64.5"), held)
+    row = row_of(key, "64.5", held)
     ana = Account(ANA, limit_counts=(count("team", "acme", "60", spans=True),))
 
     (one,) = current(team, ana, rows=LimitRowsFake(row)).limits
@@ -172,7 +188,7 @@ def test_what_nobody_drew_under_yet_stands_at_zero_until_the_period_of_the_zone_
 @pytest.mark.parametrize("spans", [True, False], ids=["a limit's row", "an account's count"])
 def test_a_period_that_is_over_counts_nothing(spans: bool) -> None:
     team, key = of_team("100", ACME if spans else BIGCORP_TEAM)
-    row = LimitRow(key, NOW, 3, parse_credits("64"))
+    row = row_of(key, "64", ends_at=NOW)
     account = Account(BIGCORP, limit_counts=(LimitCount(key, NOW, parse_credits("64")),))
 
     (one,) = current(team, account, rows=LimitRowsFake(row)).limits
@@ -214,8 +230,8 @@ def test_the_limit_of_each_is_followed_by_those_that_count_the_fullest_first() -
         ),
     )
     ben = Account(BEN, limit_counts=(count("member", "ben", "45", DAY_ENDS, period="day"),))
-    web = LimitRow(LimitKey("acme", "project", "web", "month"), MONTH_ENDS, 1, parse_credits("3"))
-    api = LimitRow(LimitKey("acme", "project", "api", "month"), MONTH_ENDS, 1, parse_credits("20"))
+    web = row_of(LimitKey("acme", "project", "web", "month"), "3")
+    api = row_of(LimitKey("acme", "project", "api", "month"), "20")
 
     assert shown(current(team, ana, ben, rows=LimitRowsFake(web, api))) == [
         ("project per month", None, None, None),
@@ -269,7 +285,7 @@ def test_what_a_reservation_holds_counts_in_the_next_period_as_well() -> None:
 
 def test_a_limit_that_began_to_span_accounts_does_so_until_its_period_is_over() -> None:
     team, key = of_team("100", BIGCORP_TEAM)
-    row = LimitRow(key, MONTH_ENDS, 1, parse_credits("80"))
+    row = row_of(key, "80")
     shared = LimitCount(key, MONTH_ENDS, parse_credits("30"), spans_accounts=True)
     account = Account(BIGCORP, limit_counts=(shared,))
 
@@ -323,7 +339,7 @@ def test_a_limit_warns_from_the_lowest_of_its_percentages_on(
     drawn: str, fields: dict[str, Any], warns: bool
 ) -> None:
     team, key = of_team("100", **fields)
-    rows = LimitRowsFake(LimitRow(key, MONTH_ENDS, 1, parse_credits(drawn)))
+    rows = LimitRowsFake(row_of(key, drawn))
 
     (one,) = current(team, rows=rows).limits
 
@@ -334,9 +350,7 @@ def test_a_limit_is_passed_by_what_is_drawn_and_reserved_together() -> None:
     team, key = of_team("100")
     held = ((NOW + MINUTE, parse_credits("40")),)
     standing = {
-        drawn: current(
-            team, rows=LimitRowsFake(LimitRow(key, MONTH_ENDS, 1, parse_credits(drawn), held))
-        ).limits[0]
+        drawn: current(team, rows=LimitRowsFake(row_of(key, drawn, held))).limits[0]
         for drawn in ("60", "60.000001")
     }
 
