@@ -145,7 +145,7 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
     rejections, dead_letters = _deliver(run, together)
     changes = [
         *(AccountRecord(old, new) for old, new in run.rows.stream[commits_before:]),
-        *(TeamRecord(old, new) for old, new in run.rows.team_stream[team_changes_before:]),
+        *(TeamRecord(old, new, NOW) for old, new in run.rows.team_stream[team_changes_before:]),
         *map(announcements.Observed, run.rows.observation_stream[observations_before:]),
     ]
     published = [n for change in changes for n in notices_of(change, NoticeSettings(""))]

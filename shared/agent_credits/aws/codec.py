@@ -232,6 +232,7 @@ def pack_limit_counts(counts: Sequence[LimitCount]) -> str | bytes:
             int(count.spans_accounts),
             count.limit_microcredits,
             count.notified_percent,
+            int(count.stops),
         ]
         for count in counts
     ]
@@ -245,8 +246,16 @@ def unpack_limit_counts(packed: str | bytes) -> tuple[LimitCount, ...]:
     else:
         rows = zip(*_loads(_decompressed(packed)), strict=True)
     return tuple(
-        LimitCount(limit_key_from_json(key), _instant(ends_at), drawn, bool(spans), limit, notified)
-        for *key, ends_at, drawn, spans, limit, notified in rows
+        LimitCount(
+            key=limit_key_from_json(key),
+            ends_at=_instant(ends_at),
+            drawn_microcredits=drawn,
+            spans_accounts=bool(spans),
+            limit_microcredits=limit,
+            notified_percent=notified,
+            stops=bool(stops),
+        )
+        for *key, ends_at, drawn, spans, limit, notified, stops in rows
     )
 
 
@@ -260,6 +269,7 @@ def pack_limit_row(row: LimitRow) -> str:
             "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
             "limit": row.limit_microcredits,
             "notified": row.notified_percent,
+            "stops": row.stops,
         }
     )
 
@@ -275,6 +285,7 @@ def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
         held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),
         limit_microcredits=counts["limit"],
         notified_percent=counts["notified"],
+        stops=counts["stops"],
     )
 
 

@@ -134,6 +134,7 @@ def count_draws(
             count,
             drawn_microcredits=count.drawn_microcredits + microcredits,
             limit_microcredits=limit.microcredits,
+            stops=limit.stops,
         )
         account = _with_count(account, count)
         counted.append(Counted(limit.key, count.ends_at, microcredits))
@@ -235,6 +236,7 @@ def _moved(
         drawn_microcredits=total,
         held=added(row.held, held, now),
         limit_microcredits=count.limit_microcredits,
+        stops=count.stops,
     )
     require(all(amount > 0 for _, amount in after.held), "no more goes back than was held")
     if limit is None:

@@ -71,8 +71,9 @@ class Limit(Struct, frozen=True):
 class LimitCount(Struct, frozen=True):
     """What an account drew under a limit in the period that ends at `ends_at`.
 
-    `limit_microcredits` and `notified_percent`: the limit as it was when the account last counted,
-    and the highest percentage of it that was announced; of a limit with a row, both are there.
+    `limit_microcredits`, `stops` and `notified_percent`: the limit as it was when the account last
+    counted, and the highest percentage of it that was announced; of a limit with a row, they are
+    there.
     """
 
     key: LimitKey
@@ -81,6 +82,7 @@ class LimitCount(Struct, frozen=True):
     spans_accounts: bool = False
     limit_microcredits: int = 0
     notified_percent: int = 0
+    stops: bool = True
 
     def is_current(self, now: datetime) -> bool:
         return now < self.ends_at
@@ -103,6 +105,7 @@ class LimitRow(Struct, frozen=True):
     held: tuple[tuple[datetime, int], ...] = ()
     limit_microcredits: int = 0
     notified_percent: int = 0
+    stops: bool = True
 
     def held_microcredits(self, now: datetime) -> int:
         now = max(now, self.as_of)
