@@ -14,17 +14,16 @@ from agent_credits.billing.limit_standings import (
     accounts_that_count,
     current_limits,
     payer_under,
-    used_percent,
 )
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
-from agent_credits.ledger.limits import LimitCount, LimitFacts, LimitKey
-from agent_credits.notices.limit_standings import current_limit_data, standing_data, standing_text
+from agent_credits.ledger.limits import COUNTS_MAX, LimitCount, LimitFacts, LimitKey, LimitStanding
+from agent_credits.notices.limit_words import current_limit_to_json, standing_to_json
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
-from agent_credits.values.display import amount_text, time_text
+from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.tables import table
 
@@ -83,7 +82,7 @@ def _standing_cells(limit: CurrentLimit) -> tuple[str, str, str, str, str]:
         return "", "", "", "", ""
     return (
         amount_text(standing.drawn_microcredits),
-        str(used_percent(standing)),
+        str(standing.used_percent),
         amount_text(standing.held_microcredits),
         amount_text(standing.room_microcredits),
         time_text(standing.resets_at) if standing.resets_at else "",
@@ -129,7 +128,7 @@ def account_limit_to_json(
 ) -> dict[str, Any]:
     return {
         "team_id": counted.key.team_id,
-        **current_limit_data(limit),
+        **current_limit_to_json(limit),
         "used_by_account_credits": format_credits(_used_here(counted, now)),
     }
 
@@ -142,7 +141,23 @@ def lines_about_limits(entry: Entry) -> Iterator[tuple[str, str]]:
     """Yield where each limit of the run stood before the event that one of them refused."""
     for standing in entry.limits.standings:
         is_refusing = standing is entry.limits.refused_by
-        yield "refused by" if is_refusing else "limit", standing_text(standing)
+        yield "refused by" if is_refusing else "limit", _standing_text(standing)
+
+
+def _standing_text(standing: LimitStanding) -> str:
+    """Return where a limit stands: project web per month: 480 of 500 credits used, 20 left."""
+    if standing.cannot_count:
+        return f"{standing.key}: not counted, because its account counts {COUNTS_MAX} limits"
+    used, limit = amount_text(standing.drawn_microcredits), standing.limit_microcredits
+    parts = [f"{used} of {credits_text(limit)} used"]
+    if standing.held_microcredits:
+        parts.append(f"{amount_text(standing.held_microcredits)} reserved")
+    parts.append(f"{amount_text(standing.room_microcredits)} left")
+    if standing.resets_at is not None:
+        parts.append(f"resets at {time_text(standing.resets_at)}")
+    if not standing.stops:
+        parts.append("only warns")
+    return f"{standing.key}: {', '.join(parts)}"
 
 
 def limit_facts_to_json(facts: LimitFacts) -> dict[str, Any]:
@@ -156,7 +171,7 @@ def limit_facts_to_json(facts: LimitFacts) -> dict[str, Any]:
             }
             for counted in facts.counted
         ],
-        "standings": [standing_data(standing) for standing in facts.standings],
+        "standings": [standing_to_json(standing) for standing in facts.standings],
     }
 
 

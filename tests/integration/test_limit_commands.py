@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.billing.limit_standings import used_percent
 from agent_credits.billing.limits import TeamLimit
 from agent_credits.billing.teams import Team, bill
 from agent_credits.commit.changes import RunChange
@@ -377,7 +376,6 @@ class TestExplain:
             "used_credits": "58.5",
             "used_percent": 97,
             "reserved_credits": "0",
-            "left_credits": "1.5",
             "resets_at": "2025-11-30T23:00:00Z",
         }
         assert [(one["scope"], one["id"]) for one in others] == [
@@ -414,7 +412,10 @@ class TestReport:
             ("member", "ana"),
             ("project", "web"),
         ]
-        assert "Limits that are nearly or wholly used:\n  member ana per day: 55 of 40" in text
+        assert (
+            "Limits that are nearly or wholly used:\n  40 credits per day for member ana: used 55"
+            in text
+        )
         assert "team acme" not in text
 
     @pytest.mark.usefixtures("limited")
@@ -631,4 +632,4 @@ def test_a_team_that_pays_itself_reads_its_account_and_no_rows_of_limits(
 
     current = limits_of_team(rows, settings, POLICY, NOW)
 
-    assert [one.standing and used_percent(one.standing) for one in current.limits] == [40, None, 66]
+    assert [one.standing and one.standing.used_percent for one in current.limits] == [40, None, 66]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from agent_credits.notices.limit_standings import current_limit_data
+from agent_credits.notices.limit_words import current_limit_to_json
 from agent_credits.notices.notice import iso
 from agent_credits.values.display import count_text
 from agent_credits_cli.hints import as_typed
@@ -34,7 +34,7 @@ def limits(
             {
                 "team_id": team.team_id,
                 "time_zone": team.time_zone,
-                "limits": [current_limit_data(limit) for limit in current.limits],
+                "limits": [current_limit_to_json(limit) for limit in current.limits],
                 "left_out": current.left_out,
                 "at": iso(now),
             }

@@ -13,7 +13,7 @@ from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
 from agent_credits.billing.teams import Team, Tenure
 from agent_credits.ledger.reloads import Reload
-from agent_credits.notices.limit_standings import current_limit_data
+from agent_credits.notices.limit_words import current_limit_to_json
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, count_text, money_text, time_text
@@ -78,7 +78,7 @@ def _to_json(
         "time_zone": team.time_zone,
         "members": "*" if team.members == "*" else sorted(team.members),
         "alerts": team.alerts.model_dump(mode="json"),
-        "limits": [current_limit_data(limit) for limit in limits],
+        "limits": [current_limit_to_json(limit) for limit in limits],
         "tenures": [
             tenure.model_dump(mode="json") | {"state": _state(team, tenure, now)}
             for tenure in team.tenures

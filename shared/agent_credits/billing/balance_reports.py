@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct
 from pydantic import AwareDatetime
 
-from agent_credits.billing.limit_standings import CurrentLimit, used_percent
+from agent_credits.billing.limit_standings import CurrentLimit
 from agent_credits.billing.payers import pools_of
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
@@ -133,7 +133,7 @@ def balance_report(
 ) -> BalanceReport:
     """Return the team's report of `day`; `burning` are the accounts of its payers."""
     warning = [one.standing for one in limits if one.standing and one.warns(now)]
-    warning.sort(key=used_percent, reverse=True)
+    warning.sort(key=lambda standing: -standing.used_percent)
     accounts = [_reported(one, policy, day, now) for one in burning]
     accounts.sort(
         key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)

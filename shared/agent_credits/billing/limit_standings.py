@@ -76,12 +76,6 @@ class CurrentLimit(Struct, frozen=True):
         return highest_reached(self.declared.warn_at or (100,), drawn, limit) > 0
 
 
-def used_percent(standing: LimitStanding) -> int:
-    """Return how much of the limit is drawn, rounded down, as `warn_at` compares it."""
-    limit = standing.limit_microcredits
-    return standing.drawn_microcredits * 100 // limit if limit else 100
-
-
 class CurrentLimits(Struct, frozen=True):
     """Limits, the widest scope first. `left_out`: how many more there are than are read at once."""
 

@@ -5,7 +5,7 @@ from typing import Any
 from agent_credits.billing.balance_reports import BalanceReport, ReportedAccount
 from agent_credits.ledger.burn import RATE_DAYS, WINDOWS_DAYS
 from agent_credits.notices.facts import facts
-from agent_credits.notices.limit_standings import standing_data, standing_text
+from agent_credits.notices.limit_words import limit_row_text, standing_to_json
 from agent_credits.notices.notice import Notice, iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import (
@@ -82,20 +82,21 @@ def _spending_text(report: BalanceReport) -> str:
 def _limits_data(report: BalanceReport) -> dict[str, Any]:
     if not report.limits:
         return {}
-    standings = [limit.standing(report.team_id) for limit in report.limits]
+    standings = (limit.standing(report.team_id) for limit in report.limits)
     return {
         "limits_count": report.limits_count,
-        "limits": [standing_data(standing) for standing in standings],
+        "limits": [standing_to_json(standing) for standing in standings],
     }
 
 
 def _limit_lines(report: BalanceReport) -> list[str]:
     if not report.limits:
         return []
-    more = report.limits_count - len(report.limits)
+    limits = _limits_data(report)["limits"]
+    more = report.limits_count - len(limits)
     return [
         "Limits that are nearly or wholly used:",
-        *(f"  {standing_text(limit.standing(report.team_id))}" for limit in report.limits),
+        *(f"  {limit_row_text(limit)}" for limit in limits),
         *([f"  and {count_text(more, 'more limit')}, with less used"] if more else []),
     ]
 

@@ -11,7 +11,6 @@ from agent_credits.billing.limit_standings import (
     CurrentLimits,
     accounts_that_count,
     current_limits,
-    used_percent,
 )
 from agent_credits.billing.limits import TeamLimit
 from agent_credits.billing.teams import EVERYONE, Team
@@ -148,7 +147,7 @@ def test_a_limit_that_spans_accounts_stands_where_its_row_says() -> None:
     assert one.standing.held_microcredits == parse_credits("7")
     assert one.standing.room_microcredits == parse_credits("28.5")
     assert one.standing.resets_at == MONTH_ENDS
-    assert used_percent(one.standing) == 64
+    assert one.standing.used_percent == 64
 
 
 def test_a_limit_of_a_team_that_pays_stands_where_the_account_says_and_reads_no_row() -> None:
@@ -181,7 +180,7 @@ def test_what_nobody_drew_under_yet_stands_at_zero_until_the_period_of_the_zone_
     (one,) = current(team).limits
 
     assert one.standing is not None
-    assert (one.standing.drawn_microcredits, used_percent(one.standing)) == (0, 0)
+    assert (one.standing.drawn_microcredits, one.standing.used_percent) == (0, 0)
     assert one.standing.resets_at == MONTH_ENDS_IN_NEW_YORK
 
 
@@ -252,7 +251,7 @@ def test_a_limit_of_ones_own_replaces_that_of_each() -> None:
 
     own = [one for one in current(team, ana).limits if one.id == "ana"]
 
-    assert [one.standing and used_percent(one.standing) for one in own] == [90]
+    assert [one.standing and one.standing.used_percent for one in own] == [90]
 
 
 def test_what_was_counted_under_a_limit_that_is_gone_is_not_shown() -> None:
@@ -318,7 +317,7 @@ def test_a_limit_of_zero_is_used_up_and_warns_of_nothing() -> None:
     (one,) = current(team).limits
 
     assert one.standing is not None
-    assert used_percent(one.standing) == 100
+    assert one.standing.used_percent == 100
     assert not one.is_passed
     assert not one.warns(NOW)
 
