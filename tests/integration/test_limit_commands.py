@@ -17,6 +17,7 @@ from agent_credits.billing.limits import TeamLimit
 from agent_credits.billing.teams import Team, bill
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.together import commit_changes
+from agent_credits.ledger.limits import COUNTS_MAX
 from agent_credits.values.display import time_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli import passed_limits
@@ -389,6 +390,19 @@ class TestExplain:
             ("project", "1.5"),
             ("member", "1.5"),
         ]
+
+    def test_a_limit_that_could_not_be_counted_says_why(
+        self, run: Run, limited: Limited, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("agent_credits.commit.limits.COUNTS_MAX", 3)
+        limited.send(usage("e-5", "1", run="run-5", project_id="web"))
+        limited.declare(*ACME_LIMITS, limit("member", "900"))
+
+        limited.send(usage("e-6", "1", run="run-6"))
+
+        lines = [" ".join(line.split()) for line in run("explain", "run-6").stdout.splitlines()]
+        refused = "refused by member ana per month: not counted, because its account counts"
+        assert f"{refused} {COUNTS_MAX} limits" in lines
 
     @pytest.mark.usefixtures("limited")
     def test_the_ledger_records_what_counted(self, run: Run) -> None:
