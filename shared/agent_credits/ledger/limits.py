@@ -140,6 +140,12 @@ class LimitStanding(Struct, frozen=True):
         taken = self.drawn_microcredits + self.held_microcredits
         return max(self.limit_microcredits - taken, 0)
 
+    @property
+    def used_percent(self) -> int:
+        """Return how much of the limit is drawn, rounded down, as `warn_at` compares it."""
+        limit = self.limit_microcredits
+        return self.drawn_microcredits * 100 // limit if limit else 100
+
 
 class LimitFacts(Struct, frozen=True):
     """What an entry records of limits.

@@ -6,6 +6,7 @@ The words are made from the limit's data, as a notice has it, so that every chan
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, TypeGuard
 
+from agent_credits.billing.limit_standings import CurrentLimit
 from agent_credits.ledger.limits import LimitStanding
 from agent_credits.notices.facts import Fact, instant_of
 from agent_credits.notices.notice import iso
@@ -19,17 +20,37 @@ _AMOUNTS: Final = {"used": "used", "reserved": "reserved", "previous": "raised f
 
 def standing_to_json(standing: LimitStanding) -> dict[str, Any]:
     """Return where a limit stands, as a notice's data holds it."""
-    key, limit, used = standing.key, standing.limit_microcredits, standing.drawn_microcredits
+    key = standing.key
     return {
         "scope": key.scope,
         "id": key.id,
         "period": key.period,
         "action": "stop" if standing.stops else "warn",
-        "limit_credits": format_credits(limit),
-        "used_credits": format_credits(used),
-        "used_percent": used * 100 // limit if limit else 100,
+        "limit_credits": format_credits(standing.limit_microcredits),
+        "used_credits": format_credits(standing.drawn_microcredits),
+        "used_percent": standing.used_percent,
         "reserved_credits": format_credits(standing.held_microcredits),
         "resets_at": iso(standing.resets_at) if standing.resets_at else None,
+    }
+
+
+def current_limit_to_json(current: CurrentLimit) -> dict[str, Any]:
+    """Return a declared limit and where it stands; without an `id`, each has its own standing."""
+    declared, standing = current.declared, current.standing
+    raise_until = declared.raise_until
+    document = dict.fromkeys(("used_credits", "used_percent", "reserved_credits", "resets_at"))
+    document |= {
+        "scope": declared.scope,
+        "id": declared.id,
+        "period": declared.period,
+        "action": declared.action,
+        "limit_credits": format_credits(declared.microcredits),
+    }
+    document |= standing_to_json(standing) if standing else {}
+    return document | {
+        "left_credits": format_credits(standing.room_microcredits) if standing else None,
+        "warn_at": list(declared.warn_at),
+        "raise_until": iso(raise_until) if raise_until else None,
     }
 
 
