@@ -44,6 +44,7 @@ def team_after(
         members=declared.member_set,
         former_members=_former_members(before, declared, now) if before else (),
         alerts=declared.alerts,
+        limits=declared.limits,
         settings_version=settings_version + 1 if has_changed else settings_version,
         auto_reload=declared.auto_reload,
         payment=declared.payment,

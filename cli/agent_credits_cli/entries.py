@@ -5,10 +5,12 @@ from typing import Any, Protocol
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import NO_RESERVATION, Draw, Entry, Page, ReservationFacts
+from agent_credits.ledger.limits import NO_LIMITS
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text
 from agent_credits.values.principals import Principal
+from agent_credits_cli.limits import limit_facts_to_json
 
 
 class PageRows(Protocol):
@@ -72,6 +74,8 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
         document |= {"plan": entry.plan_name}
     if entry.reservation != NO_RESERVATION:
         document |= {"reservation": _facts_to_json(entry.reservation)}
+    if entry.limits != NO_LIMITS:
+        document |= {"limits": limit_facts_to_json(entry.limits)}
     return document
 
 

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.limits import PERIODS, SCOPES, TEAM_LIMITS_MAX, TeamLimit
 from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack, TeamKind
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import MEMBERS_MAX, AutoReload
@@ -65,6 +66,10 @@ def _credits_or_none(value: object) -> int:
     return 0 if value in ("0", 0) else parse_credits(value)
 
 
+def _place_of_limit(limit: TeamLimit) -> tuple[int, int, str]:
+    return SCOPES.index(limit.scope), PERIODS.index(limit.period), limit.id or ""
+
+
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Credits = Annotated[int, BeforeValidator(parse_credits)]
 Members = Annotated[
@@ -111,6 +116,12 @@ class DeclaredAutoReload(AutoReload):
     pack_microcredits: Credits = Field(alias="pack")
 
 
+class DeclaredLimit(TeamLimit):
+    """A limit of the team's runs; without an `id`, of each project or member by itself."""
+
+    microcredits: CreditsOrNone = Field(alias="credits")
+
+
 class DeclaredTeam(Declared):
     """`anchor` is the day on which the plan periods of the team's accounts begin.
 
@@ -129,6 +140,15 @@ class DeclaredTeam(Declared):
     declared_auto_reload: DeclaredAutoReload | None = Field(default=None, alias="auto_reload")
     payment: PaymentMethod | None = None
     alerts: Alerts = Alerts()
+    declared_limits: tuple[DeclaredLimit, ...] = Field(
+        default=(), alias="limits", max_length=TEAM_LIMITS_MAX
+    )
+
+    @property
+    def limits(self) -> tuple[TeamLimit, ...]:
+        """Return the limits in one order, so that another order in the file changes nothing."""
+        limits = (TeamLimit.model_validate(limit.model_dump()) for limit in self.declared_limits)
+        return tuple(sorted(limits, key=_place_of_limit))
 
     @property
     def auto_reload(self) -> AutoReload | None:

@@ -19,6 +19,7 @@ from agent_credits.ledger.grants import GRANTS_MAX
 from agent_credits.values.display import amount_text, credits_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
+from agent_credits_cli.limit_settings import place_text
 from agent_credits_cli.world import DeclaredTeam, Plan, World, reserved_prefix
 
 _UNKNOWN_KEY = "is not a known key; remove it or correct its spelling"
@@ -108,6 +109,7 @@ def complaints_about(world: World) -> Complaints:
         yield from _about_team(world, team, f"teams[{number}]")
         yield from _about_payment(team, f"teams[{number}]")
         yield from _about_auto_reload(world, team, f"teams[{number}]")
+        yield from _about_limits(team, f"teams[{number}]")
     yield from _billed_for_two_teams(world)
     yield from _about_grants(world)
 
@@ -180,6 +182,20 @@ def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complain
         yield f"{place}.spend_cap_cents", "auto_reload needs a spend cap; write one above 0"
     if settings.enabled and team.payment is None:
         yield f"{place}.payment", "auto_reload needs a way to pay; add [teams.payment]"
+
+
+def _about_limits(team: DeclaredTeam, place: str) -> Complaints:
+    limits = team.declared_limits
+    for number, limit in enumerate(limits):
+        of = f"{place}.limits[{number}]"
+        if limit.place in [earlier.place for earlier in limits[:number]]:
+            yield of, f"the limit of {place_text(*limit.place)} is declared twice; remove one"
+        if limit.scope == "member" and limit.id and not _has_member(team, limit.id):
+            yield f"{of}.id", f"{limit.id} is not a member; add the user to the members"
+
+
+def _has_member(team: DeclaredTeam, user_id: str) -> bool:
+    return team.takes_everyone or user_id in team.members
 
 
 def _billed_for_two_teams(world: World) -> Complaints:

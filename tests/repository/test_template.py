@@ -14,7 +14,13 @@ import pytest
 
 from agent_credits.aws.cached_secret import SECRET_TTL
 from agent_credits.aws.clients import CALLS
-from agent_credits.aws.items import ACCOUNT_PREFIX, EXPIRY_ATTRIBUTE, OBSERVED_PREFIX, TEAM_PREFIX
+from agent_credits.aws.items import (
+    ACCOUNT_PREFIX,
+    EXPIRY_ATTRIBUTE,
+    LIMIT_PREFIX,
+    OBSERVED_PREFIX,
+    TEAM_PREFIX,
+)
 from agent_credits.aws.run_queue import WAIT_SECONDS_LONGEST, wait_seconds
 from agent_credits.ledger.reloads import (
     ASK_AGAIN_SECONDS,
@@ -51,7 +57,7 @@ OUTPUTS = {
     "FunctionsRuntime": {"Ref": "Runtime"},
 }
 # Which rows concern somebody when they change.
-ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX)
+ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX, LIMIT_PREFIX)
 # Calls of an API of this stack, all or some.
 CALLS_OF_API = re.compile(
     r"arn:\$\{AWS::Partition\}:execute-api:\$\{AWS::Region\}:\$\{AWS::AccountId\}:"

@@ -118,6 +118,7 @@ class History:
             self.invariants,
             checks_version=parts.checks_version,
             uses_codec=self.random.random() < CODEC_SHARE,
+            clock=lambda: self.scheduler.now,
         )
         self.provider = Provider(self.random, self.rows, self.invariants)
         self.run_queue: Queue[Sent] = Queue(

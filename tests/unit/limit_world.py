@@ -15,6 +15,14 @@ from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account, available_microcredits, held_on_limit_row
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.limits import LimitKey, count_of
+from agent_credits.notices.announcements import (
+    AccountRecord,
+    LimitRecord,
+    NoticeSettings,
+    StreamRecord,
+    notices_of,
+)
+from agent_credits.notices.notice import Notice
 from agent_credits.values.credits import format_credits, parse_credits
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
@@ -115,8 +123,16 @@ class LimitWorld:
                 for until, amount in held_on_limit_row(account, row.key).items():
                     held[until] = held.get(until, 0) + amount
             counted = dict(row.held)
-            live = [until for until in held if max(now, row.as_of) < until]
+            live = [until for until in held if max(now, row.moved_at) < until]
             assert all(counted[until] >= held[until] for until in live)
+
+    def notices(self, notice_type: str) -> list[Notice]:
+        """Return what was published of all commits, account by account and then of limits."""
+        settings = NoticeSettings(problem_type_base_url="")
+        records: list[StreamRecord] = [AccountRecord(*images) for images in self.rows.stream]
+        records += [LimitRecord(*images, NOW) for images in self.rows.limit_stream]
+        found = [notice for record in records for notice in notices_of(record, settings)]
+        return [notice for notice in found if notice.type == notice_type]
 
     def account(self, principal: Principal = ANA) -> Account:
         return self.rows.accounts[principal]

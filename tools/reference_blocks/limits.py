@@ -75,6 +75,23 @@ RESERVATIONS: Final[Words] = {
         "paused runs that `credits_restored` names, the newest ones"
     ),
 }
+TEAM_LIMITS: Final[Words] = {
+    "billing.limits.TEAM_LIMITS_MAX": "limits that a team declares",
+    "billing.limits.WARN_AT_MAX": "percentages at which one of them warns",
+    "ledger.limits.COUNTS_MAX": (
+        "limits that an account counts at the same time; what would be counted under one more is"
+        " stopped"
+    ),
+    "ledger.limits.HELD_BUCKET": (
+        "for how long a limit of several accounts may still count a reservation that has expired"
+    ),
+    "ledger.limits.HELD_BUCKETS_MAX": "times of expiry that the row of such a limit tells apart",
+    "billing.limit_standings.LIMIT_ROWS_READ_MAX": (
+        "limits of several accounts that a command or a report reads; of more, those of which least"
+        " is used are left out"
+    ),
+    "billing.balance_reports.LIMITS_LISTED_MAX": "limits that a balance report names",
+}
 MONEY: Final[Words] = {
     "ledger.reloads.RELOAD_DEADLINE": "how long events wait for a reload before they fail",
     "ledger.reloads.DECLINE_HOLD": (
@@ -122,6 +139,10 @@ NOTICES: Final[Words] = {
 WORK: Final[Words] = {
     "commit.write_protocol.ATTEMPTS_MAX": "races that a commit may lose before it gives up",
     "commit.write_protocol.CHANGES_PER_COMMIT_MAX": "changes in one commit",
+    "commit.together.ACCOUNTS_TOGETHER_MAX": (
+        "accounts whose runs share a limit that are committed in one transaction"
+    ),
+    "commit.together.ROWS_TOGETHER_MAX": "rows in one transaction (DynamoDB's limit)",
     "intake.debits.WARM_ACCOUNTS_MAX": "accounts that a worker keeps warm",
     "intake.debits.ACCOUNTS_READ_AHEAD": "accounts of a batch that are read together",
     "aws.threads.COMMITS_AT_ONCE": "accounts of a batch that are committed at the same time",
@@ -161,6 +182,7 @@ GROUPS: Final[Mapping[str, Words]] = {
     "Settings": SETTINGS,
     "Accounts and ledger": ACCOUNTS,
     "Reservations": RESERVATIONS,
+    "Limits of teams": TEAM_LIMITS,
     "Reloads and purchases": MONEY,
     "Notices": NOTICES,
     "HTTP API": API,

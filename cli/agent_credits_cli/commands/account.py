@@ -10,6 +10,12 @@ from agent_credits.notices.reload_declines import decline_in_words
 from agent_credits.values.display import amount_text, count_text, credits_text, time_text
 from agent_credits_cli.accounts import principal_from
 from agent_credits_cli.holdings import Holdings, holdings_to_json, read_holdings
+from agent_credits_cli.limits import (
+    LISTED_MAX,
+    account_limit_to_json,
+    account_limits_table,
+    limits_of_account,
+)
 from agent_credits_cli.tables import AsJson, out, print_json, table
 from agent_credits_cli.target import connect, rows_of
 
@@ -19,13 +25,19 @@ def account(
     principal: Annotated[str, typer.Argument(help="user:<id> or team:<id>")],
     as_json: AsJson = False,
 ) -> None:
-    """Show an account's pools and grants as of now, and when its plan refills."""
+    """Show an account's pools, grants and limits as of now, and when its plan refills."""
     rows = rows_of(connect(context))
     holdings = read_holdings(rows, principal_from(principal), datetime.now(UTC))
+    counted = limits_of_account(rows, holdings.account, holdings.now)
     if as_json:
-        print_json(holdings_to_json(holdings))
+        limits = [account_limit_to_json(*one, holdings.now) for one in counted]
+        print_json(holdings_to_json(holdings) | {"limits": limits})
     else:
         _show(holdings)
+        if counted:
+            out().print(account_limits_table(counted[:LISTED_MAX], holdings.now))
+        if len(counted) > LISTED_MAX:
+            out().print(f"and {count_text(len(counted) - LISTED_MAX, 'more limit')}")
 
 
 def _low_text(low: LowCredits) -> str:

@@ -21,6 +21,7 @@ from agent_credits.values.principals import Payer, Principal
 from agent_credits_cli.accounts import principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
 from agent_credits_cli.errors import CommandError
+from agent_credits_cli.limits import lines_about_limits
 from agent_credits_cli.recorded_runs import Recorded, find_run
 from agent_credits_cli.reservations import (
     lines_about,
@@ -169,6 +170,7 @@ def _text(recorded: Recorded, run_id: str) -> str:
         f"{entry.identity.id}: {entry.type}{amount if entry.amount_microcredits else ''}",
         *(_labelled(*line) for line in _decided_by(recorded)),
         _labelled("outcome", outcome_text(entry)),
+        *(_labelled(*line) for line in lines_about_limits(entry)),
         *(_labelled(*line) for line in lines_about(entry, run_id, recorded.grant_pools)),
         _labelled("recorded", f"{time_text(entry.recorded_at)} on {page} of {recorded.principal}"),
     ]

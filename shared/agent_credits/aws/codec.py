@@ -232,6 +232,7 @@ def pack_limit_counts(counts: Sequence[LimitCount]) -> str | bytes:
             int(count.spans_accounts),
             count.limit_microcredits,
             count.notified_percent,
+            int(count.stops),
         ]
         for count in counts
     ]
@@ -245,8 +246,16 @@ def unpack_limit_counts(packed: str | bytes) -> tuple[LimitCount, ...]:
     else:
         rows = zip(*_loads(_decompressed(packed)), strict=True)
     return tuple(
-        LimitCount(limit_key_from_json(key), _instant(ends_at), drawn, bool(spans), limit, notified)
-        for *key, ends_at, drawn, spans, limit, notified in rows
+        LimitCount(
+            key=limit_key_from_json(key),
+            ends_at=_instant(ends_at),
+            drawn_microcredits=drawn,
+            spans_accounts=bool(spans),
+            limit_microcredits=limit,
+            notified_percent=notified,
+            stops=bool(stops),
+        )
+        for *key, ends_at, drawn, spans, limit, notified, stops in rows
     )
 
 
@@ -255,11 +264,12 @@ def pack_limit_row(row: LimitRow) -> str:
     return _dumps(
         {
             "ends_at": _seconds(row.ends_at),
-            "as_of": _seconds(row.as_of),
             "drawn": row.drawn_microcredits,
             "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
             "limit": row.limit_microcredits,
             "notified": row.notified_percent,
+            "stops": row.stops,
+            "at": _seconds(row.moved_at),
         }
     )
 
@@ -269,12 +279,13 @@ def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
     return LimitRow(
         key=key,
         ends_at=_instant(counts["ends_at"]),
-        as_of=_instant(counts["as_of"]),
         version=version,
         drawn_microcredits=counts["drawn"],
         held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),
         limit_microcredits=counts["limit"],
         notified_percent=counts["notified"],
+        stops=counts["stops"],
+        moved_at=_instant(counts["at"]),
     )
 
 

@@ -33,6 +33,14 @@ class Beside(Struct, frozen=True):
             {**self.pages, **moved.pages},
         )
 
+    def named(self, names: "NamesBeside") -> "Beside":
+        """Return those of these rows that are named."""
+        return Beside(
+            {key: row for key, row in self.limits.items() if key in names.limits},
+            {team: row for team, row in self.shared.items() if team in names.shared},
+            {team: entries for team, entries in self.pages.items() if team in names.shared},
+        )
+
     def lacks(self, names: "NamesBeside") -> "NamesBeside":
         """Return which of the rows named were not read."""
         return NamesBeside(
@@ -49,6 +57,11 @@ class NamesBeside(Struct, frozen=True):
 
     def __bool__(self) -> bool:
         return bool(self.limits or self.shared)
+
+    def joined(self, more: "NamesBeside") -> "NamesBeside":
+        return NamesBeside(
+            frozenset((*self.limits, *more.limits)), frozenset((*self.shared, *more.shared))
+        )
 
 
 ALONE = Beside()
