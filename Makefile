@@ -144,10 +144,12 @@ COMPILE := pip compile --no-config --quiet --universal --python-version 3.11 --g
 	--no-annotate --no-header
 
 lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools/*.in
-	$(UV) $(COMPILE) --group dev --group layer --group payment --group slack \
+	$(UV) $(COMPILE) --group dev --group layer --group api --group payment --group slack \
 		--output-file tools/project.txt pyproject.toml
 	$(UV) $(COMPILE) --constraint tools/project.txt --group layer \
 		--output-file shared/requirements.txt
+	$(UV) $(COMPILE) --constraint tools/project.txt --group api \
+		--output-file functions/api/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group payment \
 		--output-file functions/auto_reload/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group slack \

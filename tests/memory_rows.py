@@ -5,12 +5,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from agent_credits.api.audit import AuditEntry
 from agent_credits.aws.items import (
     ACCOUNT_PREFIX,
     TEAM_PREFIX,
     Item,
     account_item,
     account_key,
+    audit_from_item,
+    audit_item,
     burn_count_from_item,
     burn_count_item,
     checkpoint_from_item,
@@ -57,6 +60,7 @@ class MemoryRows:
         self.unreadable: set[str] = set()
         self.checkpoints_not_understood = False
         # Every image an account's row ever had, as the change stream would deliver them.
+        self.audit: dict[tuple[str, int], Item] = {}
         self.stream: list[tuple[Account | None, Account]] = []
         # Likewise of the teams' rows.
         self.team_stream: list[tuple[Team | None, Team]] = []
@@ -209,6 +213,17 @@ class MemoryRows:
         self.teams[team.team_id] = team
         self.team_stream.append((there, team))
         return None
+
+    def compare_and_set_team_audited(self, team: Team, entry: AuditEntry) -> Team | None:
+        assert (entry.team_id, entry.number) not in self.audit, "no entry is written again"
+        newer = self.compare_and_set_team(team)
+        if newer is None:
+            self.audit[entry.team_id, entry.number] = audit_item(entry)
+        return newer
+
+    def read_audit(self, team_id: str, numbers: Collection[int]) -> list[AuditEntry]:
+        found = (self.audit.get((team_id, number)) for number in numbers)
+        return [audit_from_item(item) for item in found if item]
 
     def put_observation(self, observation: Observation, now: datetime) -> bool:
         item = observation_item(observation, now)

@@ -12,7 +12,7 @@ from agent_credits.commit.changes import Result, RunChange, Unsure, Waiting
 from agent_credits.commit.together import commit_changes, commit_together
 from agent_credits.commit.write_protocol import Committed
 from agent_credits.events.agent_runs import Rejection
-from agent_credits.ledger.accounts import Account, available_microcredits, held_under
+from agent_credits.ledger.accounts import Account, available_microcredits, held_on_limit_row
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.limits import LimitKey, count_of
 from agent_credits.values.credits import format_credits, parse_credits
@@ -107,13 +107,16 @@ class LimitWorld:
                 for c in counts
                 if c and c.spans_accounts and c.ends_at == row.ends_at
             ]
-            assert sum(drawn) == row.drawn_microcredits
+            # An account whose time is past the period has dropped its count.
+            if all(a.entries[-1].recorded_at < row.ends_at for a in self.rows.accounts.values()):
+                assert sum(drawn) == row.drawn_microcredits
             held: dict[datetime, int] = {}
             for account in self.rows.accounts.values():
-                for until, amount in held_under(account, row.key).items():
+                for until, amount in held_on_limit_row(account, row.key).items():
                     held[until] = held.get(until, 0) + amount
             counted = dict(row.held)
-            assert all(counted[until] >= held[until] for until in held if now < until)
+            live = [until for until in held if max(now, row.as_of) < until]
+            assert all(counted[until] >= held[until] for until in live)
 
     def account(self, principal: Principal = ANA) -> Account:
         return self.rows.accounts[principal]

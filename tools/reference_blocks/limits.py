@@ -140,6 +140,22 @@ WORK: Final[Words] = {
     "sweeps.sweep.STEP_ATTEMPTS_MAX": "failures after which a step is taken apart row by row",
     "sweeps.sweep.VISITS_PER_ROW_MAX": "visits that one row may take",
 }
+API: Final[Words] = {
+    "api.tokens.LEEWAY": "how far an issuer's clock may be off",
+    "api.tokens.TEAMS_MAX": "teams in a token",
+    "api.tokens.TOKEN_BYTES_MAX": "characters of a token",
+    "api.tokens.KEYS_MAX": "keys of an issuer",
+    "api.tokens.KEYS_TTL": "after which the issuer's keys are fetched again",
+    "api.tokens.FETCHES_APART": "shortest time between two attempts to fetch them",
+    "api.tokens.KEYS_STALE_MAX": "how old keys may be while the issuer does not answer",
+    "api.cursors.LIST_LIMIT_MAX": "entries of one page of a list",
+    "api.ledger.PAGES_PER_ANSWER_MAX": "pages of the ledger that one answer reads",
+    "api.audit.AUDIT_SHOWN_MAX": "changes of a team that are shown at once",
+    "api.settings.SPEND_CAP_CENTS_MAX": "a spend cap that the API takes, in minor units",
+    "api.purchases.PACKS_MAX": "packs in one purchase",
+    "aws.issuer.FETCH_SECONDS_MAX": "seconds that fetching them may take",
+    "aws.issuer.JWKS_BYTES_MAX": "bytes of the issuer's keys",
+}
 GROUPS: Final[Mapping[str, Words]] = {
     "Events": EVENTS,
     "Settings": SETTINGS,
@@ -147,6 +163,7 @@ GROUPS: Final[Mapping[str, Words]] = {
     "Reservations": RESERVATIONS,
     "Reloads and purchases": MONEY,
     "Notices": NOTICES,
+    "HTTP API": API,
     "Work in one go": WORK,
 }
 

@@ -255,6 +255,7 @@ def pack_limit_row(row: LimitRow) -> str:
     return _dumps(
         {
             "ends_at": _seconds(row.ends_at),
+            "as_of": _seconds(row.as_of),
             "drawn": row.drawn_microcredits,
             "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
             "limit": row.limit_microcredits,
@@ -268,6 +269,7 @@ def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
     return LimitRow(
         key=key,
         ends_at=_instant(counts["ends_at"]),
+        as_of=_instant(counts["as_of"]),
         version=version,
         drawn_microcredits=counts["drawn"],
         held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),

@@ -25,6 +25,9 @@ from agent_credits.aws.items import (
     account_from_item,
     account_item,
     account_key,
+    audit_from_item,
+    audit_item,
+    audit_key,
     burn_count_from_item,
     burn_count_item,
     burn_count_key,
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
         BatchStatementResponseTypeDef,
     )
 
+    from agent_credits.api.audit import AuditEntry
     from agent_credits.notices.observations import Observation
 
 Result = TypeVar("Result")
@@ -268,6 +272,54 @@ class DynamoDBRows:
         """Write a team's row if the stored one is one version older; else return the stored one."""
         current = self._compare_and_set_row(team_item(team), team.version)
         return _understood(team_from_item, current) if current else None
+
+    def compare_and_set_team_audited(self, team: Team, entry: "AuditEntry") -> Team | None:
+        """Write a team's row and the entry of who changed it: both or neither."""
+        # Nobody has changed the team since its row was read.
+        nobody_has_changed = "version = :read_version"
+        # The number is the row's count, so it is free if the row is as it was read.
+        number_is_free = "attribute_not_exists(pk)"
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.transact_write_items(
+                    TransactItems=[
+                        {
+                            "Put": {
+                                "TableName": self._accounts_table,
+                                "Item": team_item(team),
+                                "ConditionExpression": nobody_has_changed,
+                                "ExpressionAttributeValues": {
+                                    ":read_version": {"N": str(team.version - 1)}
+                                },
+                            }
+                        },
+                        {
+                            "Put": {
+                                "TableName": self._accounts_table,
+                                "Item": audit_item(entry),
+                                "ConditionExpression": number_is_free,
+                            }
+                        },
+                    ]
+                )
+            except self._transaction_canceled as canceled:
+                reasons = {
+                    reason.get("Code") for reason in canceled.response["CancellationReasons"]
+                }
+                # Another reason, such as throttling, is a fault and no lost race.
+                if not reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
+                    raise
+            else:
+                return None
+        newer = self.read_team(team.team_id)
+        if newer is None:
+            raise RowsUnavailable("a team's row is missing, although rows are never deleted")
+        return newer
+
+    def read_audit(self, team_id: str, numbers: Collection[int]) -> "list[AuditEntry]":
+        keys = [audit_key(team_id, number) for number in numbers]
+        items = self._batch_get_all(self._accounts_table, keys)
+        return [_understood(audit_from_item, item) for item in items]
 
     def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
         """Put a policy version unless it exists, and return the stored one, which never changes."""

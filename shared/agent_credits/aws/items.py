@@ -1,8 +1,8 @@
 """Keys and item shapes: the one place that knows how the domain is stored in DynamoDB.
 
-AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
-               LIMIT#<team id>#<scope>#<id>#<period>, CHECKPOINT#<principal>, BURN#<principal>,
-               SWEEP#<sweep>
+AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, AUDIT#<team id>#<number>, POLICY#<version>,
+               OBSERVED#<kind>#<key>, LIMIT#<team id>#<scope>#<id>#<period>,
+               CHECKPOINT#<principal>, BURN#<principal>, SWEEP#<sweep>
 LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
                receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
 """
@@ -28,6 +28,8 @@ from agent_credits.values.errors import AccountTooLarge
 from agent_credits.values.principals import Principal, parse_principal
 
 if TYPE_CHECKING:
+    # Models of rare rows, which the cold start of the debit path does without.
+    from agent_credits.api.audit import AuditEntry
     from agent_credits.notices.observations import Observation
 
 # Typed attribute values: {"pk": {"S": "ACCOUNT#user:ana"}, "version": {"N": "7"}}.
@@ -62,6 +64,10 @@ def principal_of_key(key: str) -> Principal:
 
 def team_key(team_id: str) -> Item:
     return {"pk": {"S": f"{TEAM_PREFIX}{team_id}"}}
+
+
+def audit_key(team_id: str, number: int) -> Item:
+    return {"pk": {"S": f"AUDIT#{team_id}#{number}"}}
 
 
 def policy_key(version: str) -> Item:
@@ -237,6 +243,7 @@ def team_item(team: Team) -> Item:
     # read the row during a deployment, and after a rollback.
     unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
     unknown_to_older |= set() if team.former_members else {"former_members"}
+    unknown_to_older |= set() if team.audits else {"audits"}
     unknown_to_older |= {"currency"} if team.currency == "usd" else set()
     unknown_to_older |= set() if team.limits else {"limits"}
     return {
@@ -244,6 +251,19 @@ def team_item(team: Team) -> Item:
         "version": {"N": str(team.version)},
         "settings": {"S": team.model_dump_json(exclude={"version"} | unknown_to_older)},
     }
+
+
+def audit_item(entry: "AuditEntry") -> Item:
+    return {
+        **audit_key(entry.team_id, entry.number),
+        "entry": {"S": entry.model_dump_json()},
+    }
+
+
+def audit_from_item(item: Mapping[str, Any]) -> "AuditEntry":
+    from agent_credits.api.audit import AuditEntry
+
+    return AuditEntry.model_validate_json(item["entry"]["S"])
 
 
 def team_from_item(item: Mapping[str, Any]) -> Team:

@@ -92,6 +92,8 @@ class Team(BaseModel):
     # Of the cap and of every purchase: one cap cannot add up two currencies.
     currency: Currency = "usd"
     spending: Spending = Spending()
+    # How many changes have an entry that says who made them.
+    audits: int = Field(default=0, ge=0)
     tenures: tuple[Tenure, ...] = Field(min_length=1, max_length=TENURES_MAX)
 
     @field_validator("time_zone")

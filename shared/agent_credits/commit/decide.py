@@ -7,7 +7,7 @@ A change's outcome is the first of these that applies:
 3. already recorded  a repeat; what was decided stays decided
 4. rejected     it contradicts the reservations of the account: a run or a parent that has ended
 5. waiting      the pools hold too little, and a reload that may cover it is under way
-6. insufficient the pools hold too little, or the run may draw no more
+6. insufficient a limit refuses, the pools hold too little, or the run may draw no more
 7. debited      or what else the change asks for: accepted, waived, finished, returned, granted
 """
 

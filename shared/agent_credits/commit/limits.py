@@ -22,7 +22,7 @@ from agent_credits.billing.teams import Billing
 from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.decision_context import DecisionContext
-from agent_credits.ledger.accounts import Account, held_under
+from agent_credits.ledger.accounts import Account, held_on_limit_row, held_under
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.limits import (
     COUNTS_MAX,
@@ -223,13 +223,15 @@ def _moved(
     limit: Limit | None,
     now: datetime,
 ) -> LimitRow:
-    row = there or LimitRow(count.key, count.ends_at)
+    row = there or LimitRow(count.key, count.ends_at, now)
+    now = max(now, row.as_of)
     if row.ends_at < count.ends_at:
         row = replace(row, ends_at=count.ends_at, drawn_microcredits=0, notified_percent=0)
     total = row.drawn_microcredits + drawn
     require(total >= 0, "no more comes back to a limit than was drawn")
     after = replace(
         row,
+        as_of=now,
         drawn_microcredits=total,
         held=added(row.held, held, now),
         limit_microcredits=count.limit_microcredits,
@@ -250,7 +252,7 @@ def _reached(limit: Limit, drawn: int, now: datetime) -> int:
 def _drawn_by(row: Account, committed: Account, key: LimitKey) -> int:
     """Return what the commit adds to what the accounts of the limit drew in its period."""
     after = count_of(committed.limit_counts, key)
-    if after is None:
+    if after is None or not after.spans_accounts:
         return 0
     before = count_of(row.limit_counts, key)
     if before is None or not before.spans_accounts or before.ends_at != after.ends_at:
@@ -260,7 +262,7 @@ def _drawn_by(row: Account, committed: Account, key: LimitKey) -> int:
 
 def _held_by(row: Account, committed: Account, key: LimitKey, now: datetime) -> dict[datetime, int]:
     """Return what the commit adds to what reservations hold, by the time until which it counts."""
-    before, after = held_under(row, key), held_under(committed, key)
+    before, after = held_on_limit_row(row, key), held_on_limit_row(committed, key)
     more = {until: after.get(until, 0) - before.get(until, 0) for until in {**before, **after}}
     return {until: amount for until, amount in more.items() if amount and now < until}
 
@@ -299,8 +301,9 @@ def _drawn_and_held_by_others(count: LimitCount, context: DecisionContext) -> tu
     before = count_of(context.row.limit_counts, count.key)
     if before is not None and before.spans_accounts and before.ends_at == count.ends_at:
         drawn -= before.drawn_microcredits
-    now = context.now
-    own = sum(held for until, held in held_under(context.row, count.key).items() if now < until)
+    now = max(context.now, there.as_of)
+    held_before = held_on_limit_row(context.row, count.key)
+    own = sum(held for until, held in held_before.items() if now < until)
     return max(drawn, 0), max(there.held_microcredits(now) - own, 0)
 
 

@@ -83,11 +83,10 @@ def past_with_lenders(past: Past, beside: Beside) -> Past:
     """Return the past with the teams' grants as they were made, as far as their pages show."""
     made = {
         grant.id: grant
-        for team in beside.shared.values()
-        if team is not None
-        for entry in team.entries
+        for team, entries in beside.pages.items()
+        for entry in entries
         if entry.grant is not None and entry.outcome in ("granted", "refilled")
-        for grant in (lent(team.principal.id, entry.grant),)
+        for grant in (lent(team.id, entry.grant),)
     }
     return replace(past, grants={**made, **past.grants}) if made else past
 

@@ -92,6 +92,18 @@ def moves_other_rows(changes: Sequence[Change]) -> bool:
     )
 
 
+def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
+    """Return what a commit of these changes would decide now. Nothing is written."""
+    receipts = rows.read_receipts(not_on_page(row, changes))
+    beside = Beside()
+    for _ in range(_ROUNDS_MAX):
+        decision = decide_with_ledger(rows, row, changes, receipts, now, beside)
+        if not decision.lacks:
+            return decision
+        beside = beside.with_moved(_read_beside(rows, decision.lacks))
+    raise InvariantViolated("a decision names all rows that it needs")
+
+
 def commit_together(
     rows: Rows,
     changes_of: Mapping[Principal, Sequence[Change]],
@@ -99,24 +111,28 @@ def commit_together(
     now: datetime,
     pause: Pause,
     before_failing: Rebill | None = None,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> dict[Principal, Outcome]:
     """Commit the changes of each account, or return the error that concerns it; see `commit`."""
     require(0 < len(changes_of) <= ACCOUNTS_TOGETHER_MAX, "a commit moves bounded accounts")
     for changes in changes_of.values():
         require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
     group = _Group(rows, changes_of, now, before_failing)
-    for number in range(ATTEMPTS_MAX):
+    for number in range(attempts_max):
         try:
             lost_race = group.attempt(number)
+            if lost_race and group.pending and number + 1 < attempts_max:
+                pause(number + 1)
+        except Contended as out_of_time:
+            group.outcomes.update(dict.fromkeys(group.pending, out_of_time))
+            return group.outcomes
         except AgentCreditsError as error:
             group.isolate(error)
             return group.outcomes
         if not group.pending:
             return group.outcomes
-        if lost_race and number + 1 < ATTEMPTS_MAX:
-            pause(number + 1)
     for principal in group.pending:
-        contended = Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+        contended = Contended(f"{principal}: lost {attempts_max} races in a row", attempts_max)
         group.outcomes[principal] = contended
     return group.outcomes
 
@@ -180,14 +196,10 @@ class _Group:
         )
 
     def _read_beside(self, names: NamesBeside) -> None:
-        keys = [key for key in names.limits if key not in self._limits]
-        if keys:
-            found = self._rows.read_limits(keys)
-            self._limits.update({key: found.get(key) for key in keys})
-        teams = [team for team in names.shared if team not in self._shared]
-        if teams:
-            rows = self._rows.read_accounts_of(teams)
-            self._shared.update({team: rows.get(team) for team in teams})
+        """Read the rows named that are not known."""
+        found = _read_beside(self._rows, Beside(self._limits, self._shared).lacks(names))
+        self._limits.update(found.limits)
+        self._shared.update(found.shared)
 
     def _decide_all(self, number: int) -> dict[Principal, _Staged]:
         """Decide each account with what those before it move."""
@@ -214,7 +226,8 @@ class _Group:
         receipts = {i: receipt for i, receipt in ahead.receipts.items() if receipt}
         for _ in range(_ROUNDS_MAX):
             changes = self.pending[principal]
-            beside = Beside(self._limits, self._shared).with_moved(moved)
+            pages = {team: row.entries for team, row in self._shared.items() if row is not None}
+            beside = Beside(self._limits, self._shared, pages).with_moved(moved)
             decision = decide_with_ledger(
                 self._rows, ahead.row, changes, receipts, self._now, beside
             )
@@ -344,6 +357,16 @@ class _Group:
     def _settle(self, principal: Principal, outcome: Outcome) -> None:
         self.outcomes[principal] = outcome
         self.pending.pop(principal)
+
+
+def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
+    limits = rows.read_limits(names.limits) if names.limits else {}
+    teams = rows.read_accounts_of(names.shared) if names.shared else {}
+    return Beside(
+        {key: limits.get(key) for key in names.limits},
+        {team: teams.get(team) for team in names.shared},
+        {team: row.entries for team, row in teams.items()},
+    )
 
 
 def _do_not_wait(_: int) -> None:

@@ -58,7 +58,8 @@ CHANGES_PER_COMMIT_MAX = 200
 # Bills the changes again by settings read at this moment.
 Rebill = Callable[[Sequence[Change], datetime], Sequence[Change]]
 
-# Called with the number of attempts lost so far; waits for a random time.
+# Called with the number of attempts lost so far; waits for a random time. One that may not wait any
+# longer raises `Contended`.
 Pause = Callable[[int], None]
 
 
@@ -107,10 +108,11 @@ def commit(
     ahead: Ahead | None = None,
     opens_account: bool = False,
     before_failing: Rebill | None = None,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> Committed:
     """Record a batch of at most `CHANGES_PER_COMMIT_MAX` changes of one account, all or none.
 
-    Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
+    Raises `AccountMissing`, unless the batch opens the account, `Contended` after `attempts_max`
     lost races, `AccountTooLarge` if the changes do not fit one row, `MoreRowsNeeded` if they move
     rows beside the account's own, and what `rows` raises.
     `before_failing` is called once, if a run would fail, to bill by settings that are not cached.
@@ -126,20 +128,14 @@ def commit(
                 raise AccountMissing(f"{principal} has no account")
             row = Account(principal)
         attempt = _Attempt(row, changes, before_failing, is_warm=warm is not None)
-    for number in range(ATTEMPTS_MAX):
+    for number in range(attempts_max):
         tried = _try(rows, attempt, now)
         if isinstance(tried, Decision):
             return Committed(tried.account, tried.results, number, tried.errored_runs_forgotten)
         attempt = tried.next
-        if tried.lost_race and number + 1 < ATTEMPTS_MAX:
+        if tried.lost_race and number + 1 < attempts_max:
             pause(number + 1)
-    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
-
-
-def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
-    """Return what a commit of these changes would decide now. Nothing is written."""
-    receipts = rows.read_receipts(not_on_page(row, changes))
-    return decide_with_ledger(rows, row, changes, receipts, now)
+    raise Contended(f"{principal}: lost {attempts_max} races in a row", attempts_max)
 
 
 def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Page, PoolBalance
 from agent_credits.ledger.grants import Grant, drawing_order
-from agent_credits.ledger.limits import COUNTS_MAX, LimitCount, LimitKey, held_until
+from agent_credits.ledger.limits import COUNTS_MAX, LimitCount, LimitKey, count_of, held_until
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import (
     RESERVATIONS_MAX,
@@ -210,6 +210,12 @@ def held_under(account: Account, key: LimitKey) -> dict[datetime, int]:
             until = held_until(counting[-1].expires_at)
             held[until] = held.get(until, 0) + reservation.left_microcredits
     return held
+
+
+def held_on_limit_row(account: Account, key: LimitKey) -> dict[datetime, int]:
+    """Return what of it is on the limit's own row: nothing while the limit spans no accounts."""
+    count = count_of(account.limit_counts, key)
+    return held_under(account, key) if count is not None and count.spans_accounts else {}
 
 
 def check_account(account: Account) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date, datetime
 from typing import Protocol
 
-from agent_credits.billing.balance_reports import Burning, balance_report
+from agent_credits.billing.balance_reports import BalanceReport, Burning, balance_report
 from agent_credits.billing.payers import payers
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
@@ -75,12 +75,18 @@ class BalanceReportSweep:
         if isinstance(row, Unreadable) or policy is None:
             # Without its row or its policy, a report cannot be made.
             return Visited(counts=Counter(TeamsNotReported=1), is_left_out=True)
-        burning = self._burning(payers(row, policy, now), day)
-        if burning is None:
+        report = self.report(row, policy, day, now)
+        if report is None:
             return Visited(is_done=False)
-        report = balance_report(row, policy, burning, day, now)
         is_new = self._rows.put_observation(report, now)
         return Visited(counts=Counter(BalanceReports=int(is_new)))
+
+    def report(
+        self, team: Team, policy: BillingPolicy, day: date, now: datetime
+    ) -> BalanceReport | None:
+        """Return the team's report, or None if there is more to count; a part of it is by now."""
+        burning = self._burning(payers(team, policy, now), day)
+        return None if burning is None else balance_report(team, policy, burning, day, now)
 
     def _burning(self, principals: list[Principal], day: date) -> list[Burning] | None:
         """Return the accounts and what they burned; None if there is more to count."""

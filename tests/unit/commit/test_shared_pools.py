@@ -152,6 +152,19 @@ def test_draws_go_back_to_a_grant_of_the_team_that_was_emptied_pages_ago() -> No
     assert (world.available(), world.shared()) == ("500", "100")
 
 
+def test_draws_go_back_to_a_grant_of_the_team_whose_full_page_is_not_flushed_yet() -> None:
+    world = SharingWorld(shared="3.5")
+    world.send(usage("e-0", "500"))
+    for number in range(7):
+        world.send(usage(f"e-{number + 1}", "0.5"))
+    team = world.account(TEAM)
+    assert (team.page_is_full, team.page_number, team.grants) == (True, 1, ())
+
+    world.send(finished("f-1", "error"))
+
+    assert (world.available(), world.shared()) == ("500", "3.5")
+
+
 def test_draws_go_back_to_a_grant_of_the_team_that_has_expired_within_the_grace() -> None:
     world = SharingWorld(shared="0.000001")
     change = grant_change("t-2", pool="shared", credits="50", principal=TEAM, expires_at=NOW + HOUR)
