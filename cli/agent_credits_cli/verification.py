@@ -1,8 +1,8 @@
 """Verifying accounts: every balance is recomputed from the ledger and compared with its row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -11,6 +11,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.reconciliation import Finding, Sums
 from agent_credits.sweeps.rows import LedgerRows
+from agent_credits.sweeps.shared_draws import SharedDraws, contradictions, shared_draws
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, count_text, credits_text
@@ -40,6 +41,8 @@ class Verified:
     sums: Sums
     findings: tuple[Finding, ...]
     torn: tuple[Torn, ...] = ()
+    # What each account's ledger shows of shared draws, of accounts that have any.
+    shared: tuple[SharedDraws, ...] = ()
 
     def __add__(self, other: "Verified") -> "Verified":
         return Verified(
@@ -47,6 +50,7 @@ class Verified:
             self.sums + other.sums,
             self.findings + other.findings,
             self.torn + other.torn,
+            self.shared + other.shared,
         )
 
     @property
@@ -107,7 +111,9 @@ def verify_all(rows: VerifiedRows, *, with_page_owners: bool = False) -> Verifie
         for done in as_completed(verifying):
             parts[verifying[done]] = done.result()
             bar.advance(task)
-    return sum((parts[principal] for principal in principals), NOTHING)
+    verified = sum((parts[principal] for principal in principals), NOTHING)
+    of_shared = tuple(_contradictions_of_shared(rows, verified.shared))
+    return replace(verified, findings=verified.findings + of_shared)
 
 
 def verify_account(
@@ -142,7 +148,40 @@ def _verify_row(rows: VerifiedRows, row: Account, policies: dict[str, BillingPol
     )
     torn = torn_from(row, verification.checkpoint.page_number, pages_from_open)
     findings = (*verification.findings, *beyond)
-    return Verified(1, verification.sums, findings, (torn,) if torn else ())
+    shared = (verification.shared,) if verification.shared else ()
+    return Verified(1, verification.sums, findings, (torn,) if torn else (), shared)
+
+
+def _contradictions_of_shared(
+    rows: VerifiedRows, shared: Sequence[SharedDraws]
+) -> Iterator[Finding]:
+    """Yield where the ledger of a payer and that of its team differ in what was drawn of the team.
+
+    The accounts were read at different times. So where two seem to differ, they are read again.
+    """
+    both = SharedDraws()
+    for of_account in shared:
+        both.update(of_account)
+    differing = sorted({(key.payer, key.lender) for key, left in both.items() if left})
+    for payer, lender in differing:
+        yield from contradictions(_shared_by(rows, payer, lender))
+
+
+def _shared_by(rows: VerifiedRows, payer: Principal, lender: Principal) -> SharedDraws:
+    """Return what the ledgers of these two show of what they share, as of one time."""
+    of_payer, of_lender = rows.read_account(payer), rows.read_account(lender)
+    for _ in range(ATTEMPTS_MAX):
+        before, of_payer = of_payer, rows.read_account(payer)
+        # A commit moves both rows. Where the payer's has not moved, both are of one moment.
+        if of_payer == before:
+            break
+        of_lender = rows.read_account(lender)
+    both = SharedDraws()
+    for row in (of_payer, of_lender):
+        if row is not None:
+            for page in (*rows.read_pages(row.principal, 1, row.page_number - 1), row.page):
+                both.update(shared_draws(row.principal, page.entries))
+    return SharedDraws({k: n for k, n in both.items() if (k.payer, k.lender) == (payer, lender)})
 
 
 def _verify_no_row(rows: VerifiedRows, principal: Principal) -> Verified:

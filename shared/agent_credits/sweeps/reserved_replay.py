@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Iterator
 
 from msgspec import Struct, field
 
-from agent_credits.ledger.entries import NO_RESERVATION, Entry, Move
+from agent_credits.ledger.entries import NO_RESERVATION, Entry, Move, payers_commit
 from agent_credits.ledger.reservations import line_up
+from agent_credits.ledger.shared_pools import holding_id
 from agent_credits.sweeps.checkpoint import ReservedByLedger
 from agent_credits.values.display import amount_text
 
@@ -77,6 +78,13 @@ class ReservedReplay:
         facts, run_id = entry.reservation, entry.identity.subject
         may_move: set[str] = set()
         match entry.outcome:
+            case "debited" if entry.type == "pool.drawn":
+                # What the trees of one payer hold of this account; see `shared_pools`.
+                payer, _ = payers_commit(entry)
+                ended = [end.run_id for end in facts.ended]
+                yield from self._contradictions_of_ends(ended)
+                named = {*ended, *(move.run_id for move in facts.moves)}
+                may_move = {run for run in named if run.startswith(holding_id(payer, ""))}
             case "accepted":
                 if run_id in self.by_run:
                     yield f"reserves for run {run_id}, which holds a reservation"
