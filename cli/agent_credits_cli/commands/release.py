@@ -10,7 +10,7 @@ import typer
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, ReleaseChange
-from agent_credits.commit.write_protocol import commit
+from agent_credits.commit.together import commit_changes
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.expiry import bring_up_to
@@ -95,7 +95,7 @@ def release_by_hand(
         confirm(_question(account, run_id))
     # The id includes the row's version, so that two operators at once release it once.
     change = ReleaseChange(account.principal, run_id, f"release:{account.version}", reason)
-    committed = commit(rows, account.principal, [change], now=now, pause=back_off)
+    committed = commit_changes(rows, account.principal, [change], now=now, pause=back_off)
     match committed.results:
         case (Recorded(entry),):
             return Released(account.principal, entry, is_new=True)

@@ -39,6 +39,7 @@ from agent_credits.ledger.limits import (
 )
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import TTL_DEFAULT, Reservation, ReservationTerms
+from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.ledger.thresholds import LowCredits, parse_threshold
 from agent_credits.sweeps.checkpoint import ReservedByLedger
 
@@ -254,6 +255,7 @@ def pack_limit_row(row: LimitRow) -> str:
     return _dumps(
         {
             "ends_at": _seconds(row.ends_at),
+            "as_of": _seconds(row.as_of),
             "drawn": row.drawn_microcredits,
             "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
             "limit": row.limit_microcredits,
@@ -267,6 +269,7 @@ def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
     return LimitRow(
         key=key,
         ends_at=_instant(counts["ends_at"]),
+        as_of=_instant(counts["as_of"]),
         version=version,
         drawn_microcredits=counts["drawn"],
         held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),
@@ -427,7 +430,7 @@ def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> 
     terms = reservation.terms
     return [
         reservation.run_id,
-        [[place[part.grant_id], part.microcredits] for part in reservation.parts],
+        [_part_to_json(part, place) for part in reservation.parts],
         _seconds(reservation.expires_at),
         reservation.reserved_microcredits,
         terms.ttl // _SECOND,
@@ -439,6 +442,21 @@ def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> 
         reservation.directive,
         reservation.parent_run_id,
     ]
+
+
+def _part_to_json(part: Draw, place: Mapping[str, int]) -> list[Any]:
+    # A grant of the team stands on the team's row.
+    if is_shared_pool(part.pool):
+        return [part.pool, part.grant_id, part.microcredits]
+    return [place[part.grant_id], part.microcredits]
+
+
+def _part_from_json(row: Sequence[Any], grants: Sequence[Grant]) -> Draw:
+    if len(row) > 2:
+        pool, grant_id, microcredits = row
+        return Draw(pool, grant_id, microcredits)
+    place, microcredits = row
+    return Draw(grants[place].pool, grants[place].id, microcredits)
 
 
 def _without_defaults(row: list[Any]) -> list[Any]:
@@ -457,10 +475,7 @@ def _reservation_from_json(
     return Reservation(
         run_id=run_id,
         parent_run_id=parent,
-        parts=tuple(
-            Draw(grants[place].pool, grants[place].id, microcredits)
-            for place, microcredits in parts
-        ),
+        parts=tuple(_part_from_json(part, grants) for part in parts),
         reserved_microcredits=reserved,
         expires_at=_instant(expires_at),
         # Whether a run reserves was decided when it did.

@@ -151,35 +151,39 @@ class Billing(Struct, frozen=True):
     reservation: ReservationTerms = ReservationTerms()
     # Those that hold for the run, in the order in which they refuse.
     limits: tuple[Limit, ...] = ()
+    # Whose pools the run may draw after those of the payer.
+    lender: Principal | None = None
 
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
     """Return the billing of an event under the policy of the tenure that pays for it."""
     tenure = team.tenure_at(billed_at(event))
     rule = policy.rule_for(tenure.kind, event.data.trigger.kind)
+    pools = rule.pools_in(team.team_id)
     return Billing(
         principal=_payer_principal(rule.payer, event, team.team_id, tenure.owner),
         payer=rule.payer,
-        pools=rule.pools,
+        pools=pools,
         policy_version=policy.version,
         grace=timedelta(days=policy.grace_days),
-        reload=_reload_terms(team, rule),
+        reload=_reload_terms(team, rule, pools),
         low_thresholds=team.alerts.low,
         reservation=rule.reservation_terms,
         limits=limits_of(event, team.limits, team.time_zone, tenure.kind, policy)
         if team.limits
         else (),
+        lender=Principal("team", team.team_id) if pools != rule.pools else None,
     )
 
 
-def _reload_terms(team: Team, rule: BillingRule) -> ReloadTerms | None:
+def _reload_terms(team: Team, rule: BillingRule, pools: tuple[str, ...]) -> ReloadTerms | None:
     settings = team.auto_reload
     if settings is None or not settings.enabled or settings.pool not in rule.pools:
         return None
     return ReloadTerms(
         team_id=team.team_id,
         settings_version=team.settings_version,
-        pools=rule.pools,
+        pools=pools,
         threshold_microcredits=settings.threshold_microcredits,
         reloads_max=settings.reloads_max,
         window=timedelta(minutes=settings.window_minutes),

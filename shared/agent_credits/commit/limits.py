@@ -223,13 +223,15 @@ def _moved(
     limit: Limit | None,
     now: datetime,
 ) -> LimitRow:
-    row = there or LimitRow(count.key, count.ends_at)
+    row = there or LimitRow(count.key, count.ends_at, now)
+    now = max(now, row.as_of)
     if row.ends_at < count.ends_at:
         row = replace(row, ends_at=count.ends_at, drawn_microcredits=0, notified_percent=0)
     total = row.drawn_microcredits + drawn
     require(total >= 0, "no more comes back to a limit than was drawn")
     after = replace(
         row,
+        as_of=now,
         drawn_microcredits=total,
         held=added(row.held, held, now),
         limit_microcredits=count.limit_microcredits,
@@ -299,7 +301,7 @@ def _drawn_and_held_by_others(count: LimitCount, context: DecisionContext) -> tu
     before = count_of(context.row.limit_counts, count.key)
     if before is not None and before.spans_accounts and before.ends_at == count.ends_at:
         drawn -= before.drawn_microcredits
-    now = context.now
+    now = max(context.now, there.as_of)
     held_before = held_on_limit_row(context.row, count.key)
     own = sum(held for until, held in held_before.items() if now < until)
     return max(drawn, 0), max(there.held_microcredits(now) - own, 0)

@@ -1,4 +1,4 @@
-"""Commits that move rows beside the account's own: limits that span accounts.
+"""Commits that move rows beside the account's own: limits that span accounts, pools of a team.
 
 They follow the write protocol for each account, and differ in the fourth step alone: all rows that
 the commit moves are written in one transaction, each under its own version. Nothing is half done,
@@ -17,8 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agent_credits.commit.beside import Beside, NamesBeside
-from agent_credits.commit.changes import Change, RunChange
-from agent_credits.commit.decide import Decision, lacks_credits, names_beside
+from agent_credits.commit.changes import Change, Recorded, RunChange
+from agent_credits.commit.decide import Decision, lacks_credits, names_beside, settled_lender
 from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page, read_ahead
 from agent_credits.commit.rows import LostTogether, Rows
 from agent_credits.commit.write_protocol import (
@@ -85,11 +85,23 @@ def commit_changes(
 def moves_other_rows(changes: Sequence[Change]) -> bool:
     """Return whether the billing of these changes names rows beside the account's own."""
     return any(
-        limit.spans_accounts
+        change.billing.lender is not None
+        or any(limit.spans_accounts for limit in change.billing.limits)
         for change in changes
         if isinstance(change, RunChange)
-        for limit in change.billing.limits
     )
+
+
+def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
+    """Return what a commit of these changes would decide now. Nothing is written."""
+    receipts = rows.read_receipts(not_on_page(row, changes))
+    beside = Beside()
+    for _ in range(_ROUNDS_MAX):
+        decision = decide_with_ledger(rows, row, changes, receipts, now, beside)
+        if not decision.lacks:
+            return decision
+        beside = beside.with_moved(_read_beside(rows, decision.lacks))
+    raise InvariantViolated("a decision names all rows that it needs")
 
 
 def commit_together(
@@ -146,6 +158,7 @@ class _Group:
         self._ahead: dict[Principal, Ahead] = {}
         self._newer: dict[Principal, Account] = {}
         self._limits: dict[LimitKey, LimitRow | None] = {}
+        self._shared: dict[Principal, Account | None] = {}
         self.pending = dict(changes_of)
         self.outcomes: dict[Principal, Outcome] = {}
 
@@ -170,16 +183,19 @@ class _Group:
             self._newer.clear()
         for principal in [p for p in self.pending if p not in self._ahead]:
             self._settle(principal, AccountMissing(f"{principal} has no account"))
-        named = [
-            names_beside(self._ahead[p].row, changes).limits for p, changes in self.pending.items()
-        ]
-        self._read_limits(NamesBeside(frozenset(key for keys in named for key in keys)))
+        named = [names_beside(self._ahead[p].row, c) for p, c in self.pending.items()]
+        self._read_beside(
+            NamesBeside(
+                frozenset(key for names in named for key in names.limits),
+                frozenset(team for names in named for team in names.shared),
+            )
+        )
 
-    def _read_limits(self, names: NamesBeside) -> None:
-        keys = [key for key in names.limits if key not in self._limits]
-        if keys:
-            found = self._rows.read_limits(keys)
-            self._limits.update({key: found.get(key) for key in keys})
+    def _read_beside(self, names: NamesBeside) -> None:
+        """Read the rows named that are not known."""
+        found = _read_beside(self._rows, Beside(self._limits, self._shared).lacks(names))
+        self._limits.update(found.limits)
+        self._shared.update(found.shared)
 
     def _decide_all(self, number: int) -> dict[Principal, _Staged]:
         """Decide each account with what those before it move."""
@@ -206,12 +222,12 @@ class _Group:
         receipts = {i: receipt for i, receipt in ahead.receipts.items() if receipt}
         for _ in range(_ROUNDS_MAX):
             changes = self.pending[principal]
-            beside = Beside(self._limits).with_moved(moved)
+            beside = Beside(self._limits, self._shared).with_moved(moved)
             decision = decide_with_ledger(
                 self._rows, ahead.row, changes, receipts, self._now, beside
             )
             if decision.lacks:
-                self._read_limits(decision.lacks)
+                self._read_beside(decision.lacks)
             elif self._bills_again(principal, decision):
                 self._rebilled.add(principal)
                 assert self._before_failing is not None
@@ -259,11 +275,12 @@ class _Group:
             if row is not None
         ]
         try:
-            if len(staged) + len(limits) > ROWS_TOGETHER_MAX:
+            teams = [self._settled_lender(team, staged) for team in moved.shared.values() if team]
+            if len(staged) + len(teams) + len(limits) > ROWS_TOGETHER_MAX:
                 raise AccountTooLarge(f"a commit moves at most {ROWS_TOGETHER_MAX} rows")
             for principal, found in staged.items():
                 self._flush(principal, found.row)
-            accounts = [found.decision.account for found in staged.values()]
+            accounts = [*(found.decision.account for found in staged.values()), *teams]
             lost = self._rows.compare_and_set_together(accounts, limits)
         except AgentCreditsError as error:
             self._one_by_one([*staged], error)
@@ -271,9 +288,27 @@ class _Group:
         if lost is not None:
             self._start_after(lost)
             return True
+        self._limits.update({row.key: row for row in limits})
+        self._shared.update({team.principal: team for team in teams})
         for principal, found in staged.items():
             self._settle(principal, _committed(found.decision, number))
         return False
+
+    def _settled_lender(self, moved: Account, staged: Mapping[Principal, _Staged]) -> Account:
+        """Return a team's account as it is to be written, with its full page flushed before."""
+        row = self._shared[moved.principal]
+        assert row is not None
+        if row.page_is_full:
+            self._rows.put_page(row.page)
+        borrowers = [
+            change
+            for principal, found in staged.items()
+            for change, result in zip(self.pending[principal], found.decision.results, strict=True)
+            if isinstance(change, RunChange)
+            and isinstance(result, Recorded)
+            and change.billing.lender == moved.principal
+        ]
+        return settled_lender(row, moved, borrowers, self._now)
 
     def isolate(self, error: AgentCreditsError) -> None:
         """Let the fault of one account, or of what it needs, cost the others nothing."""
@@ -295,13 +330,18 @@ class _Group:
             self._settle(principal, outcome)
         # What they moved is read again.
         self._limits.clear()
+        self._shared.clear()
 
     def _start_after(self, lost: LostTogether) -> None:
         if lost.conflicts:
             self._ahead.clear()
             self._limits.clear()
+            self._shared.clear()
         for account in lost.accounts:
-            self._start_from(account)
+            if account.principal in self.pending:
+                self._start_from(account)
+            else:
+                self._shared[account.principal] = account
         self._limits.update({row.key: row for row in lost.limits})
 
     def _flush(self, principal: Principal, row: Account) -> None:
@@ -312,6 +352,15 @@ class _Group:
     def _settle(self, principal: Principal, outcome: Outcome) -> None:
         self.outcomes[principal] = outcome
         self.pending.pop(principal)
+
+
+def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
+    limits = rows.read_limits(names.limits) if names.limits else {}
+    teams = rows.read_accounts_of(names.shared) if names.shared else {}
+    return Beside(
+        {key: limits.get(key) for key in names.limits},
+        {team: teams.get(team) for team in names.shared},
+    )
 
 
 def _do_not_wait(_: int) -> None:

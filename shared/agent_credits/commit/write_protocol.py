@@ -37,6 +37,8 @@ from agent_credits.commit.rows import Rows, entries_of
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Receipt, origin_identity
+from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.shared_pools import is_shared_grant, lender_of, lent
 from agent_credits.values.errors import (
     AccountMissing,
     Contended,
@@ -134,12 +136,6 @@ def commit(
     raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
 
 
-def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
-    """Return what a commit of these changes would decide now. Nothing is written."""
-    receipts = rows.read_receipts(not_on_page(row, changes))
-    return decide_with_ledger(rows, row, changes, receipts, now)
-
-
 def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:
     """Read, decide and write once; a returned decision is committed, or changes nothing."""
     row = attempt.row
@@ -222,6 +218,17 @@ def must_be_newest(decision: Decision, *, is_warm: bool) -> bool:
     return is_warm and any(isinstance(result, Waiting) for result in decision.results)
 
 
+def _origin(principal: Principal, grant_id: str) -> Identity:
+    """Return the identity of the entry that made a grant, on this account or on a team's."""
+    if is_shared_grant(grant_id):
+        return origin_identity(*lender_of(grant_id))
+    return origin_identity(principal, grant_id)
+
+
+def _as_called_here(grant: Grant, grant_id: str) -> Grant:
+    return lent(lender_of(grant_id)[0].id, grant) if is_shared_grant(grant_id) else grant
+
+
 def _with_runs(
     rows: Rows, row: Account, past: Past, run_ids: Collection[str], now: datetime
 ) -> Past:
@@ -231,8 +238,13 @@ def _with_runs(
     runs = {run: entries_of(found, row.principal) for run, found in receipts_of.items()}
     elsewhere = frozenset(run for run, found in receipts_of.items() if len(found) > len(runs[run]))
     grant_ids = grants_to_look_up(row, runs, now)
-    receipts = rows.read_receipts([origin_identity(row.principal, g) for g in sorted(grant_ids)])
-    grants = {r.entry.grant.id: r.entry.grant for r in receipts.values() if r.entry.grant}
+    origins = {_origin(row.principal, grant_id): grant_id for grant_id in sorted(grant_ids)}
+    receipts = rows.read_receipts([*origins])
+    grants = {
+        origins[identity]: _as_called_here(receipt.entry.grant, origins[identity])
+        for identity, receipt in receipts.items()
+        if receipt.entry.grant
+    }
     return Past(
         past.recorded,
         {**past.runs, **runs},

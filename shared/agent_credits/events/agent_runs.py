@@ -246,6 +246,7 @@ RejectionCode = Literal[
     "circular_parents",
     "tree_too_deep",
     "too_many_children",
+    "held_for_a_payer",
     "too_many_reservations",
 ]
 

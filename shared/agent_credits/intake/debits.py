@@ -294,9 +294,13 @@ class Debits:
 
         They are never warm: another account's commit may have moved what they share.
         """
+        # A team's account may be what members' accounts draw from, and is not committed with them.
+        users = [of for of in accounts if of[0].kind == "user"]
+        teams = [of for of in accounts if of[0].kind == "team"]
+        parts = (*_parts(users, ACCOUNTS_TOGETHER_MAX), *_parts(teams, ACCOUNTS_TOGETHER_MAX))
         waiting = [
             {principal: debits[start : start + CHANGES_PER_COMMIT_MAX] for principal, debits in of}
-            for of in _parts(accounts, ACCOUNTS_TOGETHER_MAX)
+            for of in parts
             for start in range(0, max(len(d) for _, d in of), CHANGES_PER_COMMIT_MAX)
         ][::-1]
         for principal, _ in accounts:

@@ -20,6 +20,7 @@ from agent_credits.ledger.reservations import (
     line_up,
     parents_of,
 )
+from agent_credits.ledger.shared_pools import is_shared_grant
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.errors import require
 from agent_credits.values.principals import Principal
@@ -228,7 +229,10 @@ def check_account(account: Account) -> None:
             grant.remaining_microcredits + reserved.pop(grant.id, 0) <= grant.amount_microcredits,
             "no grant holds more than was granted",
         )
-    require(not reserved, "a reservation holds parts of grants on its row only")
+    own = [grant_id for grant_id in reserved if not is_shared_grant(grant_id)]
+    require(not own, "a reservation holds parts of grants on its row only")
+    lent = [grant for grant in account.grants if is_shared_grant(grant.id)]
+    require(not lent, "the grants of a team stand on the team's row")
     _check_limit_counts(account)
     identities = [entry.identity for entry in account.entries]
     require(len(set(identities)) == len(identities), "an event stands on the page once")

@@ -17,6 +17,7 @@ from agent_credits.ledger.grants import (
     EXPIRY_PREFIX,
     RELOAD_PREFIX,
     RESERVATIONS_PREFIX,
+    SHARED_PREFIX,
     Grant,
 )
 from agent_credits.ledger.limits import NO_LIMITS, LimitFacts
@@ -44,6 +45,8 @@ EntryType = Literal[
     "credits.refilled",
     "credits.expired",
     "reservations.expired",
+    "pool.drawn",
+    "pool.returned",
     "plan.changed",
     "reload.requested",
     "reload.granted",
@@ -366,6 +369,49 @@ class Entry(Struct, frozen=True):
         )
 
     @classmethod
+    def pool_drawn(
+        cls,
+        principal: Principal,
+        payer: Principal,
+        version: int,
+        draws: tuple[Draw, ...],
+        facts: ReservationFacts,
+        recorded_at: datetime,
+    ) -> Self:
+        """What the payer's commit of this version drew and reserved of this team's pools."""
+        return cls(
+            _pool_identity(principal, payer, version, "drawn"),
+            NO_PAYLOAD,
+            "pool.drawn",
+            "debited",
+            recorded_at,
+            total_of(draws),
+            draws,
+            reservation=facts,
+        )
+
+    @classmethod
+    def pool_returned(
+        cls,
+        principal: Principal,
+        payer: Principal,
+        version: int,
+        draws: tuple[Draw, ...],
+        recorded_at: datetime,
+    ) -> Self:
+        """What the payer's commit of this version gave back to this team's pools."""
+        require(total_of(draws) > 0, "what is given back is more than nothing")
+        return cls(
+            _pool_identity(principal, payer, version, "returned"),
+            NO_PAYLOAD,
+            "pool.returned",
+            "returned",
+            recorded_at,
+            total_of(draws),
+            draws,
+        )
+
+    @classmethod
     def accepted(
         cls,
         facts: RunFacts,
@@ -625,6 +671,10 @@ class Entry(Struct, frozen=True):
 def total_of(draws: Iterable[Draw]) -> int:
     """Return the microcredits of these draws or parts together."""
     return sum(draw.microcredits for draw in draws)
+
+
+def _pool_identity(principal: Principal, payer: Principal, version: int, what: str) -> Identity:
+    return grant_identity(principal, f"{SHARED_PREFIX}{payer}:{version}:{what}")
 
 
 def _put_in(reservation: ReservationFacts, run_id: str) -> int:

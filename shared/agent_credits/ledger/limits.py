@@ -90,11 +90,14 @@ class LimitRow(Struct, frozen=True):
     """What several accounts together drew under a limit in its period, and what is reserved.
 
     `held`: what reservations hold, by the time until which it counts. A reservation that expires on
-    an idle account then frees its room by itself, without a commit of that account.
+    an idle account then frees its room by itself, without a commit of that account. `as_of`: the
+    latest time at which it was written. Time never runs backwards on it, so what has ceased to
+    count for one worker does not count again for another whose clock is behind.
     """
 
     key: LimitKey
     ends_at: datetime
+    as_of: datetime
     version: int = 0
     drawn_microcredits: int = 0
     held: tuple[tuple[datetime, int], ...] = ()
@@ -102,6 +105,7 @@ class LimitRow(Struct, frozen=True):
     notified_percent: int = 0
 
     def held_microcredits(self, now: datetime) -> int:
+        now = max(now, self.as_of)
         return sum(microcredits for until, microcredits in self.held if now < until)
 
 

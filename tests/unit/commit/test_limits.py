@@ -421,3 +421,16 @@ def test_a_month_ends_at_midnight_of_the_team_s_zone() -> None:
     # 21 November 2025 is a Friday.
     assert period_ends_at("week", "UTC", NOW) == datetime(2025, 11, 24, tzinfo=UTC)
     assert period_ends_at("day", "UTC", NOW) == datetime(2025, 11, 22, tzinfo=UTC)
+
+
+def test_what_ceased_to_count_does_not_count_again_for_a_clock_that_is_behind() -> None:
+    world = LimitWorld(limit("team", "10"))
+    world.send(requested("r-1", run="run-1", credits="4", reserve="estimate", ttl_seconds=3600))
+    # Ben's worker is ahead, and finds the reservation's time over.
+    ahead = NOW + HOUR + 5 * MINUTE
+    world.send(usage("e-1", "1", user="ben", run="run-2"), now=ahead)
+
+    world.send(finished("f-1", run="run-1"), now=NOW + 59 * MINUTE)
+
+    assert world.rows.limits[OF_TEAM].held == ()
+    assert world.row(OF_TEAM) == "1"
