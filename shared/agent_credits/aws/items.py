@@ -51,12 +51,15 @@ def account_key(principal: Principal) -> Item:
 
 
 def principal_of_key(key: str) -> Principal:
-    """Return the principal of a row's key: a team, or the owner of an account.
+    """Return the principal of a row's key: a team, that of a limit, or the owner of an account.
 
-    Raises ValueError for a key of neither.
+    Raises ValueError for any other key.
     """
     if key.startswith(TEAM_PREFIX):
         return Principal("team", key.removeprefix(TEAM_PREFIX))
+    if key.startswith(LIMIT_PREFIX):
+        team_id, _, _ = key.removeprefix(LIMIT_PREFIX).partition("#")
+        return Principal("team", _unescaped(team_id))
     return parse_principal(key.partition("#")[2])
 
 

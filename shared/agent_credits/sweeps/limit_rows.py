@@ -39,19 +39,20 @@ class LimitRows(Protocol):
 
 
 def verify_limit(
-    rows: LimitRows, key: LimitKey, now: datetime, known: Collection[Principal] = ()
+    rows: LimitRows, key: LimitKey, now: datetime, known: Collection[Principal] | None = None
 ) -> tuple[Finding, ...] | None:
-    """Compare a limit's row with its accounts, or return None if they cannot be compared.
+    """Compare a limit's row with its accounts, or return None if they could not be compared.
 
-    `known`: accounts that count under it. If the team does not name all that may, only these.
+    `known`: the accounts that count under it, if all were read. Without them, those of a team that
+    does not name its members cannot be compared.
     """
     for _ in range(READS_MAX):
         row = rows.read_limits([key]).get(key)
         team = rows.read_team(key.team_id)
         named = _ever_payers(team) if team is not None else None
-        if named is None and not known:
+        if named is None and known is None:
             return None
-        accounts = rows.read_accounts_of(sorted({*known, *(named or ())}))
+        accounts = rows.read_accounts_of(sorted({*(known or ()), *(named or ())}))
         if rows.read_limits([key]).get(key) == row:
             texts = contradictions(key, row, accounts.values(), now)
             place = f"limit of {key}"
@@ -62,6 +63,18 @@ def verify_limit(
 def spanning_limits(account: Account) -> list[LimitKey]:
     """Return the limits that span accounts and that this one counts under."""
     return [count.key for count in account.limit_counts if count.spans_accounts]
+
+
+def without_row(rows: LimitRows, account: Account) -> Iterator[Finding]:
+    """Yield the limits that the account counts under and whose row, once written, is gone."""
+    keys = spanning_limits(account)
+    found = rows.read_limits(keys) if keys else {}
+    for key in keys:
+        count = count_of(account.limit_counts, key)
+        counts = count is not None and count.drawn_microcredits > 0
+        if key not in found and (counts or held_on_limit_row(account, key)):
+            text = f"counts under the limit of {key}, which has no row"
+            yield Finding(account.principal, "row", text)
 
 
 def contradictions(
