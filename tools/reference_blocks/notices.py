@@ -50,7 +50,8 @@ PUBLISHED: Final[Mapping[str, str]] = {
         "A team has spent 70, 90 or 100 per cent of its spend cap for the month; critical at 100."
     ),
     "drift_found": (
-        "An account contradicts its ledger. Once a day for each account, until it is fixed."
+        "An account contradicts its ledger, or a limit the accounts that count under it. Once a day"
+        " for each, until it is fixed."
     ),
     "provider_quota_exhausted": (
         "An account at a model provider is empty. For every event that reports it, at once."
