@@ -97,6 +97,11 @@ RESULT_PAGES_MAX = 10_000
 # DynamoDB's code for an item that exists already: an earlier attempt put it, or another worker that
 # flushed the same page.
 ALREADY_THERE = "DuplicateItem"
+# Codes of a write that lost a race. They are compared, because botocore's classes of these errors
+# would be made at each cold start, and twice if two threads use them first at the same time.
+CONDITIONAL_CHECK_FAILED = "ConditionalCheckFailedException"
+TRANSACTION_CANCELED = "TransactionCanceledException"
+HELD_BY_A_TRANSACTION = "TransactionConflictException"
 # Why a transaction was canceled, row by row.
 NOT_TO_BLAME = "None"
 CONDITION_FAILED = "ConditionalCheckFailed"
@@ -120,11 +125,6 @@ class DynamoDBRows:
         self._client = client
         self._accounts_table = accounts_table
         self._ledger_table = ledger_table
-        # Read once, because botocore creates its exception classes on first use: two threads that
-        # use it at the same time get two classes, and neither catches what the other's call raises.
-        self._condition_failed = client.exceptions.ConditionalCheckFailedException
-        self._transaction_conflict = client.exceptions.TransactionConflictException
-        self._transaction_canceled = client.exceptions.TransactionCanceledException
         self._side_by_side = Threads(CALLS_AT_ONCE)
 
     def read_account(self, principal: Principal) -> Account | None:
@@ -281,8 +281,10 @@ class DynamoDBRows:
         with _faults_as_rows_unavailable():
             try:
                 self._client.transact_write_items(TransactItems=puts)
-            except self._transaction_canceled as canceled:
-                return _lost_together(canceled, len(accounts))
+            except ClientError as fault:
+                if _code_of(fault) != TRANSACTION_CANCELED:
+                    raise
+                return _lost_together(fault, len(accounts))
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:
@@ -319,12 +321,12 @@ class DynamoDBRows:
                         },
                     ]
                 )
-            except self._transaction_canceled as canceled:
-                reasons = {
-                    reason.get("Code") for reason in canceled.response["CancellationReasons"]
-                }
+            except ClientError as fault:
+                if _code_of(fault) != TRANSACTION_CANCELED:
+                    raise
+                reasons = _reasons_of(fault)
                 # Another reason, such as throttling, is a fault and no lost race.
-                if not reasons & {"ConditionalCheckFailed", "TransactionConflict"}:
+                if not {_why(r) for r in reasons} & {CONDITION_FAILED, TRANSACTION_CONFLICT}:
                     raise
             else:
                 return None
@@ -348,8 +350,10 @@ class DynamoDBRows:
                     ConditionExpression="attribute_not_exists(pk)",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
-            except self._condition_failed as lost:
-                return _understood(policy_from_item, _item_that_is_there(lost))
+            except ClientError as fault:
+                if _code_of(fault) != CONDITIONAL_CHECK_FAILED:
+                    raise
+                return _understood(policy_from_item, _item_that_is_there(fault))
         return policy
 
     def put_observation(self, observation: "Observation", now: datetime) -> bool:
@@ -360,7 +364,9 @@ class DynamoDBRows:
                     Item=observation_item(observation, now),
                     ConditionExpression="attribute_not_exists(pk)",
                 )
-            except self._condition_failed:
+            except ClientError as fault:
+                if _code_of(fault) != CONDITIONAL_CHECK_FAILED:
+                    raise
                 return False
         return True
 
@@ -400,13 +406,16 @@ class DynamoDBRows:
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                     **_is_one_version_older(version),
                 )
-            except self._condition_failed as lost:
-                return _item_that_is_there(lost)
-            except self._transaction_conflict as lost:
+            except ClientError as fault:
+                code = _code_of(fault)
+                if code == CONDITIONAL_CHECK_FAILED:
+                    return _item_that_is_there(fault)
+                if code != HELD_BY_A_TRANSACTION:
+                    raise
                 # A transaction is moving the row. That is a lost race, whether it commits or not.
                 there = self._read_row({"pk": item["pk"]})
                 if there is None:
-                    raise RowsUnavailable("a transaction is opening the row") from lost
+                    raise RowsUnavailable("a transaction is opening the row") from fault
                 return there
         return None
 
@@ -538,6 +547,10 @@ def _receipts(answers: Sequence[Sequence[Item]]) -> Mapping[Identity, Receipt]:
     return {receipt.entry.identity: receipt for receipt in receipts}
 
 
+def _code_of(fault: ClientError) -> str:
+    return fault.response["Error"]["Code"]
+
+
 def _item_that_is_there(lost: ClientError) -> Item:
     # The answer to the failed write holds the stored item. The SDK's types leave it out.
     response: Mapping[str, Any] = lost.response
@@ -560,19 +573,28 @@ def _is_one_version_older(version: int) -> Mapping[str, Any]:
     }
 
 
-def _lost_together(canceled: ClientError, accounts: int) -> LostTogether:
-    """Read the reasons, one per row: the accounts' first, then the limits'."""
+def _reasons_of(canceled: ClientError) -> list[Mapping[str, Any]]:
+    """Return why a transaction was canceled, row by row. The SDK's types leave it out."""
     response: Mapping[str, Any] = canceled.response
-    reasons = [(place, r) for place, r in enumerate(response["CancellationReasons"])]
-    codes = {reason.get("Code", NOT_TO_BLAME) for _, reason in reasons}
+    return list(response["CancellationReasons"])
+
+
+def _why(reason: Mapping[str, Any]) -> str:
+    return str(reason.get("Code", NOT_TO_BLAME))
+
+
+def _lost_together(canceled: ClientError, accounts: int) -> LostTogether:
+    """Read the reasons: those of the accounts first, then those of the limits."""
+    reasons = _reasons_of(canceled)
+    codes = {_why(reason) for reason in reasons}
     if not codes <= {NOT_TO_BLAME, CONDITION_FAILED, TRANSACTION_CONFLICT}:
         raise RowsUnavailable(str(canceled)) from canceled
-    moved = [(place, dict(reason["Item"])) for place, reason in reasons if "Item" in reason]
-    if len(moved) < sum(reason.get("Code") == CONDITION_FAILED for _, reason in reasons):
+    moved = [(place, r) for place, r in enumerate(reasons) if _why(r) == CONDITION_FAILED]
+    if not all("Item" in reason for _, reason in moved):
         raise RowsUnavailable("a row is missing, although rows are never deleted") from canceled
     return LostTogether(
-        tuple(_understood(account_from_item, item) for place, item in moved if place < accounts),
-        tuple(_understood(limit_row_from_item, item) for place, item in moved if place >= accounts),
+        tuple(_understood(account_from_item, r["Item"]) for n, r in moved if n < accounts),
+        tuple(_understood(limit_row_from_item, r["Item"]) for n, r in moved if n >= accounts),
         conflicts=TRANSACTION_CONFLICT in codes,
     )
 
