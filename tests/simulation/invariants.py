@@ -16,10 +16,12 @@ from agent_credits.billing.spend_cap import CapReservation
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.ledger.reloads import Reload
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import ModelProviderError, Observation
 from agent_credits.values.principals import Principal
+from tests.simulation.limit_reference import Count, Key, LimitsSaid, SharedLimit, Standing
 from tests.simulation.low_reference import BaseOf, Knowledge, LowReference, base_of
 from tests.simulation.reference import (
     FOR_EVER,
@@ -664,6 +666,8 @@ def asked_in(document: Mapping[str, Any]) -> Asked:
         parent=data.get("parent_run_id"),
         status=data.get("status", "ok"),
         time=datetime.fromisoformat(document["time"]),
+        project=data.get("project_id"),
+        user=data["trigger"].get("user_id"),
     )
 
 
@@ -693,6 +697,45 @@ def facts_of(entry: Entry) -> Facts:
     )
 
 
+def limits_said(entry: Entry) -> LimitsSaid:
+    """Return what the entry says of limits, as the rules say it."""
+    counted = [(key_of(c.key), c.ends_at, c.microcredits) for c in entry.limits.counted]
+    check(len({key for key, _, _ in counted}) == len(counted), "an entry counts once under a limit")
+    return LimitsSaid(
+        frozenset(counted),
+        tuple(
+            Standing(
+                key_of(said.key),
+                said.limit_microcredits,
+                said.stops,
+                said.drawn_microcredits,
+                said.held_microcredits,
+                said.resets_at,
+                said.cannot_count,
+            )
+            for said in entry.limits.standings
+        ),
+    )
+
+
+def key_of(key: LimitKey) -> Key:
+    return key.team_id, key.scope, key.id, key.period
+
+
+def counted_on(account: Account) -> dict[Key, Count]:
+    """Return what a row counts under limits, as the rules keep it."""
+    return {
+        key_of(count.key): Count(count.ends_at, count.drawn_microcredits, count.spans_accounts)
+        for count in account.limit_counts
+    }
+
+
+def shared_on(row: LimitRow) -> SharedLimit:
+    """Return a limit's row as the rules keep it."""
+    check(row.moved_at.microsecond == 0, "times on rows are whole seconds")
+    return SharedLimit(row.ends_at, row.drawn_microcredits, dict(row.held), row.moved_at)
+
+
 def reserved_on(account: Account) -> dict[str, object]:
     """Return the reservations of a row, as the rules keep them."""
     return {
@@ -702,6 +745,7 @@ def reserved_on(account: Account) -> dict[str, object]:
             (held.reserved_microcredits, held.drawn_microcredits, held.overdrawn_microcredits),
             held.directive,
             held.expires_at,
+            frozenset(key_of(key) for key in held.limits),
         )
         for held in account.reservations
     }

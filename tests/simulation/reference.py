@@ -11,6 +11,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
+from tests.simulation.limit_reference import (
+    NOTHING_SAID,
+    InForce,
+    Limits,
+    LimitsSaid,
+    Room,
+    Standing,
+)
+
 CREDIT = 1_000_000
 
 FIRST_POLICY = "v1"
@@ -106,6 +115,7 @@ class Expected(NamedTuple):
     shortfall: int = 0
     fails_run: bool = False
     facts: Facts = Facts()
+    limits: LimitsSaid = NOTHING_SAID
 
 
 class Passing(NamedTuple):
@@ -131,6 +141,8 @@ class Asked(NamedTuple):
     parent: str | None = None
     status: str = "ok"
     time: datetime = FOR_EVER
+    project: str | None = None
+    user: str | None = None
 
 
 class Rejected(NamedTuple):
@@ -166,6 +178,8 @@ class Reserved:
     drawn: int = 0
     overdrawn: int = 0
     directive: str = "continue"
+    # Those that what it holds counts under.
+    limits: frozenset[tuple[str, str, str, str]] = frozenset()
 
     @property
     def left(self) -> int:
@@ -191,6 +205,10 @@ class Reference:
     errored: dict[str, datetime] = field(default_factory=dict)
     plan: tuple[int, date] | None = None
     refilled_from: date | None = None
+    limits: Limits = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limits = Limits(self.reserved)
 
     def pass_time(self, now: datetime) -> list[Passing]:
         passed = []
@@ -212,6 +230,7 @@ class Reference:
         self.held = {name: c for name, c in self.held.items() if c.left or name in kept}
         recent = {run: at for run, at in self.errored.items() if at > now - ERRORED_FOR}
         self.errored = dict(list(recent.items())[-ERRORED_MAX:])
+        self.limits.end_commit(now)
         return expires
 
     def grant(
@@ -259,48 +278,79 @@ class Reference:
     def is_live(self, run: str, now: datetime) -> bool:
         return run in self.reserved and self.reserved[run].expires_at > now
 
-    def apply(self, asked: Asked, now: datetime, policy: str, payer: str) -> Expected:
+    def apply(
+        self,
+        asked: Asked,
+        now: datetime,
+        policy: str,
+        payer: str,
+        limits: tuple[InForce, ...] = (),
+    ) -> Expected:
         """Do what an event asks for that is not rejected."""
         match asked.kind:
             case "requested":
-                return self.request(asked, now, policy, payer)
+                return self.request(asked, now, policy, payer, limits)
             case "extended":
-                return self.extend(asked, now, policy)
+                return self.extend(asked, now, policy, limits)
             case "usage":
-                return self.use(asked.run, asked.credits or 0, now, policy)
+                return self.use(asked.run, asked.credits or 0, now, policy, limits)
             case "finished":
                 return self.finish(asked.run, asked.status, now, policy)
             case _:
                 return self.release(asked.run)
 
     def request(
-        self, asked: Asked, now: datetime, policy: str = FIRST_POLICY, payer: str = "user"
+        self,
+        asked: Asked,
+        now: datetime,
+        policy: str = FIRST_POLICY,
+        payer: str = "user",
+        limits: tuple[InForce, ...] = (),
     ) -> Expected:
         run, terms = asked.run, terms_of(policy, payer)
         if not _wants_reservation(asked, terms):
             estimate = asked.credits or 0
+            refused = self._left_by_limits(run, limits, now).refusing(max(estimate, 1))
+            if refused:
+                return self._refuse(run, estimate, self._lacking(policy, run), refused)
             available = self._available(now, policy)
             if available >= max(estimate, 1):
                 return self._recorded(run, Expected("accepted"))
             return self._fail(run, (), max(estimate - available, 0), self._lacking(policy, run))
         estimate = terms.step if asked.credits is None else asked.credits
+        facts = self._lacking(policy, run)._replace(parent=asked.parent)
+        refused = self._left_by_limits(run, limits, now).refusing(estimate, asked.parent)
+        if refused:
+            return self._refuse(run, estimate, facts, refused)
         room = self._room(asked.parent, now, policy)
         if estimate > room:
-            facts = self._lacking(policy, run)._replace(parent=asked.parent)
             return self._fail(run, (), estimate - room, facts)
         before, ttl = self._where(), asked.ttl or terms.ttl
-        self.reserved[run] = Reserved(asked.parent, terms._replace(ttl=ttl), now + ttl)
+        counted = self.limits.count_draws(run, limits, {}, now)
+        under = frozenset(key for key, _, _ in counted)
+        terms = terms._replace(ttl=ttl)
+        self.reserved[run] = Reserved(asked.parent, terms, now + ttl, limits=under)
         self.had_reservation.add(run)
         self._fill(run, estimate, now, policy)
         self._renew(run, now + ttl, now)
         facts = Facts(self._moved_since(before), parent=asked.parent)
-        return self._recorded(run, Expected("accepted", facts=facts))
+        expected = Expected("accepted", facts=facts, limits=LimitsSaid(counted))
+        return self._recorded(run, expected)
 
-    def extend(self, asked: Asked, now: datetime, policy: str = FIRST_POLICY) -> Expected:
+    def extend(
+        self,
+        asked: Asked,
+        now: datetime,
+        policy: str = FIRST_POLICY,
+        limits: tuple[InForce, ...] = (),
+    ) -> Expected:
         run, held, amount = asked.run, self.reserved[asked.run], asked.credits or 0
+        facts = self._lacking(policy, run)._replace(parent=held.parent)
+        refused = self._left_by_limits(run, limits, now).refusing(amount, held.parent)
+        if refused:
+            return self._refuse(run, amount, facts, refused)
         room = self._room(held.parent, now, policy)
         if amount > room:
-            facts = self._lacking(policy, run)._replace(parent=held.parent)
             return self._fail(run, (), amount - room, facts)
         before = self._where()
         if amount:
@@ -309,11 +359,21 @@ class Reference:
         self._renew(run, now + (asked.ttl or held.terms.ttl), now)
         return self._recorded(run, Expected("extended", facts=Facts(self._moved_since(before))))
 
-    def use(self, run: str, amount: int, now: datetime, policy: str = FIRST_POLICY) -> Expected:
+    def use(
+        self,
+        run: str,
+        amount: int,
+        now: datetime,
+        policy: str = FIRST_POLICY,
+        limits: tuple[InForce, ...] = (),
+    ) -> Expected:
         if run in self.errored:
             return self._recorded(run, Expected("waived"))
         line, before, reserved_before = self._line(run), self._where(), self._reserved_in(policy)
         asked, drawn, facts = amount, dict[str, int](), Facts()
+        room = self._left_by_limits(run, limits, now)
+        # Whether a limit kept the run from what its line of parents holds, or from another step.
+        was_cut = False
 
         def burn(parts: Iterable[tuple[str, int]]) -> None:
             nonlocal amount
@@ -321,29 +381,49 @@ class Reference:
                 drawn[name] = drawn.get(name, 0) + part
                 amount -= part
 
-        def burn_step_by_step(of: str) -> None:
-            held = self.reserved[of]
-            while amount and held.terms.step and (room := self._room(held.parent, now, policy)):
-                self._fill(of, min(held.terms.step, room), now, policy)
-                burn(self._take(of, amount))
+        def burn_of(holder: str) -> None:
+            nonlocal was_cut
+            left, wanted = room.left(holder), min(amount, self.reserved[holder].left)
+            was_cut |= left < wanted
+            taken = self._take(holder, min(wanted, left))
+            burn(taken)
+            room.drawn += sum(part for _, part in taken)
 
+        def burn_step_by_step(of: str) -> None:
+            nonlocal was_cut
+            held = self.reserved[of]
+            while amount and held.terms.step and (there := self._room(held.parent, now, policy)):
+                left = room.left(held.parent)
+                was_cut |= left < min(amount, there, held.terms.step)
+                if not left:
+                    return
+                self._fill(of, min(held.terms.step, there, left), now, policy)
+                burn_of(of)
+
+        refused: tuple[Standing, ...] = ()
         if not line:
-            burn(self._draw(amount, now, policy))
+            may = room.left(None)
+            burn(self._draw(min(amount, may), now, policy))
+            if asked - amount == may:
+                refused = room.refusing(asked)
         else:
             root = self.reserved[line[-1]]
-            burn(self._take(run, amount))
+            burn_of(run)
             if len(line) > 1:
                 burn_step_by_step(run)
             for ancestor in line[1:]:
-                burn(self._take(ancestor, amount))
+                burn_of(ancestor)
             burn_step_by_step(line[-1])
             moves = self._moved_since(before)
             may = amount
             if root.terms.overrun != "finish":
                 may = min(amount, max(root.terms.grace - root.overdrawn, 0))
             reserved = asked - amount
-            burn(self._draw(may, now, policy))
+            left = room.left(None)
+            burn(self._draw(min(may, left), now, policy))
             overdrawn = asked - amount - reserved
+            if overdrawn == min(may, left):
+                refused = room.refusing(max(may, 1) if was_cut else may)
             overruns = overdrawn > 0 and root.overdrawn == 0
             root.overdrawn += overdrawn
             for member in line:
@@ -357,9 +437,11 @@ class Reference:
         for name, part in drawn.items():
             taken[name] = taken.get(name, 0) + part
         draws = tuple((name, part) for name, part in drawn.items() if part)
+        said = LimitsSaid(self.limits.count_draws(run, limits, drawn, now))
         if not amount:
-            return self._recorded(run, Expected("debited", draws, facts=facts))
-        return self._fail(run, draws, amount, facts._replace(reserved_before=reserved_before))
+            return self._recorded(run, Expected("debited", draws, facts=facts, limits=said))
+        facts = facts._replace(reserved_before=reserved_before)
+        return self._fail(run, draws, amount, facts, said._replace(standings=refused))
 
     def finish(self, run: str, status: str, now: datetime, policy: str = FIRST_POLICY) -> Expected:
         facts = self._end(run)
@@ -379,7 +461,8 @@ class Reference:
         taken_by_time = {n: amount for n, amount in drawn.items() if (n, amount) not in returned}
         if taken_by_time:
             self.drawn[run] = taken_by_time
-        return self._recorded(run, Expected("returned", tuple(returned), facts=facts))
+        said = LimitsSaid(self.limits.give_back(run, (name for name, _ in returned), now))
+        return self._recorded(run, Expected("returned", tuple(returned), facts=facts, limits=said))
 
     def release(self, run: str) -> Expected:
         return self._recorded(run, Expected("released", facts=self._end(run)))
@@ -402,7 +485,7 @@ class Reference:
         )
 
     def reservations(self) -> dict[str, object]:
-        """Return every live reservation: its parent, parts, sums, directive and end."""
+        """Return every live reservation: its parent, parts, sums, directive, end and limits."""
         return {
             run: (
                 held.parent,
@@ -410,6 +493,7 @@ class Reference:
                 (held.given, held.drawn, held.overdrawn),
                 held.directive,
                 held.expires_at,
+                held.limits,
             )
             for run, held in self.reserved.items()
         }
@@ -571,11 +655,27 @@ class Reference:
         return expected
 
     def _fail(
-        self, run: str, draws: tuple[tuple[str, int], ...], shortfall: int, facts: Facts
+        self,
+        run: str,
+        draws: tuple[tuple[str, int], ...],
+        shortfall: int,
+        facts: Facts,
+        limits: LimitsSaid = NOTHING_SAID,
     ) -> Expected:
         first = run not in self.failed
         self.failed.add(run)
-        return self._recorded(run, Expected("insufficient", draws, shortfall, first, facts))
+        return self._recorded(run, Expected("insufficient", draws, shortfall, first, facts, limits))
+
+    def _refuse(
+        self, run: str, estimate: int, facts: Facts, standings: tuple[Standing, ...]
+    ) -> Expected:
+        """Let a request fail at the first of these limits."""
+        shortfall = max(estimate - standings[0].room, 0)
+        return self._fail(run, (), shortfall, facts, LimitsSaid(standings=standings))
+
+    def _left_by_limits(self, run: str, limits: tuple[InForce, ...], now: datetime) -> Room:
+        drawn_by_run = sum(self.drawn.get(run, {}).values())
+        return Room(self.limits, run, limits, now, drawn_by_run)
 
     def _give_back(self, name: str, amount: int, now: datetime, policy: str, facts: Facts) -> bool:
         """Give credits back, and tell whether the grant or its one grace still takes them.

@@ -24,7 +24,7 @@ from agent_credits.commit.changes import (
     RunChange,
     Unsure,
 )
-from agent_credits.commit.write_protocol import commit
+from agent_credits.commit.write_protocol import Committed, commit
 from agent_credits.events.agent_runs import (
     ModelProviderErrorReported,
     Rejection,
@@ -35,7 +35,15 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
-from tests.simulation.invariants import BY_TIME, asked_in, facts_of, passed_in, reserved_on
+from tests.simulation.invariants import (
+    BY_TIME,
+    asked_in,
+    facts_of,
+    limits_said,
+    passed_in,
+    reserved_on,
+)
+from tests.simulation.limit_reference import InForce
 from tests.simulation.reference import Asked, Expected, Passing, Reference, Rejected
 from tests.simulation.reservation_invariants import ReservationInvariants
 from tests.simulation.workers import pause
@@ -131,6 +139,11 @@ class Compared:
     def commit(self, batch: list[Change], now: datetime) -> None:
         before = self._rows.accounts.get(ANA)
         committed = commit(self._rows, ANA, batch, now=now, pause=pause, opens_account=True)
+        self._check_changes(before, batch, committed, now)
+
+    def _check_changes(
+        self, before: Account | None, batch: list[Change], committed: Committed, now: datetime
+    ) -> None:
         is_written = committed.account.version > (before.version if before else 0)
         passed = self._reference.pass_time(now) if is_written else []
 
@@ -207,9 +220,13 @@ class Compared:
                 return reference.release(run)
             case RunChange(billing=billing):
                 asked = self._asked[change.identity]
-                return reference.apply(asked, now, self._policy.version, billing.payer)
+                limits = self._limits_of(change)
+                return reference.apply(asked, now, self._policy.version, billing.payer, limits)
             case _:
                 raise AssertionError(f"no history holds {change}")
+
+    def _limits_of(self, _: RunChange) -> tuple[InForce, ...]:
+        return ()
 
     # What is sent
 
@@ -234,7 +251,7 @@ class Compared:
             trigger = TRIGGERS[0]
         else:
             kind, data = self._of_a_reserving_run()
-            trigger = self._randomness.choice(TRIGGERS)
+            trigger = self._trigger()
         document = {
             "specversion": "1.0",
             "id": f"e-{number}",
@@ -242,7 +259,7 @@ class Compared:
             "subject": self._run(),
             "type": f"agent_run.{kind}",
             "time": now.astimezone(UTC).isoformat(),
-            "data": {"team_id": "acme", "trigger": trigger, **data},
+            "data": {"team_id": "acme", "trigger": trigger, **self._about_the_run(), **data},
         }
         message = parse_message(json.dumps(document))
         assert not message.rejections, message.rejections
@@ -250,6 +267,12 @@ class Compared:
         self._asked[event.identity] = asked_in(document)
         assert not isinstance(event, ModelProviderErrorReported)
         return RunChange(event, bill(event, self._team, self._policy))
+
+    def _trigger(self) -> dict[str, str]:
+        return self._randomness.choice(TRIGGERS)
+
+    def _about_the_run(self) -> dict[str, Any]:
+        return {}
 
     def _of_a_plain_run(self) -> tuple[str, dict[str, Any]]:
         kind = self._randomness.choice(("requested", "usage", "usage", "usage", "finished"))
@@ -288,7 +311,12 @@ def _found(entry: Entry) -> Expected:
     draws = tuple((draw.grant_id, draw.microcredits) for draw in entry.draws)
     return _sorted_returns(
         Expected(
-            entry.outcome, draws, entry.shortfall_microcredits, entry.fails_run, facts_of(entry)
+            entry.outcome,
+            draws,
+            entry.shortfall_microcredits,
+            entry.fails_run,
+            facts_of(entry),
+            limits_said(entry),
         )
     )
 

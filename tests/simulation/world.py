@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.limits import TeamLimit
 from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack, TeamKind, TriggerKind
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import AutoReload, Team, Tenure
@@ -162,6 +163,9 @@ RESERVING_POLICIES = POLICIES | {
 }
 # Where credits that are bought go, by who pays: the last pool, whatever the policy's order.
 LAST_POOLS = {"user": ("add_on", "extra"), "team": ("contract", "committed")}
+PROJECTS = ("web", "api", None)
+# Which projects and members have limits of their own.
+LIMITED = {"project": ("web", "api"), "member": ("ana", "olga", "anybody")}
 # Each team's users; those who are not members at first may join.
 CANDIDATES = {
     "acme": ("ana", "ben", "olga"),
@@ -380,6 +384,30 @@ def _declared_reload(
         "reloads_max": settings.reloads_max,
         "window_minutes": settings.window_minutes,
     }
+
+
+def drawn_limits(randomness: random.Random, now: datetime) -> tuple[TeamLimit, ...]:
+    """Return a few limits, at most one of the same runs and period."""
+    limits: dict[object, TeamLimit] = {}
+    for _ in range(randomness.choice((1, 1, 2, 3, 4))):
+        scope = randomness.choice(("team", "team", "team", "project", "member", "run"))
+        period = randomness.choice(("day", "day", "week", "month"))
+        if scope == "run" or (scope != "team" and randomness.random() < 0.15):
+            period = "run"
+        of_one = scope in LIMITED and randomness.random() < 0.4
+        hours = randomness.choice((1, 30))
+        limit = TeamLimit.model_validate(
+            {
+                "scope": scope,
+                "id": randomness.choice(LIMITED[scope]) if of_one else None,
+                "period": period,
+                "microcredits": int(randomness.choice((0, 0.5, 2, 5, 9, 9, 20, 40)) * CREDIT),
+                "action": "warn" if randomness.random() < 0.15 else "stop",
+                "raise_until": now + timedelta(hours=hours) if randomness.random() < 0.1 else None,
+            }
+        )
+        limits[limit.place] = limit
+    return tuple(limits.values())
 
 
 def reservation_data(

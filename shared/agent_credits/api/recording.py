@@ -149,19 +149,26 @@ def insufficient_problem(decided: Decided, problem_type_base_url: str) -> dict[s
     if is_of_parent:
         # A child reserves from what its parent holds, whatever the pools hold.
         available = entry.amount_microcredits - entry.shortfall_microcredits
-    said = notice.data
+    scope = "parent_run" if is_of_parent else "account"
+    said, refused = notice.data, entry.limits.refused_by
+    resets_at, of_limits = said["resets_at"], dict[str, Any]()
+    if refused is not None:
+        scope, available = refused.key.scope, refused.room_microcredits
+        resets_at = said["limit"]["resets_at"]
+        of_limits = {"limit": said["limit"], "limits": said["limits"]}
     return {
         **said["problem"],
         "error": "insufficient_credits",
         "cause": said["cause"],
-        "scope": "parent_run" if is_of_parent else "account",
+        "scope": scope,
         "run_id": said["run_id"],
         "principal": said["principal"],
         "required_credits": format_credits(entry.amount_microcredits),
         "available_credits": format_credits(available),
         "reserved_credits": format_credits(entry.reservation.reserved_before_microcredits),
         "shortfall_credits": said["shortfall_credits"],
-        "resets_at": said["resets_at"],
+        "resets_at": resets_at,
         "directive": decided.directive,
         "fix": said["fix"],
+        **of_limits,
     }

@@ -264,12 +264,12 @@ def pack_limit_row(row: LimitRow) -> str:
     return _dumps(
         {
             "ends_at": _seconds(row.ends_at),
-            "as_of": _seconds(row.as_of),
             "drawn": row.drawn_microcredits,
             "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
             "limit": row.limit_microcredits,
             "notified": row.notified_percent,
             "stops": row.stops,
+            "at": _seconds(row.moved_at),
         }
     )
 
@@ -279,13 +279,13 @@ def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
     return LimitRow(
         key=key,
         ends_at=_instant(counts["ends_at"]),
-        as_of=_instant(counts["as_of"]),
         version=version,
         drawn_microcredits=counts["drawn"],
         held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),
         limit_microcredits=counts["limit"],
         notified_percent=counts["notified"],
         stops=counts["stops"],
+        moved_at=_instant(counts["at"]),
     )
 
 
@@ -383,13 +383,23 @@ def unpack_grant_ids(text: str) -> frozenset[str]:
 
 
 def pack_reserved_by_ledger(reservations: Iterable[ReservedByLedger]) -> str:
-    return _dumps([[r.run_id, r.parent_run_id, r.by_grant] for r in reservations])
+    return _dumps(
+        [
+            [r.run_id, r.parent_run_id, r.by_grant, *map(_limit_key_to_json, r.limits)]
+            for r in reservations
+        ]
+    )
 
 
 def unpack_reserved_by_ledger(text: str) -> tuple[ReservedByLedger, ...]:
     return tuple(
-        ReservedByLedger(run_id, parent, tuple((grant, held) for grant, held in by_grant))
-        for run_id, parent, by_grant in _loads(text)
+        ReservedByLedger(
+            run_id,
+            parent,
+            tuple((grant, held) for grant, held in by_grant),
+            tuple(limit_key_from_json(key) for key in limits),
+        )
+        for run_id, parent, by_grant, *limits in _loads(text)
     )
 
 

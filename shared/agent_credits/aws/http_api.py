@@ -247,7 +247,7 @@ class HttpApi:
             call = Call(self._caller_of(event), now, trace_id, request_id, time_is_left)
             resolver = self.resolver
             resolver.append_context(call=call)  # type: ignore[no-untyped-call]
-            response = resolver.resolve(event, None)  # type: ignore[arg-type]
+            response = resolver.resolve(_with_text(event), None)  # type: ignore[arg-type]
         except Refused as refused:
             response = self._problem(refused.problem, trace_id)
         except AgentCreditsError as error:
@@ -283,7 +283,7 @@ class HttpApi:
         def record_events() -> Response[Any]:
             call, request = _call(app), app.current_event
             headers = {name.lower(): value for name, value in request.headers.items()}
-            received = receive(_text_of(app), headers.get("content-type", ""), headers)
+            received = receive(request.body or "", headers.get("content-type", ""), headers)
             answers, batch = self._events.record(received, call.caller, call.now, call.time_is_left)
             call.batches.append(batch)
             base_url = self._settings.problem_type_base_url
@@ -588,11 +588,18 @@ def _strict_json(body: str) -> Any:
     return document
 
 
-def _text_of(app: APIGatewayHttpResolver) -> str:
+def _with_text(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the event with its body as text; the gateway encodes what it does not know to be.
+
+    Raises `Refused`.
+    """
+    if not event.get("isBase64Encoded"):
+        return event
     try:
-        return app.current_event.decoded_body or ""
-    except (ValueError, binascii.Error):
+        text = base64.b64decode(event["body"], validate=True).decode()
+    except ValueError:
         raise Refused("not_json", "the body is not UTF-8") from None
+    return {**event, "body": text, "isBase64Encoded": False}
 
 
 def _call(app: APIGatewayHttpResolver) -> Call:

@@ -94,10 +94,9 @@ def decide(
     lacks = beside.lacks(names_beside(row, changes))
     if lacks:
         return Decision(row.version, row, (), lacks=lacks)
-    now = _not_before_last_entry(row, now)
+    now = _not_before(row, beside, now)
     if beside.shared:
         teams = [team for team in beside.shared.values() if team is not None]
-        now = max([now, *(_not_before_last_entry(team, now) for team in teams)])
         up_to_now = {t.principal: bring_up_to(_with_room_on_page(t), now) for t in teams}
         beside = beside.with_moved(Beside(shared=up_to_now))
         past = past_with_lenders(past, beside)
@@ -148,7 +147,7 @@ def settled_lender(
 
     `row`: as it was read. `borrowers`: the runs of the commit that may draw from its pools.
     """
-    now = _not_before_last_entry(moved, now)
+    now = _not_before(moved, ALONE, now)
     runs = [RunChange(run.event, billing_of_lender(run.billing)) for run in borrowers]
     context = DecisionContext(row, Past(), now)
     return _committed(row, with_low_credits(moved, runs, _new_entries(row, moved), context))
@@ -205,10 +204,13 @@ def runs_that_fail(decision: Decision) -> frozenset[str]:
 
 
 def grants_to_look_up(
-    account: Account, runs: Mapping[str, tuple[Entry, ...]], now: datetime
+    account: Account,
+    runs: Mapping[str, tuple[Entry, ...]],
+    now: datetime,
+    beside: Beside = ALONE,
 ) -> frozenset[str]:
     """Return the ids of the grants that these runs drew from and that left the row, or do now."""
-    now = _not_before_last_entry(account, now)
+    now = _not_before(account, beside, now)
     held = {grant.id for grant in account.grants if grant.is_live(now)}
     entries = [entry for past in runs.values() for entry in past]
     entries += [entry for entry in account.entries if entry.identity.subject in runs]
@@ -216,11 +218,16 @@ def grants_to_look_up(
     return frozenset(drawn - held)
 
 
-def _not_before_last_entry(account: Account, now: datetime) -> datetime:
-    # Workers' clocks differ. On one account time never runs backwards, so that a worker whose clock
-    # is behind cannot draw from a grant that was recorded as expired.
+def _not_before(account: Account, beside: Beside, now: datetime) -> datetime:
+    # Workers' clocks differ. On one row time never runs backwards, so that a worker whose clock is
+    # behind cannot draw from a grant that was recorded as expired, or settle a reservation that no
+    # longer counts on a limit's row.
     now = now.replace(microsecond=0)
-    return max(now, account.entries[-1].recorded_at) if account.entries else now
+    last = [entry.recorded_at for entry in account.entries[-1:]]
+    moved = [row.moved_at for row in beside.limits.values() if row is not None]
+    teams = [team for team in beside.shared.values() if team is not None]
+    lent = [entry.recorded_at for team in teams for entry in team.entries[-1:]]
+    return max([now, *last, *moved, *lent])
 
 
 def _runs(changes: Sequence[Change]) -> list[RunChange]:

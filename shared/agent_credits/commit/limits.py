@@ -23,7 +23,7 @@ from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account, held_on_limit_row, held_under
-from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.entries import Draw, Entry
 from agent_credits.ledger.limits import (
     COUNTS_MAX,
     HELD_BUCKET,
@@ -64,7 +64,13 @@ class Room:
         self._account = account
         self._run_id = run_id
         self._now = context.now
-        self._standings = [_standing(account, run_id, limit, context) for limit in limits]
+        self._standings: list[_Standing] = []
+        for limit in limits:
+            count = _current_count(account, limit, context)
+            self._standings.append(_standing(account, run_id, limit, count, context))
+            if count is not None:
+                # So that the limits of one event together begin no more counts than there may be.
+                account = _with_count(account, count)
         self._covered: dict[str | None, frozenset[LimitKey]] = {None: frozenset()}
 
     def of(self, source: str | None) -> int:
@@ -125,8 +131,6 @@ def count_draws(
     """Count what an event of a run drew under the run's limits, or begin to count with zero."""
     counted: list[Counted] = []
     for limit in billing.limits:
-        if limit.key.period == "run":
-            continue
         count = _current_count(account, limit, context)
         if count is None:
             continue
@@ -142,32 +146,38 @@ def count_draws(
 
 
 def count_returned(
-    account: Account, entries: Sequence[Entry], grant_ids: frozenset[str], now: datetime
+    account: Account, entries: Sequence[Entry], returned: Sequence[Draw], now: datetime
 ) -> tuple[Account, tuple[Counted, ...]]:
-    """Give the room of these entries' draws back, of those that went back to their grants.
+    """Give the room back of what goes back to its grants, of what these entries of the run drew.
 
-    Only in the period in which they were drawn: one that is over stays as it was.
+    Only in the period in which it was drawn: one that is over stays as it was.
     """
-    net: dict[tuple[LimitKey, datetime], int] = {}
-    for entry in entries:
-        kept = sum(d.microcredits for d in entry.draws if d.grant_id not in grant_ids)
+    room: dict[tuple[LimitKey, datetime], int] = {}
+    left = {part.grant_id: part.microcredits for part in returned}
+    # What went back to a grant before was all that the run had drawn of it until then. So what goes
+    # back now is what was drawn last.
+    for entry in sorted(entries, key=lambda e: e.recorded_at, reverse=True):
+        if entry.outcome == "returned":
+            continue
+        goes_back = 0
+        for part in entry.draws:
+            share = min(part.microcredits, left.get(part.grant_id, 0))
+            left[part.grant_id] = left.get(part.grant_id, 0) - share
+            goes_back += share
         for counted in entry.limits.counted:
             key = (counted.key, counted.ends_at)
-            stays = kept if entry.outcome != "returned" else 0
-            net[key] = net.get(key, 0) + max(counted.microcredits - stays, 0)
-            if counted.microcredits < 0:
-                net[key] += counted.microcredits
-    returned: list[Counted] = []
-    for (limit_key, ends_at), microcredits in net.items():
+            room[key] = room.get(key, 0) + goes_back
+    freed: list[Counted] = []
+    for (limit_key, ends_at), microcredits in room.items():
         count = count_of(account.limit_counts, limit_key)
         if count is None or count.ends_at != ends_at or not count.is_current(now):
             continue
-        if microcredits <= 0:
+        if microcredits == 0:
             continue
-        left = count.drawn_microcredits - microcredits
-        account = _with_count(account, replace(count, drawn_microcredits=left))
-        returned.append(Counted(limit_key, ends_at, -microcredits))
-    return account, tuple(returned)
+        drawn = count.drawn_microcredits - microcredits
+        account = _with_count(account, replace(count, drawn_microcredits=drawn))
+        freed.append(Counted(limit_key, ends_at, -microcredits))
+    return account, tuple(freed)
 
 
 def limits_counted(billing: Billing, account: Account) -> tuple[LimitKey, ...]:
@@ -187,8 +197,8 @@ def settled_counts(
     for count in _kept(account, context.now):
         limit = limits.get(count.key)
         if limit is not None and not count.spans_accounts:
-            reached = _reached(limit, count.drawn_microcredits, context.now)
-            percent = max(count.notified_percent, reached)
+            before = count_of(context.row.limit_counts, count.key)
+            percent = _notified(limit, before, count, context.now)
             count = replace(count, notified_percent=percent)
         counts.append(count)
     return replace(account, limit_counts=tuple(counts))
@@ -224,31 +234,44 @@ def _moved(
     limit: Limit | None,
     now: datetime,
 ) -> LimitRow:
-    row = there or LimitRow(count.key, count.ends_at, now)
-    now = max(now, row.as_of)
+    row = there or LimitRow(count.key, count.ends_at)
     if row.ends_at < count.ends_at:
         row = replace(row, ends_at=count.ends_at, drawn_microcredits=0, notified_percent=0)
     total = row.drawn_microcredits + drawn
     require(total >= 0, "no more comes back to a limit than was drawn")
     after = replace(
         row,
-        as_of=now,
         drawn_microcredits=total,
         held=added(row.held, held, now),
         limit_microcredits=count.limit_microcredits,
         stops=count.stops,
+        moved_at=now,
     )
     require(all(amount > 0 for _, amount in after.held), "no more goes back than was held")
     if limit is None:
         return after
-    reached = _reached(limit, total, now)
-    return replace(after, notified_percent=max(row.notified_percent, reached))
+    return replace(after, notified_percent=_notified(limit, there, after, now))
 
 
-def _reached(limit: Limit, drawn: int, now: datetime) -> int:
+def _notified(
+    limit: Limit,
+    before: LimitCount | LimitRow | None,
+    after: LimitCount | LimitRow,
+    now: datetime,
+) -> int:
+    """Return the highest percentage that was announced, or is now.
+
+    Under another amount, what was drawn before counts as announced, and what is drawn now warns
+    again.
+    """
+    announced = after.notified_percent
+    if before is not None and before.limit_microcredits != limit.microcredits:
+        drawn = before.drawn_microcredits if before.ends_at == after.ends_at else 0
+        announced = highest_reached(limit.warn_at, drawn, limit.microcredits)
     if limit.is_lifted(now):
-        return 0
-    return highest_reached(limit.warn_at, drawn, limit.microcredits)
+        return announced
+    reached = highest_reached(limit.warn_at, after.drawn_microcredits, limit.microcredits)
+    return max(announced, reached)
 
 
 def _drawn_by(row: Account, committed: Account, key: LimitKey) -> int:
@@ -269,14 +292,18 @@ def _held_by(row: Account, committed: Account, key: LimitKey, now: datetime) -> 
     return {until: amount for until, amount in more.items() if amount and now < until}
 
 
-def _standing(account: Account, run_id: str, limit: Limit, context: DecisionContext) -> _Standing:
-    count: LimitCount | None = None
+def _standing(
+    account: Account,
+    run_id: str,
+    limit: Limit,
+    count: LimitCount | None,
+    context: DecisionContext,
+) -> _Standing:
     if limit.key.period == "run":
         drawn = _drawn_by_run(context.entries_of_run(account, run_id))
         own = reservation_of(account.reservations, run_id)
         held = own.left_microcredits if own is not None else 0
     else:
-        count = _current_count(account, limit, context)
         drawn = count.drawn_microcredits if count is not None else 0
         held = sum(held_under(account, limit.key).values())
         if count is not None and count.spans_accounts:
@@ -303,14 +330,19 @@ def _drawn_and_held_by_others(count: LimitCount, context: DecisionContext) -> tu
     before = count_of(context.row.limit_counts, count.key)
     if before is not None and before.spans_accounts and before.ends_at == count.ends_at:
         drawn -= before.drawn_microcredits
-    now = max(context.now, there.as_of)
+    now = context.now
     held_before = held_on_limit_row(context.row, count.key)
     own = sum(held for until, held in held_before.items() if now < until)
     return max(drawn, 0), max(there.held_microcredits(now) - own, 0)
 
 
 def _current_count(account: Account, limit: Limit, context: DecisionContext) -> LimitCount | None:
-    """Return the account's count of this period, or None if it counts too many limits already."""
+    """Return the account's count of this period, or None if it counts too many limits already.
+
+    A limit of each run is not counted at all.
+    """
+    if limit.key.period == "run":
+        return None
     now, there = context.now, count_of(account.limit_counts, limit.key)
     # A limit that began to span accounts does so until its period is over.
     spans = limit.spans_accounts or (
@@ -323,11 +355,12 @@ def _current_count(account: Account, limit: Limit, context: DecisionContext) -> 
         ends_at = there.ends_at
     else:
         ends_at = period_ends_at(limit.key.period, limit.time_zone, now)
+    kept = _kept(account, now)
+    if there not in kept and len(kept) >= COUNTS_MAX:
+        return None
     if there is not None:
         fresh = {} if there.ends_at == ends_at else {"drawn_microcredits": 0, "notified_percent": 0}
         return replace(there, ends_at=ends_at, spans_accounts=spans, **fresh)
-    if len(_kept(account, now)) >= COUNTS_MAX:
-        return None
     return LimitCount(limit.key, ends_at, spans_accounts=spans)
 
 

@@ -184,13 +184,14 @@ def draw_for_usage(
         uncovered -= total_of(taken)
 
     def extend_by_steps(reservation: Reservation) -> None:
-        nonlocal current
+        nonlocal current, is_limited
         step = reservation.terms.step_microcredits
         if uncovered == 0 or step == 0:
             return
         wanted = -(-uncovered // step) * step
         at_hand = _at_hand(current, reservation, billing, now)
         source = reservation.parent_run_id
+        is_limited |= room.of(source) < min(uncovered, at_hand)
         more = min(wanted, at_hand, room.of(source))
         held = _moved_in(current, reservation, more, billing, now)
         room.hold(source, more)

@@ -348,8 +348,7 @@ def _apply_finish(
     ended = ErroredRun(run_hash(run_id), context.now)
     others = tuple(run for run in account.errored_runs if run.run_hash != ended.run_hash)
     account = replace(account, errored_runs=(*others, ended))
-    went_back = frozenset(part.grant_id for part in draws)
-    after, counted = count_returned(account, entries, went_back, context.now)
+    after, counted = count_returned(account, entries, draws, context.now)
     return after, Entry.returned(facts, tuple(draws), reservation, _limit_facts(counted))
 
 

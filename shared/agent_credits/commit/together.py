@@ -11,12 +11,12 @@ to move no other row is written by itself.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_credits.commit.beside import Beside, NamesBeside
+from agent_credits.commit.beside import NOTHING_BESIDE, Beside, NamesBeside, moves_other_rows
 from agent_credits.commit.changes import Change, Recorded, RunChange
 from agent_credits.commit.decide import Decision, lacks_credits, names_beside, settled_lender
 from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page, read_ahead
@@ -32,7 +32,6 @@ from agent_credits.commit.write_protocol import (
     must_be_newest,
 )
 from agent_credits.ledger.accounts import Account
-from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.values.errors import (
     AccountMissing,
     AccountTooLarge,
@@ -44,13 +43,17 @@ from agent_credits.values.errors import (
 )
 from agent_credits.values.principals import Principal
 
+if TYPE_CHECKING:
+    from agent_credits.ledger.limits import LimitKey, LimitRow
+
 # DynamoDB's bound on the rows of a transaction.
 ROWS_TOGETHER_MAX: Final = 100
 # So that a lost race costs few decisions, and the rows of usual size stay far below the 4 MB of a
 # transaction.
 ACCOUNTS_TOGETHER_MAX: Final = 25
-# A decision names rows that it lacks at most once for its changes and once for what they end.
-_ROUNDS_MAX: Final = 4
+# A decision names rows that it lacks at most once for its changes and once for what they end, and
+# both again once they are billed again.
+_ROUNDS_MAX: Final = 6
 
 Outcome = Committed | AgentCreditsError
 
@@ -80,16 +83,6 @@ def commit_changes(
     if isinstance(outcome, AgentCreditsError):
         raise outcome
     return outcome
-
-
-def moves_other_rows(changes: Sequence[Change]) -> bool:
-    """Return whether the billing of these changes names rows beside the account's own."""
-    return any(
-        change.billing.lender is not None
-        or any(limit.spans_accounts for limit in change.billing.limits)
-        for change in changes
-        if isinstance(change, RunChange)
-    )
 
 
 def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
@@ -170,13 +163,15 @@ class _Group:
         """Read, decide and write once. Returns whether a race was lost."""
         self._read()
         staged = self._decide_all(number)
-        lost_race = False
         alone = {p: found for p, found in staged.items() if not found.decision.moves}
+        together = {p: found for p, found in staged.items() if p not in alone}
+        # A limit may have refused what is written alone because of what the others move. So that is
+        # written first; if it is not, the refusal would rest on nothing.
+        if together and not self._write_together(together, number):
+            return True
+        lost_race = False
         for principal, found in alone.items():
             lost_race |= self._write_alone(principal, found, number)
-        together = {p: found for p, found in staged.items() if p not in alone}
-        if together:
-            lost_race |= self._write_together(together, number)
         return lost_race
 
     def _read(self) -> None:
@@ -208,9 +203,13 @@ class _Group:
         for principal in [*self.pending]:
             try:
                 decision = self._decide(principal, moved)
+            except InvariantViolated as error:
+                # Either what it was decided with is stale, or what the accounts before it move was.
+                # It is a bug only if it happens with what stands.
+                if not moved and not self._is_stale(principal) and not self._beside_is_stale():
+                    self._settle(principal, error)
+                continue
             except AgentCreditsError as error:
-                if isinstance(error, InvariantViolated) and self._is_stale(principal):
-                    continue
                 self._settle(principal, error)
                 continue
             if decision.changes_account:
@@ -224,15 +223,19 @@ class _Group:
         """Decide, with all rows that the decision turns out to need."""
         ahead = self._ahead[principal]
         receipts = {i: receipt for i, receipt in ahead.receipts.items() if receipt}
+        names = NOTHING_BESIDE
         for _ in range(_ROUNDS_MAX):
             changes = self.pending[principal]
+            names = names.joined(names_beside(ahead.row, changes))
             pages = {team: row.entries for team, row in self._shared.items() if row is not None}
-            beside = Beside(self._limits, self._shared, pages).with_moved(moved)
+            known = Beside(self._limits, self._shared, pages).with_moved(moved)
+            beside = known.named(names)
             decision = decide_with_ledger(
                 self._rows, ahead.row, changes, receipts, self._now, beside
             )
             if decision.lacks:
                 self._read_beside(decision.lacks)
+                names = names.joined(decision.lacks)
             elif self._bills_again(principal, decision):
                 self._rebilled.add(principal)
                 assert self._before_failing is not None
@@ -253,6 +256,13 @@ class _Group:
         self._start_from(newer)
         return True
 
+    def _beside_is_stale(self) -> bool:
+        """Read the rows beside again; if any has moved, the next decision starts from it."""
+        before = Beside(self._limits, self._shared)
+        now_there = _read_beside(self._rows, NamesBeside(self._limits.keys(), self._shared.keys()))
+        self._limits, self._shared = dict(now_there.limits), dict(now_there.shared)
+        return (now_there.limits, now_there.shared) != (before.limits, before.shared)
+
     def _start_from(self, newer: Account) -> None:
         self._ahead.pop(newer.principal, None)
         self._newer[newer.principal] = newer
@@ -271,12 +281,13 @@ class _Group:
         return False
 
     def _write_together(self, staged: Mapping[Principal, _Staged], number: int) -> bool:
+        """Write what was decided in one transaction. Returns whether it was written."""
         moved = Beside()
         for found in staged.values():
             moved = moved.with_moved(found.decision.moves)
         limits = [
-            replace(row, version=_version(self._limits[key]) + 1)
-            for key, row in moved.limits.items()
+            replace(row, version=row.version + 1)
+            for row in moved.limits.values()
             if row is not None
         ]
         try:
@@ -292,12 +303,12 @@ class _Group:
             return False
         if lost is not None:
             self._start_after(lost)
-            return True
+            return False
         self._limits.update({row.key: row for row in limits})
         self._shared.update({team.principal: team for team in teams})
         for principal, found in staged.items():
             self._settle(principal, _committed(found.decision, number))
-        return False
+        return True
 
     def _settled_lender(self, moved: Account, staged: Mapping[Principal, _Staged]) -> Account:
         """Return a team's account as it is to be written, with its full page flushed before."""
@@ -371,10 +382,6 @@ def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
 
 def _do_not_wait(_: int) -> None:
     """Go on at once: the group has waited already."""
-
-
-def _version(row: LimitRow | None) -> int:
-    return row.version if row is not None else 0
 
 
 def _committed(decision: Decision, races_lost: int) -> Committed:

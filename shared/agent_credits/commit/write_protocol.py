@@ -196,7 +196,7 @@ def decide_with_ledger(
     recorded = {identity: receipt.entry for identity, receipt in receipts.items()}
     fresh = [change for change in changes if change.identity not in recorded]
     needed = runs_that_give_back(fresh) | runs_with_their_own_limit(fresh)
-    past = _with_runs(rows, row, Past(recorded=recorded), needed, now)
+    past = _with_runs(rows, row, Past(recorded=recorded), needed, now, beside)
     decision = decide(row, changes, past, now, beside)
     # Each round reads the past of at least one more run, and a change names at most two: its own
     # and its parent. Nearly always one round is enough.
@@ -204,7 +204,7 @@ def decide_with_ledger(
         lacking = (runs_that_fail(decision) | runs_in_doubt(decision)) - past.runs.keys()
         if not lacking:
             break
-        past = _with_runs(rows, row, past, lacking, now)
+        past = _with_runs(rows, row, past, lacking, now, beside)
         decision = decide(row, changes, past, now, beside)
     return decision
 
@@ -232,14 +232,14 @@ def _as_called_here(grant: Grant, grant_id: str) -> Grant:
 
 
 def _with_runs(
-    rows: Rows, row: Account, past: Past, run_ids: Collection[str], now: datetime
+    rows: Rows, row: Account, past: Past, run_ids: Collection[str], now: datetime, beside: Beside
 ) -> Past:
     if not run_ids:
         return past
     receipts_of = {run: tuple(rows.read_run(run)) for run in sorted(run_ids)}
     runs = {run: entries_of(found, row.principal) for run, found in receipts_of.items()}
     elsewhere = frozenset(run for run, found in receipts_of.items() if len(found) > len(runs[run]))
-    grant_ids = grants_to_look_up(row, runs, now)
+    grant_ids = grants_to_look_up(row, runs, now, beside)
     origins = {_origin(row.principal, grant_id): grant_id for grant_id in sorted(grant_ids)}
     receipts = rows.read_receipts([*origins])
     grants = {

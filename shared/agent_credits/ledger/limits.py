@@ -29,7 +29,7 @@ HELD_BUCKET = timedelta(minutes=5)
 # The most of such times within which a reservation can expire, whatever its time to live.
 HELD_BUCKETS_MAX = 1_000
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class LimitKey(Struct, frozen=True, order=True):
@@ -92,23 +92,21 @@ class LimitRow(Struct, frozen=True):
     """What several accounts together drew under a limit in its period, and what is reserved.
 
     `held`: what reservations hold, by the time until which it counts. A reservation that expires on
-    an idle account then frees its room by itself, without a commit of that account. `as_of`: the
-    latest time at which it was written. Time never runs backwards on it, so what has ceased to
-    count for one worker does not count again for another whose clock is behind.
+    an idle account then frees its room by itself, without a commit of that account. `moved_at`: the
+    time of the newest commit. Workers' clocks differ, and on one row time never runs backwards.
     """
 
     key: LimitKey
     ends_at: datetime
-    as_of: datetime
     version: int = 0
     drawn_microcredits: int = 0
     held: tuple[tuple[datetime, int], ...] = ()
     limit_microcredits: int = 0
     notified_percent: int = 0
     stops: bool = True
+    moved_at: datetime = LONG_AGO
 
     def held_microcredits(self, now: datetime) -> int:
-        now = max(now, self.as_of)
         return sum(microcredits for until, microcredits in self.held if now < until)
 
 
@@ -191,8 +189,8 @@ def period_ends_at(period: LimitPeriod, time_zone: str, now: datetime) -> dateti
 
 def held_until(expires_at: datetime) -> datetime:
     """Return until when what expires at this time counts on a limit's row."""
-    buckets = -((_EPOCH - expires_at) // HELD_BUCKET)
-    return _EPOCH + buckets * HELD_BUCKET
+    buckets = -((LONG_AGO - expires_at) // HELD_BUCKET)
+    return LONG_AGO + buckets * HELD_BUCKET
 
 
 def count_of(counts: Iterable[LimitCount], key: LimitKey) -> LimitCount | None:

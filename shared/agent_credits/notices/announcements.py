@@ -151,8 +151,12 @@ def _limits_of_accounts(change: LimitRecord, _: NoticeSettings) -> Iterator[Noti
 
 def _reaches_more(before: LimitCount | LimitRow | None, now: LimitCount | LimitRow) -> bool:
     """Return whether a percentage was reached that was not announced yet in this period."""
-    is_same_period = before is not None and before.ends_at == now.ends_at
-    return now.notified_percent > (before.notified_percent if before and is_same_period else 0)
+    if before is None or before.ends_at != now.ends_at:
+        return now.notified_percent > 0
+    if before.limit_microcredits == now.limit_microcredits:
+        return now.notified_percent > before.notified_percent
+    # Of another amount, what was drawn before is another percentage.
+    return now.notified_percent * now.limit_microcredits > before.drawn_microcredits * 100
 
 
 def _cap_warnings(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:

@@ -127,6 +127,29 @@ def test_the_percentages_reached_are_remembered_once_per_period() -> None:
     assert reached == [0, 70, 70, 90, 100]
 
 
+def test_a_limit_that_was_raised_warns_again() -> None:
+    world = LimitWorld(limit("member", "10"))
+    world.send(usage("e-1", "10"))
+    world.set_limits(limit("member", "20"))
+    reached = []
+    for number, drawn in enumerate(("1", "3", "4", "2"), start=2):
+        world.send(usage(f"e-{number}", drawn, run="run-2"))
+        reached.append(world.account().limit_counts[0].notified_percent)
+
+    assert reached == [0, 70, 90, 100]
+    assert [n.data["percent"] for n in world.notices("limit.warning")] == [100, 70, 90, 100]
+
+
+def test_a_limit_that_was_raised_warns_again_at_once_where_much_is_drawn() -> None:
+    world = LimitWorld(limit("team", "10"))
+    world.send(usage("e-1", "10"))
+    world.set_limits(limit("team", "20"))
+
+    world.send(usage("e-2", "9", run="run-2"))
+
+    assert [n.data["percent"] for n in world.notices("limit.warning")] == [100, 90]
+
+
 @pytest.mark.parametrize(
     ("period", "later"),
     [("day", timedelta(days=1)), ("week", timedelta(days=7)), ("month", timedelta(days=31))],
@@ -353,7 +376,10 @@ def test_a_grant_that_comes_after_an_expiry_leaves_the_limits_row_alone() -> Non
 
 # Whose limits span no accounts: the owner pays for everybody.
 OWNER_PAYS = POLICY.model_copy(
-    update={"rules": (POLICY.rules[0].model_copy(update={"payer": "owner"}), *POLICY.rules[1:])}
+    update={
+        "version": "owner-pays",
+        "rules": (POLICY.rules[0].model_copy(update={"payer": "owner"}), *POLICY.rules[1:]),
+    }
 )
 
 

@@ -19,7 +19,6 @@ from tests.ledger_of_reservations import check_row
 from tests.unit.builders import (
     ACME,
     ANA,
-    BEN,
     MINUTE,
     NOW,
     POLICY,
@@ -303,11 +302,3 @@ def test_a_rule_names_the_team_s_pools_behind_those_of_the_payer(
         BillingRule.model_validate(
             {"team": "self_serve", "triggers": ("user",), "payer": payer, "pools": pools}
         )
-
-
-def test_a_pool_of_a_team_is_granted_to_the_team() -> None:
-    policy = sharing()
-
-    assert "shared" in policy.pools_of(frozenset({"team"}))
-    assert policy.pools_of(frozenset({"user"})) == {"trial", "plan", "add_on"}
-    assert BEN in SharingWorld().rows.accounts
