@@ -1,6 +1,11 @@
-"""Verifying accounts: every balance is recomputed from the ledger and compared with its row."""
+"""Verifying accounts: every balance is recomputed from the ledger and compared with its row.
 
-from collections.abc import Iterator, Sequence
+
+Then each limit that spans accounts is compared with what these count under it.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -8,7 +13,9 @@ from typing import Any, Final, Protocol
 
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.limit_rows import LimitRows, spanning_limits, verify_limit
 from agent_credits.sweeps.reconciliation import Finding, Sums
 from agent_credits.sweeps.rows import LedgerRows
 from agent_credits.sweeps.shared_draws import SharedDraws, contradictions, shared_draws
@@ -25,24 +32,30 @@ ACCOUNTS_AT_ONCE: Final = 8
 ATTEMPTS_MAX: Final = 5
 
 
-class VerifiedRows(LedgerRows, Protocol):
+class VerifiedRows(LedgerRows, LimitRows, Protocol):
     """The rows that verification reads; the tests implement them in memory."""
 
     def read_account(self, principal: Principal) -> Account | None: ...
 
     def list_accounts(self) -> Iterator[Account]: ...
 
+    def list_limits(self) -> Iterator[LimitRow]: ...
+
     def list_page_owners(self) -> set[Principal]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Verified:
+    """`limits`: those that were compared. `limits_moving`: those that moved during each read."""
+
     accounts: int
     sums: Sums
     findings: tuple[Finding, ...]
     torn: tuple[Torn, ...] = ()
     # What each account's ledger shows of shared draws, of accounts that have any.
     shared: tuple[SharedDraws, ...] = ()
+    limits: int = 0
+    limits_moving: tuple[LimitKey, ...] = ()
 
     def __add__(self, other: "Verified") -> "Verified":
         return Verified(
@@ -51,6 +64,8 @@ class Verified:
             self.findings + other.findings,
             self.torn + other.torn,
             self.shared + other.shared,
+            self.limits + other.limits,
+            self.limits_moving + other.limits_moving,
         )
 
     @property
@@ -60,6 +75,8 @@ class Verified:
     def to_json(self) -> dict[str, Any]:
         return {
             "accounts": self.accounts,
+            "limits": self.limits,
+            "limits_not_compared": [str(key) for key in self.limits_moving],
             "entries": self.sums.entries,
             "granted_credits": format_credits(self.sums.granted_microcredits),
             "returned_credits": format_credits(self.sums.returned_microcredits),
@@ -80,28 +97,40 @@ class Verified:
         reserved = sums.reserved_microcredits
         of_these = f", of which {amount_text(reserved)} reserved" if reserved else ""
         entries = f"{sums.entries:,} {'entry' if sums.entries == 1 else 'entries'}"
+        limits = f", {count_text(self.limits, 'limit')} of several accounts" if self.limits else ""
         return (
-            f"{verdict}: {count_text(self.accounts, 'account')}, {entries};"
+            f"{verdict}: {count_text(self.accounts, 'account')}, {entries}{limits};"
             f" granted {amount_text(sums.granted_microcredits)}"
             f" + returned {amount_text(sums.returned_microcredits)}"
             f" - drawn {amount_text(sums.drawn_microcredits)}"
             f" - expired {amount_text(sums.expired_microcredits)}"
             f" = {credits_text(sums.remaining_microcredits)} remaining"
             f"{of_these}"
+            f"{''.join(f'; {_not_compared(key)}' for key in self.limits_moving)}"
         )
+
+
+def _not_compared(key: LimitKey) -> str:
+    return f"the limit of {key} changed too often to be compared, so verify again"
 
 
 NOTHING: Final = Verified(0, Sums(), ())
 
 
-def verify_all(rows: VerifiedRows, *, with_page_owners: bool = False) -> Verified:
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def verify_all(
+    rows: VerifiedRows, *, with_page_owners: bool = False, clock: Callable[[], datetime] = _now
+) -> Verified:
     """Verify every account, several at a time; findings are in the order of accounts.
 
     `with_page_owners` adds accounts that only the ledger knows, and reads all of it to find them.
     """
     with err().status("listing accounts"):
-        found = {account.principal for account in rows.list_accounts()}
-        found |= rows.list_page_owners() if with_page_owners else set()
+        counting = _counting(rows)
+        found = counting.accounts | (rows.list_page_owners() if with_page_owners else set())
         principals = sorted(found)
     parts: dict[Principal, Verified] = {}
     policies: dict[str, BillingPolicy] = {}
@@ -113,7 +142,54 @@ def verify_all(rows: VerifiedRows, *, with_page_owners: bool = False) -> Verifie
             bar.advance(task)
     verified = sum((parts[principal] for principal in principals), NOTHING)
     of_shared = tuple(_contradictions_of_shared(rows, verified.shared))
-    return replace(verified, findings=verified.findings + of_shared)
+    verified = replace(verified, findings=verified.findings + of_shared)
+    with err().status("verifying limits"):
+        return verified + _verify_limits(rows, counting, clock)
+
+
+@dataclass(frozen=True, slots=True)
+class _Counting:
+    """All accounts, and those that count under each limit that spans accounts."""
+
+    accounts: set[Principal]
+    under: Mapping[LimitKey, set[Principal]]
+
+    def under_limit(self, key: LimitKey) -> set[Principal]:
+        return self.under.get(key, set())
+
+
+def _counting(rows: VerifiedRows) -> _Counting:
+    accounts = set[Principal]()
+    under = defaultdict[LimitKey, set[Principal]](set)
+    for account in rows.list_accounts():
+        accounts.add(account.principal)
+        for key in spanning_limits(account):
+            under[key].add(account.principal)
+    return _Counting(accounts, under)
+
+
+def _verify_limits(
+    rows: VerifiedRows, counting: _Counting, clock: Callable[[], datetime]
+) -> Verified:
+    """Compare each limit with its accounts.
+
+    What contradicts is compared once more with all accounts as they are listed then: an account
+    may have counted for the first time since the others were listed.
+    """
+    keys = {row.key for row in rows.list_limits()} | counting.under.keys()
+    found = {k: verify_limit(rows, k, clock(), counting.under_limit(k)) for k in sorted(keys)}
+    suspect = [key for key, findings in found.items() if findings]
+    if suspect:
+        counting = _counting(rows)
+        found |= {k: verify_limit(rows, k, clock(), counting.under_limit(k)) for k in suspect}
+    compared = {key: findings for key, findings in found.items() if findings is not None}
+    return Verified(
+        accounts=0,
+        sums=Sums(),
+        findings=tuple(finding for findings in compared.values() for finding in findings),
+        limits=len(compared),
+        limits_moving=tuple(key for key in found if key not in compared),
+    )
 
 
 def verify_account(

@@ -385,13 +385,23 @@ def unpack_grant_ids(text: str) -> frozenset[str]:
 
 
 def pack_reserved_by_ledger(reservations: Iterable[ReservedByLedger]) -> str:
-    return _dumps([[r.run_id, r.parent_run_id, r.by_grant] for r in reservations])
+    return _dumps(
+        [
+            [r.run_id, r.parent_run_id, r.by_grant, *map(_limit_key_to_json, r.limits)]
+            for r in reservations
+        ]
+    )
 
 
 def unpack_reserved_by_ledger(text: str) -> tuple[ReservedByLedger, ...]:
     return tuple(
-        ReservedByLedger(run_id, parent, tuple((grant, held) for grant, held in by_grant))
-        for run_id, parent, by_grant in _loads(text)
+        ReservedByLedger(
+            run_id,
+            parent,
+            tuple((grant, held) for grant, held in by_grant),
+            tuple(limit_key_from_json(key) for key in limits),
+        )
+        for run_id, parent, by_grant, *limits in _loads(text)
     )
 
 

@@ -82,7 +82,8 @@ class Team(BaseModel):
     former_members: tuple[tuple[Identifier, AwareDatetime], ...] = Field(
         default=(), max_length=FORMER_MEMBERS_MAX
     )
-    alerts: Alerts = Alerts()
+    # The defaults are not validated: a validator of their own would be built at each cold start.
+    alerts: Alerts = Alerts.model_construct()
     limits: tuple[TeamLimit, ...] = Field(default=(), max_length=TEAM_LIMITS_MAX)
     # Incremented with each change of the settings below, but not of the spending.
     settings_version: int = Field(default=0, ge=0)
@@ -91,7 +92,7 @@ class Team(BaseModel):
     spend_cap_cents: int = Field(default=0, ge=0)
     # Of the cap and of every purchase: one cap cannot add up two currencies.
     currency: Currency = "usd"
-    spending: Spending = Spending()
+    spending: Spending = Spending.model_construct()
     # How many changes have an entry that says who made them.
     audits: int = Field(default=0, ge=0)
     tenures: tuple[Tenure, ...] = Field(min_length=1, max_length=TENURES_MAX)

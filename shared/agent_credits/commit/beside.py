@@ -1,9 +1,10 @@
 """The rows beside the account's own that a decision needs, and that its commit may move."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct, field
 
+from agent_credits.commit.changes import Change, RunChange
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.limits import LimitKey, LimitRow
@@ -65,3 +66,13 @@ class NamesBeside(Struct, frozen=True):
 
 ALONE = Beside()
 NOTHING_BESIDE = NamesBeside()
+
+
+def moves_other_rows(changes: Sequence[Change]) -> bool:
+    """Return whether the billing of these changes names rows beside the account's own."""
+    return any(
+        change.billing.lender is not None
+        or any(limit.spans_accounts for limit in change.billing.limits)
+        for change in changes
+        if isinstance(change, RunChange)
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_credits.commit.beside import NOTHING_BESIDE, Beside, NamesBeside
+from agent_credits.commit.beside import NOTHING_BESIDE, Beside, NamesBeside, moves_other_rows
 from agent_credits.commit.changes import Change, Recorded, RunChange
 from agent_credits.commit.decide import Decision, lacks_credits, names_beside, settled_lender
 from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page, read_ahead
@@ -83,16 +83,6 @@ def commit_changes(
     if isinstance(outcome, AgentCreditsError):
         raise outcome
     return outcome
-
-
-def moves_other_rows(changes: Sequence[Change]) -> bool:
-    """Return whether the billing of these changes names rows beside the account's own."""
-    return any(
-        change.billing.lender is not None
-        or any(limit.spans_accounts for limit in change.billing.limits)
-        for change in changes
-        if isinstance(change, RunChange)
-    )
 
 
 def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:

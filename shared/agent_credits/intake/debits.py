@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
+from agent_credits.commit.beside import moves_other_rows
 from agent_credits.commit.changes import (
     AlreadyRecorded,
     Change,
@@ -31,11 +32,6 @@ from agent_credits.commit.changes import (
 )
 from agent_credits.commit.read_ahead import Ahead, read_ahead
 from agent_credits.commit.rows import Rows
-from agent_credits.commit.together import (
-    ACCOUNTS_TOGETHER_MAX,
-    commit_together,
-    moves_other_rows,
-)
 from agent_credits.commit.write_protocol import (
     ATTEMPTS_MAX,
     CHANGES_PER_COMMIT_MAX,
@@ -318,6 +314,9 @@ class Debits:
 
         They are never warm: another account's commit may have moved what they share.
         """
+        # Most stacks share no rows, so a cold start does not pay for it.
+        from agent_credits.commit.together import ACCOUNTS_TOGETHER_MAX, commit_together
+
         # A team's account may be what members' accounts draw from, and is not committed with them.
         users = [of for of in accounts if of[0].kind == "user"]
         teams = [of for of in accounts if of[0].kind == "team"]

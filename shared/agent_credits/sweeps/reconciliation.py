@@ -9,7 +9,7 @@ state is then a `Checkpoint`, whose size does not grow with the ledger.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct, field
@@ -32,14 +32,19 @@ from agent_credits.ledger.entries import (
     total_of,
 )
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.limits import NO_LIMITS, LimitKey
 from agent_credits.ledger.shared_pools import is_shared_grant, is_shared_pool
 from agent_credits.ledger.waterfall import draw
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.counted_replay import CountedReplay
 from agent_credits.sweeps.reserved_replay import ReservedReplay
-from agent_credits.values.display import amount_text, credits_text
+from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits.values.principals import Principal
 
 Policies = Mapping[str, BillingPolicy]
+
+# The time of a ledger without entries.
+_BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Drift(Struct, frozen=True):
@@ -123,6 +128,8 @@ class _Run(Struct):
     """
 
     drawn: dict[tuple[str, str], int] = field(default_factory=dict)
+    # By limit, and the end of the period that it was counted in.
+    counted: dict[tuple[LimitKey, datetime], int] = field(default_factory=dict)
     failed: bool = False
     gave_back: bool = False
     is_whole: bool = False
@@ -134,6 +141,9 @@ class _Run(Struct):
             left = self.drawn.pop(key, 0) + sign * part.microcredits
             if left:
                 self.drawn[key] = left
+        for counted in entry.limits.counted:
+            period = (counted.key, counted.ends_at)
+            self.counted[period] = self.counted.get(period, 0) + counted.microcredits
         self.failed |= entry.outcome == "insufficient"
         self.gave_back |= entry.outcome == "returned"
 
@@ -164,6 +174,7 @@ class Reconciliation:
         self._held = {grant.id: grant for grant in since.grants} if since else {}
         self._runs: dict[str, _Run] = {}
         self._reserved = ReservedReplay(since.reservations if since else ())
+        self._counted = CountedReplay(self._reserved, since.limit_counts if since else ())
         self._in_grace: set[str] = set()
         # When credits are returned to a grant that was used up in its grace period, the period may
         # continue or start again. That depends on how events were batched, which the ledger does
@@ -180,6 +191,7 @@ class Reconciliation:
             grants=tuple(self._held.values()),
             unsettled_grant_ids=frozenset(self._of_unsettled_expiry & self._held.keys()),
             reservations=self._reserved.state(),
+            limit_counts=self._counted.state(self._recorded_at or _BEFORE_ALL),
         )
 
     @property
@@ -217,6 +229,8 @@ class Reconciliation:
             self._end_reservations(entry)
         elif entry.outcome not in ("changed", "reload_requested", "reload_declined"):
             self._find(f"{_name(entry)} is {entry.outcome}, but belongs to no run")
+        if entry.run is None and entry.limits != NO_LIMITS:
+            self._find(f"{_name(entry)} names a limit, but belongs to no run")
 
     def compare_with(self, row: Account) -> None:
         """Compare what the account holds by its ledger with what its row holds."""
@@ -235,12 +249,14 @@ class Reconciliation:
             elif expected and found and self._settled(expected) != self._settled(found):
                 self._find(f"grant {grant_id} is not what the ledger says was granted")
         self._compare_reservations(row)
+        self._compare_limit_counts(row)
 
     def _compare_reservations(self, row: Account) -> None:
         on_row = {
             r.run_id: {part.grant_id: part.microcredits for part in r.parts}
             for r in row.reservations
         }
+        limits = {r.run_id: frozenset(r.limits) for r in row.reservations}
         by_ledger = self._reserved.by_run
         for run_id in sorted(on_row.keys() | by_ledger.keys()):
             found, expected = on_row.get(run_id), by_ledger.get(run_id)
@@ -252,6 +268,32 @@ class Reconciliation:
                     f"the reservation of run {run_id} holds {credits_text(sum(found.values()))},"
                     f" but its ledger leaves {amount_text(expected.left_microcredits)},"
                     " or holds other grants"
+                )
+            elif limits[run_id] != expected.limits:
+                self._find(
+                    f"the reservation of run {run_id} counts under other limits than its ledger"
+                    " says"
+                )
+
+    def _compare_limit_counts(self, row: Account) -> None:
+        """Compare the counts that go on. Others stay until a commit, and count for nothing."""
+        now = self._recorded_at or _BEFORE_ALL
+        on_row = {count.key: count for count in self._counted.kept(row.limit_counts, now)}
+        by_ledger = {count.key: count for count in self._counted.state(now)}
+        for key in sorted(on_row.keys() | by_ledger.keys()):
+            found, expected = on_row.get(key), by_ledger.get(key)
+            if found is None or expected is None:
+                where = "its ledger" if found is None else "the row"
+                self._find(f"the limit of {key} is counted on {where} alone")
+            elif found.ends_at != expected.ends_at:
+                self._find(
+                    f"the limit of {key} is counted until {time_text(found.ends_at)},"
+                    f" but by its ledger until {time_text(expected.ends_at)}"
+                )
+            elif found.drawn_microcredits != expected.drawn_microcredits:
+                self._find(
+                    f"the limit of {key} is counted as {credits_text(found.drawn_microcredits)}"
+                    f" drawn, but its ledger counts {amount_text(expected.drawn_microcredits)}"
                 )
 
     def _find(self, text: str, drift: Drift | None = None) -> None:
@@ -286,6 +328,8 @@ class Reconciliation:
         self.sums += Sums(expired_microcredits=entry.amount_microcredits)
 
     def _apply_run(self, entry: Entry, run: RunContext, policies: Policies) -> None:
+        self._check_limits(entry, run)
+        self._counted.apply(entry)
         match entry.outcome:
             case "accepted" | "extended" | "debited" | "insufficient":
                 self._check_decision(entry, run, policies)
@@ -325,6 +369,16 @@ class Reconciliation:
         self._apply(entry, taken)
         self.sums += Sums(drawn_microcredits=entry.drawn_microcredits)
 
+    def _check_limits(self, entry: Entry, run: RunContext) -> None:
+        if entry.limits == NO_LIMITS:
+            return
+        before = _Run()
+        if entry.limits.standings or entry.outcome == "returned":
+            before = self._whole_run_of(entry)
+        drawn = sum(before.drawn.values())
+        for text in self._counted.contradictions(entry, run, drawn, before.counted):
+            self._find(f"{_name(entry)} {text}")
+
     def _check_decision(self, entry: Entry, run: RunContext, policies: Policies) -> None:
         orders = self._orders(entry, run, policies)
         is_usage = entry.type == "agent_run.usage"
@@ -337,7 +391,9 @@ class Reconciliation:
         if is_usage:
             self._check_sum(entry)
         elif orders and not any(self._answers_request(entry, order) for order in orders):
-            self._find(f"{_name(entry)} is {entry.outcome}, which is not what the pools held")
+            refused_by = entry.limits.refused_by
+            found = f"the limit of {refused_by.key} left" if refused_by else "the pools held"
+            self._find(f"{_name(entry)} is {entry.outcome}, which is not what {found}")
         if entry.outcome == "insufficient" and orders:
             self._check_balances(entry, orders)
         self._check_shared(entry, orders)
@@ -447,6 +503,9 @@ class Reconciliation:
         for text in impossible:
             self._find(f"{_name(entry)} {text}")
         held, amount, now = self.account.grants, entry.amount_microcredits, entry.recorded_at
+        if entry.limits.refused_by is not None:
+            # The limits decided how much it drew, and the waterfall from which grants.
+            amount = entry.drawn_microcredits
         expected = [draw(held, order, amount, now).draws for order in orders]
         # Such an extension is drawn after what was left, whatever the order of their grants.
         in_any_order = run_id in self._reserved.by_run
@@ -477,6 +536,9 @@ class Reconciliation:
             return entry.outcome == "extended"
         estimate = entry.amount_microcredits
         available = self._reservable(entry, order)
+        if entry.limits.refused_by is not None:
+            # Whatever the pools held, it asked for more than the limit left.
+            available = entry.limits.refused_by.room_microcredits
         accepted = available >= max(estimate, 1)
         shortfall = 0 if accepted else max(estimate - available, 0)
         return (accepted, shortfall) == (

@@ -1,6 +1,7 @@
 """Continuous reconciliation: every day, each account is compared with its ledger.
 
-It only reads accounts, pages and receipts. A checkpoint per account lets it read only what is new;
+Each limit that spans accounts is compared with what these count under it. It only reads accounts,
+limits, pages and receipts. A checkpoint per account lets it read only what is new;
 every 30 days it reads everything again, in case an old page was changed. A contradiction is
 announced once a day until it is fixed, and no checkpoint is stored after it, because a later replay
 would then start from the contradiction.
@@ -16,11 +17,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import newest_team, pool_identities
-from agent_credits.notices.observations import DriftedGrant, DriftFinding, DriftFound
+from agent_credits.ledger.limits import LimitKey, LimitRow
+from agent_credits.notices.observations import DriftedGrant, DriftedLimit, DriftFinding, DriftFound
 from agent_credits.notices.rows import ObservationRows
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.limit_rows import LimitRows, verify_limit, without_row
 from agent_credits.sweeps.reconciliation import Finding
-from agent_credits.sweeps.rows import AccountsRows, CheckpointRows, LedgerRows, Stretch, Unreadable
+from agent_credits.sweeps.rows import (
+    AccountsAndLimitsRows,
+    CheckpointRows,
+    LedgerRows,
+    Stretch,
+    Unreadable,
+)
 from agent_credits.sweeps.shared_draws import SharedDraws, contradictions, shared_draws
 from agent_credits.sweeps.sweep import Visited
 from agent_credits.sweeps.verification import Verification, verify_row
@@ -37,7 +46,9 @@ REPLAY_AGAIN_AFTER = timedelta(days=30)
 FINDINGS_LISTED_MAX = 10
 
 
-class ReconciliationRows(AccountsRows, LedgerRows, CheckpointRows, ObservationRows, Protocol):
+class ReconciliationRows(
+    AccountsAndLimitsRows, LedgerRows, LimitRows, CheckpointRows, ObservationRows, Protocol
+):
     """The rows that reconciliation reads, and the two kinds that it puts."""
 
     def read_account(self, principal: Principal) -> Account | None: ...
@@ -51,16 +62,18 @@ class ReconciliationSweep:
         self._entries_max = entries_max
         self._policies: dict[str, BillingPolicy] = {}
 
-    def read_stretch(self, after: str | None, rows_max: int) -> Stretch[Account]:
-        return self._rows.read_accounts(after, rows_max)
+    def read_stretch(self, after: str | None, rows_max: int) -> Stretch[Account | LimitRow]:
+        return self._rows.read_accounts_and_limits(after, rows_max)
 
-    def read_row(self, key: str) -> Account | Unreadable | None:
-        return self._rows.read_account_at(key)
+    def read_row(self, key: str) -> Account | LimitRow | Unreadable | None:
+        return self._rows.read_account_or_limit_at(key)
 
-    def visit(self, row: Account | Unreadable, day: date, now: datetime) -> Visited:
+    def visit(self, row: Account | LimitRow | Unreadable, day: date, now: datetime) -> Visited:
         if isinstance(row, Unreadable):
             finding = _unreadable(row.principal, "row", row.reason)
             return self._drifted([finding], None, day, now)
+        if isinstance(row, LimitRow):
+            return self._visit_limit(row.key, day, now)
         team_id = newest_team(row.entries)
         try:
             row, since = self._newest(row, day)
@@ -78,7 +91,17 @@ class ReconciliationSweep:
             self._rows.put_checkpoint(verification.checkpoint)
         if not verification.is_complete:
             return Visited(is_done=False)
+        if missing := [*without_row(self._rows, row)]:
+            return self._drifted(missing, team_id, day, now)
         return Visited(counts=Counter(AccountsReconciled=1))
+
+    def _visit_limit(self, key: LimitKey, day: date, now: datetime) -> Visited:
+        findings = verify_limit(self._rows, key, now)
+        if findings is None:
+            return Visited(counts=Counter(LimitsNotCompared=1))
+        if findings:
+            return self._drifted(findings, key.team_id, day, now, key)
+        return Visited(counts=Counter(LimitsReconciled=1))
 
     def _newest(self, row: Account, day: date) -> tuple[Account, Checkpoint]:
         """Return the row, and the checkpoint from which its ledger is replayed."""
@@ -100,7 +123,12 @@ class ReconciliationSweep:
         return there
 
     def _drifted(
-        self, findings: Sequence[Finding], team_id: str | None, day: date, now: datetime
+        self,
+        findings: Sequence[Finding],
+        team_id: str | None,
+        day: date,
+        now: datetime,
+        limit: LimitKey | None = None,
     ) -> Visited:
         principal = findings[0].principal
         observation = DriftFound(
@@ -110,6 +138,9 @@ class ReconciliationSweep:
             time=now,
             findings=tuple(_drift_finding(f) for f in findings[:FINDINGS_LISTED_MAX]),
             findings_count=len(findings),
+            limit=(
+                DriftedLimit(scope=limit.scope, id=limit.id, period=limit.period) if limit else None
+            ),
         )
         self._rows.put_observation(observation, now)
         return Visited(counts=Counter(AccountsDrifted=1))
