@@ -51,7 +51,7 @@ def test_a_run_reserves_draws_and_gives_back_the_rest() -> None:
 def test_a_refusal_is_raised_before_the_block_runs() -> None:
     world = World(credits="50")
 
-    async def work(run: AsyncRun) -> None:
+    async def work(_: AsyncRun) -> None:
         pytest.fail("the block must not run")
 
     with pytest.raises(InsufficientCredits):

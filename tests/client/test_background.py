@@ -99,7 +99,8 @@ def test_a_run_that_does_not_start_leaves_no_thread() -> None:
     assert threads_of_runs() == []
 
 
-def test_threads_of_a_platform_share_a_run_and_lose_nothing(short_switch_interval: None) -> None:
+@pytest.mark.usefixtures("short_switch_interval")
+def test_threads_of_a_platform_share_a_run_and_lose_nothing() -> None:
     world = World()
 
     with world.run(background=True) as run:

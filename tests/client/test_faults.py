@@ -239,13 +239,13 @@ def test_events_of_a_batch_that_were_not_decided_are_sent_again_and_no_others() 
 class Reloading:
     """A world whose account waits for a reload; `resolve` says what comes of it."""
 
-    def __init__(self, credits: str = "50") -> None:  # noqa: A002
+    def __init__(self, credits: str = "50") -> None:
         self.world = World(credits)
         self.world.api.rows.teams["acme"] = RELOADING_ACME
         self.asked = 0
 
     def grant_after(self, requests: int) -> None:
-        def before(path: str) -> None:
+        def before(_: str) -> None:
             self.asked += 1
             if self.asked == requests:
                 self.world.grant("g-reload", "400")

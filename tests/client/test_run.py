@@ -390,19 +390,19 @@ def test_usage_that_can_never_be_recorded_is_said_at_the_end_and_holds_up_nothin
 
 
 @pytest.mark.parametrize("credits", [1.5, True, None, b"1"])
-def test_credits_that_are_no_decimal_are_a_type_error(credits: Any) -> None:  # noqa: A002
+def test_credits_that_are_no_decimal_are_a_type_error(credits: Any) -> None:
     with World().run() as run, pytest.raises(TypeError, match="credits must be a str"):
         run.use(credits)
 
 
 @pytest.mark.parametrize("credits", ["-1", "1.0000001", "1e3", "", "1000000000.1", "NaN"])
-def test_credits_out_of_range_are_a_value_error(credits: str) -> None:  # noqa: A002
+def test_credits_out_of_range_are_a_value_error(credits: str) -> None:
     with World().run() as run, pytest.raises(ValueError, match="credits must be a decimal"):
         run.use(credits)
 
 
 @pytest.mark.parametrize("credits", ["2.5", Decimal("2.5"), Decimal("2.50")])
-def test_credits_are_reported_to_the_last_place(credits: Any) -> None:  # noqa: A002
+def test_credits_are_reported_to_the_last_place(credits: Any) -> None:
     world = World()
 
     with world.run() as run:

@@ -139,7 +139,7 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
     def __init__(
         self,
         credits: str = "500",
-        policy: BillingPolicy | None = None,  # noqa: A002
+        policy: BillingPolicy | None = None,
     ) -> None:
         self.api = ApiWorld()
         if policy is not None:
@@ -149,8 +149,8 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self.clock = SharedClock()
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
-        self.before: Callable[[str], None] = lambda path: None
-        self._lock = threading.Lock()
+        self.before: Callable[[str], None] = lambda _: None
+        self.lock = threading.Lock()
 
     def credits(self, **options: Any) -> AgentCredits:
         given: dict[str, Any] = {
@@ -185,7 +185,7 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
         options, run = _told_apart(arguments)
         return self.async_credits(**options).run(run_id, **run)
 
-    def grant(self, grant_id: str, credits: str) -> None:  # noqa: A002
+    def grant(self, grant_id: str, credits: str) -> None:
         change = grant_change(grant_id, credits=credits)
         commit(self.api.rows, ANA, [change], now=self.clock.now(), pause=pause)
 
@@ -200,7 +200,7 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return self._answer(request)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        with self._lock:
+        with self.lock:
             path = request.url.raw_path.decode()
             fault = self._fault_of(path)
             if fault is not None and fault.kind == "not_sent":

@@ -101,7 +101,7 @@ class AsyncAgentCredits:
         *,
         team_id: str,
         trigger: Trigger,
-        credits: Credits | None = None,  # noqa: A002
+        credits: Credits | None = None,
         ttl_seconds: int = TTL_SECONDS,
         parent_run_id: str | None = None,
         project_id: str | None = None,
@@ -217,7 +217,7 @@ class AsyncRun(RunView):
 
     async def use(
         self,
-        credits: Credits,  # noqa: A002
+        credits: Credits,
         *,
         key: str | None = None,
         at: datetime | None = None,
@@ -244,7 +244,7 @@ class AsyncRun(RunView):
 
     async def extend(
         self,
-        credits: Credits | None = None,  # noqa: A002
+        credits: Credits | None = None,
         *,
         ttl_seconds: int | None = None,
         key: str | None = None,

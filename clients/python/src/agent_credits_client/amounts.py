@@ -11,7 +11,7 @@ _DECIMAL: Final = re.compile(r"(?:0|[1-9][0-9]{0,9})(?:\.[0-9]{1,6})?", re.ASCII
 Credits = str | int | Decimal
 
 
-def credits_text(credits: Credits) -> str:  # noqa: A002 -- It is the word of the domain.
+def credits_text(credits: Credits) -> str:
     """Return the credits as the API takes them. Raises `TypeError` or `ValueError`."""
     if isinstance(credits, bool) or not isinstance(credits, str | int | Decimal):
         raise TypeError(

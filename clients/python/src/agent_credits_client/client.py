@@ -109,7 +109,7 @@ class AgentCredits:
         *,
         team_id: str,
         trigger: Trigger,
-        credits: Credits | None = None,  # noqa: A002
+        credits: Credits | None = None,
         ttl_seconds: int = TTL_SECONDS,
         parent_run_id: str | None = None,
         project_id: str | None = None,
@@ -228,7 +228,7 @@ class Run(RunView):
 
     def use(
         self,
-        credits: Credits,  # noqa: A002
+        credits: Credits,
         *,
         key: str | None = None,
         at: datetime | None = None,
@@ -258,7 +258,7 @@ class Run(RunView):
 
     def extend(
         self,
-        credits: Credits | None = None,  # noqa: A002
+        credits: Credits | None = None,
         *,
         ttl_seconds: int | None = None,
         key: str | None = None,

@@ -273,7 +273,7 @@ class RunCore:
 
     # While it runs.
 
-    def add(self, credits: Credits, key: str | None = None, at: datetime | None = None) -> None:  # noqa: A002
+    def add(self, credits: Credits, key: str | None = None, at: datetime | None = None) -> None:
         """Keep usage to be sent. Once this returns, it is in the journal, if there is one.
 
         Raises `Unavailable` if the service has not taken any for so long that no more fits.
@@ -341,7 +341,7 @@ class RunCore:
 
     def extend(
         self,
-        credits: Credits | None,  # noqa: A002
+        credits: Credits | None,
         ttl_seconds: int | None,
         key: str | None,
     ) -> Flow[None]:

@@ -83,7 +83,7 @@ class Wiring:
         *,
         team_id: str,
         trigger: Trigger,
-        credits: Credits | None,  # noqa: A002
+        credits: Credits | None,
         ttl_seconds: int,
         parent_run_id: str | None,
         project_id: str | None,
