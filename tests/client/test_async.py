@@ -100,7 +100,6 @@ def test_a_directive_is_raised() -> None:
     async def work(run: AsyncRun) -> None:
         await run.use("15")
         await run.flush()
-        await run.use("1")
 
     with pytest.raises(RunStopped):
         block(world.async_run(credits="10"), work)

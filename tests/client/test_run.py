@@ -246,7 +246,6 @@ def test_a_run_that_is_told_to_pause_keeps_its_reservation_and_continues_once_ex
         run.flush()
         run.use("5")
         run.flush()
-        run.use("1")
 
     assert run.directive == "pause"
     assert "/v1/reservations/run-1/settle" not in world.paths
@@ -264,16 +263,16 @@ def test_a_run_that_is_told_to_stop_ends_as_cancelled() -> None:
     world = World(policy=policy(**NO_STEP, overrun="stop"))
 
     with pytest.raises(RunStopped) as stopped, world.run(credits="10") as run:
-        run.use("15")
-        run.flush()
-        run.use("1")
+        for _ in range(100):
+            run.use("15")
+            world.clock.advance(5)
 
     assert stopped.value.run_id == "run-1"
     assert world.seen[-1].body["status"] == "cancelled"
     # What was used before it was told is reported all the same.
     assert [e.amount_microcredits for e in world.entries() if e.type == "agent_run.usage"] == [
         15_000_000,
-        1_000_000,
+        15_000_000,
     ]
 
 

@@ -239,8 +239,10 @@ class AsyncRun(RunView):
         await self._perform(self._core.keep_up())
 
     async def flush(self) -> None:
-        """Send all usage now, so that `directive` is of this moment. Raises `Unavailable`."""
+        """Send all usage now, and raise what the answer is. As `Run.flush`."""
         await self._perform(self._core.flush())
+        if self._on_directive is None:
+            self.check()
 
     async def extend(
         self,

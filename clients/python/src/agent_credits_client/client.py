@@ -253,8 +253,13 @@ class Run(RunView):
         self._perform(self._core.keep_up())
 
     def flush(self) -> None:
-        """Send all usage now, so that `directive` is of this moment. Raises `Unavailable`."""
+        """Send all usage now, and raise `RunPaused` or `RunStopped` if that is the answer.
+
+        Raises `Unavailable` if there is none, unless the client allows that.
+        """
         self._perform(self._core.flush())
+        if self._on_directive is None:
+            self.check()
 
     def extend(
         self,

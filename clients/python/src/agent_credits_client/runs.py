@@ -337,7 +337,12 @@ class RunCore:
 
     def flush(self) -> Flow[None]:
         """Send all usage. What waits for a reload stays. Raises `Refused` or `Unavailable`."""
-        yield from self._flush(self._patience)
+        try:
+            yield from self._flush(self._patience)
+        except Unavailable as fault:
+            if self.ways.on_unavailable == "deny":
+                raise
+            logger.warning("usage of run %s waits: %s", self.request.run_id, fault)
 
     def extend(
         self,
