@@ -8,6 +8,7 @@ from typing import TypeVar
 from agent_credits.api.audit import AuditEntry
 from agent_credits.aws.items import (
     ACCOUNT_PREFIX,
+    LIMIT_PREFIX,
     TEAM_PREFIX,
     Item,
     account_item,
@@ -18,6 +19,7 @@ from agent_credits.aws.items import (
     burn_count_item,
     checkpoint_from_item,
     checkpoint_item,
+    limit_key,
     limit_row_from_item,
     limit_row_item,
     observation_from_item,
@@ -112,6 +114,22 @@ class MemoryRows:
     def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
         return self._read_stretch(self.read_account_at, after, rows_max)
 
+    def read_accounts_and_limits(
+        self, after: str | None, rows_max: int
+    ) -> Stretch[Account | LimitRow]:
+        return self._read_stretch(self.read_account_or_limit_at, after, rows_max)
+
+    def read_account_or_limit_at(self, key: str) -> Account | LimitRow | Unreadable | None:
+        if not key.startswith(LIMIT_PREFIX):
+            return self.read_account_at(key)
+        if key in self.unreadable:
+            return Unreadable(key, principal_of_key(key), f"{key}: KeyError")
+        there = (row for of, row in self.limits.items() if limit_key(of)["pk"]["S"] == key)
+        return next(there, None)
+
+    def list_limits(self) -> Iterator[LimitRow]:
+        yield from self.limits.values()
+
     def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]:
         return self._read_stretch(self.read_team_at, after, rows_max)
 
@@ -124,6 +142,7 @@ class MemoryRows:
         """Read in the order of a hash, as DynamoDB does: a row that comes may stand anywhere."""
         keys = {account_key(principal)["pk"]["S"]: principal for principal in self.accounts}
         keys |= {team_key(team_id)["pk"]["S"]: None for team_id in self.teams}
+        keys |= {limit_key(key)["pk"]["S"]: None for key in self.limits}
         ahead = sorted(keys, key=_place)
         if after is not None:
             ahead = [key for key in ahead if _place(key) > _place(after)]
@@ -184,6 +203,21 @@ class MemoryRows:
         for account in accounts:
             account_item(account)
         limits = [limit_row_from_item(limit_row_item(row)) for row in limits]
+        lost = self.moved_since(accounts, limits)
+        if lost is not None:
+            return lost
+        for account in accounts:
+            self.stream.append((self.accounts.get(account.principal), account))
+            self.accounts[account.principal] = account
+        for row in limits:
+            self.limit_stream.append((self.limits.get(row.key), row))
+            self.limits[row.key] = row
+        return None
+
+    def moved_since(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        """Return the stored rows that are not one version older, or None if all are."""
         moved_accounts = [
             there
             for account in accounts
@@ -197,12 +231,6 @@ class MemoryRows:
         ]
         if moved_accounts or moved_limits:
             return LostTogether(tuple(moved_accounts), tuple(moved_limits))
-        for account in accounts:
-            self.stream.append((self.accounts.get(account.principal), account))
-            self.accounts[account.principal] = account
-        for row in limits:
-            self.limit_stream.append((self.limits.get(row.key), row))
-            self.limits[row.key] = row
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:

@@ -31,6 +31,9 @@ def team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, st
             f"{new.kind}, plan {after.plan}, owner {new.owner}, {_members_text(after.members)}"
         )
         yield "settings", None, f"{settings}, {after.time_zone}, policy {new.policy_version}"
+        first = after.tenures[0]
+        if first.policy_version != new.policy_version:
+            yield "policy", None, f"{first.policy_version} before {time_text(new.since)}"
         yield from _money_differences(None, after)
         if after.alerts != Alerts():
             yield "alerts", None, alerts_text(after.alerts)

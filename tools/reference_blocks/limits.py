@@ -115,6 +115,7 @@ MONEY: Final[Words] = {
 NOTICES: Final[Words] = {
     "notices.notice.SUBJECT_LENGTH_MAX": "characters of a notice's subject",
     "billing.balance_reports.ACCOUNTS_LISTED_MAX": "accounts that a balance report names",
+    "sweeps.limit_rows.READS_MAX": "reads after which a limit that moved each time is not compared",
     "sweeps.reconciliation_sweep.FINDINGS_LISTED_MAX": "contradictions that a notice names",
     "sweeps.reconciliation_sweep.REPLAY_AGAIN_AFTER": (
         "after which reconciling reads a ledger from its first page again"

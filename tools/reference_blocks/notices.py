@@ -62,7 +62,8 @@ PUBLISHED: Final[Mapping[str, str]] = {
         " change of the settings."
     ),
     "drift_found": (
-        "An account contradicts its ledger. Once a day for each account, until it is fixed."
+        "An account contradicts its ledger, or a limit the accounts that count under it. Once a day"
+        " for each, until it is fixed."
     ),
     "provider_quota_exhausted": (
         "An account at a model provider is empty. For every event that reports it, at once."

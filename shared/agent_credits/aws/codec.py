@@ -348,12 +348,13 @@ def pack_low(low: LowCredits) -> str:
             [str(threshold) for threshold in low.deferred],
             low.notified_at_version,
             low.decline,
+            *([1] if low.is_shared else []),
         ]
     )
 
 
 def unpack_low(text: str) -> LowCredits:
-    team_id, payer, pools, base, notified, deferred, notified_at_version, decline = _loads(text)
+    team_id, payer, pools, base, notified, deferred, at_version, decline, *rest = _loads(text)
     return LowCredits(
         team_id=team_id,
         payer=payer,
@@ -361,8 +362,9 @@ def unpack_low(text: str) -> LowCredits:
         base_microcredits=base,
         notified=tuple(parse_threshold(threshold) for threshold in notified),
         deferred=tuple(parse_threshold(threshold) for threshold in deferred),
-        notified_at_version=notified_at_version,
+        notified_at_version=at_version,
         decline=decline,
+        is_shared=rest == [1],
     )
 
 
@@ -383,13 +385,23 @@ def unpack_grant_ids(text: str) -> frozenset[str]:
 
 
 def pack_reserved_by_ledger(reservations: Iterable[ReservedByLedger]) -> str:
-    return _dumps([[r.run_id, r.parent_run_id, r.by_grant] for r in reservations])
+    return _dumps(
+        [
+            [r.run_id, r.parent_run_id, r.by_grant, *map(_limit_key_to_json, r.limits)]
+            for r in reservations
+        ]
+    )
 
 
 def unpack_reserved_by_ledger(text: str) -> tuple[ReservedByLedger, ...]:
     return tuple(
-        ReservedByLedger(run_id, parent, tuple((grant, held) for grant, held in by_grant))
-        for run_id, parent, by_grant in _loads(text)
+        ReservedByLedger(
+            run_id,
+            parent,
+            tuple((grant, held) for grant, held in by_grant),
+            tuple(limit_key_from_json(key) for key in limits),
+        )
+        for run_id, parent, by_grant, *limits in _loads(text)
     )
 
 

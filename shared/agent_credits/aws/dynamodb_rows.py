@@ -19,6 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.items import (
     ACCOUNT_PREFIX,
+    LIMIT_PREFIX,
     PAGE_PREFIX,
     TEAM_PREFIX,
     Item,
@@ -34,6 +35,7 @@ from agent_credits.aws.items import (
     checkpoint_from_item,
     checkpoint_item,
     checkpoint_key,
+    is_limit_item,
     last_sweep_from_item,
     last_sweep_item,
     last_sweep_key,
@@ -176,14 +178,24 @@ class DynamoDBRows:
             self._client.put_item(TableName=self._accounts_table, Item=checkpoint_item(checkpoint))
 
     def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
-        return self._read_stretch(ACCOUNT_PREFIX, account_from_item, after, rows_max)
+        return self._read_stretch([ACCOUNT_PREFIX], account_from_item, after, rows_max)
 
     def read_account_at(self, key: str) -> Account | Unreadable | None:
         item = self._read_row({"pk": {"S": key}})
         return _readable(account_from_item, item) if item else None
 
+    def read_accounts_and_limits(
+        self, after: str | None, rows_max: int
+    ) -> Stretch[Account | LimitRow]:
+        prefixes = [ACCOUNT_PREFIX, LIMIT_PREFIX]
+        return self._read_stretch(prefixes, _account_or_limit_from_item, after, rows_max)
+
+    def read_account_or_limit_at(self, key: str) -> Account | LimitRow | Unreadable | None:
+        item = self._read_row({"pk": {"S": key}})
+        return _readable(_account_or_limit_from_item, item) if item else None
+
     def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]:
-        return self._read_stretch(TEAM_PREFIX, team_from_item, after, rows_max)
+        return self._read_stretch([TEAM_PREFIX], team_from_item, after, rows_max)
 
     def read_team_at(self, key: str) -> Team | Unreadable | None:
         item = self._read_row({"pk": {"S": key}})
@@ -228,6 +240,11 @@ class DynamoDBRows:
         """Yield every team, in no order. Reads the whole table: for the operator only."""
         for item in self._scan(TEAM_PREFIX):
             yield _understood(team_from_item, item)
+
+    def list_limits(self) -> Iterator[LimitRow]:
+        """Yield every limit's row, in no order. Reads the whole table: for the operator only."""
+        for item in self._scan(LIMIT_PREFIX):
+            yield _understood(limit_row_from_item, item)
 
     def list_page_owners(self) -> set[Principal]:
         """Return whose pages the ledger has. Reads the whole table: for the operator only."""
@@ -447,19 +464,22 @@ class DynamoDBRows:
 
     def _read_stretch(
         self,
-        pk_prefix: str,
+        pk_prefixes: Sequence[str],
         read: Callable[[Item], Result],
         after: str | None,
         rows_max: int,
     ) -> Stretch[Result]:
         start: dict[str, Any] = {"ExclusiveStartKey": {"pk": {"S": after}}} if after else {}
+        names = [f":prefix{number}" for number in range(len(pk_prefixes))]
         with _faults_as_rows_unavailable():
             response = self._client.scan(
                 TableName=self._accounts_table,
                 ConsistentRead=True,
                 Limit=rows_max,
-                FilterExpression="begins_with(pk, :prefix)",
-                ExpressionAttributeValues={":prefix": {"S": pk_prefix}},
+                FilterExpression=" OR ".join(f"begins_with(pk, {name})" for name in names),
+                ExpressionAttributeValues={
+                    name: {"S": prefix} for name, prefix in zip(names, pk_prefixes, strict=True)
+                },
                 **start,
             )
         last = response.get("LastEvaluatedKey")
@@ -493,6 +513,10 @@ class DynamoDBRows:
                 return
             request["ExclusiveStartKey"] = response["LastEvaluatedKey"]
         raise RowsUnavailable(f"more than {RESULT_PAGES_MAX} pages of results")
+
+
+def _account_or_limit_from_item(item: Item) -> Account | LimitRow:
+    return limit_row_from_item(item) if is_limit_item(item) else account_from_item(item)
 
 
 def _insertion(table: str, item: Item) -> "BatchStatementRequestTypeDef":

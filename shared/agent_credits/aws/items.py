@@ -21,7 +21,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn import BurnByDay
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Identity, Page, Receipt
-from agent_credits.ledger.limits import NO_LIMITS, LimitKey, LimitRow
+from agent_credits.ledger.limits import NO_LIMITS, LimitCount, LimitKey, LimitRow
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.values.errors import AccountTooLarge
@@ -53,12 +53,15 @@ def account_key(principal: Principal) -> Item:
 
 
 def principal_of_key(key: str) -> Principal:
-    """Return the principal of a row's key: a team, or the owner of an account.
+    """Return the principal of a row's key: a team, that of a limit, or the owner of an account.
 
-    Raises ValueError for a key of neither.
+    Raises ValueError for any other key.
     """
     if key.startswith(TEAM_PREFIX):
         return Principal("team", key.removeprefix(TEAM_PREFIX))
+    if key.startswith(LIMIT_PREFIX):
+        team_id, _, _ = key.removeprefix(LIMIT_PREFIX).partition("#")
+        return Principal("team", _unescaped(team_id))
     return parse_principal(key.partition("#")[2])
 
 
@@ -149,11 +152,7 @@ def account_item(account: Account) -> Item:
 def account_from_item(item: Mapping[str, Any]) -> Account:
     """Read an account's row, from a response or from an image of the change stream."""
     grants = codec.unpack_grants(item[_grants_attribute_of(item)]["S"])
-    limit_counts = (
-        codec.unpack_limit_counts(_text_or_bytes(item["limit_counts"]))
-        if "limit_counts" in item
-        else ()
-    )
+    limit_counts = _limit_counts_from_item(item)
     return Account(
         principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
         version=int(item["version"]["N"]),
@@ -345,6 +344,8 @@ def checkpoint_item(checkpoint: Checkpoint) -> Item:
     }
     if checkpoint.reservations:
         item["reservations"] = {"S": codec.pack_reserved_by_ledger(checkpoint.reservations)}
+    if checkpoint.limit_counts:
+        item["limit_counts"] = _typed(codec.pack_limit_counts(checkpoint.limit_counts))
     if checkpoint.recorded_at is not None:
         item["recorded_at"] = {"S": codec.pack_instants([checkpoint.recorded_at])}
     return item
@@ -364,6 +365,7 @@ def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
             if "reservations" in item
             else ()
         ),
+        limit_counts=_limit_counts_from_item(item),
     )
 
 
@@ -419,6 +421,12 @@ def item_bytes(item: Item) -> int:
             case _:
                 size += len(name) + len(value)
     return size
+
+
+def _limit_counts_from_item(item: Mapping[str, Any]) -> tuple[LimitCount, ...]:
+    if "limit_counts" not in item:
+        return ()
+    return codec.unpack_limit_counts(_text_or_bytes(item["limit_counts"]))
 
 
 def _entries_from_item(item: Mapping[str, Any]) -> tuple[Entry, ...]:

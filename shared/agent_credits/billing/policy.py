@@ -21,7 +21,7 @@ from agent_credits.ledger.reservations import (
 from agent_credits.ledger.shared_pools import TEAM_POOL_PREFIX, is_shared_pool, pool_of_team
 from agent_credits.values.credits import MICROCREDITS_MAX
 from agent_credits.values.identifiers import Currency, Identifier, RulePool
-from agent_credits.values.principals import Payer
+from agent_credits.values.principals import Payer, Principal
 
 TeamKind = Literal["self_serve", "enterprise"]
 TriggerKind = Literal["user", "team_api_key", "schedule"]
@@ -73,9 +73,23 @@ class BillingRule(BaseModel):
             raise ValueError('grace_credits go with overrun "pause" or "stop"; "finish" has no end')
         return self
 
+    @property
+    def lends(self) -> bool:
+        """Return whether its runs draw pools of the team behind those of the payer."""
+        return is_shared_pool(self.pools[-1])
+
+    def pools_drawn_of(self, principal: Principal) -> tuple[str, ...]:
+        """Return the pools of this account that runs may draw by this rule, by their own names."""
+        own = () if (self.payer == "team") != (principal.kind == "team") else self.pools
+        of_payer = tuple(pool for pool in own if not is_shared_pool(pool))
+        if principal.kind == "user":
+            return of_payer
+        lent = (pool for pool in self.pools if is_shared_pool(pool))
+        return (*of_payer, *(pool.removeprefix(TEAM_POOL_PREFIX) for pool in lent))
+
     def pools_in(self, team_id: str) -> tuple[str, ...]:
         """Return the pools of a run of this team, those of the team by their full names."""
-        if not is_shared_pool(self.pools[-1]):
+        if not self.lends:
             return self.pools
         return tuple(
             pool_of_team(team_id, pool.removeprefix(TEAM_POOL_PREFIX))
@@ -135,12 +149,3 @@ class BillingPolicy(BaseModel):
     def pack_of(self, microcredits: int, currency: str) -> Pack | None:
         wanted = (microcredits, currency)
         return next((p for p in self.packs if (p.microcredits, p.currency) == wanted), None)
-
-    def pools_of(self, payer_kinds: frozenset[Payer]) -> frozenset[str]:
-        """Return every pool of its own that an account with one of these parts is drawn from."""
-        own = {p for r in self.rules if r.payer in payer_kinds for p in r.pools}
-        pools = {pool for pool in own if not is_shared_pool(pool)}
-        if "team" in payer_kinds:
-            named = {p for r in self.rules for p in r.pools if is_shared_pool(p)}
-            pools |= {pool.removeprefix(TEAM_POOL_PREFIX) for pool in named}
-        return frozenset(pools)

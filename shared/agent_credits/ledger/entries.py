@@ -23,7 +23,7 @@ from agent_credits.ledger.grants import (
 from agent_credits.ledger.limits import NO_LIMITS, LimitFacts
 from agent_credits.ledger.reloads import DeclineCause, Reload
 from agent_credits.values.errors import InvariantViolated, require
-from agent_credits.values.principals import Payer, Principal
+from agent_credits.values.principals import Payer, Principal, parse_principal
 
 Realm = Literal["RUN", "GRANT", "RELOAD"]
 
@@ -671,6 +671,18 @@ class Entry(Struct, frozen=True):
 def total_of(draws: Iterable[Draw]) -> int:
     """Return the microcredits of these draws or parts together."""
     return sum(draw.microcredits for draw in draws)
+
+
+def pool_identities(principal: Principal, payer: Principal, version: int) -> tuple[Identity, ...]:
+    """Return the identities of what a team's page may record of one commit of a payer."""
+    return tuple(_pool_identity(principal, payer, version, what) for what in ("drawn", "returned"))
+
+
+def payers_commit(entry: Entry) -> tuple[Principal, int]:
+    """Return the payer and the version of its commit that an entry of a team's pool is of."""
+    require(entry.type in ("pool.drawn", "pool.returned"), "only a pool's entry names a payer")
+    payer, version, _ = entry.identity.id.removeprefix(SHARED_PREFIX).rsplit(":", 2)
+    return parse_principal(payer), int(version)
 
 
 def _pool_identity(principal: Principal, payer: Principal, version: int, what: str) -> Identity:

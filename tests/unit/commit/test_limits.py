@@ -376,7 +376,10 @@ def test_a_grant_that_comes_after_an_expiry_leaves_the_limits_row_alone() -> Non
 
 # Whose limits span no accounts: the owner pays for everybody.
 OWNER_PAYS = POLICY.model_copy(
-    update={"rules": (POLICY.rules[0].model_copy(update={"payer": "owner"}), *POLICY.rules[1:])}
+    update={
+        "version": "owner-pays",
+        "rules": (POLICY.rules[0].model_copy(update={"payer": "owner"}), *POLICY.rules[1:]),
+    }
 )
 
 

@@ -19,7 +19,6 @@ from tests.ledger_of_reservations import check_row
 from tests.unit.builders import (
     ACME,
     ANA,
-    BEN,
     MINUTE,
     NOW,
     POLICY,
@@ -138,6 +137,17 @@ def test_a_platform_error_gives_back_to_both_accounts() -> None:
 
     assert (world.available(), world.shared()) == ("500", "100")
     assert world.account(TEAM).entries[-1].type == "pool.returned"
+
+
+def test_draws_go_back_to_the_team_although_its_pool_is_no_longer_shared() -> None:
+    world = SharingWorld()
+    world.send(usage("e-1", "560"))
+    assert world.shared() == "40"
+    world.policy = POLICY.model_copy(update={"version": "2026-01"})
+
+    assert world.outcomes(finished("f-1", "error")) == ["returned"]
+
+    assert (world.available(), world.shared()) == ("500", "100")
 
 
 def test_draws_go_back_to_a_grant_of_the_team_that_was_emptied_pages_ago() -> None:
@@ -303,11 +313,3 @@ def test_a_rule_names_the_team_s_pools_behind_those_of_the_payer(
         BillingRule.model_validate(
             {"team": "self_serve", "triggers": ("user",), "payer": payer, "pools": pools}
         )
-
-
-def test_a_pool_of_a_team_is_granted_to_the_team() -> None:
-    policy = sharing()
-
-    assert "shared" in policy.pools_of(frozenset({"team"}))
-    assert policy.pools_of(frozenset({"user"})) == {"trial", "plan", "add_on"}
-    assert BEN in SharingWorld().rows.accounts
