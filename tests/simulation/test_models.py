@@ -92,7 +92,7 @@ def test_code_of_before_that_could_read_a_row_with_reservations_would_lose_them(
 
 def test_a_rejection_by_a_stale_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "agent_credits.commit.write_protocol._must_be_newest", lambda *_, is_warm: is_warm
+        "agent_credits.commit.write_protocol.must_be_newest", lambda *_, is_warm: is_warm
     )
 
     with pytest.raises(AssertionError, match="no live reservation is taken for ended"):
