@@ -5,16 +5,21 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from agent_credits.api.audit import AuditEntry
 from agent_credits.aws.items import (
     ACCOUNT_PREFIX,
+    LIMIT_PREFIX,
     TEAM_PREFIX,
     Item,
     account_item,
     account_key,
+    audit_from_item,
+    audit_item,
     burn_count_from_item,
     burn_count_item,
     checkpoint_from_item,
     checkpoint_item,
+    limit_key,
     limit_row_from_item,
     limit_row_item,
     observation_from_item,
@@ -57,6 +62,7 @@ class MemoryRows:
         self.unreadable: set[str] = set()
         self.checkpoints_not_understood = False
         # Every image an account's row ever had, as the change stream would deliver them.
+        self.audit: dict[tuple[str, int], Item] = {}
         self.stream: list[tuple[Account | None, Account]] = []
         # Likewise of the teams' rows.
         self.team_stream: list[tuple[Team | None, Team]] = []
@@ -108,6 +114,22 @@ class MemoryRows:
     def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
         return self._read_stretch(self.read_account_at, after, rows_max)
 
+    def read_accounts_and_limits(
+        self, after: str | None, rows_max: int
+    ) -> Stretch[Account | LimitRow]:
+        return self._read_stretch(self.read_account_or_limit_at, after, rows_max)
+
+    def read_account_or_limit_at(self, key: str) -> Account | LimitRow | Unreadable | None:
+        if not key.startswith(LIMIT_PREFIX):
+            return self.read_account_at(key)
+        if key in self.unreadable:
+            return Unreadable(key, principal_of_key(key), f"{key}: KeyError")
+        there = (row for of, row in self.limits.items() if limit_key(of)["pk"]["S"] == key)
+        return next(there, None)
+
+    def list_limits(self) -> Iterator[LimitRow]:
+        yield from self.limits.values()
+
     def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]:
         return self._read_stretch(self.read_team_at, after, rows_max)
 
@@ -120,6 +142,7 @@ class MemoryRows:
         """Read in the order of a hash, as DynamoDB does: a row that comes may stand anywhere."""
         keys = {account_key(principal)["pk"]["S"]: principal for principal in self.accounts}
         keys |= {team_key(team_id)["pk"]["S"]: None for team_id in self.teams}
+        keys |= {limit_key(key)["pk"]["S"]: None for key in self.limits}
         ahead = sorted(keys, key=_place)
         if after is not None:
             ahead = [key for key in ahead if _place(key) > _place(after)]
@@ -226,6 +249,17 @@ class MemoryRows:
         self.teams[team.team_id] = team
         self.team_stream.append((there, team))
         return None
+
+    def compare_and_set_team_audited(self, team: Team, entry: AuditEntry) -> Team | None:
+        assert (entry.team_id, entry.number) not in self.audit, "no entry is written again"
+        newer = self.compare_and_set_team(team)
+        if newer is None:
+            self.audit[entry.team_id, entry.number] = audit_item(entry)
+        return newer
+
+    def read_audit(self, team_id: str, numbers: Collection[int]) -> list[AuditEntry]:
+        found = (self.audit.get((team_id, number)) for number in numbers)
+        return [audit_from_item(item) for item in found if item]
 
     def put_observation(self, observation: Observation, now: datetime) -> bool:
         item = observation_item(observation, now)

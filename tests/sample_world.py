@@ -19,6 +19,7 @@ from agent_credits.ledger.grants import RELOAD_PREFIX
 from agent_credits.notices import announcements
 from agent_credits.notices.announcements import (
     AccountRecord,
+    LimitRecord,
     NoticeSettings,
     TeamRecord,
     notices_of,
@@ -141,11 +142,13 @@ def observe(run: SampleRun, samples: Iterable[Sample]) -> tuple[list[SentSample]
     principals = run.world.team_of_accounts()
     before = read_ledger(run.rows, principals, identities)
     commits_before, team_changes_before = len(run.rows.stream), len(run.rows.team_stream)
+    limits_before = len(run.rows.limit_stream)
     observations_before = len(run.rows.observation_stream)
     rejections, dead_letters = _deliver(run, together)
     changes = [
         *(AccountRecord(old, new) for old, new in run.rows.stream[commits_before:]),
-        *(TeamRecord(old, new) for old, new in run.rows.team_stream[team_changes_before:]),
+        *(TeamRecord(old, new, NOW) for old, new in run.rows.team_stream[team_changes_before:]),
+        *(LimitRecord(old, new, NOW) for old, new in run.rows.limit_stream[limits_before:]),
         *map(announcements.Observed, run.rows.observation_stream[observations_before:]),
     ]
     published = [n for change in changes for n in notices_of(change, NoticeSettings(""))]

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from tools import blocks
-from tools.reference_blocks import command_line, configuration, events, limits, notices, stack
+from tools.reference_blocks import (
+    command_line,
+    configuration,
+    events,
+    http_api,
+    limits,
+    notices,
+    stack,
+)
 
 FOLDER: Final = Path(__file__).parents[1] / "docs" / "reference"
 
@@ -21,6 +29,8 @@ BLOCKS: Final[Mapping[str, Callable[[], str]]] = {
     "causes": notices.causes,
     "commands": command_line.commands,
     "configuration": configuration.tables,
+    "http-problems": http_api.problems,
+    "http-roles": http_api.roles,
     "limits": limits.tables,
     "notices": notices.by_type,
     "options-for-all": command_line.options_for_all,
@@ -32,6 +42,8 @@ BLOCKS: Final[Mapping[str, Callable[[], str]]] = {
     "texts": limits.texts,
 }
 SCHEMA: Final = "agent-run-event.schema.json"
+# Served by the API, so it is part of the package.
+OPENAPI: Final = FOLDER.parents[1] / "shared" / "agent_credits" / "api" / "openapi.json"
 
 
 def pages() -> dict[Path, str]:
@@ -39,7 +51,11 @@ def pages() -> dict[Path, str]:
     written = {
         page: blocks.refreshed(page.read_text(), OWNER, BLOCKS) for page in FOLDER.glob("*.md")
     }
-    return {**written, FOLDER / SCHEMA: events.event_schema()}
+    return {
+        **written,
+        FOLDER / SCHEMA: events.event_schema(),
+        OPENAPI: http_api.openapi(),
+    }
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.signing_keys import SigningKeys
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.changes import RunChange
-from agent_credits.commit.write_protocol import foresee
+from agent_credits.commit.together import foresee
 from agent_credits.events.agent_runs import (
     Message,
     ModelProviderErrorReported,

@@ -24,9 +24,7 @@ from agent_credits_cli.world import DeclaredTeam, World
 TENURE_BINDS_WITHIN: Final = TENURE_NOTICE * 3 / 4
 
 
-def team_after(
-    before: Team | None, declared: DeclaredTeam, policy_version: str, now: datetime
-) -> Team:
+def team_after(before: Team | None, declared: DeclaredTeam, world: World, now: datetime) -> Team:
     """Return the team as declared, with the version of the row that it replaces.
 
     Members join at once. Who pays, and who is no longer a member, changes after a notice. What is
@@ -44,13 +42,14 @@ def team_after(
         members=declared.member_set,
         former_members=_former_members(before, declared, now) if before else (),
         alerts=declared.alerts,
+        limits=declared.limits,
         settings_version=settings_version + 1 if has_changed else settings_version,
         auto_reload=declared.auto_reload,
         payment=declared.payment,
         spend_cap_cents=declared.spend_cap_cents,
         currency=declared.currency,
         spending=_spending_after(before, declared) if before else Spending(),
-        tenures=_tenures_after(before, declared, policy_version, now),
+        tenures=_tenures_after(before, declared, world, now),
     )
 
 
@@ -136,28 +135,54 @@ def _spending_after(before: Team, declared: DeclaredTeam) -> Spending:
 
 
 def _tenures_after(
-    before: Team | None, declared: DeclaredTeam, policy_version: str, now: datetime
+    before: Team | None, declared: DeclaredTeam, world: World, now: datetime
 ) -> tuple[Tenure, ...]:
+    now = now.replace(microsecond=0)
     wanted = Tenure(
-        since=now.replace(microsecond=0),
+        since=now,
         kind=declared.kind,
         owner=declared.owner,
-        policy_version=policy_version,
+        policy_version=world.policy_of(declared).version,
     )
-    if before is None:
+    until_then = wanted.model_copy(update={"policy_version": world.policy.version})
+    begins = declared.policy_from
+    if before is None and begins is None:
         # The first tenure covers all earlier times, whenever it starts.
         return (wanted,)
-    first, *later = before.tenures
+    if before is None:
+        first = until_then.model_copy(update={"since": min(now, begins or now)})
+        return (first, wanted.model_copy(update={"since": begins}))
+    if begins is None or begins <= now + TENURE_NOTICE:
+        return _with_tenure(before, before.tenures, wanted, now)
+    # The policy is still to come; all else that the file declares begins before it.
+    then = wanted.model_copy(update={"since": begins})
+    is_planned = before.tenures[-1] == then and len(before.tenures) > 1
+    tenures = _with_tenure(
+        before, before.tenures[:-1] if is_planned else before.tenures, until_then, now
+    )
+    _check_room(before, tenures)
+    return (*tenures, then)
+
+
+def _with_tenure(
+    before: Team, tenures: tuple[Tenure, ...], wanted: Tenure, now: datetime
+) -> tuple[Tenure, ...]:
+    """Return these tenures, with the wanted one after a notice unless it is the last of them."""
+    first, *later = tenures
     kept = (first, *(tenure for tenure in later if tenure.since <= now + TENURE_BINDS_WITHIN))
-    for tenures in (before.tenures, kept):
-        if _bills_alike(tenures[-1], wanted):
-            return tenures
-    if len(kept) >= TENURES_MAX:
+    for found in (tenures, kept):
+        if _bills_alike(found[-1], wanted):
+            return found
+    _check_room(before, kept)
+    return (*kept, wanted.model_copy(update={"since": wanted.since + TENURE_NOTICE}))
+
+
+def _check_room(before: Team, tenures: tuple[Tenure, ...]) -> None:
+    if len(tenures) >= TENURES_MAX:
         raise CommandError(
             f"team {before.team_id} has changed owner, kind or policy {TENURES_MAX} times, which "
             "is the maximum; declare it under a new team_id"
         )
-    return (*kept, wanted.model_copy(update={"since": wanted.since + TENURE_NOTICE}))
 
 
 def _bills_alike(one: Tenure, other: Tenure) -> bool:

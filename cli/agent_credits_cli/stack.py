@@ -23,7 +23,7 @@ class Stack:
     changes. `recorded`: the grants that were made.
     """
 
-    policy: BillingPolicy | None
+    policies: Mapping[str, BillingPolicy]
     teams: Mapping[str, Team]
     accounts: Mapping[Principal, Account]
     recorded: Mapping[Identity, Entry]
@@ -59,8 +59,9 @@ def read_stack(rows: OperatorRows, world: World) -> Stack:
         if account is not None:
             accounts[principal] = account
             recorded.update(recorded_grants(rows, account, grant_ids.get(principal, ())))
+    policies = [rows.read_policy(version) for version in world.policies]
     return Stack(
-        policy=rows.read_policy(world.policy.version),
+        policies={policy.version: policy for policy in policies if policy},
         teams=teams,
         accounts=accounts,
         recorded=recorded,

@@ -44,7 +44,7 @@ ALARMS_PER_CALL: Final = 100
 SWEEP_NAMES: Final[tuple[SweepName, ...]] = get_args(SweepName)
 # What a sweep counts that somebody has to look at.
 BAD_FINDINGS: Final[Mapping[str, str]] = {
-    "AccountsDrifted": "accounts that contradict their ledgers",
+    "AccountsDrifted": "accounts that contradict their ledgers or limits",
     "AccountsUnreadable": "accounts that cannot be read",
     "TeamsNotReported": "teams without a balance report",
 }

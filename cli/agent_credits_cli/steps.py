@@ -119,7 +119,7 @@ class Leaving:
 @dataclass(frozen=True, slots=True)
 class SetTeam:
     declared: DeclaredTeam
-    policy_version: str
+    world: World
     before: Team | None
     after: Team
     leaving: tuple[Leaving, ...] = ()
@@ -159,27 +159,31 @@ def plan_steps(world: World, stack: Stack, now: datetime) -> list[Step]:
     A team comes after its accounts. Until a team exists its events are rejected anyway, but events
     of a team whose members have no accounts yet would be rejected needlessly.
     """
-    policy = world.policy
-    if stack.policy is not None and stack.policy != policy:
-        raise changed_policy(policy.version)
-    steps: list[Step] = [] if stack.policy else [PutPolicy(policy)]
+    for version, policy in stack.policies.items():
+        if policy != world.policies[version]:
+            raise changed_policy(version)
+    steps: list[Step] = [
+        PutPolicy(p) for p in world.policies.values() if p.version not in stack.policies
+    ]
     grants: dict[Principal, list[DeclaredGrant]] = {}
     for grant in world.grants:
         grants.setdefault(grant.principal, []).append(grant)
+    lenders = world.lenders()
     for principal, team in _teams_of_payers(world, stack, now).items():
         account = stack.accounts.get(principal) or Account(principal)
+        plan = None if principal in lenders else world.plan_of(team)
         changes: tuple[PlanChange | GrantChange, ...] = (
-            *_plan_changes(account, team, world.plan_of(team)),
+            *(_plan_changes(account, team, plan) if plan else ()),
             *grant_changes(account, grants.get(principal, ()), stack.recorded, now),
         )
         if changes:
             steps.append(ChangeAccount(account, changes, _plan_counts_from(account, team, now)))
     for team in world.teams:
         before = stack.teams.get(team.team_id)
-        after = team_after(before, team, policy.version, now)
+        after = team_after(before, team, world, now)
         if after != before:
             leaving = tuple(_leaving(stack, before, team, after, now))
-            steps.append(SetTeam(team, policy.version, before, after, leaving))
+            steps.append(SetTeam(team, world, before, after, leaving))
     return steps
 
 
@@ -300,7 +304,7 @@ def change_account(rows: Rows, step: ChangeAccount, *, now: datetime, pause: Pau
 
 def _set_team(rows: OperatorRows, step: SetTeam, clock: Clock, pause: Pause) -> None:
     def changed(before: Team | None) -> Team:
-        return team_after(before, step.declared, step.policy_version, clock())
+        return team_after(before, step.declared, step.world, clock())
 
     if step.before is None:
         first = changed(None).model_copy(update={"version": 1})

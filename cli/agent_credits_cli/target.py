@@ -66,6 +66,9 @@ class StackOutputs(BaseModel):
     ledger_table_name: str
     event_signatures: SignatureMode = "off"
     event_signing_secret_arn: str | None = None
+    # Only where ApiEnabled is true.
+    producers_api_url: str | None = None
+    people_api_url: str | None = None
     # Only where SlackNotices is true.
     slack_queue_url: str | None = None
     slack_dead_letter_queue_url: str | None = None

@@ -13,6 +13,7 @@ from agent_credits.values.display import (
     money_text,
     time_text,
 )
+from agent_credits_cli.limit_settings import limit_differences
 
 NO_CAP: Final = "no cap set: purchases are off"
 
@@ -30,9 +31,13 @@ def team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, st
             f"{new.kind}, plan {after.plan}, owner {new.owner}, {_members_text(after.members)}"
         )
         yield "settings", None, f"{settings}, {after.time_zone}, policy {new.policy_version}"
+        first = after.tenures[0]
+        if first.policy_version != new.policy_version:
+            yield "policy", None, f"{first.policy_version} before {time_text(new.since)}"
         yield from _money_differences(None, after)
         if after.alerts != Alerts():
             yield "alerts", None, alerts_text(after.alerts)
+        yield from limit_differences((), after.limits)
         return
     if before.plan != after.plan:
         yield "plan", before.plan, after.plan
@@ -43,6 +48,7 @@ def team_differences(before: Team | None, after: Team) -> Iterator[tuple[str, st
     yield from _money_differences(before, after)
     if before.alerts != after.alerts:
         yield "alerts", alerts_text(before.alerts), alerts_text(after.alerts)
+    yield from limit_differences(before.limits, after.limits)
     old = before.tenures[-1]
     starts = "" if new in before.tenures else f", from {time_text(new.since)}"
     for what, was, becomes in (

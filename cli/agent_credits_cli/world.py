@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from agent_credits.billing.alerts import Alerts
+from agent_credits.billing.limits import PERIODS, SCOPES, TEAM_LIMITS_MAX, TeamLimit
 from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack, TeamKind
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import MEMBERS_MAX, AutoReload
@@ -65,6 +66,10 @@ def _credits_or_none(value: object) -> int:
     return 0 if value in ("0", 0) else parse_credits(value)
 
 
+def _place_of_limit(limit: TeamLimit) -> tuple[int, int, str]:
+    return SCOPES.index(limit.scope), PERIODS.index(limit.period), limit.id or ""
+
+
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 Credits = Annotated[int, BeforeValidator(parse_credits)]
 Members = Annotated[
@@ -111,10 +116,18 @@ class DeclaredAutoReload(AutoReload):
     pack_microcredits: Credits = Field(alias="pack")
 
 
+class DeclaredLimit(TeamLimit):
+    """A limit of the team's runs; without an `id`, of each project or member by itself."""
+
+    microcredits: CreditsOrNone = Field(alias="credits")
+
+
 class DeclaredTeam(Declared):
     """`anchor` is the day on which the plan periods of the team's accounts begin.
 
-    Without a spend cap nothing can be purchased, by hand or by auto-reload.
+    Without a spend cap nothing can be purchased, by hand or by auto-reload. `policy` is one of
+    [[policies]] that bills the team instead of [policy]; its runs of before `policy_from` are still
+    billed by [policy].
     """
 
     team_id: Identifier
@@ -124,11 +137,22 @@ class DeclaredTeam(Declared):
     members: Members
     time_zone: TimeZone
     anchor: date
+    policy: Identifier | None = None
+    policy_from: AwareDatetime | None = None
     spend_cap_cents: int = Field(default=0, ge=0)
     currency: Currency = "usd"
     declared_auto_reload: DeclaredAutoReload | None = Field(default=None, alias="auto_reload")
     payment: PaymentMethod | None = None
     alerts: Alerts = Alerts()
+    declared_limits: tuple[DeclaredLimit, ...] = Field(
+        default=(), alias="limits", max_length=TEAM_LIMITS_MAX
+    )
+
+    @property
+    def limits(self) -> tuple[TeamLimit, ...]:
+        """Return the limits in one order, so that another order in the file changes nothing."""
+        limits = (TeamLimit.model_validate(limit.model_dump()) for limit in self.declared_limits)
+        return tuple(sorted(limits, key=_place_of_limit))
 
     @property
     def auto_reload(self) -> AutoReload | None:
@@ -158,6 +182,7 @@ class DeclaredGrant(Declared):
 
 class World(Declared):
     declared_policy: DeclaredPolicy = Field(alias="policy")
+    declared_policies: tuple[DeclaredPolicy, ...] = Field(default=(), alias="policies")
     plans: tuple[Plan, ...]
     teams: tuple[DeclaredTeam, ...]
     grants: tuple[DeclaredGrant, ...] = ()
@@ -169,11 +194,27 @@ class World(Declared):
     def policy(self) -> BillingPolicy:
         return BillingPolicy.model_validate(self.declared_policy.model_dump())
 
+    @cached_property
+    def policies(self) -> dict[str, BillingPolicy]:
+        """Return [policy] and those that bill some teams instead, by version."""
+        others = (BillingPolicy.model_validate(p.model_dump()) for p in self.declared_policies)
+        return {policy.version: policy for policy in (self.policy, *others)}
+
+    def policy_of(self, team: DeclaredTeam) -> BillingPolicy:
+        """Return the policy that bills the team, in the end."""
+        return self.policies.get(team.policy or "", self.policy)
+
     def plan_of(self, team: DeclaredTeam) -> Plan:
         return next(plan for plan in self.plans if plan.name == team.plan)
 
     def rules_of(self, kind: TeamKind) -> list[BillingRule]:
-        return [rule for rule in self.policy.rules if rule.team == kind]
+        return [rule for p in self.policies.values() for rule in p.rules if rule.team == kind]
+
+    def rules_for(self, team: DeclaredTeam) -> list[BillingRule]:
+        """Return the rules that bill runs of the team, before another policy begins and after."""
+        before = [self.policy] if team.policy_from is not None else []
+        policies = {policy.version: policy for policy in (*before, self.policy_of(team))}
+        return [rule for p in policies.values() for rule in p.rules if rule.team == team.kind]
 
     def payers_of(self, team: DeclaredTeam) -> list[Principal]:
         """Return everyone who pays for runs of the team under the policy; each has an account.
@@ -182,7 +223,7 @@ class World(Declared):
         itself, unless the policy says otherwise.
         """
         payers: dict[Principal, None] = {}
-        for rule in self.rules_of(team.kind):
+        for rule in self.rules_for(team):
             match rule.payer:
                 case "user":
                     payers.update((Principal("user", m), None) for m in team.members)
@@ -193,10 +234,19 @@ class World(Declared):
         return list(payers)
 
     def team_of_accounts(self) -> dict[Principal, DeclaredTeam]:
-        """Return every account that the file declares, with the team whose plan it has."""
-        return {payer: team for team in self.teams for payer in self.payers_of(team)}
+        """Return every account that the file declares, with its team."""
+        refilled = {payer: team for team in self.teams for payer in self.payers_of(team)}
+        return self.lenders() | refilled
 
-    def pools_of(self, principal: Principal, kind: TeamKind) -> set[str]:
-        """Return the pools that a rule may draw when this principal pays."""
-        own = ("team",) if principal.kind == "team" else ("user", "owner")
-        return {p for rule in self.rules_of(kind) if rule.payer in own for p in rule.pools}
+    def lenders(self) -> dict[Principal, DeclaredTeam]:
+        """Return the accounts of teams whose pools their members draw; no plan refills these."""
+        return {
+            Principal("team", team.team_id): team
+            for team in self.teams
+            if any(rule.lends for rule in self.rules_for(team))
+            and not any(rule.payer == "team" for rule in self.rules_for(team))
+        }
+
+    def pools_of(self, principal: Principal, team: DeclaredTeam) -> set[str]:
+        """Return the pools of this account that runs of the team may draw."""
+        return {pool for rule in self.rules_for(team) for pool in rule.pools_drawn_of(principal)}

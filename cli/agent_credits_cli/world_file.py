@@ -14,12 +14,15 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from agent_credits.billing.policy import BillingRule
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.ledger.grants import GRANTS_MAX
+from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.values.display import amount_text, credits_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.errors import CommandError
-from agent_credits_cli.world import DeclaredTeam, Plan, World, reserved_prefix
+from agent_credits_cli.limit_settings import place_text
+from agent_credits_cli.world import DeclaredPolicy, DeclaredTeam, Plan, World, reserved_prefix
 
 _UNKNOWN_KEY = "is not a known key; remove it or correct its spelling"
 
@@ -99,15 +102,24 @@ def _advice(error: Any) -> str:
 def complaints_about(world: World) -> Complaints:
     """Yield what is inconsistent between parts of the file, each with its place."""
     yield from repeated("plans", "name", [plan.name for plan in world.plans])
+    for number, policy in enumerate(world.declared_policies):
+        earlier = (world.declared_policy, *world.declared_policies[:number])
+        if policy.version in [other.version for other in earlier]:
+            complaint = f"{policy.version} is declared twice; remove one of the two"
+            yield f"policies[{number}].version", complaint
     yield from repeated("teams", "team_id", [team.team_id for team in world.teams])
     yield from repeated("grants", "id", [f"{g.principal} {g.id}" for g in world.grants])
-    yield from _about_packs(world)
+    yield from _about_packs(world.declared_policy, "policy")
+    for number, declared in enumerate(world.declared_policies):
+        yield from _about_packs(declared, f"policies[{number}]")
     for number, plan in enumerate(world.plans):
         yield from _about_plan(world, plan, f"plans[{number}]")
     for number, team in enumerate(world.teams):
         yield from _about_team(world, team, f"teams[{number}]")
+        yield from _about_policy(world, team, f"teams[{number}]")
         yield from _about_payment(team, f"teams[{number}]")
         yield from _about_auto_reload(world, team, f"teams[{number}]")
+        yield from _about_limits(team, f"teams[{number}]")
     yield from _billed_for_two_teams(world)
     yield from _about_grants(world)
 
@@ -118,14 +130,14 @@ def repeated(tables: str, key: str, names: list[str]) -> Complaints:
             yield f"{tables}[{number}].{key}", f"{name} is declared twice; remove one of the two"
 
 
-def _about_packs(world: World) -> Complaints:
-    packs = world.policy.packs
+def _about_packs(policy: DeclaredPolicy, place: str) -> Complaints:
+    packs = policy.packs
     sizes = [f"the pack of {credits_text(p.microcredits)} in {p.currency}" for p in packs]
-    yield from repeated("policy.packs", "credits", sizes)
+    yield from repeated(f"{place}.packs", "credits", sizes)
 
 
 def _about_plan(world: World, plan: Plan, place: str) -> Complaints:
-    drawn = {pool for rule in world.rules_of(plan.kind) for pool in rule.pools}
+    drawn = _own_pools(world.rules_of(plan.kind))
     if plan.microcredits == 0 and plan.kind == "self_serve":
         yield f"{place}.credits", f"plan {plan.name} refills nothing; give it credits"
     if plan.microcredits > 0 and plan.pool not in drawn:
@@ -138,11 +150,22 @@ def _about_team(world: World, team: DeclaredTeam, place: str) -> Complaints:
         yield f"{place}.plan", unknown("plan", team.plan, plans, f"for {team.kind} teams")
     if not team.takes_everyone and team.owner not in team.members:
         yield f"{place}.owner", f"{team.owner} is not a member; add {team.owner} to the members"
-    users_pay = any(rule.payer != "team" for rule in world.rules_of(team.kind))
+    users_pay = any(rule.payer != "team" for rule in world.rules_for(team))
     if team.takes_everyone and users_pay:
         yield (
             f"{place}.members",
             'users of this team pay for runs and need accounts; list them instead of "*"',
+        )
+
+
+def _about_policy(world: World, team: DeclaredTeam, place: str) -> Complaints:
+    if team.policy is not None and team.policy not in world.policies:
+        declared = ", ".join(sorted(world.policies))
+        yield f"{place}.policy", f"there is no policy {team.policy}; this file declares {declared}"
+    if team.policy_from is not None and team.policy in (None, world.policy.version):
+        yield (
+            f"{place}.policy_from",
+            "says when another policy begins; name one of [[policies]] as `policy`",
         )
 
 
@@ -160,8 +183,9 @@ def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complain
     settings = team.auto_reload
     if settings is None:
         return
-    if world.policy.pack_of(settings.pack_microcredits, team.currency) is None:
-        packs = [pack for pack in world.policy.packs if pack.currency == team.currency]
+    policy = world.policy_of(team)
+    if policy.pack_of(settings.pack_microcredits, team.currency) is None:
+        packs = [pack for pack in policy.packs if pack.currency == team.currency]
         sizes = ", ".join(amount_text(pack.microcredits) for pack in packs)
         yield (
             f"{place}.auto_reload.pack",
@@ -172,7 +196,7 @@ def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complain
                 else f"declare packs in {team.currency} under [[policy.packs]]"
             ),
         )
-    drawn = {pool for rule in world.rules_of(team.kind) for pool in rule.pools}
+    drawn = _own_pools(world.rules_for(team))
     if settings.pool not in drawn:
         whose = f"that the policy draws for {team.kind} teams"
         yield f"{place}.auto_reload.pool", unknown("pool", settings.pool, drawn, whose)
@@ -180,6 +204,20 @@ def _about_auto_reload(world: World, team: DeclaredTeam, place: str) -> Complain
         yield f"{place}.spend_cap_cents", "auto_reload needs a spend cap; write one above 0"
     if settings.enabled and team.payment is None:
         yield f"{place}.payment", "auto_reload needs a way to pay; add [teams.payment]"
+
+
+def _about_limits(team: DeclaredTeam, place: str) -> Complaints:
+    limits = team.declared_limits
+    for number, limit in enumerate(limits):
+        of = f"{place}.limits[{number}]"
+        if limit.place in [earlier.place for earlier in limits[:number]]:
+            yield of, f"the limit of {place_text(*limit.place)} is declared twice; remove one"
+        if limit.scope == "member" and limit.id and not _has_member(team, limit.id):
+            yield f"{of}.id", f"{limit.id} is not a member; add the user to the members"
+
+
+def _has_member(team: DeclaredTeam, user_id: str) -> bool:
+    return team.takes_everyone or user_id in team.members
 
 
 def _billed_for_two_teams(world: World) -> Complaints:
@@ -209,7 +247,7 @@ def _about_grants(world: World) -> Complaints:
         if grant.principal not in team_of:
             yield f"{place}.principal", no_account(grant.principal)
             continue
-        pools = world.pools_of(grant.principal, team_of[grant.principal].kind)
+        pools = world.pools_of(grant.principal, team_of[grant.principal])
         if grant.pool not in pools:
             whose = f"that the policy draws when {grant.principal} pays"
             yield f"{place}.pool", unknown("pool", grant.pool, pools, whose)
@@ -221,6 +259,11 @@ def _about_grants(world: World) -> Complaints:
                 f"{place}.expires_in_days",
                 "is given together with expires_at; keep one of the two",
             )
+
+
+def _own_pools(rules: list[BillingRule]) -> set[str]:
+    """Return the pools of those who pay by these rules, without those that their team lends."""
+    return {pool for rule in rules for pool in rule.pools if not is_shared_pool(pool)}
 
 
 def no_account(principal: Principal) -> str:

@@ -189,8 +189,11 @@ def _payments(
 
 def _holdings(rows: DynamoDBRows, world: SampleWorld) -> dict[Principal, Holdings]:
     now = datetime.now(UTC)
-    read = ((p, rows.read_account(p)) for p in sorted(world.team_of_accounts()))
-    return {p: holdings_at(row, world.policy, now) for p, row in read if row is not None}
+    teams = world.team_of_accounts()
+    read = ((p, rows.read_account(p)) for p in sorted(teams))
+    return {
+        p: holdings_at(row, world.policy_of(teams[p]), now) for p, row in read if row is not None
+    }
 
 
 def _run_together(

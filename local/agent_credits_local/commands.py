@@ -84,6 +84,33 @@ def status(context: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(DOWN_EXIT_STATUS)
 
 
+@app.command(cls=Command)
+def token(
+    context: typer.Context,
+    user: Annotated[str, typer.Option(help="The user whose token it is (claim `sub`).")],
+    team: Annotated[
+        list[str] | None, typer.Option(help="A team of the user; repeat it for several.")
+    ] = None,
+    role: Annotated[
+        str, typer.Option(help="The role: member, billing_admin or operator.")
+    ] = "member",
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Make it the token of this run alone.")
+    ] = None,
+    seconds: Annotated[
+        int, typer.Option(metavar="N", min=1, max=86_400, help="How long it is valid.")
+    ] = 3_600,
+) -> None:
+    """Print a bearer token that the HTTP API of this stack accepts."""
+    # Signing needs a library that no other command does.
+    from agent_credits_local.token_issuer import sign_token
+
+    claims = {"sub": user, "teams": team or [], "role": role}
+    if run is not None:
+        claims["run_id"] = run
+    typer.echo(sign_token(_folder(context).issuer_key, claims, seconds))
+
+
 def _folder(context: typer.Context) -> StateFolder:
     return StateFolder(choice_of(context).state_path)
 

@@ -12,6 +12,7 @@ from typing import Final
 from rich.console import Console
 
 from agent_credits_cli.errors import CommandError
+from agent_credits_local import token_issuer
 from agent_credits_local.checkout import Checkout, architecture
 from agent_credits_local.emulator import HOST, require_local
 from agent_credits_local.progress import step
@@ -80,6 +81,9 @@ class Deployment:
             f"StripeApiBase={self.stripe_api_base}",
             "SlackNotices=true",
             f"SlackApiBase={self.slack_api_base}",
+            "ApiEnabled=true",
+            f"TokenIssuer={token_issuer.ISSUER}",
+            f"TokenKeysUrl={token_issuer.keys_url(self.endpoint_url)}",
         )
 
     def _install_libraries_for_this_machine(self) -> None:

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -23,9 +24,11 @@ from agent_credits_local.saved_state import changes_so_far, forget_positions, fo
 from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
 from agent_credits_local.slack_stand_in import SlackStandIn
 from agent_credits_local.stack_state import StackState, StateFolder
+from agent_credits_local.token_issuer import publish_keys
 
 STACK_NAME: Final = "agent-credits"
 PORT_DEFAULT: Final = 4566
+API_URLS: Final = ("ProducersApiUrl", "PeopleApiUrl")
 
 
 class Stopped(NamedTuple):
@@ -253,17 +256,38 @@ def _bring_up_to_date(
     )
     deployment.build()
     deployment.deploy(STACK_NAME)
-    outputs = deployed_outputs(
-        local_session(), LOCAL_CLIENT_CONFIG, state.emulator.endpoint_url, STACK_NAME
+    outputs = _reachable(
+        deployed_outputs(
+            local_session(), LOCAL_CLIENT_CONFIG, state.emulator.endpoint_url, STACK_NAME
+        ),
+        state.emulator.endpoint_url,
     )
     secrets = {
         outputs["StripeSecretArn"]: STAND_IN_KEY,
         outputs["SlackSecretArn"]: slack.webhook_url,
     }
     _put_secrets(state.emulator.endpoint_url, secrets)
+    s3 = local_session().client(
+        "s3", endpoint_url=state.emulator.endpoint_url, config=LOCAL_CLIENT_CONFIG
+    )
+    publish_keys(s3, folder.issuer_key)
     deployed = state.model_copy(update={"fingerprint": fingerprint, "outputs": outputs})
     folder.write(deployed)
     return deployed
+
+
+def _reachable(outputs: Mapping[str, str], endpoint_url: str) -> dict[str, str]:
+    """Return the outputs with URLs of the HTTP API that any client finds.
+
+    The emulator names each API a host of its own, which few machines resolve, and answers under a
+    path as well.
+    """
+    reachable = dict(outputs)
+    for name in API_URLS:
+        if name in outputs:
+            api_id = urlsplit(outputs[name]).netloc.partition(".")[0]
+            reachable[name] = f"{endpoint_url}/_aws/execute-api/{api_id}"
+    return reachable
 
 
 def _put_secrets(endpoint_url: str, secrets: Mapping[str, str]) -> None:

@@ -70,6 +70,11 @@ class StateFolder:
         return self.path / "slack.log"
 
     @property
+    def issuer_key(self) -> Path:
+        """The private key that signs tokens for this stack."""
+        return self.path / "issuer.pem"
+
+    @property
     def build(self) -> Path:
         return self.path / "build"
 

@@ -20,7 +20,12 @@ from agent_credits.ledger.entries import Page, Receipt
 from agent_credits.ledger.limits import LimitRow
 from agent_credits.notices.observations import Observation
 from agent_credits.sweeps.balance_report_sweep import ReportRows
-from agent_credits.sweeps.rows import AccountsRows, CheckpointRows, LedgerRows
+from agent_credits.sweeps.rows import (
+    AccountsAndLimitsRows,
+    AccountsRows,
+    CheckpointRows,
+    LedgerRows,
+)
 from tests.conformance.dynamodb_local import dynamodb_local, require_or_skip
 from tests.conformance.ministack import ministack
 from tests.integration.locked_moto import ENVIRONMENT, locked_moto
@@ -31,7 +36,16 @@ if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
 
 
-class AllRows(Rows, TeamRows, ReportRows, LedgerRows, AccountsRows, CheckpointRows, Protocol):
+class AllRows(
+    Rows,
+    TeamRows,
+    ReportRows,
+    LedgerRows,
+    AccountsRows,
+    AccountsAndLimitsRows,
+    CheckpointRows,
+    Protocol,
+):
     """What a whole stack needs of its rows."""
 
 

@@ -20,6 +20,7 @@ from agent_credits.ledger.entries import (
     run_identity,
 )
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.thresholds import LowCredits, Threshold
 from agent_credits.notices.observations import ModelProviderError
@@ -92,6 +93,19 @@ def full_account(principal: Principal, version: int = 1) -> Account:
         page_number=3,
         entries=(entry("run-1", "e-1"), granted),
         page_is_full=True,
+    )
+
+
+def limit_row(team_id: str) -> LimitRow:
+    return LimitRow(
+        key=LimitKey(team_id, "project", "web", "month"),
+        ends_at=NOW + timedelta(days=9),
+        as_of=NOW,
+        version=1,
+        drawn_microcredits=7,
+        held=((NOW + timedelta(minutes=5), 3), (NOW + timedelta(minutes=10), 2)),
+        limit_microcredits=20,
+        notified_percent=70,
     )
 
 

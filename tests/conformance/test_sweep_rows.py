@@ -5,15 +5,17 @@ from datetime import date
 
 import pytest
 
+from agent_credits.aws.items import limit_key
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn import BurnByDay
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import Page
-from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.ledger.limits import LimitCount
+from agent_credits.sweeps.checkpoint import Checkpoint, ReservedByLedger
 from agent_credits.sweeps.rows import Unreadable
 from agent_credits.values.principals import Principal
 from tests.conformance.engines import AllRows
-from tests.conformance.samples import NOW, entry, full_account, grant, team
+from tests.conformance.samples import NOW, entry, full_account, grant, limit_row, team
 
 
 @pytest.fixture
@@ -49,6 +51,28 @@ def test_each_account_is_in_one_stretch_as_it_was_written(
     assert sorted(mine, key=str) == sorted(
         ((f"ACCOUNT#{account.principal}", account) for account in written), key=str
     )
+
+
+def test_each_limit_is_in_one_stretch_with_the_accounts(rows: AllRows, ana: Principal) -> None:
+    account, row = full_account(ana), limit_row(ana.id)
+    assert rows.compare_and_set_together([account], [row]) is None
+    rows.compare_and_set_team(team(ana.id))
+
+    found, after = {}, None
+    for _ in range(10_000):
+        stretch = rows.read_accounts_and_limits(after, 1)
+        found |= dict(stretch.rows)
+        if (after := stretch.end) is None:
+            break
+
+    of_limit = limit_key(row.key)["pk"]["S"]
+    assert {key: there for key, there in found.items() if ana.id in key} == {
+        f"ACCOUNT#{ana}": account,
+        of_limit: row,
+    }
+    assert rows.read_account_or_limit_at(of_limit) == row
+    assert rows.read_account_or_limit_at(f"ACCOUNT#{ana}") == account
+    assert rows.read_account_or_limit_at(f"{of_limit}-nobody") is None
 
 
 def test_a_stretch_begins_after_a_key_even_if_that_row_is_missing(
@@ -95,6 +119,11 @@ def test_a_checkpoint_is_read_as_it_was_put_last(rows: AllRows, ana: Principal) 
         recorded_at=NOW,
         grants=(grant("g-1"), grant("g-2")),
         unsettled_grant_ids=frozenset({"g-2"}),
+        reservations=(
+            ReservedByLedger("run-1", None, (("g-1", 3),), (limit_row("acme").key,)),
+            ReservedByLedger("run-2", "run-1", (("g-1", 2), ("g-2", 1))),
+        ),
+        limit_counts=(LimitCount(limit_row("acme").key, NOW, 7),),
     )
 
     assert rows.read_checkpoint(ana) is None

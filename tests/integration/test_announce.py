@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from agent_credits.aws.items import account_item, account_key, observation_item
+from agent_credits.aws.items import (
+    account_item,
+    account_key,
+    limit_key,
+    limit_row_item,
+    observation_item,
+)
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from tests.conformance.samples import model_provider_error
@@ -26,6 +32,7 @@ from tests.unit.builders import (
     run_changes,
     usage,
 )
+from tests.unit.limit_world import LimitWorld, limit
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -81,6 +88,25 @@ def observed(run_id: str, number: int) -> dict[str, Any]:
             "SequenceNumber": f"{number:05d}",
         },
     }
+
+
+def reached_limits() -> list[dict[str, Any]]:
+    """Return the records of commits that reach a limit whose runs two accounts pay for."""
+    world = LimitWorld(limit("team", "100"))
+    world.send(usage("e1", "60"), usage("e2", "40", user="ben", run="run-2"))
+    return [
+        {
+            "eventName": "MODIFY" if old else "INSERT",
+            "dynamodb": {
+                "ApproximateCreationDateTime": int(NOW.timestamp()),
+                "Keys": limit_key(new.key),
+                **({"OldImage": limit_row_item(old)} if old else {}),
+                "NewImage": limit_row_item(new),
+                "SequenceNumber": f"{number:05d}",
+            },
+        }
+        for number, (old, new) in enumerate(world.rows.limit_stream)
+    ]
 
 
 def failing_runs(count: int) -> MemoryRows:
@@ -198,6 +224,24 @@ def test_the_stream_comes_again_from_the_record_that_could_not_be_published(
     assert announce.failed_ids(rest) == []
     published = [arrived["notice"]["data"]["run_id"] for arrived in inbox(sqs, inbox_url)]
     assert sorted(published) == ["run-1", "run-2"]
+
+
+def test_a_limit_over_several_accounts_is_published_like_a_commit(
+    announce: Function, sqs: "SQSClient", inbox_url: str
+) -> None:
+    failed = announce.failed_ids({"Records": reached_limits()})
+
+    assert failed == []
+    (arrived,) = inbox(sqs, inbox_url)
+    assert arrived["notice"]["subject"] == "team:acme:month"
+    assert arrived["notice"]["time"] == "2025-11-21T10:00:00Z"
+    assert arrived["attributes"] == {
+        "type": "limit.warning",
+        "severity": "critical",
+        "team_id": "acme",
+        "principal": "team:acme",
+        "retryable": "false",
+    }
 
 
 def test_an_observation_is_published_like_a_commit(

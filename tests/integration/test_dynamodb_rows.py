@@ -391,8 +391,6 @@ def test_items_that_were_left_unwritten_are_put_again(
 class Refusing:
     """A client that refuses what begins with a page, and takes its time for everything else."""
 
-    exceptions = boto3.client("dynamodb", region_name="us-east-1").exceptions
-
     def __init__(self) -> None:
         self.ended = 0
         self._refused = threading.Event()

@@ -278,7 +278,7 @@ def test_sweeps_are_shown_with_what_they_did(run: Run, rows: DynamoDBRows) -> No
 @pytest.mark.parametrize(
     ("finding", "sentence"),
     [
-        ("AccountsDrifted", "found accounts that contradict their ledgers: 2"),
+        ("AccountsDrifted", "found accounts that contradict their ledgers or limits: 2"),
         ("AccountsUnreadable", "found accounts that cannot be read: 2"),
         ("TeamsNotReported", "found teams without a balance report: 2"),
     ],

@@ -130,6 +130,7 @@ class History:
             checks_version=parts.checks_version,
             checks_limits=parts.checks_limits,
             uses_codec=self.random.random() < CODEC_SHARE,
+            clock=lambda: self.scheduler.now,
         )
         self.provider = Provider(self.random, self.rows, self.invariants)
         self.run_queue: Queue[Sent] = Queue(

@@ -4,9 +4,9 @@ One method is one atomic step. What is written is shown to the invariants at tha
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, Protocol, TypeVar
 
 from agent_credits.aws.items import (
@@ -35,6 +35,8 @@ Body = TypeVar("Body")
 
 # For so long a provider remembers an idempotency key; this one may also ignore it altogether.
 KEY_REMEMBERED_FOR = timedelta(days=1)
+# When rows are written where no clock matters.
+LONG_PAST = datetime(2025, 11, 21, tzinfo=UTC)
 
 
 class Watch(Protocol):
@@ -67,8 +69,10 @@ class StoredRows(MemoryRows):
         checks_version: bool = True,
         checks_limits: bool = True,
         uses_codec: bool = True,
+        clock: Callable[[], datetime] = lambda: LONG_PAST,
     ) -> None:
         super().__init__()
+        self._clock = clock
         self._checks_limits = checks_limits
         self.changes: list[StreamRecord] = []
         self.receipts_of_run: dict[str, dict[Identity, Receipt]] = {}
@@ -114,7 +118,7 @@ class StoredRows(MemoryRows):
             return there
         self._watch.team_committed(there, team)
         self.teams[team.team_id] = team
-        self.changes.append(TeamRecord(there, team))
+        self.changes.append(TeamRecord(there, team, self._clock()))
         return None
 
     def put_observation(self, observation: Observation, now: datetime) -> bool:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import PAGES_MAX, Page
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.limits import LimitRow
 from agent_credits.notices.observations import DriftFound, Observation
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.reconciliation_sweep import ReconciliationSweep
@@ -40,11 +41,14 @@ class SweepRows(WorkerRows):
             read = partial(self._rows.read_pages, principal, number, number)
             yield from self._read(f"read page {number} of {principal}", lambda r=read: list(r()))
 
-    def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
-        return self._read("read accounts", lambda: self._rows.read_accounts(after, rows_max))
+    def read_accounts_and_limits(
+        self, after: str | None, rows_max: int
+    ) -> Stretch[Account | LimitRow]:
+        read = partial(self._rows.read_accounts_and_limits, after, rows_max)
+        return self._read("read accounts and limits", read)
 
-    def read_account_at(self, key: str) -> Account | Unreadable | None:
-        return self._read(f"read {key}", lambda: self._rows.read_account_at(key))
+    def read_account_or_limit_at(self, key: str) -> Account | LimitRow | Unreadable | None:
+        return self._read(f"read {key}", lambda: self._rows.read_account_or_limit_at(key))
 
     def read_checkpoint(self, principal: Principal) -> Checkpoint | None:
         what = f"read checkpoint of {principal}"

@@ -12,9 +12,21 @@ from agent_credits.commit.changes import Result, RunChange, Unsure, Waiting
 from agent_credits.commit.together import commit_changes, commit_together
 from agent_credits.commit.write_protocol import Committed
 from agent_credits.events.agent_runs import Rejection
-from agent_credits.ledger.accounts import Account, available_microcredits, held_under
+from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.limits import LimitKey, count_of
+from agent_credits.notices.announcements import (
+    AccountRecord,
+    LimitRecord,
+    NoticeSettings,
+    StreamRecord,
+    notices_of,
+)
+from agent_credits.notices.notice import Notice
+from agent_credits.sweeps import shared_draws
+from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.limit_rows import contradictions, spanning_limits
+from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.credits import format_credits, parse_credits
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
@@ -97,23 +109,27 @@ class LimitWorld:
         return result.entry
 
     def check(self, now: datetime = NOW) -> None:
-        """Check that rows survive storage, and that limits' rows are the sums of their accounts."""
-        for account in self.rows.accounts.values():
+        """Check that the ledger explains each row, and that limits' rows are sums of accounts."""
+        self.rows.policies[self.policy.version] = self.policy
+        shared = shared_draws.SharedDraws()
+        for principal, account in self.rows.accounts.items():
             assert account_from_item(account_item(account)) == account
-        for row in self.rows.limits.values():
-            counts = [count_of(a.limit_counts, row.key) for a in self.rows.accounts.values()]
-            drawn = [
-                c.drawn_microcredits
-                for c in counts
-                if c and c.spans_accounts and c.ends_at == row.ends_at
-            ]
-            assert sum(drawn) == row.drawn_microcredits
-            held: dict[datetime, int] = {}
-            for account in self.rows.accounts.values():
-                for until, amount in held_under(account, row.key).items():
-                    held[until] = held.get(until, 0) + amount
-            counted = dict(row.held)
-            assert all(counted[until] >= held[until] for until in held if now < until)
+            found = verify_row(self.rows, account, {}, Checkpoint(principal, NOW.date()))
+            assert found.findings == ()
+            shared.update(found.shared)
+        assert list(shared_draws.contradictions(shared)) == []
+        accounts = self.rows.accounts.values()
+        for key in {*self.rows.limits, *(k for a in accounts for k in spanning_limits(a))}:
+            found = contradictions(key, self.rows.limits.get(key), accounts, now)
+            assert list(found) == []
+
+    def notices(self, notice_type: str) -> list[Notice]:
+        """Return what was published of all commits, account by account and then of limits."""
+        settings = NoticeSettings(problem_type_base_url="")
+        records: list[StreamRecord] = [AccountRecord(*images) for images in self.rows.stream]
+        records += [LimitRecord(*images, NOW) for images in self.rows.limit_stream]
+        found = [notice for record in records for notice in notices_of(record, settings)]
+        return [notice for notice in found if notice.type == notice_type]
 
     def account(self, principal: Principal = ANA) -> Account:
         return self.rows.accounts[principal]

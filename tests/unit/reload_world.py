@@ -132,7 +132,7 @@ class ReloadWorld:
                 (self.follow_ups if request.follows_up else self.requests).append(request)
         self._announced = len(self.rows.stream)
         for before, after in self.rows.team_stream[self._teams_announced :]:
-            self.notices += notices_of(TeamRecord(before, after), settings)
+            self.notices += notices_of(TeamRecord(before, after, self.now), settings)
         self._teams_announced = len(self.rows.team_stream)
 
     def resolve(self, request: ReloadRequest | None = None) -> Resolution:

@@ -96,7 +96,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     ),
     "teams.time_zone": (
         "The zone of the spend cap's calendar month, so another zone ends a decline because of the"
-        " cap. Plan periods are in UTC."
+        " cap, and of the periods of limits. Plan periods are in UTC."
     ),
     "teams.anchor": (
         "The day on which plan periods begin, each month on the same day; in a shorter month, on"
@@ -135,6 +135,31 @@ MEANINGS: Final[Mapping[str, str]] = {
     ),
     "teams.alerts.low": (
         "Where to warn: a share of the period's plan, or credits. An empty list warns of nothing."
+    ),
+    "teams.limits.scope": (
+        "What is limited: all runs of the `team`, those of a `project`, those that a `member`"
+        " starts, or each `run` by itself. See [limit what runs draw](../how-to/limits.md)."
+    ),
+    "teams.limits.id": (
+        "The project or the member. Without it, the limit holds for each of them by itself, but for"
+        " those with a limit of their own for the same period. `team` and `run` take none."
+    ),
+    "teams.limits.period": (
+        "How long credits are counted together: calendar days, weeks from Monday and months in the"
+        ' team\'s `time_zone`, or each run. With `scope = "run"` it is `run`; a `team` has no'
+        " `run`."
+    ),
+    "teams.limits.credits": "What may be drawn in each period. At 0, nothing.",
+    "teams.limits.action": (
+        "At the limit, `stop` refuses new runs and reservations, and usage is short of the rest;"
+        " `warn` only counts and announces."
+    ),
+    "teams.limits.warn_at": (
+        "Per cent of the limit, from 1 to 100 and in ascending order, at which `limit.warning` is"
+        " published, once per period. An empty list warns of nothing."
+    ),
+    "teams.limits.raise_until": (
+        "Until then the limit neither stops nor warns. What is drawn meanwhile counts."
     ),
     "grants.principal": "The account; a team in this file must pay from it.",
     "grants.id": (
@@ -197,7 +222,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
 
 
 # The tables that a file may hold several of, and so are written with two brackets.
-_LISTS: Final = {"policy.rules", "policy.packs", "plans", "teams", "grants"}
+_LISTS: Final = {"policy.rules", "policy.packs", "plans", "teams", "teams.limits", "grants"}
 
 
 def _heading(name: str) -> str:
@@ -213,7 +238,7 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, tuple):
-        quoted = ", ".join(f'"{part}"' for part in value)
+        quoted = ", ".join(str(p) if isinstance(p, int) else f'"{p}"' for p in value)
         return f"`[{quoted}]`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value:,}`"
 

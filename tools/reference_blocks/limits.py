@@ -75,6 +75,23 @@ RESERVATIONS: Final[Words] = {
         "paused runs that `credits_restored` names, the newest ones"
     ),
 }
+TEAM_LIMITS: Final[Words] = {
+    "billing.limits.TEAM_LIMITS_MAX": "limits that a team declares",
+    "billing.limits.WARN_AT_MAX": "percentages at which one of them warns",
+    "ledger.limits.COUNTS_MAX": (
+        "limits that an account counts at the same time; what would be counted under one more is"
+        " stopped"
+    ),
+    "ledger.limits.HELD_BUCKET": (
+        "for how long a limit of several accounts may still count a reservation that has expired"
+    ),
+    "ledger.limits.HELD_BUCKETS_MAX": "times of expiry that the row of such a limit tells apart",
+    "billing.limit_standings.LIMIT_ROWS_READ_MAX": (
+        "limits of several accounts that a command or a report reads; of more, those of which least"
+        " is used are left out"
+    ),
+    "billing.balance_reports.LIMITS_LISTED_MAX": "limits that a balance report names",
+}
 MONEY: Final[Words] = {
     "ledger.reloads.RELOAD_DEADLINE": "how long events wait for a reload before they fail",
     "ledger.reloads.DECLINE_HOLD": (
@@ -98,6 +115,7 @@ MONEY: Final[Words] = {
 NOTICES: Final[Words] = {
     "notices.notice.SUBJECT_LENGTH_MAX": "characters of a notice's subject",
     "billing.balance_reports.ACCOUNTS_LISTED_MAX": "accounts that a balance report names",
+    "sweeps.limit_rows.READS_MAX": "reads after which a limit that moved each time is not compared",
     "sweeps.reconciliation_sweep.FINDINGS_LISTED_MAX": "contradictions that a notice names",
     "sweeps.reconciliation_sweep.REPLAY_AGAIN_AFTER": (
         "after which reconciling reads a ledger from its first page again"
@@ -122,6 +140,10 @@ NOTICES: Final[Words] = {
 WORK: Final[Words] = {
     "commit.write_protocol.ATTEMPTS_MAX": "races that a commit may lose before it gives up",
     "commit.write_protocol.CHANGES_PER_COMMIT_MAX": "changes in one commit",
+    "commit.together.ACCOUNTS_TOGETHER_MAX": (
+        "accounts whose runs share a limit that are committed in one transaction"
+    ),
+    "commit.together.ROWS_TOGETHER_MAX": "rows in one transaction (DynamoDB's limit)",
     "intake.debits.WARM_ACCOUNTS_MAX": "accounts that a worker keeps warm",
     "intake.debits.ACCOUNTS_READ_AHEAD": "accounts of a batch that are read together",
     "aws.threads.COMMITS_AT_ONCE": "accounts of a batch that are committed at the same time",
@@ -140,13 +162,31 @@ WORK: Final[Words] = {
     "sweeps.sweep.STEP_ATTEMPTS_MAX": "failures after which a step is taken apart row by row",
     "sweeps.sweep.VISITS_PER_ROW_MAX": "visits that one row may take",
 }
+API: Final[Words] = {
+    "api.tokens.LEEWAY": "how far an issuer's clock may be off",
+    "api.tokens.TEAMS_MAX": "teams in a token",
+    "api.tokens.TOKEN_BYTES_MAX": "characters of a token",
+    "api.tokens.KEYS_MAX": "keys of an issuer",
+    "api.tokens.KEYS_TTL": "after which the issuer's keys are fetched again",
+    "api.tokens.FETCHES_APART": "shortest time between two attempts to fetch them",
+    "api.tokens.KEYS_STALE_MAX": "how old keys may be while the issuer does not answer",
+    "api.cursors.LIST_LIMIT_MAX": "entries of one page of a list",
+    "api.ledger.PAGES_PER_ANSWER_MAX": "pages of the ledger that one answer reads",
+    "api.audit.AUDIT_SHOWN_MAX": "changes of a team that are shown at once",
+    "api.settings.SPEND_CAP_CENTS_MAX": "a spend cap that the API takes, in minor units",
+    "api.purchases.PACKS_MAX": "packs in one purchase",
+    "aws.issuer.FETCH_SECONDS_MAX": "seconds that fetching them may take",
+    "aws.issuer.JWKS_BYTES_MAX": "bytes of the issuer's keys",
+}
 GROUPS: Final[Mapping[str, Words]] = {
     "Events": EVENTS,
     "Settings": SETTINGS,
     "Accounts and ledger": ACCOUNTS,
     "Reservations": RESERVATIONS,
+    "Limits of teams": TEAM_LIMITS,
     "Reloads and purchases": MONEY,
     "Notices": NOTICES,
+    "HTTP API": API,
     "Work in one go": WORK,
 }
 

@@ -17,7 +17,9 @@ PUBLISHED: Final[Mapping[str, str]] = {
         "A run failed because the pools of its payer held too little, or because it may draw no"
         " more. One for each failed run, at once, never in a digest. `fix` lists every way to get"
         " credits, and how to retry: as a new run with new event ids, because this one stays"
-        " failed. For a run with a reservation, `directive` says what the platform is to do."
+        " failed. For a run with a reservation, `directive` says what the platform is to do. Where"
+        " a limit stopped the run, `limit` is that limit and `limits` are all that hold for the"
+        " run; `fix` then says who can raise it, and nothing of buying credits."
     ),
     "credits_low": (
         "An account fell below a threshold of its team and no reload is about to help. Once for"
@@ -49,8 +51,19 @@ PUBLISHED: Final[Mapping[str, str]] = {
     "spend_cap.warning": (
         "A team has spent 70, 90 or 100 per cent of its spend cap for the month; critical at 100."
     ),
+    "limit.warning": (
+        "70, 90 or 100 per cent of a limit are used, or what its `warn_at` says; critical at 100."
+        " Once for each of them, limit and period, the highest where usage crosses several."
+        " `principal` in `data` is who pays for its runs; where several accounts do, it is left out"
+        " and the notice is the team's."
+    ),
+    "limit.raised": (
+        "A team raised limits, or lifted them for a while with `raise_until`. One notice for each"
+        " change of the settings."
+    ),
     "drift_found": (
-        "An account contradicts its ledger. Once a day for each account, until it is fixed."
+        "An account contradicts its ledger, or a limit the accounts that count under it. Once a day"
+        " for each, until it is fixed."
     ),
     "provider_quota_exhausted": (
         "An account at a model provider is empty. For every event that reports it, at once."
@@ -65,8 +78,15 @@ PUBLISHED: Final[Mapping[str, str]] = {
     "notices.test": "Somebody ran `agent-credits notices test`.",
 }
 
+# Further examples whose e-mails are shown, and when they are sent.
+ALSO_SHOWN: Final[Mapping[str, str]] = {
+    "insufficient_credits--limit": "where a limit stopped the run",
+    "limit.warning--reached": "at 100 per cent of a limit that stops runs",
+}
+
 # By the name of the field, or by its path where the same name means something else there.
 MEANINGS: Final[Mapping[str, str]] = {
+    "action": "What happens at the limit: `stop` the runs, or only `warn`.",
     "accounts": "The team's accounts, those that burned most first; at most 50.",
     "accounts_count": "How many accounts the team has.",
     "auto_reload": "Whether a reload could help.",
@@ -98,19 +118,26 @@ MEANINGS: Final[Mapping[str, str]] = {
     "grant_id": "The grant.",
     "grants": "The grants that expire.",
     "grants[].cause": "Why the grant was made.",
+    "id": "The team, project, member or run; null for each of them.",
     "instance": "The path of the API that the problem concerns.",
+    "lifted_until": "Until then it neither stops runs nor warns.",
+    "limit": "The limit that is announced, or that stopped the run, as it stands afterwards.",
+    "limit_credits": "What may be used in a period.",
+    "limits": "All limits of the run, the one that stopped it first; or all that were raised.",
     "model": "The model, as OpenTelemetry's `gen_ai.request.model`.",
     "month": "The calendar month of the spend cap, in the team's zone.",
     "overdrawn_credits": "What this event drew that nobody held.",
     "packs": "How many packs were bought.",
     "paused_runs": "Runs that were told to pause, newest first; at most 20.",
     "paused_runs_count": "How many runs were told to pause.",
-    "percent": "The share of the cap that is reached.",
+    "percent": "The share of the cap or limit that is announced as reached.",
     "percent_left": "What is left, in per cent of `percent_of_credits`, rounded down.",
     "percent_of_credits": "What per cent are of: the period's plan, or what was granted.",
+    "period": "What the limit counts by: `day`, `week` or `month` in the team's zone, or `run`.",
     "place": "Where the contradiction is: the row, a page, or an entry.",
     "pool": "The pool.",
     "pools": "The payer's pools in drawing order.",
+    "previous_credits": "The limit before it was raised.",
     "price_cents": "The price in minor units.",
     "principal": "Who is billed: `user:<id>` or `team:<id>`.",
     "problem": "An RFC 9457 problem document, to answer the caller with.",
@@ -123,15 +150,23 @@ MEANINGS: Final[Mapping[str, str]] = {
     "reserved_cents": "Head-room held for purchases under way, in minor units.",
     "reserved_credits": "Credits that reservations hold, beside what is available.",
     "resets_at": "When the plan refills, or null.",
+    "limit.reserved_credits": "Credits under the limit that reservations hold.",
+    "limits[].reserved_credits": "Credits under the limit that reservations hold.",
+    "limit.resets_at": "When the period ends; null for a limit of each run.",
+    "limits[].resets_at": "When the period ends; null for a limit of each run.",
     "retry_after_seconds": "How long the model provider asks to wait.",
     "retryable": "Whether trying again can help.",
     "run_id": "The run.",
-    "shortfall_credits": "What the pools could not cover.",
+    "scope": "What the limit is of: a `team`, `project` or `member`, or each `run`.",
+    "shortfall_credits": "What the pools, or a limit, could not cover.",
     "spent_percent": "What is spent, in per cent of the spend cap, rounded down.",
     "trigger_id": "Who or what started the run: a user, a team API key or a schedule.",
     "spend_cap_cents": "The team's spend cap, in minor units.",
     "spent_cents": "What the team has spent this month, in minor units.",
-    "state": "Reloads of this account are `off`, `declined`, `suspended` or `frozen`.",
+    "state": (
+        "Reloads of this account are `off`, `declined`, `suspended` or `frozen`; `not_needed` where"
+        " a limit stopped the run."
+    ),
     "status": "The HTTP status to answer with.",
     "status_code": "The HTTP status of the answer.",
     "task_state": (
@@ -146,6 +181,8 @@ MEANINGS: Final[Mapping[str, str]] = {
     "traceparent": "The event's W3C trace context.",
     "trigger": "What started the run: `user`, `team_api_key` or `schedule`.",
     "type": "The error, as the model provider names it.",
+    "used_credits": "What runs drew in the period.",
+    "used_percent": "The same in per cent of `limit_credits`, rounded down.",
     "until": "When it ends by itself.",
 }
 
@@ -175,6 +212,10 @@ def causes() -> str:
     rows += [
         ("`reservation_exhausted`", "the pools have credits, but none that this run may draw"),
         ("`credits_reserved`", "what other runs reserved would have covered it"),
+        (
+            "`limit_reached`",
+            "a limit of the team leaves the run too little, whatever the pools hold",
+        ),
     ]
     rows += [(f"`{cause}`", decline_in_words(cause)) for cause in get_args(DeclineCause)]
     return table(("cause", "why no reload helped"), rows)
@@ -201,6 +242,16 @@ The e-mail:
 
 ```text
 {email_of(example).rstrip()}
+```
+{"".join(_further_email(name) for name in ALSO_SHOWN if type_of(name) == notice_type)}"""
+
+
+def _further_email(name: str) -> str:
+    return f"""
+The e-mail {ALSO_SHOWN[name]}:
+
+```text
+{email_of(EXAMPLES[name]()).rstrip()}
 ```
 """
 

@@ -124,7 +124,13 @@ def _condition(thing: dict[str, Any]) -> str:
 
 
 def _setting(template: Template, condition: str) -> str:
-    match template["Conditions"][condition]:
+    return _words(condition, template["Conditions"][condition])
+
+
+def _words(condition: str, test: dict[str, Any]) -> str:
+    match test:
+        case {"Fn::And": tests}:
+            return " and ".join(_words(condition, each) for each in tests)
         case {"Fn::Equals": [{"Ref": parameter}, value]}:
             return f"`{parameter}={value}`"
         case {"Fn::Not": [{"Fn::Equals": [{"Ref": parameter}, ""]}]}:

@@ -119,7 +119,7 @@ def declared_grant(options: dict[str, Any]) -> DeclaredGrant:
 
 def give(rows: OperatorRows, declared: DeclaredGrant, now: datetime) -> tuple[bool, Account]:
     """Make the grant unless it exists; return whether it is new, and the account after it."""
-    account = existing_account(rows, declared.principal)
+    account = _account_to_grant(rows, declared.principal, now)
     recorded = recorded_grants(rows, account, [declared.id])
     changes = grant_changes(account, [declared], recorded, now)
     if not changes:
@@ -128,6 +128,32 @@ def give(rows: OperatorRows, declared: DeclaredGrant, now: datetime) -> tuple[bo
     _check_drawn(rows, teams, account.principal, declared.pool, now)
     step = ChangeAccount(account, tuple(changes))
     return True, change_account(rows, step, now=now, pause=back_off)
+
+
+def _account_to_grant(rows: OperatorRows, principal: Principal, now: datetime) -> Account:
+    """Return the account, new if it is that of a team whose pools its members draw.
+
+    Such an account has no plan, so its first grant opens it.
+    """
+    team = rows.read_team(principal.id) if principal.kind == "team" else None
+    if team is None:
+        return existing_account(rows, principal)
+    account = rows.read_account(principal)
+    if account is None and not drawn_pools(rows, team, principal, now):
+        raise CommandError(_billed_to_none(principal))
+    return account or Account(principal)
+
+
+def _billed_to_none(principal: Principal) -> str:
+    if principal.kind == "user":
+        return (
+            f"no run is billed to {principal}, who is in no team of this stack; declare the team "
+            "in a file for `agent-credits apply`"
+        )
+    return (
+        f"no run draws from {principal}: no rule of its policy has payer `team`, or names "
+        "a pool `team:<pool>` behind those of another payer"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +170,7 @@ def sell(
 ) -> tuple[bool, Account]:
     """Make the grant as a purchase; return whether it is new, and the account after it."""
     principal = declared.principal
-    account = existing_account(rows, principal)
+    account = _account_to_grant(rows, principal, now)
     team = rows.read_team(price.team_id)
     if team is None:
         raise CommandError(
@@ -192,10 +218,7 @@ def _check_drawn(
 ) -> None:
     pools = frozenset(p for team in teams for p in drawn_pools(rows, team, principal, now))
     if not pools:
-        raise CommandError(
-            f"no run is billed to {principal}, who is in no team of this stack; declare the team "
-            "in a file for `agent-credits apply`"
-        )
+        raise CommandError(_billed_to_none(principal))
     if pool not in pools:
         raise CommandError(
             f"no run draws from pool {pool} when {principal} pays; "
@@ -207,13 +230,12 @@ def drawn_pools(
     rows: SettingsRows, team: Team, principal: Principal, now: datetime
 ) -> frozenset[str]:
     """Return the pools that the team's runs draw, now or under a pending tenure."""
-    own = ("team",) if principal.kind == "team" else ("user", "owner")
     pools: set[str] = set()
     for tenure in (team.tenure_at(now), *(t for t in team.tenures if t.since > now)):
         policy = rows.read_policy(tenure.policy_version)
         for rule in policy.rules if policy else ():
-            if rule.team == tenure.kind and rule.payer in own:
-                pools.update(rule.pools)
+            if rule.team == tenure.kind:
+                pools.update(rule.pools_drawn_of(principal))
     return frozenset(pools)
 
 

@@ -10,11 +10,12 @@ import typer
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.commit.changes import AlreadyRecorded, Conflicting, Recorded, ReleaseChange
-from agent_credits.commit.write_protocol import commit
+from agent_credits.commit.together import commit_changes
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.ledger.reservations import reservation_of, tree_below
+from agent_credits.ledger.shared_pools import is_holding, payers_run
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import count_text, credits_text, time_text
@@ -84,6 +85,12 @@ def release_by_hand(
     yes: bool,
 ) -> Released:
     """End the run's reservation, unless it was ended by hand before; ask first, unless `yes`."""
+    if is_holding(run_id):
+        payer, run = payers_run(run_id)
+        raise CommandError(
+            f"a team's account holds this for run {run} of {payer}, and gives it back when that"
+            f" ends: run `agent-credits release {run} --principal {payer}`"
+        )
     if principal is not None:
         existing_account(rows, principal)
     found = find_run(rows, run_id, principal)
@@ -95,7 +102,7 @@ def release_by_hand(
         confirm(_question(account, run_id))
     # The id includes the row's version, so that two operators at once release it once.
     change = ReleaseChange(account.principal, run_id, f"release:{account.version}", reason)
-    committed = commit(rows, account.principal, [change], now=now, pause=back_off)
+    committed = commit_changes(rows, account.principal, [change], now=now, pause=back_off)
     match committed.results:
         case (Recorded(entry),):
             return Released(account.principal, entry, is_new=True)

@@ -12,6 +12,7 @@ from agent_credits.billing.payers import payers
 from agent_credits.ledger.burn import burn_of, entries_since, first_day
 from agent_credits.notices.balance_report import report_data, report_text
 from agent_credits.values.principals import Principal
+from agent_credits_cli.limits import limits_of_team
 from agent_credits_cli.tables import AsJson, out, print_json, progress
 from agent_credits_cli.target import connect, rows_of
 from agent_credits_cli.teams import read_team_and_policy
@@ -30,7 +31,8 @@ def report(
     team, policy = read_team_and_policy(rows, team_id, now)
     day = now.astimezone(UTC).date()
     burning = _burning(rows, payers(team, policy, now), day)
-    result = balance_report(team, policy, burning, day, now)
+    limits = limits_of_team(rows, team, policy, now).limits
+    result = balance_report(team, policy, burning, day, now, limits)
     if as_json:
         print_json(report_data(result))
     else:

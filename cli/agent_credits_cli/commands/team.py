@@ -1,22 +1,26 @@
 """`agent-credits team`: a team's settings, who pays for its runs, and what its payers hold."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
+from agent_credits.billing.limit_standings import CurrentLimit
 from agent_credits.billing.payers import payers
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
 from agent_credits.billing.teams import Team, Tenure
 from agent_credits.ledger.reloads import Reload
+from agent_credits.notices.limit_words import current_limit_to_json
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, count_text, money_text, time_text
 from agent_credits.values.principals import Principal
+from agent_credits_cli.hints import as_typed
 from agent_credits_cli.holdings import Holdings, holdings_at
+from agent_credits_cli.limits import LISTED_MAX, limits_of_team, limits_table
 from agent_credits_cli.tables import AsJson, out, print_json, progress, table
 from agent_credits_cli.target import connect, rows_of
 from agent_credits_cli.team_settings import (
@@ -41,14 +45,16 @@ def team(
     team_id: Annotated[str, typer.Argument(metavar="TEAM", help="The team's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show a team's settings, who pays for its runs since when, and what the payers hold."""
+    """Show a team's settings, who pays since when, what the payers hold, and its limits."""
     rows, now = rows_of(connect(context)), datetime.now(UTC)
     found, policy = read_team_and_policy(rows, team_id, now)
     funds = list(_funds(rows, payers(found, policy, now), policy, now))
+    limits = limits_of_team(rows, found, policy, now).limits
     if as_json:
-        print_json(_to_json(found, funds, now))
+        print_json(_to_json(found, funds, limits, now))
     else:
         _show(found, funds, now)
+        _show_limits(context, team_id, limits, now)
 
 
 def _funds(
@@ -62,7 +68,9 @@ def _funds(
             bar.advance(task)
 
 
-def _to_json(team: Team, funds: list[Funds], now: datetime) -> dict[str, Any]:
+def _to_json(
+    team: Team, funds: list[Funds], limits: Sequence[CurrentLimit], now: datetime
+) -> dict[str, Any]:
     return {
         "team_id": team.team_id,
         "version": team.version,
@@ -70,6 +78,7 @@ def _to_json(team: Team, funds: list[Funds], now: datetime) -> dict[str, Any]:
         "time_zone": team.time_zone,
         "members": "*" if team.members == "*" else sorted(team.members),
         "alerts": team.alerts.model_dump(mode="json"),
+        "limits": [current_limit_to_json(limit) for limit in limits],
         "tenures": [
             tenure.model_dump(mode="json") | {"state": _state(team, tenure, now)}
             for tenure in team.tenures
@@ -186,6 +195,17 @@ def _show(team: Team, funds: list[Funds], now: datetime) -> None:
         if held is not None and held.account.reload is not None
     ]
     _show_spending(team, asking, now)
+
+
+def _show_limits(
+    context: typer.Context, team_id: str, limits: Sequence[CurrentLimit], now: datetime
+) -> None:
+    if not limits:
+        return
+    out().print(limits_table(limits[:LISTED_MAX], now, title="limits"))
+    if len(limits) > LISTED_MAX:
+        more = count_text(len(limits) - LISTED_MAX, "more limit")
+        out().print(as_typed(context, f"and {more}: see `agent-credits limits {team_id}`"))
 
 
 def _state(team: Team, tenure: Tenure, now: datetime) -> str:

@@ -1,4 +1,4 @@
-"""`agent-credits verify`: recomputes every balance from the ledger, and reports any drift."""
+"""`agent-credits verify`: recomputes balances and limits from the ledger, and reports any drift."""
 
 from dataclasses import replace
 from typing import Annotated, Final
@@ -35,6 +35,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Recompute every balance from the ledger. The exit status is 1 on any drift.
+
+    It also counts what was drawn under each limit, and compares a limit of several accounts with
+    all of them, unless only one account is verified.
 
     Where the two tables are of two moments, as after a restore, it says which one is older.
     """

@@ -39,6 +39,7 @@ from agent_credits.ledger.limits import (
 )
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import TTL_DEFAULT, Reservation, ReservationTerms
+from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.ledger.thresholds import LowCredits, parse_threshold
 from agent_credits.sweeps.checkpoint import ReservedByLedger
 
@@ -231,6 +232,7 @@ def pack_limit_counts(counts: Sequence[LimitCount]) -> str | bytes:
             int(count.spans_accounts),
             count.limit_microcredits,
             count.notified_percent,
+            int(count.stops),
         ]
         for count in counts
     ]
@@ -244,8 +246,16 @@ def unpack_limit_counts(packed: str | bytes) -> tuple[LimitCount, ...]:
     else:
         rows = zip(*_loads(_decompressed(packed)), strict=True)
     return tuple(
-        LimitCount(limit_key_from_json(key), _instant(ends_at), drawn, bool(spans), limit, notified)
-        for *key, ends_at, drawn, spans, limit, notified in rows
+        LimitCount(
+            key=limit_key_from_json(key),
+            ends_at=_instant(ends_at),
+            drawn_microcredits=drawn,
+            spans_accounts=bool(spans),
+            limit_microcredits=limit,
+            notified_percent=notified,
+            stops=bool(stops),
+        )
+        for *key, ends_at, drawn, spans, limit, notified, stops in rows
     )
 
 
@@ -258,6 +268,7 @@ def pack_limit_row(row: LimitRow) -> str:
             "held": [[_seconds(until), microcredits] for until, microcredits in row.held],
             "limit": row.limit_microcredits,
             "notified": row.notified_percent,
+            "stops": row.stops,
             "at": _seconds(row.moved_at),
         }
     )
@@ -273,6 +284,7 @@ def unpack_limit_row(key: LimitKey, version: int, text: str) -> LimitRow:
         held=tuple((_instant(until), microcredits) for until, microcredits in counts["held"]),
         limit_microcredits=counts["limit"],
         notified_percent=counts["notified"],
+        stops=counts["stops"],
         moved_at=_instant(counts["at"]),
     )
 
@@ -336,12 +348,13 @@ def pack_low(low: LowCredits) -> str:
             [str(threshold) for threshold in low.deferred],
             low.notified_at_version,
             low.decline,
+            *([1] if low.is_shared else []),
         ]
     )
 
 
 def unpack_low(text: str) -> LowCredits:
-    team_id, payer, pools, base, notified, deferred, notified_at_version, decline = _loads(text)
+    team_id, payer, pools, base, notified, deferred, at_version, decline, *rest = _loads(text)
     return LowCredits(
         team_id=team_id,
         payer=payer,
@@ -349,8 +362,9 @@ def unpack_low(text: str) -> LowCredits:
         base_microcredits=base,
         notified=tuple(parse_threshold(threshold) for threshold in notified),
         deferred=tuple(parse_threshold(threshold) for threshold in deferred),
-        notified_at_version=notified_at_version,
+        notified_at_version=at_version,
         decline=decline,
+        is_shared=rest == [1],
     )
 
 
@@ -371,13 +385,23 @@ def unpack_grant_ids(text: str) -> frozenset[str]:
 
 
 def pack_reserved_by_ledger(reservations: Iterable[ReservedByLedger]) -> str:
-    return _dumps([[r.run_id, r.parent_run_id, r.by_grant] for r in reservations])
+    return _dumps(
+        [
+            [r.run_id, r.parent_run_id, r.by_grant, *map(_limit_key_to_json, r.limits)]
+            for r in reservations
+        ]
+    )
 
 
 def unpack_reserved_by_ledger(text: str) -> tuple[ReservedByLedger, ...]:
     return tuple(
-        ReservedByLedger(run_id, parent, tuple((grant, held) for grant, held in by_grant))
-        for run_id, parent, by_grant in _loads(text)
+        ReservedByLedger(
+            run_id,
+            parent,
+            tuple((grant, held) for grant, held in by_grant),
+            tuple(limit_key_from_json(key) for key in limits),
+        )
+        for run_id, parent, by_grant, *limits in _loads(text)
     )
 
 
@@ -419,7 +443,7 @@ def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> 
     terms = reservation.terms
     return [
         reservation.run_id,
-        [[place[part.grant_id], part.microcredits] for part in reservation.parts],
+        [_part_to_json(part, place) for part in reservation.parts],
         _seconds(reservation.expires_at),
         reservation.reserved_microcredits,
         terms.ttl // _SECOND,
@@ -431,6 +455,21 @@ def _reservation_to_json(reservation: Reservation, place: Mapping[str, int]) -> 
         reservation.directive,
         reservation.parent_run_id,
     ]
+
+
+def _part_to_json(part: Draw, place: Mapping[str, int]) -> list[Any]:
+    # A grant of the team stands on the team's row.
+    if is_shared_pool(part.pool):
+        return [part.pool, part.grant_id, part.microcredits]
+    return [place[part.grant_id], part.microcredits]
+
+
+def _part_from_json(row: Sequence[Any], grants: Sequence[Grant]) -> Draw:
+    if len(row) > 2:
+        pool, grant_id, microcredits = row
+        return Draw(pool, grant_id, microcredits)
+    place, microcredits = row
+    return Draw(grants[place].pool, grants[place].id, microcredits)
 
 
 def _without_defaults(row: list[Any]) -> list[Any]:
@@ -449,10 +488,7 @@ def _reservation_from_json(
     return Reservation(
         run_id=run_id,
         parent_run_id=parent,
-        parts=tuple(
-            Draw(grants[place].pool, grants[place].id, microcredits)
-            for place, microcredits in parts
-        ),
+        parts=tuple(_part_from_json(part, grants) for part in parts),
         reserved_microcredits=reserved,
         expires_at=_instant(expires_at),
         # Whether a run reserves was decided when it did.

@@ -19,18 +19,23 @@ from botocore.exceptions import BotoCoreError, ClientError
 from agent_credits.aws.backoff import back_off
 from agent_credits.aws.items import (
     ACCOUNT_PREFIX,
+    LIMIT_PREFIX,
     PAGE_PREFIX,
     TEAM_PREFIX,
     Item,
     account_from_item,
     account_item,
     account_key,
+    audit_from_item,
+    audit_item,
+    audit_key,
     burn_count_from_item,
     burn_count_item,
     burn_count_key,
     checkpoint_from_item,
     checkpoint_item,
     checkpoint_key,
+    is_limit_item,
     last_sweep_from_item,
     last_sweep_item,
     last_sweep_key,
@@ -76,6 +81,7 @@ if TYPE_CHECKING:
         BatchStatementResponseTypeDef,
     )
 
+    from agent_credits.api.audit import AuditEntry
     from agent_credits.notices.observations import Observation
 
 Result = TypeVar("Result")
@@ -91,6 +97,11 @@ RESULT_PAGES_MAX = 10_000
 # DynamoDB's code for an item that exists already: an earlier attempt put it, or another worker that
 # flushed the same page.
 ALREADY_THERE = "DuplicateItem"
+# Codes of a write that lost a race. They are compared, because botocore's classes of these errors
+# would be made at each cold start, and twice if two threads use them first at the same time.
+CONDITIONAL_CHECK_FAILED = "ConditionalCheckFailedException"
+TRANSACTION_CANCELED = "TransactionCanceledException"
+HELD_BY_A_TRANSACTION = "TransactionConflictException"
 # Why a transaction was canceled, row by row.
 NOT_TO_BLAME = "None"
 CONDITION_FAILED = "ConditionalCheckFailed"
@@ -114,11 +125,6 @@ class DynamoDBRows:
         self._client = client
         self._accounts_table = accounts_table
         self._ledger_table = ledger_table
-        # Read once, because botocore creates its exception classes on first use: two threads that
-        # use it at the same time get two classes, and neither catches what the other's call raises.
-        self._condition_failed = client.exceptions.ConditionalCheckFailedException
-        self._transaction_conflict = client.exceptions.TransactionConflictException
-        self._transaction_canceled = client.exceptions.TransactionCanceledException
         self._side_by_side = Threads(CALLS_AT_ONCE)
 
     def read_account(self, principal: Principal) -> Account | None:
@@ -172,14 +178,24 @@ class DynamoDBRows:
             self._client.put_item(TableName=self._accounts_table, Item=checkpoint_item(checkpoint))
 
     def read_accounts(self, after: str | None, rows_max: int) -> Stretch[Account]:
-        return self._read_stretch(ACCOUNT_PREFIX, account_from_item, after, rows_max)
+        return self._read_stretch([ACCOUNT_PREFIX], account_from_item, after, rows_max)
 
     def read_account_at(self, key: str) -> Account | Unreadable | None:
         item = self._read_row({"pk": {"S": key}})
         return _readable(account_from_item, item) if item else None
 
+    def read_accounts_and_limits(
+        self, after: str | None, rows_max: int
+    ) -> Stretch[Account | LimitRow]:
+        prefixes = [ACCOUNT_PREFIX, LIMIT_PREFIX]
+        return self._read_stretch(prefixes, _account_or_limit_from_item, after, rows_max)
+
+    def read_account_or_limit_at(self, key: str) -> Account | LimitRow | Unreadable | None:
+        item = self._read_row({"pk": {"S": key}})
+        return _readable(_account_or_limit_from_item, item) if item else None
+
     def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]:
-        return self._read_stretch(TEAM_PREFIX, team_from_item, after, rows_max)
+        return self._read_stretch([TEAM_PREFIX], team_from_item, after, rows_max)
 
     def read_team_at(self, key: str) -> Team | Unreadable | None:
         item = self._read_row({"pk": {"S": key}})
@@ -225,6 +241,11 @@ class DynamoDBRows:
         for item in self._scan(TEAM_PREFIX):
             yield _understood(team_from_item, item)
 
+    def list_limits(self) -> Iterator[LimitRow]:
+        """Yield every limit's row, in no order. Reads the whole table: for the operator only."""
+        for item in self._scan(LIMIT_PREFIX):
+            yield _understood(limit_row_from_item, item)
+
     def list_page_owners(self) -> set[Principal]:
         """Return whose pages the ledger has. Reads the whole table: for the operator only."""
         items = self._all_pages(
@@ -260,14 +281,64 @@ class DynamoDBRows:
         with _faults_as_rows_unavailable():
             try:
                 self._client.transact_write_items(TransactItems=puts)
-            except self._transaction_canceled as canceled:
-                return _lost_together(canceled, len(accounts))
+            except ClientError as fault:
+                if _code_of(fault) != TRANSACTION_CANCELED:
+                    raise
+                return _lost_together(fault, len(accounts))
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:
         """Write a team's row if the stored one is one version older; else return the stored one."""
         current = self._compare_and_set_row(team_item(team), team.version)
         return _understood(team_from_item, current) if current else None
+
+    def compare_and_set_team_audited(self, team: Team, entry: "AuditEntry") -> Team | None:
+        """Write a team's row and the entry of who changed it: both or neither."""
+        # Nobody has changed the team since its row was read.
+        nobody_has_changed = "version = :read_version"
+        # The number is the row's count, so it is free if the row is as it was read.
+        number_is_free = "attribute_not_exists(pk)"
+        with _faults_as_rows_unavailable():
+            try:
+                self._client.transact_write_items(
+                    TransactItems=[
+                        {
+                            "Put": {
+                                "TableName": self._accounts_table,
+                                "Item": team_item(team),
+                                "ConditionExpression": nobody_has_changed,
+                                "ExpressionAttributeValues": {
+                                    ":read_version": {"N": str(team.version - 1)}
+                                },
+                            }
+                        },
+                        {
+                            "Put": {
+                                "TableName": self._accounts_table,
+                                "Item": audit_item(entry),
+                                "ConditionExpression": number_is_free,
+                            }
+                        },
+                    ]
+                )
+            except ClientError as fault:
+                if _code_of(fault) != TRANSACTION_CANCELED:
+                    raise
+                reasons = _reasons_of(fault)
+                # Another reason, such as throttling, is a fault and no lost race.
+                if not {_why(r) for r in reasons} & {CONDITION_FAILED, TRANSACTION_CONFLICT}:
+                    raise
+            else:
+                return None
+        newer = self.read_team(team.team_id)
+        if newer is None:
+            raise RowsUnavailable("a team's row is missing, although rows are never deleted")
+        return newer
+
+    def read_audit(self, team_id: str, numbers: Collection[int]) -> "list[AuditEntry]":
+        keys = [audit_key(team_id, number) for number in numbers]
+        items = self._batch_get_all(self._accounts_table, keys)
+        return [_understood(audit_from_item, item) for item in items]
 
     def put_policy(self, policy: BillingPolicy) -> BillingPolicy:
         """Put a policy version unless it exists, and return the stored one, which never changes."""
@@ -279,8 +350,10 @@ class DynamoDBRows:
                     ConditionExpression="attribute_not_exists(pk)",
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                 )
-            except self._condition_failed as lost:
-                return _understood(policy_from_item, _item_that_is_there(lost))
+            except ClientError as fault:
+                if _code_of(fault) != CONDITIONAL_CHECK_FAILED:
+                    raise
+                return _understood(policy_from_item, _item_that_is_there(fault))
         return policy
 
     def put_observation(self, observation: "Observation", now: datetime) -> bool:
@@ -291,7 +364,9 @@ class DynamoDBRows:
                     Item=observation_item(observation, now),
                     ConditionExpression="attribute_not_exists(pk)",
                 )
-            except self._condition_failed:
+            except ClientError as fault:
+                if _code_of(fault) != CONDITIONAL_CHECK_FAILED:
+                    raise
                 return False
         return True
 
@@ -331,13 +406,16 @@ class DynamoDBRows:
                     ReturnValuesOnConditionCheckFailure="ALL_OLD",
                     **_is_one_version_older(version),
                 )
-            except self._condition_failed as lost:
-                return _item_that_is_there(lost)
-            except self._transaction_conflict as lost:
+            except ClientError as fault:
+                code = _code_of(fault)
+                if code == CONDITIONAL_CHECK_FAILED:
+                    return _item_that_is_there(fault)
+                if code != HELD_BY_A_TRANSACTION:
+                    raise
                 # A transaction is moving the row. That is a lost race, whether it commits or not.
                 there = self._read_row({"pk": item["pk"]})
                 if there is None:
-                    raise RowsUnavailable("a transaction is opening the row") from lost
+                    raise RowsUnavailable("a transaction is opening the row") from fault
                 return there
         return None
 
@@ -386,19 +464,22 @@ class DynamoDBRows:
 
     def _read_stretch(
         self,
-        pk_prefix: str,
+        pk_prefixes: Sequence[str],
         read: Callable[[Item], Result],
         after: str | None,
         rows_max: int,
     ) -> Stretch[Result]:
         start: dict[str, Any] = {"ExclusiveStartKey": {"pk": {"S": after}}} if after else {}
+        names = [f":prefix{number}" for number in range(len(pk_prefixes))]
         with _faults_as_rows_unavailable():
             response = self._client.scan(
                 TableName=self._accounts_table,
                 ConsistentRead=True,
                 Limit=rows_max,
-                FilterExpression="begins_with(pk, :prefix)",
-                ExpressionAttributeValues={":prefix": {"S": pk_prefix}},
+                FilterExpression=" OR ".join(f"begins_with(pk, {name})" for name in names),
+                ExpressionAttributeValues={
+                    name: {"S": prefix} for name, prefix in zip(names, pk_prefixes, strict=True)
+                },
                 **start,
             )
         last = response.get("LastEvaluatedKey")
@@ -434,6 +515,10 @@ class DynamoDBRows:
         raise RowsUnavailable(f"more than {RESULT_PAGES_MAX} pages of results")
 
 
+def _account_or_limit_from_item(item: Item) -> Account | LimitRow:
+    return limit_row_from_item(item) if is_limit_item(item) else account_from_item(item)
+
+
 def _insertion(table: str, item: Item) -> "BatchStatementRequestTypeDef":
     values = ", ".join(f"'{name}': ?" for name in item)
     return {
@@ -462,6 +547,10 @@ def _receipts(answers: Sequence[Sequence[Item]]) -> Mapping[Identity, Receipt]:
     return {receipt.entry.identity: receipt for receipt in receipts}
 
 
+def _code_of(fault: ClientError) -> str:
+    return fault.response["Error"]["Code"]
+
+
 def _item_that_is_there(lost: ClientError) -> Item:
     # The answer to the failed write holds the stored item. The SDK's types leave it out.
     response: Mapping[str, Any] = lost.response
@@ -484,19 +573,28 @@ def _is_one_version_older(version: int) -> Mapping[str, Any]:
     }
 
 
-def _lost_together(canceled: ClientError, accounts: int) -> LostTogether:
-    """Read the reasons, one per row: the accounts' first, then the limits'."""
+def _reasons_of(canceled: ClientError) -> list[Mapping[str, Any]]:
+    """Return why a transaction was canceled, row by row. The SDK's types leave it out."""
     response: Mapping[str, Any] = canceled.response
-    reasons = [(place, r) for place, r in enumerate(response["CancellationReasons"])]
-    codes = {reason.get("Code", NOT_TO_BLAME) for _, reason in reasons}
+    return list(response["CancellationReasons"])
+
+
+def _why(reason: Mapping[str, Any]) -> str:
+    return str(reason.get("Code", NOT_TO_BLAME))
+
+
+def _lost_together(canceled: ClientError, accounts: int) -> LostTogether:
+    """Read the reasons: those of the accounts first, then those of the limits."""
+    reasons = _reasons_of(canceled)
+    codes = {_why(reason) for reason in reasons}
     if not codes <= {NOT_TO_BLAME, CONDITION_FAILED, TRANSACTION_CONFLICT}:
         raise RowsUnavailable(str(canceled)) from canceled
-    moved = [(place, dict(reason["Item"])) for place, reason in reasons if "Item" in reason]
-    if len(moved) < sum(reason.get("Code") == CONDITION_FAILED for _, reason in reasons):
+    moved = [(place, r) for place, r in enumerate(reasons) if _why(r) == CONDITION_FAILED]
+    if not all("Item" in reason for _, reason in moved):
         raise RowsUnavailable("a row is missing, although rows are never deleted") from canceled
     return LostTogether(
-        tuple(_understood(account_from_item, item) for place, item in moved if place < accounts),
-        tuple(_understood(limit_row_from_item, item) for place, item in moved if place >= accounts),
+        tuple(_understood(account_from_item, r["Item"]) for n, r in moved if n < accounts),
+        tuple(_understood(limit_row_from_item, r["Item"]) for n, r in moved if n >= accounts),
         conflicts=TRANSACTION_CONFLICT in codes,
     )
 

@@ -1,8 +1,8 @@
 """Keys and item shapes: the one place that knows how the domain is stored in DynamoDB.
 
-AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, POLICY#<version>, OBSERVED#<kind>#<key>,
-               LIMIT#<team id>#<scope>#<id>#<period>, CHECKPOINT#<principal>, BURN#<principal>,
-               SWEEP#<sweep>
+AccountsTable  ACCOUNT#<principal>, TEAM#<team id>, AUDIT#<team id>#<number>, POLICY#<version>,
+               OBSERVED#<kind>#<key>, LIMIT#<team id>#<scope>#<id>#<period>,
+               CHECKPOINT#<principal>, BURN#<principal>, SWEEP#<sweep>
 LedgerTable    pages     ACCOUNT#<principal>              PAGE#<page number, ten digits>
                receipts  RUN#<run id> | GRANT#<principal>  EVENT#<source>#<event id>
 """
@@ -21,13 +21,15 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn import BurnByDay
 from agent_credits.ledger.burn_counts import BurnCount
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Identity, Page, Receipt
-from agent_credits.ledger.limits import NO_LIMITS, LimitKey, LimitRow
+from agent_credits.ledger.limits import NO_LIMITS, LimitCount, LimitKey, LimitRow
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.last_sweep import LastSweep, SweepName
 from agent_credits.values.errors import AccountTooLarge
 from agent_credits.values.principals import Principal, parse_principal
 
 if TYPE_CHECKING:
+    # Models of rare rows, which the cold start of the debit path does without.
+    from agent_credits.api.audit import AuditEntry
     from agent_credits.notices.observations import Observation
 
 # Typed attribute values: {"pk": {"S": "ACCOUNT#user:ana"}, "version": {"N": "7"}}.
@@ -51,17 +53,24 @@ def account_key(principal: Principal) -> Item:
 
 
 def principal_of_key(key: str) -> Principal:
-    """Return the principal of a row's key: a team, or the owner of an account.
+    """Return the principal of a row's key: a team, that of a limit, or the owner of an account.
 
-    Raises ValueError for a key of neither.
+    Raises ValueError for any other key.
     """
     if key.startswith(TEAM_PREFIX):
         return Principal("team", key.removeprefix(TEAM_PREFIX))
+    if key.startswith(LIMIT_PREFIX):
+        team_id, _, _ = key.removeprefix(LIMIT_PREFIX).partition("#")
+        return Principal("team", _unescaped(team_id))
     return parse_principal(key.partition("#")[2])
 
 
 def team_key(team_id: str) -> Item:
     return {"pk": {"S": f"{TEAM_PREFIX}{team_id}"}}
+
+
+def audit_key(team_id: str, number: int) -> Item:
+    return {"pk": {"S": f"AUDIT#{team_id}#{number}"}}
 
 
 def policy_key(version: str) -> Item:
@@ -143,11 +152,7 @@ def account_item(account: Account) -> Item:
 def account_from_item(item: Mapping[str, Any]) -> Account:
     """Read an account's row, from a response or from an image of the change stream."""
     grants = codec.unpack_grants(item[_grants_attribute_of(item)]["S"])
-    limit_counts = (
-        codec.unpack_limit_counts(_text_or_bytes(item["limit_counts"]))
-        if "limit_counts" in item
-        else ()
-    )
+    limit_counts = _limit_counts_from_item(item)
     return Account(
         principal=parse_principal(item["pk"]["S"].removeprefix(ACCOUNT_PREFIX)),
         version=int(item["version"]["N"]),
@@ -237,6 +242,7 @@ def team_item(team: Team) -> Item:
     # read the row during a deployment, and after a rollback.
     unknown_to_older = {"alerts"} if team.alerts == Alerts() else set()
     unknown_to_older |= set() if team.former_members else {"former_members"}
+    unknown_to_older |= set() if team.audits else {"audits"}
     unknown_to_older |= {"currency"} if team.currency == "usd" else set()
     unknown_to_older |= set() if team.limits else {"limits"}
     return {
@@ -244,6 +250,19 @@ def team_item(team: Team) -> Item:
         "version": {"N": str(team.version)},
         "settings": {"S": team.model_dump_json(exclude={"version"} | unknown_to_older)},
     }
+
+
+def audit_item(entry: "AuditEntry") -> Item:
+    return {
+        **audit_key(entry.team_id, entry.number),
+        "entry": {"S": entry.model_dump_json()},
+    }
+
+
+def audit_from_item(item: Mapping[str, Any]) -> "AuditEntry":
+    from agent_credits.api.audit import AuditEntry
+
+    return AuditEntry.model_validate_json(item["entry"]["S"])
 
 
 def team_from_item(item: Mapping[str, Any]) -> Team:
@@ -325,6 +344,8 @@ def checkpoint_item(checkpoint: Checkpoint) -> Item:
     }
     if checkpoint.reservations:
         item["reservations"] = {"S": codec.pack_reserved_by_ledger(checkpoint.reservations)}
+    if checkpoint.limit_counts:
+        item["limit_counts"] = _typed(codec.pack_limit_counts(checkpoint.limit_counts))
     if checkpoint.recorded_at is not None:
         item["recorded_at"] = {"S": codec.pack_instants([checkpoint.recorded_at])}
     return item
@@ -344,6 +365,7 @@ def checkpoint_from_item(item: Mapping[str, Any]) -> Checkpoint:
             if "reservations" in item
             else ()
         ),
+        limit_counts=_limit_counts_from_item(item),
     )
 
 
@@ -399,6 +421,12 @@ def item_bytes(item: Item) -> int:
             case _:
                 size += len(name) + len(value)
     return size
+
+
+def _limit_counts_from_item(item: Mapping[str, Any]) -> tuple[LimitCount, ...]:
+    if "limit_counts" not in item:
+        return ()
+    return codec.unpack_limit_counts(_text_or_bytes(item["limit_counts"]))
 
 
 def _entries_from_item(item: Mapping[str, Any]) -> tuple[Entry, ...]:

@@ -13,7 +13,8 @@ LOW_DEFAULT = (Threshold("percent", 30), Threshold("percent", 10))
 class Alerts(BaseModel):
     """`low`: the thresholds of `credits_low`, in any order; without any, no notice is sent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A part of other models; see `Strict`.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     low: tuple[Annotated[Threshold, PlainValidator(parse_threshold), PlainSerializer(str)], ...] = (
         Field(default=LOW_DEFAULT, max_length=THRESHOLDS_MAX)

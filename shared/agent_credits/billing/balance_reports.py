@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 from pydantic import AwareDatetime
 
+from agent_credits.billing.limit_standings import CurrentLimit
 from agent_credits.billing.payers import pools_of
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import month_of
@@ -19,12 +20,14 @@ from agent_credits.ledger.accounts import (
 )
 from agent_credits.ledger.burn import WINDOWS_DAYS, BurnByDay, burned_over, exhausted_on
 from agent_credits.ledger.expiry import bring_up_to, resets_at
+from agent_credits.ledger.limits import LimitKey, LimitPeriod, LimitScope, LimitStanding
 from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
 from agent_credits.values.strict import Strict
 
 # A report lists this many accounts, those that burned most, and its sums cover all of them. People
 # have to be able to read it, and it has to fit into a message.
 ACCOUNTS_LISTED_MAX = 50
+LIMITS_LISTED_MAX = 20
 
 
 class Burning(Struct, frozen=True):
@@ -70,8 +73,33 @@ class ReportedSpending(Strict):
     currency: str
 
 
+class ReportedLimit(Strict):
+    """A limit of which at least the lowest of its percentages is drawn."""
+
+    scope: LimitScope
+    id: Identifier
+    period: LimitPeriod
+    stops: bool
+    limit_microcredits: int
+    drawn_microcredits: int
+    reserved_microcredits: int = 0
+    resets_at: AwareDatetime | None = None
+
+    def standing(self, team_id: str) -> LimitStanding:
+        return LimitStanding(
+            key=LimitKey(team_id, self.scope, self.id, self.period),
+            limit_microcredits=self.limit_microcredits,
+            stops=self.stops,
+            drawn_microcredits=self.drawn_microcredits,
+            held_microcredits=self.reserved_microcredits,
+            resets_at=self.resets_at,
+        )
+
+
 class BalanceReport(Strict):
     """`accounts` are the first of `accounts_count`; the sums cover all of them.
+
+    `limits`: likewise the fullest of `limits_count`.
 
     `day`: burn is counted over the complete UTC days before it.
     """
@@ -86,6 +114,8 @@ class BalanceReport(Strict):
     reserved_microcredits: int = 0
     burned_microcredits: tuple[int, ...]
     spending: ReportedSpending
+    limits: tuple[ReportedLimit, ...] = ()
+    limits_count: int = 0
 
     @property
     def key(self) -> str:
@@ -94,9 +124,16 @@ class BalanceReport(Strict):
 
 
 def balance_report(
-    team: Team, policy: BillingPolicy, burning: Iterable[Burning], day: date, now: datetime
+    team: Team,
+    policy: BillingPolicy,
+    burning: Iterable[Burning],
+    day: date,
+    now: datetime,
+    limits: Iterable[CurrentLimit] = (),
 ) -> BalanceReport:
     """Return the team's report of `day`; `burning` are the accounts of its payers."""
+    warning = [one.standing for one in limits if one.standing and one.warns(now)]
+    warning.sort(key=lambda standing: -standing.used_percent)
     accounts = [_reported(one, policy, day, now) for one in burning]
     accounts.sort(
         key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
@@ -118,6 +155,8 @@ def balance_report(
             spend_cap_cents=team.spend_cap_cents,
             currency=team.currency,
         ),
+        limits=tuple(map(_reported_limit, warning[:LIMITS_LISTED_MAX])),
+        limits_count=len(warning),
     )
 
 
@@ -139,6 +178,19 @@ def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime)
         burned_microcredits=tuple(burned_over(burning.burned, days, day) for days in WINDOWS_DAYS),
         exhausted_on=exhausted_on(unburned_microcredits(current, order, now), burning.burned, day),
         resets_at=resets_at(current, now),
+    )
+
+
+def _reported_limit(standing: LimitStanding) -> ReportedLimit:
+    return ReportedLimit(
+        scope=standing.key.scope,
+        id=standing.key.id,
+        period=standing.key.period,
+        stops=standing.stops,
+        limit_microcredits=standing.limit_microcredits,
+        drawn_microcredits=standing.drawn_microcredits,
+        reserved_microcredits=standing.held_microcredits,
+        resets_at=standing.resets_at,
     )
 
 

@@ -59,7 +59,7 @@ class Directory:
         if event.time > now + CLOCK_SKEW_MAX:
             # The event's own time decides who pays. The settings of that time are not known yet.
             return Rejection("from_the_future", "time is more than five minutes in the future")
-        team = self._team(event.data.team_id, now)
+        team = self.team(event.data.team_id, now)
         if team is None:
             return Rejection("unknown_team", "data.team_id names a team that does not exist")
         trigger = event.data.trigger
@@ -68,11 +68,11 @@ class Directory:
             team = self._read_team(team.team_id, now) or team
             if not team.has_member_at(trigger.user_id, moment):
                 return Rejection("unknown_user", "data.trigger.user_id is not a member of the team")
-        policy = self._policy(team.tenure_at(moment).policy_version)
+        policy = self.policy(team.tenure_at(moment).policy_version)
         billing = bill(event, team, policy)
         if billing.reload is None:
             return billing
-        decline = decline_foreseen(team, self._policy(team.settings_policy_version), now)
+        decline = decline_foreseen(team, self.policy(team.settings_policy_version), now)
         return replace(billing, decline_foreseen=decline) if decline else billing
 
     def read_ahead(
@@ -92,14 +92,15 @@ class Directory:
             for version in _policies_needed(team, billed_at(event))
         )
         unread = [version for version in versions if version not in self._policies]
-        side_by_side([_unless_it_fails(partial(self._policy, version)) for version in unread])
+        side_by_side([_unless_it_fails(partial(self.policy, version)) for version in unread])
 
     def read_again(self, team_ids: Iterable[str], now: datetime) -> None:
         """Read these teams, so that what `bill` returns next is not older than this call."""
         for team_id in dict.fromkeys(team_ids):
             self._read_team(team_id, now)
 
-    def _team(self, team_id: str, now: datetime) -> Team | None:
+    def team(self, team_id: str, now: datetime) -> Team | None:
+        """Return the team, which may be up to `SETTINGS_TTL` old, or None if there is none."""
         return self._cached(team_id, now) or self._read_team(team_id, now)
 
     def _cached(self, team_id: str, now: datetime) -> Team | None:
@@ -130,7 +131,8 @@ class Directory:
                 self._teams.pop(next(iter(self._teams)))
             self._teams[team_id] = read
 
-    def _policy(self, version: str) -> BillingPolicy:
+    def policy(self, version: str) -> BillingPolicy:
+        """Return the policy of this version. Raises `PolicyMissing`."""
         known = self._policies.get(version)
         if known is not None:
             return known

@@ -88,7 +88,7 @@ def limits_of(
         "member": trigger.user_id if isinstance(trigger, UserTrigger) else None,
         "run": event.subject,
     }
-    spanning = _scopes_that_span_accounts(kind, policy)
+    spanning = scopes_that_span_accounts(kind, policy)
     return tuple(
         Limit(
             key=LimitKey(event.data.team_id, limit.scope, of, limit.period),
@@ -115,7 +115,7 @@ def _of_scope(declared: tuple[TeamLimit, ...], scope: LimitScope, of: str) -> It
             yield chosen
 
 
-def _scopes_that_span_accounts(kind: TeamKind, policy: BillingPolicy) -> frozenset[LimitScope]:
+def scopes_that_span_accounts(kind: TeamKind, policy: BillingPolicy) -> frozenset[LimitScope]:
     """Return whose runs may be billed to several accounts.
 
     The runs of one member that the member starts are always billed to one: to the member, to the

@@ -1,4 +1,7 @@
-"""Who may pay for a team's runs, and from which pools, according to the policy's rules."""
+"""Who may pay for a team's runs, and from which pools, according to the policy's rules.
+
+A team whose pools its members draw pays with them, so it is one of its payers.
+"""
 
 from datetime import datetime
 
@@ -10,7 +13,8 @@ from agent_credits.values.principals import Principal
 def payers(team: Team, policy: BillingPolicy, now: datetime) -> list[Principal]:
     """Return everyone who may pay for a run of the team now: owner, members, or the team itself."""
     tenure = team.tenure_at(now)
-    kinds = {rule.payer for rule in policy.rules if rule.team == tenure.kind}
+    rules = [rule for rule in policy.rules if rule.team == tenure.kind]
+    kinds = {rule.payer for rule in rules} | {"team" for rule in rules if rule.lends}
     user_ids = [tenure.owner] if "owner" in kinds else []
     if "user" in kinds and team.members != "*":
         user_ids += sorted(team.members)
@@ -27,7 +31,9 @@ def may_pay(principal: Principal, team: Team, now: datetime) -> bool:
 
 
 def pools_of(principal: Principal, policy: BillingPolicy) -> tuple[str, ...]:
-    """Return the pools that runs billed to the principal may draw, in the order of the rules."""
-    kinds = ("team",) if principal.kind == "team" else ("user", "owner")
-    orders = [rule.pools for rule in policy.rules if rule.payer in kinds]
+    """Return the pools of this account that runs may draw, in the order of the rules.
+
+    What a member's runs draw of the team is a pool of the team's account.
+    """
+    orders = [rule.pools_drawn_of(principal) for rule in policy.rules]
     return tuple(dict.fromkeys(pool for pools in orders for pool in pools))

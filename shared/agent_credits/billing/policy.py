@@ -18,9 +18,10 @@ from agent_credits.ledger.reservations import (
     Overrun,
     ReservationTerms,
 )
+from agent_credits.ledger.shared_pools import TEAM_POOL_PREFIX, is_shared_pool, pool_of_team
 from agent_credits.values.credits import MICROCREDITS_MAX
-from agent_credits.values.identifiers import Currency, Identifier, PoolName
-from agent_credits.values.principals import Payer
+from agent_credits.values.identifiers import Currency, Identifier, RulePool
+from agent_credits.values.principals import Payer, Principal
 
 TeamKind = Literal["self_serve", "enterprise"]
 TriggerKind = Literal["user", "team_api_key", "schedule"]
@@ -40,7 +41,8 @@ class BillingRule(BaseModel):
     team: TeamKind
     triggers: tuple[TriggerKind, ...] = Field(min_length=1)
     payer: Payer
-    pools: tuple[PoolName, ...] = Field(min_length=1, max_length=POOLS_PER_RULE_MAX)
+    # "team:shared" is the pool `shared` of the team's own account, drawn after the payer's pools.
+    pools: tuple[RulePool, ...] = Field(min_length=1, max_length=POOLS_PER_RULE_MAX)
     # What a run that is requested puts aside, unless its event says otherwise.
     reserve: Literal["none", "estimate"] = "none"
     # The estimate of a run that gives none; a run that draws past its reservation extends it by as
@@ -62,9 +64,39 @@ class BillingRule(BaseModel):
             raise ValueError("the owner of an enterprise team does not pay; use payer `team`")
         if len(set(self.pools)) != len(self.pools):
             raise ValueError("a pool is listed twice; remove one of them")
+        shared = [pool for pool in self.pools if is_shared_pool(pool)]
+        if shared and self.payer == "team":
+            raise ValueError(f"the team pays by itself; write {shared[0].partition(':')[2]!r}")
+        if list(self.pools[len(self.pools) - len(shared) :]) != shared:
+            raise ValueError("the pools of the team come after those of the payer")
         if self.overrun == "finish" and self.grace_microcredits:
             raise ValueError('grace_credits go with overrun "pause" or "stop"; "finish" has no end')
         return self
+
+    @property
+    def lends(self) -> bool:
+        """Return whether its runs draw pools of the team behind those of the payer."""
+        return is_shared_pool(self.pools[-1])
+
+    def pools_drawn_of(self, principal: Principal) -> tuple[str, ...]:
+        """Return the pools of this account that runs may draw by this rule, by their own names."""
+        own = () if (self.payer == "team") != (principal.kind == "team") else self.pools
+        of_payer = tuple(pool for pool in own if not is_shared_pool(pool))
+        if principal.kind == "user":
+            return of_payer
+        lent = (pool for pool in self.pools if is_shared_pool(pool))
+        return (*of_payer, *(pool.removeprefix(TEAM_POOL_PREFIX) for pool in lent))
+
+    def pools_in(self, team_id: str) -> tuple[str, ...]:
+        """Return the pools of a run of this team, those of the team by their full names."""
+        if not self.lends:
+            return self.pools
+        return tuple(
+            pool_of_team(team_id, pool.removeprefix(TEAM_POOL_PREFIX))
+            if is_shared_pool(pool)
+            else pool
+            for pool in self.pools
+        )
 
     # Cached, because every event is billed by a rule, and rules never change.
     @cached_property
@@ -117,7 +149,3 @@ class BillingPolicy(BaseModel):
     def pack_of(self, microcredits: int, currency: str) -> Pack | None:
         wanted = (microcredits, currency)
         return next((p for p in self.packs if (p.microcredits, p.currency) == wanted), None)
-
-    def pools_of(self, payer_kinds: frozenset[Payer]) -> frozenset[str]:
-        """Return every pool that a rule with one of these payers draws from."""
-        return frozenset(p for r in self.rules if r.payer in payer_kinds for p in r.pools)

@@ -82,7 +82,8 @@ class Team(BaseModel):
     former_members: tuple[tuple[Identifier, AwareDatetime], ...] = Field(
         default=(), max_length=FORMER_MEMBERS_MAX
     )
-    alerts: Alerts = Alerts()
+    # The defaults are not validated: a validator of their own would be built at each cold start.
+    alerts: Alerts = Alerts.model_construct()
     limits: tuple[TeamLimit, ...] = Field(default=(), max_length=TEAM_LIMITS_MAX)
     # Incremented with each change of the settings below, but not of the spending.
     settings_version: int = Field(default=0, ge=0)
@@ -91,7 +92,9 @@ class Team(BaseModel):
     spend_cap_cents: int = Field(default=0, ge=0)
     # Of the cap and of every purchase: one cap cannot add up two currencies.
     currency: Currency = "usd"
-    spending: Spending = Spending()
+    spending: Spending = Spending.model_construct()
+    # How many changes have an entry that says who made them.
+    audits: int = Field(default=0, ge=0)
     tenures: tuple[Tenure, ...] = Field(min_length=1, max_length=TENURES_MAX)
 
     @field_validator("time_zone")
@@ -151,35 +154,39 @@ class Billing(Struct, frozen=True):
     reservation: ReservationTerms = ReservationTerms()
     # Those that hold for the run, in the order in which they refuse.
     limits: tuple[Limit, ...] = ()
+    # Whose pools the run may draw after those of the payer.
+    lender: Principal | None = None
 
 
 def bill(event: AgentRunEvent, team: Team, policy: BillingPolicy) -> Billing:
     """Return the billing of an event under the policy of the tenure that pays for it."""
     tenure = team.tenure_at(billed_at(event))
     rule = policy.rule_for(tenure.kind, event.data.trigger.kind)
+    pools = rule.pools_in(team.team_id)
     return Billing(
         principal=_payer_principal(rule.payer, event, team.team_id, tenure.owner),
         payer=rule.payer,
-        pools=rule.pools,
+        pools=pools,
         policy_version=policy.version,
         grace=timedelta(days=policy.grace_days),
-        reload=_reload_terms(team, rule),
+        reload=_reload_terms(team, rule, pools),
         low_thresholds=team.alerts.low,
         reservation=rule.reservation_terms,
         limits=limits_of(event, team.limits, team.time_zone, tenure.kind, policy)
         if team.limits
         else (),
+        lender=Principal("team", team.team_id) if pools != rule.pools else None,
     )
 
 
-def _reload_terms(team: Team, rule: BillingRule) -> ReloadTerms | None:
+def _reload_terms(team: Team, rule: BillingRule, pools: tuple[str, ...]) -> ReloadTerms | None:
     settings = team.auto_reload
     if settings is None or not settings.enabled or settings.pool not in rule.pools:
         return None
     return ReloadTerms(
         team_id=team.team_id,
         settings_version=team.settings_version,
-        pools=rule.pools,
+        pools=pools,
         threshold_microcredits=settings.threshold_microcredits,
         reloads_max=settings.reloads_max,
         window=timedelta(minutes=settings.window_minutes),

@@ -7,7 +7,7 @@ A change's outcome is the first of these that applies:
 3. already recorded  a repeat; what was decided stays decided
 4. rejected     it contradicts the reservations of the account: a run or a parent that has ended
 5. waiting      the pools hold too little, and a reload that may cover it is under way
-6. insufficient the pools hold too little, or the run may draw no more
+6. insufficient a limit refuses, the pools hold too little, or the run may draw no more
 7. debited      or what else the change asks for: accepted, waived, finished, returned, granted
 """
 
@@ -41,6 +41,14 @@ from agent_credits.commit.low_credits import with_low_credits
 from agent_credits.commit.reload_outcomes import decline_reload, grant_reload
 from agent_credits.commit.reload_requests import freeze, reload_where_low, with_reload_recorded
 from agent_credits.commit.runs import apply_release_by_hand, apply_run
+from agent_credits.commit.shared_pools import (
+    billing_of_lender,
+    lenders,
+    moved_lenders,
+    past_with_lenders,
+    with_grants_lent,
+    without_grants_lent,
+)
 from agent_credits.events.agent_runs import Rejection, RunFinished
 from agent_credits.ledger.accounts import (
     ERRORED_RUNS_MAX,
@@ -55,6 +63,8 @@ from agent_credits.ledger.conservation import check_commit
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.shared_pools import is_shared_pool, lender_of
+from agent_credits.values.principals import Principal
 
 ERRORED_RUNS_REMEMBERED_FOR = timedelta(hours=24)
 
@@ -82,12 +92,18 @@ def decide(
     row: Account, changes: Sequence[Change], past: Past, now: datetime, beside: Beside = ALONE
 ) -> Decision:
     """Apply the changes in their order to the row as read; after a full page comes page n+1."""
-    lacks = beside.lacks(names_beside(row, changes))
+    names, owed = names_beside(row, changes), _owed(DecisionContext(row, past, now), changes)
+    lacks = beside.lacks(names.joined(NamesBeside(shared=owed)) if owed else names)
     if lacks:
         return Decision(row.version, row, (), lacks=lacks)
     now = _not_before(row, beside, now)
+    if beside.shared:
+        teams = [team for team in beside.shared.values() if team is not None]
+        up_to_now = {t.principal: bring_up_to(_with_room_on_page(t), now) for t in teams}
+        beside = beside.with_moved(Beside(shared=up_to_now))
+        past = past_with_lenders(past, beside)
     context = DecisionContext(row, past, now, beside)
-    current = bring_up_to(_with_room_on_page(row), now)
+    current = with_grants_lent(bring_up_to(_with_room_on_page(row), now), beside)
     known: dict[Identity, Entry] = {entry.identity: entry for entry in row.entries}
     known.update(past.recorded)
     results: list[Result] = []
@@ -118,12 +134,25 @@ def decide(
     remembered = _late_usage_waived(current, now)
     kept = remembered[-ERRORED_RUNS_MAX:]
     current = replace(current, errored_runs=kept)
-    committed = _ready_to_commit(current, fresh, context)
+    committed, teams_moved = _ready_to_commit(current, fresh, context)
     limits, missing = moved_limits(row, committed, _runs(fresh), beside, now)
     if missing:
         return Decision(row.version, row, (), lacks=NamesBeside(missing))
-    forgotten = len(remembered) - len(kept)
-    return Decision(row.version, committed, tuple(results), forgotten, Beside(limits))
+    moves = Beside(limits, teams_moved)
+    return Decision(row.version, committed, tuple(results), len(remembered) - len(kept), moves)
+
+
+def settled_lender(
+    row: Account, moved: Account, borrowers: Sequence[RunChange], now: datetime
+) -> Account:
+    """Return a team's account as it is to be written, after all that a commit moved on it.
+
+    `row`: as it was read. `borrowers`: the runs of the commit that may draw from its pools.
+    """
+    now = _not_before(moved, ALONE, now)
+    runs = [RunChange(run.event, billing_of_lender(run.billing)) for run in borrowers]
+    context = DecisionContext(row, Past(), now)
+    return _committed(row, with_low_credits(moved, runs, _new_entries(row, moved), context))
 
 
 def names_beside(row: Account, changes: Sequence[Change]) -> NamesBeside:
@@ -133,9 +162,25 @@ def names_beside(row: Account, changes: Sequence[Change]) -> NamesBeside:
     # A limit that began to span accounts does so until its period is over.
     named = {limit.key for run in runs for limit in run.billing.limits}
     counted = [c.key for c in row.limit_counts if c.spans_accounts and c.key in named]
-    if not spanning and not counted:
+    ends = [change for change in changes if isinstance(change, RunChange | ReleaseChange)]
+    teams = lenders(row, ends) if ends else frozenset[Principal]()
+    if not spanning and not counted and not teams:
         return NOTHING_BESIDE
-    return NamesBeside(frozenset((*spanning, *counted)))
+    return NamesBeside(frozenset((*spanning, *counted)), teams)
+
+
+def _owed(context: DecisionContext, changes: Sequence[Change]) -> frozenset[Principal]:
+    """Return the teams from whose pools those runs drew that give their draws back.
+
+    The rule that bills the end of a run may no longer name any pool of the team.
+    """
+    return frozenset(
+        lender_of(part.grant_id)[0]
+        for run_id in runs_that_give_back(changes)
+        for entry in context.entries_of_run(context.row, run_id)
+        for part in entry.draws
+        if is_shared_pool(part.pool)
+    )
 
 
 def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:
@@ -196,7 +241,9 @@ def _not_before(account: Account, beside: Beside, now: datetime) -> datetime:
     now = now.replace(microsecond=0)
     last = [entry.recorded_at for entry in account.entries[-1:]]
     moved = [row.moved_at for row in beside.limits.values() if row is not None]
-    return max([now, *last, *moved])
+    teams = [team for team in beside.shared.values() if team is not None]
+    lent = [entry.recorded_at for team in teams for entry in team.entries[-1:]]
+    return max([now, *last, *moved, *lent])
 
 
 def _runs(changes: Sequence[Change]) -> list[RunChange]:
@@ -248,24 +295,33 @@ def _late_usage_waived(account: Account, now: datetime) -> tuple[ErroredRun, ...
 
 def _ready_to_commit(
     account: Account, fresh: Sequence[Change], context: DecisionContext
-) -> Account:
-    row, now = context.row, context.now
-    account = bring_up_to(account, now)
-    held = held_grant_ids(account)
-    kept = len(row.entries) if account.page_number == row.page_number else 0
-    runs = _runs(fresh)
-    account = with_low_credits(account, runs, account.entries[kept:], context)
+) -> tuple[Account, dict[Principal, Account]]:
+    """Return the account as it is to be written, and the teams' accounts that the commit moves."""
+    account = bring_up_to(account, context.now)
+    runs, entries = _runs(fresh), _new_entries(context.row, account)
+    account = with_low_credits(account, runs, entries, context)
     account = settled_counts(account, runs, context)
+    moved = moved_lenders(account, entries, context.beside, context.now)
+    return _committed(context.row, without_grants_lent(account)), moved
+
+
+def _new_entries(row: Account, account: Account) -> tuple[Entry, ...]:
+    kept = len(row.entries) if account.page_number == row.page_number else 0
+    return account.entries[kept:]
+
+
+def _committed(row: Account, account: Account) -> Account:
+    held, entries = held_grant_ids(account), _new_entries(row, account)
     committed = replace(
         account,
         version=account.version + 1,
         # An empty grant leaves the row; the ledger has it, in case a draw is given back to it.
         grants=tuple(g for g in account.grants if g.remaining_microcredits > 0 or g.id in held),
-        is_exhausted=_is_exhausted(account, account.entries[kept:]),
+        is_exhausted=_is_exhausted(account, entries),
         page_is_full=fills_page(account.entries, len(account.reservations)),
     )
     check_account(committed)
-    check_commit(row, committed, committed.entries[kept:])
+    check_commit(row, committed, entries)
     return committed
 
 

@@ -22,7 +22,7 @@ from agent_credits.billing.teams import Billing
 from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.decision_context import DecisionContext
-from agent_credits.ledger.accounts import Account, held_under
+from agent_credits.ledger.accounts import Account, held_on_limit_row, held_under
 from agent_credits.ledger.entries import Draw, Entry
 from agent_credits.ledger.limits import (
     COUNTS_MAX,
@@ -138,6 +138,7 @@ def count_draws(
             count,
             drawn_microcredits=count.drawn_microcredits + microcredits,
             limit_microcredits=limit.microcredits,
+            stops=limit.stops,
         )
         account = _with_count(account, count)
         counted.append(Counted(limit.key, count.ends_at, microcredits))
@@ -196,8 +197,8 @@ def settled_counts(
     for count in _kept(account, context.now):
         limit = limits.get(count.key)
         if limit is not None and not count.spans_accounts:
-            reached = _reached(limit, count.drawn_microcredits, context.now)
-            percent = max(count.notified_percent, reached)
+            before = count_of(context.row.limit_counts, count.key)
+            percent = _notified(limit, before, count, context.now)
             count = replace(count, notified_percent=percent)
         counts.append(count)
     return replace(account, limit_counts=tuple(counts))
@@ -243,19 +244,34 @@ def _moved(
         drawn_microcredits=total,
         held=added(row.held, held, now),
         limit_microcredits=count.limit_microcredits,
+        stops=count.stops,
         moved_at=now,
     )
     require(all(amount > 0 for _, amount in after.held), "no more goes back than was held")
     if limit is None:
         return after
-    reached = _reached(limit, total, now)
-    return replace(after, notified_percent=max(row.notified_percent, reached))
+    return replace(after, notified_percent=_notified(limit, there, after, now))
 
 
-def _reached(limit: Limit, drawn: int, now: datetime) -> int:
+def _notified(
+    limit: Limit,
+    before: LimitCount | LimitRow | None,
+    after: LimitCount | LimitRow,
+    now: datetime,
+) -> int:
+    """Return the highest percentage that was announced, or is now.
+
+    Under another amount, what was drawn before counts as announced, and what is drawn now warns
+    again.
+    """
+    announced = after.notified_percent
+    if before is not None and before.limit_microcredits != limit.microcredits:
+        drawn = before.drawn_microcredits if before.ends_at == after.ends_at else 0
+        announced = highest_reached(limit.warn_at, drawn, limit.microcredits)
     if limit.is_lifted(now):
-        return 0
-    return highest_reached(limit.warn_at, drawn, limit.microcredits)
+        return announced
+    reached = highest_reached(limit.warn_at, after.drawn_microcredits, limit.microcredits)
+    return max(announced, reached)
 
 
 def _drawn_by(row: Account, committed: Account, key: LimitKey) -> int:
@@ -271,7 +287,7 @@ def _drawn_by(row: Account, committed: Account, key: LimitKey) -> int:
 
 def _held_by(row: Account, committed: Account, key: LimitKey, now: datetime) -> dict[datetime, int]:
     """Return what the commit adds to what reservations hold, by the time until which it counts."""
-    before, after = held_under(row, key), held_under(committed, key)
+    before, after = held_on_limit_row(row, key), held_on_limit_row(committed, key)
     more = {until: after.get(until, 0) - before.get(until, 0) for until in {**before, **after}}
     return {until: amount for until, amount in more.items() if amount and now < until}
 
@@ -315,7 +331,8 @@ def _drawn_and_held_by_others(count: LimitCount, context: DecisionContext) -> tu
     if before is not None and before.spans_accounts and before.ends_at == count.ends_at:
         drawn -= before.drawn_microcredits
     now = context.now
-    own = sum(held for until, held in held_under(context.row, count.key).items() if now < until)
+    held_before = held_on_limit_row(context.row, count.key)
+    own = sum(held for until, held in held_before.items() if now < until)
     return max(drawn, 0), max(there.held_microcredits(now) - own, 0)
 
 

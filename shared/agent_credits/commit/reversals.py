@@ -9,6 +9,7 @@ from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Draw, Entry, Move
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.shared_pools import is_shared_grant
 from agent_credits.values.errors import InvariantViolated, require
 
 
@@ -63,6 +64,10 @@ def given_back(
         expires_at += grace
         if expires_at <= now:
             return None
+    if held is not None and is_shared_grant(part.grant_id):
+        # It lapses on the team's account with what else the grant holds.
+        left = held.remaining_microcredits + part.microcredits
+        return _with_grant(account, replace(held, remaining_microcredits=left))
     revived = replace(origin, remaining_microcredits=part.microcredits, expires_at=expires_at)
     if held is None:
         return replace(account, grants=(*account.grants, revived))

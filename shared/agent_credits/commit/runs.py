@@ -18,6 +18,7 @@ from agent_credits.commit.reservations import (
     reserve,
 )
 from agent_credits.commit.reversals import draws_to_return, given_back, origin_of
+from agent_credits.commit.shared_pools import holds_too_many
 from agent_credits.events.agent_runs import (
     ExtendedData,
     LedgerEvent,
@@ -54,7 +55,8 @@ from agent_credits.ledger.entries import (
 )
 from agent_credits.ledger.limits import NO_LIMITS, Counted, LimitFacts
 from agent_credits.ledger.reloads import DeclineCause, Standing
-from agent_credits.ledger.reservations import line_of, reservation_of
+from agent_credits.ledger.reservations import RESERVATIONS_MAX, line_of, reservation_of
+from agent_credits.ledger.shared_pools import is_holding
 
 _RUN_ENDED = Rejection("run_ended", "the run has ended, and its reservation with it")
 
@@ -88,6 +90,8 @@ def apply_release_by_hand(
     """End a run's reservation for an operator."""
     if reservation_of(account.reservations, change.run_id) is None:
         return account, Rejection("no_reservation", "the run holds no reservation")
+    if is_holding(change.run_id):
+        return account, Rejection("held_for_a_payer", "release the run on the account that pays")
     after, facts = end_trees(account, [change.run_id])
     facts = replace(facts, reason=change.reason)
     entry = Entry.released_by_hand(change.identity, change.payload_hash, facts, context.now)
@@ -128,6 +132,11 @@ def _reserve(
     rejection = rejection_of_request(account, run_id, parent_run_id)
     if rejection is not None:
         return account, rejection
+    if parent_run_id is None and holds_too_many(account, change.billing, context.beside):
+        return account, Rejection(
+            "too_many_reservations",
+            f"the team's account holds {RESERVATIONS_MAX} reservations, which is the most",
+        )
     if _has_ended(context.entries_of_run(account, run_id)):
         return account, _RUN_ENDED
     if parent_run_id and reservation_of(account.reservations, parent_run_id) is None:

@@ -1,4 +1,4 @@
-"""Commits that move rows beside the account's own: limits that span accounts.
+"""Commits that move rows beside the account's own: limits that span accounts, pools of a team.
 
 They follow the write protocol for each account, and differ in the fourth step alone: all rows that
 the commit moves are written in one transaction, each under its own version. Nothing is half done,
@@ -11,14 +11,14 @@ to move no other row is written by itself.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from agent_credits.commit.beside import Beside, NamesBeside
-from agent_credits.commit.changes import Change, RunChange
-from agent_credits.commit.decide import Decision, lacks_credits, names_beside
+from agent_credits.commit.beside import NOTHING_BESIDE, Beside, NamesBeside, moves_other_rows
+from agent_credits.commit.changes import Change, Recorded, RunChange
+from agent_credits.commit.decide import Decision, lacks_credits, names_beside, settled_lender
 from agent_credits.commit.read_ahead import Ahead, flushes_ahead, not_on_page, read_ahead
 from agent_credits.commit.rows import LostTogether, Rows
 from agent_credits.commit.write_protocol import (
@@ -32,7 +32,6 @@ from agent_credits.commit.write_protocol import (
     must_be_newest,
 )
 from agent_credits.ledger.accounts import Account
-from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.values.errors import (
     AccountMissing,
     AccountTooLarge,
@@ -43,6 +42,9 @@ from agent_credits.values.errors import (
     require,
 )
 from agent_credits.values.principals import Principal
+
+if TYPE_CHECKING:
+    from agent_credits.ledger.limits import LimitKey, LimitRow
 
 # DynamoDB's bound on the rows of a transaction.
 ROWS_TOGETHER_MAX: Final = 100
@@ -83,14 +85,16 @@ def commit_changes(
     return outcome
 
 
-def moves_other_rows(changes: Sequence[Change]) -> bool:
-    """Return whether the billing of these changes names rows beside the account's own."""
-    return any(
-        limit.spans_accounts
-        for change in changes
-        if isinstance(change, RunChange)
-        for limit in change.billing.limits
-    )
+def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
+    """Return what a commit of these changes would decide now. Nothing is written."""
+    receipts = rows.read_receipts(not_on_page(row, changes))
+    beside = Beside()
+    for _ in range(_ROUNDS_MAX):
+        decision = decide_with_ledger(rows, row, changes, receipts, now, beside)
+        if not decision.lacks:
+            return decision
+        beside = beside.with_moved(_read_beside(rows, decision.lacks))
+    raise InvariantViolated("a decision names all rows that it needs")
 
 
 def commit_together(
@@ -100,24 +104,28 @@ def commit_together(
     now: datetime,
     pause: Pause,
     before_failing: Rebill | None = None,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> dict[Principal, Outcome]:
     """Commit the changes of each account, or return the error that concerns it; see `commit`."""
     require(0 < len(changes_of) <= ACCOUNTS_TOGETHER_MAX, "a commit moves bounded accounts")
     for changes in changes_of.values():
         require(0 < len(changes) <= CHANGES_PER_COMMIT_MAX, "a commit holds a bounded batch")
     group = _Group(rows, changes_of, now, before_failing)
-    for number in range(ATTEMPTS_MAX):
+    for number in range(attempts_max):
         try:
             lost_race = group.attempt(number)
+            if lost_race and group.pending and number + 1 < attempts_max:
+                pause(number + 1)
+        except Contended as out_of_time:
+            group.outcomes.update(dict.fromkeys(group.pending, out_of_time))
+            return group.outcomes
         except AgentCreditsError as error:
             group.isolate(error)
             return group.outcomes
         if not group.pending:
             return group.outcomes
-        if lost_race and number + 1 < ATTEMPTS_MAX:
-            pause(number + 1)
     for principal in group.pending:
-        contended = Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
+        contended = Contended(f"{principal}: lost {attempts_max} races in a row", attempts_max)
         group.outcomes[principal] = contended
     return group.outcomes
 
@@ -147,6 +155,7 @@ class _Group:
         self._ahead: dict[Principal, Ahead] = {}
         self._newer: dict[Principal, Account] = {}
         self._limits: dict[LimitKey, LimitRow | None] = {}
+        self._shared: dict[Principal, Account | None] = {}
         self.pending = dict(changes_of)
         self.outcomes: dict[Principal, Outcome] = {}
 
@@ -173,16 +182,19 @@ class _Group:
             self._newer.clear()
         for principal in [p for p in self.pending if p not in self._ahead]:
             self._settle(principal, AccountMissing(f"{principal} has no account"))
-        named = [
-            names_beside(self._ahead[p].row, changes).limits for p, changes in self.pending.items()
-        ]
-        self._read_limits(NamesBeside(frozenset(key for keys in named for key in keys)))
+        named = [names_beside(self._ahead[p].row, c) for p, c in self.pending.items()]
+        self._read_beside(
+            NamesBeside(
+                frozenset(key for names in named for key in names.limits),
+                frozenset(team for names in named for team in names.shared),
+            )
+        )
 
-    def _read_limits(self, names: NamesBeside) -> None:
-        keys = [key for key in names.limits if key not in self._limits]
-        if keys:
-            found = self._rows.read_limits(keys)
-            self._limits.update({key: found.get(key) for key in keys})
+    def _read_beside(self, names: NamesBeside) -> None:
+        """Read the rows named that are not known."""
+        found = _read_beside(self._rows, Beside(self._limits, self._shared).lacks(names))
+        self._limits.update(found.limits)
+        self._shared.update(found.shared)
 
     def _decide_all(self, number: int) -> dict[Principal, _Staged]:
         """Decide each account with what those before it move."""
@@ -194,7 +206,7 @@ class _Group:
             except InvariantViolated as error:
                 # Either what it was decided with is stale, or what the accounts before it move was.
                 # It is a bug only if it happens with what stands.
-                if not moved and not self._is_stale(principal) and not self._limits_are_stale():
+                if not moved and not self._is_stale(principal) and not self._beside_is_stale():
                     self._settle(principal, error)
                 continue
             except AgentCreditsError as error:
@@ -211,18 +223,19 @@ class _Group:
         """Decide, with all rows that the decision turns out to need."""
         ahead = self._ahead[principal]
         receipts = {i: receipt for i, receipt in ahead.receipts.items() if receipt}
-        names = frozenset[LimitKey]()
+        names = NOTHING_BESIDE
         for _ in range(_ROUNDS_MAX):
             changes = self.pending[principal]
-            names |= frozenset(names_beside(ahead.row, changes).limits)
-            known = {**self._limits, **moved.limits}
-            beside = Beside({key: known[key] for key in names if key in known})
+            names = names.joined(names_beside(ahead.row, changes))
+            pages = {team: row.entries for team, row in self._shared.items() if row is not None}
+            known = Beside(self._limits, self._shared, pages).with_moved(moved)
+            beside = known.named(names)
             decision = decide_with_ledger(
                 self._rows, ahead.row, changes, receipts, self._now, beside
             )
             if decision.lacks:
-                self._read_limits(decision.lacks)
-                names |= frozenset(decision.lacks.limits)
+                self._read_beside(decision.lacks)
+                names = names.joined(decision.lacks)
             elif self._bills_again(principal, decision):
                 self._rebilled.add(principal)
                 assert self._before_failing is not None
@@ -243,11 +256,12 @@ class _Group:
         self._start_from(newer)
         return True
 
-    def _limits_are_stale(self) -> bool:
-        """Read the limits' rows again; if any has moved, the next decision starts from it."""
-        before, self._limits = self._limits, {}
-        self._read_limits(NamesBeside(before.keys()))
-        return self._limits != before
+    def _beside_is_stale(self) -> bool:
+        """Read the rows beside again; if any has moved, the next decision starts from it."""
+        before = Beside(self._limits, self._shared)
+        now_there = _read_beside(self._rows, NamesBeside(self._limits.keys(), self._shared.keys()))
+        self._limits, self._shared = dict(now_there.limits), dict(now_there.shared)
+        return (now_there.limits, now_there.shared) != (before.limits, before.shared)
 
     def _start_from(self, newer: Account) -> None:
         self._ahead.pop(newer.principal, None)
@@ -277,11 +291,12 @@ class _Group:
             if row is not None
         ]
         try:
-            if len(staged) + len(limits) > ROWS_TOGETHER_MAX:
+            teams = [self._settled_lender(team, staged) for team in moved.shared.values() if team]
+            if len(staged) + len(teams) + len(limits) > ROWS_TOGETHER_MAX:
                 raise AccountTooLarge(f"a commit moves at most {ROWS_TOGETHER_MAX} rows")
             for principal, found in staged.items():
                 self._flush(principal, found.row)
-            accounts = [found.decision.account for found in staged.values()]
+            accounts = [*(found.decision.account for found in staged.values()), *teams]
             lost = self._rows.compare_and_set_together(accounts, limits)
         except AgentCreditsError as error:
             self._one_by_one([*staged], error)
@@ -290,9 +305,26 @@ class _Group:
             self._start_after(lost)
             return False
         self._limits.update({row.key: row for row in limits})
+        self._shared.update({team.principal: team for team in teams})
         for principal, found in staged.items():
             self._settle(principal, _committed(found.decision, number))
         return True
+
+    def _settled_lender(self, moved: Account, staged: Mapping[Principal, _Staged]) -> Account:
+        """Return a team's account as it is to be written, with its full page flushed before."""
+        row = self._shared[moved.principal]
+        assert row is not None
+        if row.page_is_full:
+            self._rows.put_page(row.page)
+        borrowers = [
+            change
+            for principal, found in staged.items()
+            for change, result in zip(self.pending[principal], found.decision.results, strict=True)
+            if isinstance(change, RunChange)
+            and isinstance(result, Recorded)
+            and change.billing.lender == moved.principal
+        ]
+        return settled_lender(row, moved, borrowers, self._now)
 
     def isolate(self, error: AgentCreditsError) -> None:
         """Let the fault of one account, or of what it needs, cost the others nothing."""
@@ -314,13 +346,18 @@ class _Group:
             self._settle(principal, outcome)
         # What they moved is read again.
         self._limits.clear()
+        self._shared.clear()
 
     def _start_after(self, lost: LostTogether) -> None:
         if lost.conflicts:
             self._ahead.clear()
             self._limits.clear()
+            self._shared.clear()
         for account in lost.accounts:
-            self._start_from(account)
+            if account.principal in self.pending:
+                self._start_from(account)
+            else:
+                self._shared[account.principal] = account
         self._limits.update({row.key: row for row in lost.limits})
 
     def _flush(self, principal: Principal, row: Account) -> None:
@@ -331,6 +368,16 @@ class _Group:
     def _settle(self, principal: Principal, outcome: Outcome) -> None:
         self.outcomes[principal] = outcome
         self.pending.pop(principal)
+
+
+def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
+    limits = rows.read_limits(names.limits) if names.limits else {}
+    teams = rows.read_accounts_of(names.shared) if names.shared else {}
+    return Beside(
+        {key: limits.get(key) for key in names.limits},
+        {team: teams.get(team) for team in names.shared},
+        {team: row.entries for team, row in teams.items()},
+    )
 
 
 def _do_not_wait(_: int) -> None:

@@ -37,6 +37,8 @@ from agent_credits.commit.rows import Rows, entries_of
 from agent_credits.events.agent_runs import Rejection
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Receipt, origin_identity
+from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.shared_pools import is_shared_grant, lender_of, lent
 from agent_credits.values.errors import (
     AccountMissing,
     Contended,
@@ -56,7 +58,8 @@ CHANGES_PER_COMMIT_MAX = 200
 # Bills the changes again by settings read at this moment.
 Rebill = Callable[[Sequence[Change], datetime], Sequence[Change]]
 
-# Called with the number of attempts lost so far; waits for a random time.
+# Called with the number of attempts lost so far; waits for a random time. One that may not wait any
+# longer raises `Contended`.
 Pause = Callable[[int], None]
 
 
@@ -105,10 +108,11 @@ def commit(
     ahead: Ahead | None = None,
     opens_account: bool = False,
     before_failing: Rebill | None = None,
+    attempts_max: int = ATTEMPTS_MAX,
 ) -> Committed:
     """Record a batch of at most `CHANGES_PER_COMMIT_MAX` changes of one account, all or none.
 
-    Raises `AccountMissing`, unless the batch opens the account, `Contended` after `ATTEMPTS_MAX`
+    Raises `AccountMissing`, unless the batch opens the account, `Contended` after `attempts_max`
     lost races, `AccountTooLarge` if the changes do not fit one row, `MoreRowsNeeded` if they move
     rows beside the account's own, and what `rows` raises.
     `before_failing` is called once, if a run would fail, to bill by settings that are not cached.
@@ -124,20 +128,14 @@ def commit(
                 raise AccountMissing(f"{principal} has no account")
             row = Account(principal)
         attempt = _Attempt(row, changes, before_failing, is_warm=warm is not None)
-    for number in range(ATTEMPTS_MAX):
+    for number in range(attempts_max):
         tried = _try(rows, attempt, now)
         if isinstance(tried, Decision):
             return Committed(tried.account, tried.results, number, tried.errored_runs_forgotten)
         attempt = tried.next
-        if tried.lost_race and number + 1 < ATTEMPTS_MAX:
+        if tried.lost_race and number + 1 < attempts_max:
             pause(number + 1)
-    raise Contended(f"{principal}: lost {ATTEMPTS_MAX} races in a row", ATTEMPTS_MAX)
-
-
-def foresee(rows: Rows, row: Account, changes: Sequence[Change], now: datetime) -> Decision:
-    """Return what a commit of these changes would decide now. Nothing is written."""
-    receipts = rows.read_receipts(not_on_page(row, changes))
-    return decide_with_ledger(rows, row, changes, receipts, now)
+    raise Contended(f"{principal}: lost {attempts_max} races in a row", attempts_max)
 
 
 def _try(rows: Rows, attempt: _Attempt, now: datetime) -> Decision | _Superseded:
@@ -222,6 +220,17 @@ def must_be_newest(decision: Decision, *, is_warm: bool) -> bool:
     return is_warm and any(isinstance(result, Waiting) for result in decision.results)
 
 
+def _origin(principal: Principal, grant_id: str) -> Identity:
+    """Return the identity of the entry that made a grant, on this account or on a team's."""
+    if is_shared_grant(grant_id):
+        return origin_identity(*lender_of(grant_id))
+    return origin_identity(principal, grant_id)
+
+
+def _as_called_here(grant: Grant, grant_id: str) -> Grant:
+    return lent(lender_of(grant_id)[0].id, grant) if is_shared_grant(grant_id) else grant
+
+
 def _with_runs(
     rows: Rows, row: Account, past: Past, run_ids: Collection[str], now: datetime, beside: Beside
 ) -> Past:
@@ -231,8 +240,13 @@ def _with_runs(
     runs = {run: entries_of(found, row.principal) for run, found in receipts_of.items()}
     elsewhere = frozenset(run for run, found in receipts_of.items() if len(found) > len(runs[run]))
     grant_ids = grants_to_look_up(row, runs, now, beside)
-    receipts = rows.read_receipts([origin_identity(row.principal, g) for g in sorted(grant_ids)])
-    grants = {r.entry.grant.id: r.entry.grant for r in receipts.values() if r.entry.grant}
+    origins = {_origin(row.principal, grant_id): grant_id for grant_id in sorted(grant_ids)}
+    receipts = rows.read_receipts([*origins])
+    grants = {
+        origins[identity]: _as_called_here(receipt.entry.grant, origins[identity])
+        for identity, receipt in receipts.items()
+        if receipt.entry.grant
+    }
     return Past(
         past.recorded,
         {**past.runs, **runs},

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -246,6 +247,7 @@ RejectionCode = Literal[
     "circular_parents",
     "tree_too_deep",
     "too_many_children",
+    "held_for_a_payer",
     "too_many_reservations",
 ]
 
@@ -287,8 +289,24 @@ _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 def parse_message(body: str) -> Message:
     """Read a message body. Never raises, whatever the body is."""
+    document = parse_json(body)
+    if isinstance(document, Rejection):
+        return Message(events=(), rejections=(document,))
+    documents = document if isinstance(document, list) else [document]
+    rejection = why_no_batch(documents)
+    if rejection is not None:
+        return Message(events=(), rejections=(rejection,))
+    parsed = [parse_event(document, f"event {n}") for n, document in enumerate(documents)]
+    return Message(
+        events=tuple(p for p in parsed if not isinstance(p, Rejection)),
+        rejections=tuple(p for p in parsed if isinstance(p, Rejection)),
+    )
+
+
+def parse_json(body: str) -> Any:
+    """Return the value of unambiguous JSON, or a `Rejection` of anything else."""
     try:
-        document = _JSON.decode(body)
+        return _JSON.decode(body)
     except RecursionError:
         return _malformed("the body is nested too deeply")
     except (json.JSONDecodeError, _NotJson) as error:
@@ -296,16 +314,15 @@ def parse_message(body: str) -> Message:
     except ValueError:
         # Python limits the digits of an integer.
         return _malformed("the body holds a number with too many digits")
-    documents = document if isinstance(document, list) else [document]
+
+
+def why_no_batch(documents: Sequence[object]) -> Rejection | None:
+    """Return why an array cannot hold the events of one message."""
     if not documents:
         return _malformed("the array holds no events")
     if len(documents) > EVENTS_PER_MESSAGE_MAX:
         return _malformed(f"the array holds more than {EVENTS_PER_MESSAGE_MAX:,} events")
-    parsed = [_parse_event(document, number) for number, document in enumerate(documents)]
-    return Message(
-        events=tuple(p for p in parsed if not isinstance(p, Rejection)),
-        rejections=tuple(p for p in parsed if isinstance(p, Rejection)),
-    )
+    return None
 
 
 def payload_hash(payload: object) -> str:
@@ -314,19 +331,26 @@ def payload_hash(payload: object) -> str:
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
-def _parse_event(document: object, number: int) -> AgentRunEvent | Rejection:
+def parse_event(
+    document: object, name: str, hashed: object | None = None
+) -> AgentRunEvent | Rejection:
+    """Read one event; a rejection calls it by `name`.
+
+    `hashed`: what a repeat must be equal in, if not the whole document.
+    """
     if not isinstance(document, dict):
-        return Rejection("malformed", f"event {number} is not a JSON object")
+        return _malformed(f"{name} is not a JSON object")
     if "payload_hash" in document:
-        return Rejection("malformed", f"event {number}: payload_hash {_UNKNOWN_FIELD}")
+        return _malformed(f"{name}: payload_hash {_UNKNOWN_FIELD}")
+    payload = document if hashed is None else hashed
     try:
-        event = _EVENT.validate_python({**document, "payload_hash": payload_hash(document)})
+        event = _EVENT.validate_python({**document, "payload_hash": payload_hash(payload)})
     except RecursionError:
-        return Rejection("malformed", f"event {number} is nested too deeply")
+        return _malformed(f"{name} is nested too deeply")
     except ValidationError as error:
-        return Rejection("malformed", f"event {number}: {_reason(error)}")
+        return _malformed(f"{name}: {_reason(error)}")
     if billed_at(event) > event.time:
-        return Rejection("malformed", f"event {number}: data.started_at must not be after time")
+        return _malformed(f"{name}: data.started_at must not be after time")
     return event
 
 
@@ -341,7 +365,7 @@ def _reason(error: ValidationError) -> str:
         path.append(first["ctx"]["discriminator"].strip("'"))
     field = ".".join(path)[:_PATH_LENGTH_MAX] or "the event"
     # The sentences about credits start with "credits", because they are also used without a field.
-    complaint = _complaint(first).removeprefix("credits ")
+    complaint = complaint_of(first).removeprefix("credits ")
     more = error.error_count() - 1
     others = f" (and {count_text(more, 'more error')})" if more else ""
     return f"{field} {complaint}{others}"
@@ -358,7 +382,8 @@ def _path(loc: tuple[int | str, ...]) -> list[str]:
     return path
 
 
-def _complaint(error: ErrorDetails) -> str:
+def complaint_of(error: ErrorDetails) -> str:
+    """Return what is wrong with a field as the rest of a sentence, without the field's value."""
     context = error.get("ctx", {})
     match error["type"]:
         case "missing" | "union_tag_not_found":
@@ -395,5 +420,5 @@ def _complaint(error: ErrorDetails) -> str:
             return error["msg"]
 
 
-def _malformed(reason: str) -> Message:
-    return Message(events=(), rejections=(Rejection("malformed", reason),))
+def _malformed(reason: str) -> Rejection:
+    return Rejection("malformed", reason)

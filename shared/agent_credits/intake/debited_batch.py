@@ -18,6 +18,7 @@ from agent_credits.intake.dispositions import (
 )
 from agent_credits.intake.model_provider_errors import ReportedModelProviderError
 from agent_credits.intake.reservation_counts import reservation_counts
+from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.values.errors import AgentCreditsError
 from agent_credits.values.principals import Principal
@@ -38,6 +39,8 @@ class Outcome(Struct, frozen=True):
     principal: Principal
     version: int
     result: Recorded | AlreadyRecorded | Conflicting
+    # The row after the commit.
+    account: Account | None = None
 
     @property
     def name(self) -> str:

@@ -15,9 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar, assert_never
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
+from agent_credits.commit.beside import moves_other_rows
 from agent_credits.commit.changes import (
     AlreadyRecorded,
     Change,
@@ -30,12 +32,13 @@ from agent_credits.commit.changes import (
 )
 from agent_credits.commit.read_ahead import Ahead, read_ahead
 from agent_credits.commit.rows import Rows
-from agent_credits.commit.together import (
-    ACCOUNTS_TOGETHER_MAX,
-    commit_together,
-    moves_other_rows,
+from agent_credits.commit.write_protocol import (
+    ATTEMPTS_MAX,
+    CHANGES_PER_COMMIT_MAX,
+    Committed,
+    Pause,
+    commit,
 )
-from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX, Committed, Pause, commit
 from agent_credits.events.agent_runs import (
     AgentRunEvent,
     LedgerEvent,
@@ -147,10 +150,12 @@ class Debits:
         side_by_side: SideBySide = in_turn,
         *,
         unsigned_counts: bool = False,
+        attempts_max: int = ATTEMPTS_MAX,
     ) -> None:
         self._rows = rows
         self._directory = directory
         self._pause = pause
+        self._attempts_max = attempts_max
         self._side_by_side = side_by_side
         self._signing_keys = signing_keys
         self._unsigned_counts = unsigned_counts
@@ -161,7 +166,25 @@ class Debits:
         self, deliveries: Sequence[Delivery], *, now: datetime, time_is_left: TimeIsLeft
     ) -> DebitedBatch:
         """Record every event that can be recorded, as long as time is left."""
-        read = self._read(deliveries, now)
+        batch = self._record(self._read(deliveries, now), now, time_is_left)
+        if not self._unsigned_counts:
+            return batch
+        return replace(batch, unsigned=sum(delivery.signature is None for delivery in deliveries))
+
+    def record(
+        self, events: Mapping[str, AgentRunEvent], *, now: datetime, time_is_left: TimeIsLeft
+    ) -> DebitedBatch:
+        """Record events that were read before, each under the id of a message of its own."""
+        self._directory.read_ahead(tuple(events.values()), now, self._side_by_side)
+        billed = [self._bill(message_id, event, now) for message_id, event in events.items()]
+        return self._record(billed, now, time_is_left)
+
+    def _record(
+        self,
+        read: Sequence[_Debit | _Observation | _Settled],
+        now: datetime,
+        time_is_left: TimeIsLeft,
+    ) -> DebitedBatch:
         accounts = _by_account(found for found in read if isinstance(found, _Debit))
         groups = [
             group
@@ -177,16 +200,13 @@ class Debits:
             *(found for found in observed if isinstance(found, _Settled)),
         ]
         return DebitedBatch(
-            dispositions=_by_message(deliveries, settled),
+            dispositions=_by_message((found.message_id for found in read), settled),
             events=len(read),
             outcomes=tuple(outcome for group in groups for outcome in group.outcomes),
             reported=tuple(o for o in observed if isinstance(o, ReportedModelProviderError)),
             retries=sum(group.retries for group in groups),
             errored_runs_forgotten=sum(group.errored_runs_forgotten for group in groups),
             expiries=tuple(expiry for group in groups for expiry in group.expiries),
-            unsigned=sum(delivery.signature is None for delivery in deliveries)
-            if self._unsigned_counts
-            else None,
         )
 
     def _read(
@@ -294,9 +314,16 @@ class Debits:
 
         They are never warm: another account's commit may have moved what they share.
         """
+        # Most stacks share no rows, so a cold start does not pay for it.
+        from agent_credits.commit.together import ACCOUNTS_TOGETHER_MAX, commit_together
+
+        # A team's account may be what members' accounts draw from, and is not committed with them.
+        users = [of for of in accounts if of[0].kind == "user"]
+        teams = [of for of in accounts if of[0].kind == "team"]
+        parts = (*_parts(users, ACCOUNTS_TOGETHER_MAX), *_parts(teams, ACCOUNTS_TOGETHER_MAX))
         waiting = [
             {principal: debits[start : start + CHANGES_PER_COMMIT_MAX] for principal, debits in of}
-            for of in _parts(accounts, ACCOUNTS_TOGETHER_MAX)
+            for of in parts
             for start in range(0, max(len(d) for _, d in of), CHANGES_PER_COMMIT_MAX)
         ][::-1]
         for principal, _ in accounts:
@@ -313,6 +340,7 @@ class Debits:
                 now=now,
                 pause=self._pause,
                 before_failing=self._rebilled,
+                attempts_max=self._attempts_max,
             )
             for principal, debits in part.items():
                 outcome = outcomes[principal]
@@ -371,6 +399,7 @@ class Debits:
                     warm=start,
                     ahead=ahead,
                     before_failing=self._rebilled,
+                    attempts_max=self._attempts_max,
                 )
             except MoreRowsNeeded:
                 groups += self._commit_sharing([(principal, [*part])], now, time_is_left)
@@ -418,10 +447,8 @@ def _parts(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         yield items[start : start + size]
 
 
-def _by_message(
-    deliveries: Iterable[Delivery], settled: Iterable[_Settled]
-) -> dict[str, Disposition]:
-    by_message: dict[str, list[Disposition]] = {d.message_id: [] for d in deliveries}
+def _by_message(message_ids: Iterable[str], settled: Iterable[_Settled]) -> dict[str, Disposition]:
+    by_message: dict[str, list[Disposition]] = {message_id: [] for message_id in message_ids}
     for found in settled:
         by_message[found.message_id].append(found.disposition)
     return {message_id: combined(found) for message_id, found in by_message.items()}
@@ -447,7 +474,8 @@ def _group_of(committed: Committed, debits: Sequence[_Debit], now: datetime) -> 
     account, outcomes, settled = committed.account, list[Outcome](), list[_Settled]()
     for debit, result in zip(debits, committed.results, strict=True):
         if isinstance(result, Recorded | AlreadyRecorded | Conflicting):
-            outcomes.append(Outcome(debit.message_id, account.principal, account.version, result))
+            outcome = Outcome(debit.message_id, account.principal, account.version, result, account)
+            outcomes.append(outcome)
         disposition = disposition_of(debit.change.event, result, now)
         if disposition is not None:
             settled.append(_Settled(debit.message_id, disposition))

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from agent_credits.ledger.entries import NO_RESERVATION, Entry, Page, PoolBalance
 from agent_credits.ledger.grants import Grant, drawing_order
-from agent_credits.ledger.limits import COUNTS_MAX, LimitCount, LimitKey, held_until
+from agent_credits.ledger.limits import COUNTS_MAX, LimitCount, LimitKey, count_of, held_until
 from agent_credits.ledger.reloads import Reload
 from agent_credits.ledger.reservations import (
     RESERVATIONS_MAX,
@@ -20,6 +20,7 @@ from agent_credits.ledger.reservations import (
     line_up,
     parents_of,
 )
+from agent_credits.ledger.shared_pools import is_shared_grant
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.errors import require
 from agent_credits.values.principals import Principal
@@ -211,6 +212,12 @@ def held_under(account: Account, key: LimitKey) -> dict[datetime, int]:
     return held
 
 
+def held_on_limit_row(account: Account, key: LimitKey) -> dict[datetime, int]:
+    """Return what of it is on the limit's own row: nothing while the limit spans no accounts."""
+    count = count_of(account.limit_counts, key)
+    return held_under(account, key) if count is not None and count.spans_accounts else {}
+
+
 def check_account(account: Account) -> None:
     """Raise `InvariantViolated` if no sequence of commits could have made this row."""
     ids = [grant.id for grant in account.grants]
@@ -222,7 +229,10 @@ def check_account(account: Account) -> None:
             grant.remaining_microcredits + reserved.pop(grant.id, 0) <= grant.amount_microcredits,
             "no grant holds more than was granted",
         )
-    require(not reserved, "a reservation holds parts of grants on its row only")
+    own = [grant_id for grant_id in reserved if not is_shared_grant(grant_id)]
+    require(not own, "a reservation holds parts of grants on its row only")
+    lent = [grant for grant in account.grants if is_shared_grant(grant.id)]
+    require(not lent, "the grants of a team stand on the team's row")
     _check_limit_counts(account)
     identities = [entry.identity for entry in account.entries]
     require(len(set(identities)) == len(identities), "an event stands on the page once")

@@ -10,6 +10,7 @@ from datetime import UTC, date, timedelta
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Page
+from agent_credits.ledger.shared_pools import is_shared_pool
 
 # Reports show burn over a day, a week and a month.
 WINDOWS_DAYS = (1, 7, 30)
@@ -50,12 +51,17 @@ def burn_of(entries: Iterable[Entry], since: date) -> BurnByDay:
             continue
         match entry.outcome:
             case "debited" | "insufficient":
-                burned[day] += entry.drawn_microcredits
+                burned[day] += _own_draws(entry)
             case "returned":
-                burned[day] -= entry.drawn_microcredits
+                burned[day] -= _own_draws(entry)
             case _:
                 pass
     return burned
+
+
+def _own_draws(entry: Entry) -> int:
+    """Return what was drawn of the account's own grants; the team's account has the rest."""
+    return sum(part.microcredits for part in entry.draws if not is_shared_pool(part.pool))
 
 
 def burned_over(burned: BurnByDay, days: int, today: date) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import NO_RESERVATION, Entry
 from agent_credits.ledger.reservations import line_up, parents_of
+from agent_credits.ledger.shared_pools import is_shared_grant
 from agent_credits.values.errors import require
 
 
@@ -40,6 +41,8 @@ def _follow_reservations(parents: dict[str, str | None], entry: Entry) -> None:
     if entry.outcome == "accepted" and facts.moves:
         require(run_id not in parents, "a run holds one reservation")
         parents[run_id] = facts.parent_run_id
+    if entry.type == "pool.drawn":
+        parents.update({m.run_id: None for m in facts.moves if m.run_id not in parents})
     moved = {move.run_id for move in facts.moves}
     require(moved <= parents.keys(), "only a live reservation holds anything")
     if entry.type == "agent_run.usage":
@@ -57,10 +60,13 @@ def _follow_credits(
         sign = -1 if entry.outcome == "expired" else 1
         available[entry.grant.id] += sign * entry.amount_microcredits
     for part in entry.draws:
+        if is_shared_grant(part.grant_id):
+            continue
         sign = 1 if entry.outcome == "returned" else -1
         available[part.grant_id] += sign * part.microcredits
     for move in entry.reservation.moves:
-        available[move.grant_id] -= move.microcredits
+        if not is_shared_grant(move.grant_id):
+            available[move.grant_id] -= move.microcredits
         reserved[move.run_id, move.grant_id] += move.microcredits
 
 

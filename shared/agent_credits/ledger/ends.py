@@ -20,6 +20,7 @@ from agent_credits.ledger.reservations import (
     together,
     tree_below,
 )
+from agent_credits.ledger.shared_pools import is_shared_grant
 from agent_credits.values.errors import require
 
 
@@ -59,5 +60,7 @@ def _with_parts(account: Account, parts: Parts) -> Account:
         replace(grant, remaining_microcredits=grant.remaining_microcredits + left.pop(grant.id, 0))
         for grant in account.grants
     )
-    require(not left, "a reserved grant stays on the row")
+    # The team's row gives its own parts back by itself, at the same time.
+    own = [grant_id for grant_id in left if not is_shared_grant(grant_id)]
+    require(not own, "a reserved grant stays on the row")
     return replace(account, grants=grants)

@@ -17,12 +17,13 @@ from agent_credits.ledger.grants import (
     EXPIRY_PREFIX,
     RELOAD_PREFIX,
     RESERVATIONS_PREFIX,
+    SHARED_PREFIX,
     Grant,
 )
 from agent_credits.ledger.limits import NO_LIMITS, LimitFacts
 from agent_credits.ledger.reloads import DeclineCause, Reload
 from agent_credits.values.errors import InvariantViolated, require
-from agent_credits.values.principals import Payer, Principal
+from agent_credits.values.principals import Payer, Principal, parse_principal
 
 Realm = Literal["RUN", "GRANT", "RELOAD"]
 
@@ -44,6 +45,8 @@ EntryType = Literal[
     "credits.refilled",
     "credits.expired",
     "reservations.expired",
+    "pool.drawn",
+    "pool.returned",
     "plan.changed",
     "reload.requested",
     "reload.granted",
@@ -366,6 +369,49 @@ class Entry(Struct, frozen=True):
         )
 
     @classmethod
+    def pool_drawn(
+        cls,
+        principal: Principal,
+        payer: Principal,
+        version: int,
+        draws: tuple[Draw, ...],
+        facts: ReservationFacts,
+        recorded_at: datetime,
+    ) -> Self:
+        """What the payer's commit of this version drew and reserved of this team's pools."""
+        return cls(
+            _pool_identity(principal, payer, version, "drawn"),
+            NO_PAYLOAD,
+            "pool.drawn",
+            "debited",
+            recorded_at,
+            total_of(draws),
+            draws,
+            reservation=facts,
+        )
+
+    @classmethod
+    def pool_returned(
+        cls,
+        principal: Principal,
+        payer: Principal,
+        version: int,
+        draws: tuple[Draw, ...],
+        recorded_at: datetime,
+    ) -> Self:
+        """What the payer's commit of this version gave back to this team's pools."""
+        require(total_of(draws) > 0, "what is given back is more than nothing")
+        return cls(
+            _pool_identity(principal, payer, version, "returned"),
+            NO_PAYLOAD,
+            "pool.returned",
+            "returned",
+            recorded_at,
+            total_of(draws),
+            draws,
+        )
+
+    @classmethod
     def accepted(
         cls,
         facts: RunFacts,
@@ -625,6 +671,22 @@ class Entry(Struct, frozen=True):
 def total_of(draws: Iterable[Draw]) -> int:
     """Return the microcredits of these draws or parts together."""
     return sum(draw.microcredits for draw in draws)
+
+
+def pool_identities(principal: Principal, payer: Principal, version: int) -> tuple[Identity, ...]:
+    """Return the identities of what a team's page may record of one commit of a payer."""
+    return tuple(_pool_identity(principal, payer, version, what) for what in ("drawn", "returned"))
+
+
+def payers_commit(entry: Entry) -> tuple[Principal, int]:
+    """Return the payer and the version of its commit that an entry of a team's pool is of."""
+    require(entry.type in ("pool.drawn", "pool.returned"), "only a pool's entry names a payer")
+    payer, version, _ = entry.identity.id.removeprefix(SHARED_PREFIX).rsplit(":", 2)
+    return parse_principal(payer), int(version)
+
+
+def _pool_identity(principal: Principal, payer: Principal, version: int, what: str) -> Identity:
+    return grant_identity(principal, f"{SHARED_PREFIX}{payer}:{version}:{what}")
 
 
 def _put_in(reservation: ReservationFacts, run_id: str) -> int:

@@ -16,6 +16,7 @@ from agent_credits.ledger.accounts import Account, held_grant_ids
 from agent_credits.ledger.ends import end_trees
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.grants import REFILL_PREFIX, Grant
+from agent_credits.ledger.shared_pools import is_shared_grant
 from agent_credits.values.periods import next_period_starts_at, period_containing
 
 
@@ -46,7 +47,9 @@ def _expire_reservations(account: Account, now: datetime) -> Account:
 
 def _expire(account: Account, now: datetime) -> Account:
     held = held_grant_ids(account)
-    over = [g for g in account.grants if not g.is_live(now) and g.id not in held]
+    # A grant that a team lends for a commit expires on the team's own account.
+    own = (grant for grant in account.grants if not is_shared_grant(grant.id))
+    over = [grant for grant in own if not grant.is_live(now) and grant.id not in held]
     if not over:
         return account
     expired = [grant for grant in over if grant.remaining_microcredits > 0]

@@ -13,12 +13,15 @@ RELOAD_PREFIX = "reload:"
 EXPIRY_PREFIX = "expiry:"
 PLAN_CHANGE_PREFIX = "plan:"
 RESERVATIONS_PREFIX = "reservations:"
+# Of a team's grants and entries, where a member's run draws from the team's pools.
+SHARED_PREFIX = "shared:"
 RESERVED_PREFIXES = (
     REFILL_PREFIX,
     RELOAD_PREFIX,
     EXPIRY_PREFIX,
     PLAN_CHANGE_PREFIX,
     RESERVATIONS_PREFIX,
+    SHARED_PREFIX,
 )
 
 GRANTS_MAX = 200

@@ -71,8 +71,9 @@ class Limit(Struct, frozen=True):
 class LimitCount(Struct, frozen=True):
     """What an account drew under a limit in the period that ends at `ends_at`.
 
-    `limit_microcredits` and `notified_percent`: the limit as it was when the account last counted,
-    and the highest percentage of it that was announced; of a limit with a row, both are there.
+    `limit_microcredits`, `stops` and `notified_percent`: the limit as it was when the account last
+    counted, and the highest percentage of it that was announced; of a limit with a row, they are
+    there.
     """
 
     key: LimitKey
@@ -81,6 +82,7 @@ class LimitCount(Struct, frozen=True):
     spans_accounts: bool = False
     limit_microcredits: int = 0
     notified_percent: int = 0
+    stops: bool = True
 
     def is_current(self, now: datetime) -> bool:
         return now < self.ends_at
@@ -101,6 +103,7 @@ class LimitRow(Struct, frozen=True):
     held: tuple[tuple[datetime, int], ...] = ()
     limit_microcredits: int = 0
     notified_percent: int = 0
+    stops: bool = True
     moved_at: datetime = LONG_AGO
 
     def held_microcredits(self, now: datetime) -> int:
@@ -136,6 +139,12 @@ class LimitStanding(Struct, frozen=True):
             return 0
         taken = self.drawn_microcredits + self.held_microcredits
         return max(self.limit_microcredits - taken, 0)
+
+    @property
+    def used_percent(self) -> int:
+        """Return how much of the limit is drawn, rounded down, as `warn_at` compares it."""
+        limit = self.limit_microcredits
+        return self.drawn_microcredits * 100 // limit if limit else 100
 
 
 class LimitFacts(Struct, frozen=True):

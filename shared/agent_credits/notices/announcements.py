@@ -6,14 +6,17 @@ kind of row. What is announced although no account changed is an observation, on
 """
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import assert_never
 
 from msgspec import Struct
 
 from agent_credits.billing.balance_reports import BalanceReport
+from agent_credits.billing.limits import raised
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.limits import LimitCount, LimitRow
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.notices.auto_reload import (
     credits_restored,
@@ -26,6 +29,11 @@ from agent_credits.notices.credits_expiring import credits_expiring
 from agent_credits.notices.credits_low import credits_low
 from agent_credits.notices.drift_found import drift_found
 from agent_credits.notices.insufficient_credits import insufficient_credits
+from agent_credits.notices.limits import (
+    limit_of_account_warning,
+    limit_of_accounts_warning,
+    limits_raised,
+)
 from agent_credits.notices.model_provider_errors import model_provider_error
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import (
@@ -53,10 +61,19 @@ class AccountRecord(Struct, frozen=True):
 
 
 class TeamRecord(Struct, frozen=True):
-    """One record of a team's change stream."""
+    """One record of a team's change stream, and when the row was written, which it does not say."""
 
     old: Team | None
     new: Team
+    written_at: datetime
+
+
+class LimitRecord(Struct, frozen=True):
+    """One record of the change stream of a limit's row, and when the row was written."""
+
+    old: LimitRow | None
+    new: LimitRow
+    written_at: datetime
 
 
 class Observed(Struct, frozen=True):
@@ -65,7 +82,7 @@ class Observed(Struct, frozen=True):
     observation: Observation
 
 
-StreamRecord = AccountRecord | TeamRecord | Observed
+StreamRecord = AccountRecord | TeamRecord | LimitRecord | Observed
 
 
 class NoticeSettings(Struct, frozen=True):
@@ -119,6 +136,29 @@ def _restored(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
         yield credits_restored(old, new)
 
 
+def _limits_of_account(commit: AccountRecord, _: NoticeSettings) -> Iterator[Notice]:
+    counts_before = commit.old.limit_counts if commit.old else ()
+    before = {count.key: count for count in counts_before}
+    for count in commit.new.limit_counts:
+        if _reaches_more(before.get(count.key), count):
+            yield limit_of_account_warning(commit.new, count)
+
+
+def _limits_of_accounts(change: LimitRecord, _: NoticeSettings) -> Iterator[Notice]:
+    if _reaches_more(change.old, change.new):
+        yield limit_of_accounts_warning(change.new, change.written_at)
+
+
+def _reaches_more(before: LimitCount | LimitRow | None, now: LimitCount | LimitRow) -> bool:
+    """Return whether a percentage was reached that was not announced yet in this period."""
+    if before is None or before.ends_at != now.ends_at:
+        return now.notified_percent > 0
+    if before.limit_microcredits == now.limit_microcredits:
+        return now.notified_percent > before.notified_percent
+    # Of another amount, what was drawn before is another percentage.
+    return now.notified_percent * now.limit_microcredits > before.drawn_microcredits * 100
+
+
 def _cap_warnings(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
     before, now = change.old.spending if change.old else None, change.new.spending
     warned_before = before.warned_percents if before and before.month == now.month else ()
@@ -134,16 +174,34 @@ def _suspensions(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
         yield reload_suspended(change.new)
 
 
+def _raised_limits(change: TeamRecord, _: NoticeSettings) -> Iterator[Notice]:
+    before = {limit.place: limit for limit in (change.old.limits if change.old else ())}
+    pairs = (
+        # A new limit of one project or member replaces the one of each.
+        (before.get(limit.place) or before.get((limit.scope, None, limit.period)), limit)
+        for limit in change.new.limits
+    )
+    at = change.written_at
+    found = [(old, new) for old, new in pairs if old is not None and raised(old, new, at)]
+    if found:
+        yield limits_raised(change.new, found, at)
+
+
 OF_ACCOUNTS: tuple[Callable[[AccountRecord, NoticeSettings], Iterator[Notice]], ...] = (
     _failed_runs,
     _overdrawn_runs,
     _reloads,
     _low_credits,
     _restored,
+    _limits_of_account,
 )
 OF_TEAMS: tuple[Callable[[TeamRecord, NoticeSettings], Iterator[Notice]], ...] = (
     _cap_warnings,
     _suspensions,
+    _raised_limits,
+)
+OF_LIMITS: tuple[Callable[[LimitRecord, NoticeSettings], Iterator[Notice]], ...] = (
+    _limits_of_accounts,
 )
 
 
@@ -154,6 +212,8 @@ def notices_of(change: StreamRecord, settings: NoticeSettings) -> list[Notice]:
             return [notice for derive in OF_ACCOUNTS for notice in derive(change, settings)]
         case TeamRecord():
             return [notice for derive in OF_TEAMS for notice in derive(change, settings)]
+        case LimitRecord():
+            return [notice for derive in OF_LIMITS for notice in derive(change, settings)]
         case Observed(observation):
             return [notice_of(observation)]
         case _:

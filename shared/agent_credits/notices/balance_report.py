@@ -5,6 +5,7 @@ from typing import Any
 from agent_credits.billing.balance_reports import BalanceReport, ReportedAccount
 from agent_credits.ledger.burn import RATE_DAYS, WINDOWS_DAYS
 from agent_credits.notices.facts import facts
+from agent_credits.notices.limit_words import limit_row_text, standing_to_json
 from agent_credits.notices.notice import Notice, iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import (
@@ -42,6 +43,7 @@ def report_data(report: BalanceReport) -> dict[str, Any]:
         **_reserved(report.reserved_microcredits),
         **_by_window(report.burned_microcredits),
         **report.spending.model_dump(),
+        **_limits_data(report),
         "accounts_count": report.accounts_count,
         "accounts": [_account_data(account) for account in report.accounts],
     }
@@ -54,6 +56,7 @@ def report_text(report: BalanceReport) -> str:
         f"Team {report.team_id} holds {_held_text(report)}.",
         f"Burned: {_windows_text(report.burned_microcredits)}.",
         _spending_text(report),
+        *_limit_lines(report),
         "",
         *(accounts or ["No account of this team has been opened yet."]),
         *([f"And {count_text(more, 'more account')}, with less burn."] if more else []),
@@ -74,6 +77,28 @@ def _spending_text(report: BalanceReport) -> str:
     )
     month = f"{spending.month} (the team's time zone)"
     return f"Spent on credits in {month}: {spent} of {cap}, with {reserved} reserved."
+
+
+def _limits_data(report: BalanceReport) -> dict[str, Any]:
+    if not report.limits:
+        return {}
+    standings = (limit.standing(report.team_id) for limit in report.limits)
+    return {
+        "limits_count": report.limits_count,
+        "limits": [standing_to_json(standing) for standing in standings],
+    }
+
+
+def _limit_lines(report: BalanceReport) -> list[str]:
+    if not report.limits:
+        return []
+    limits = _limits_data(report)["limits"]
+    more = report.limits_count - len(limits)
+    return [
+        "Limits that are nearly or wholly used:",
+        *(f"  {limit_row_text(limit)}" for limit in limits),
+        *([f"  and {count_text(more, 'more limit')}, with less used"] if more else []),
+    ]
 
 
 def _account_data(account: ReportedAccount) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from agent_credits.ledger.accounts import (
     total_microcredits,
 )
 from agent_credits.ledger.expiry import resets_at
+from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.notices.facts import account_text, fact_lines, facts, step_lines
 from agent_credits.notices.insufficient_credits import fixes, pools_to_json, reload_state
@@ -22,12 +23,16 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     """
     time = account.entries[-1].recorded_at
     threshold, base = low.deepest_notified, low.base_microcredits
-    pools = pool_balances(account, low.pools, time)
+    # What the team shares is on the team's row, whose own notice says when it is low.
+    own_pools = [pool for pool in low.pools if not is_shared_pool(pool)]
+    shares = len(own_pools) < len(low.pools)
+    pools = pool_balances(account, own_pools, time)
     available = total_microcredits(pools)
-    reserved = reserved_microcredits(account, low.pools, time)
+    reserved = reserved_microcredits(account, own_pools, time)
     left = available + reserved
     refill = resets_at(account, time)
-    fix = fixes(account, low.payer, low.team_id, refill, low.decline)
+    is_sharing = shares or low.is_shared
+    fix = fixes(account, low.payer, low.team_id, refill, low.decline, shares=is_sharing)
     data = {
         "principal": str(account.principal),
         "team_id": low.team_id,
@@ -43,14 +48,19 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     }
     if reserved:
         data["reserved_credits"] = format_credits(reserved)
+    whose = account_text(account.principal, low.team_id)
+    if low.is_shared:
+        whose = f"The pool that team {low.team_id} shares"
+    # No reload adds to what a team shares.
+    about_reload = () if low.is_shared else ("auto_reload",)
     lines = [
         (
-            f"{account_text(account.principal, low.team_id)} has {credits_text(left)} left, "
-            f"less than {_threshold_text(account, low)}."
+            f"{whose} has {credits_text(left)} {'of its own ' if shares else ''}left, less than "
+            f"{_threshold_text(account, low, shares=shares)}."
         ),
-        _what_follows(available, reserved),
+        _when_shared(low, shares=shares) or _what_follows(available, reserved),
         "",
-        *fact_lines(facts(data, "pools", "reserved_credits", "auto_reload", "resets_at")),
+        *fact_lines(facts(data, "pools", "reserved_credits", *about_reload, "resets_at")),
         "",
         *step_lines(fix),
     ]
@@ -77,10 +87,19 @@ def _what_follows(available: int, reserved: int) -> str:
     return "Every further run fails until credits are added."
 
 
-def _threshold_text(account: Account, low: LowCredits) -> str:
+def _when_shared(low: LowCredits, *, shares: bool) -> str | None:
+    if low.is_shared:
+        return "Members' runs draw it when their own credits are used up, and fail without it."
+    if shares:
+        return f"Runs then draw what team {low.team_id} shares, and fail once that is used up too."
+    return None
+
+
+def _threshold_text(account: Account, low: LowCredits, *, shares: bool) -> str:
     threshold, base = low.deepest_notified, credits_text(low.base_microcredits)
     if threshold.unit == "microcredits":
         return credits_text(threshold.amount)
     is_of_plan = account.plan is not None and account.plan.refills_one_of(low.pools)
-    of = f"its plan's {base}" if is_of_plan else f"the {base} granted to it"
+    granted = f"the {base} granted to it{' and to its team' if shares else ''}"
+    of = f"its plan's {base}" if is_of_plan else granted
     return f"{threshold} of {of}"

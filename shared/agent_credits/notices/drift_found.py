@@ -1,5 +1,11 @@
-"""The notice of an account that contradicts its ledger. Nothing is repaired automatically."""
+"""The notice of an account that contradicts its ledger, or of a limit that contradicts accounts.
 
+Nothing is repaired automatically.
+"""
+
+from typing import NamedTuple
+
+from agent_credits.ledger.limits import LimitKey
 from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import DriftFinding, DriftFound
@@ -7,18 +13,28 @@ from agent_credits.values.credits import format_credits
 from agent_credits.values.display import count_text
 
 
+class _Words(NamedTuple):
+    contradiction: str
+    email_subject: str
+    what_goes_on: str
+    command: str
+
+
 def drift_found(drift: DriftFound) -> Notice:
-    fix = _fixes(drift)
-    data = {
+    words = _words(drift)
+    fix = _fixes(words)
+    data: dict[str, object] = {
         "principal": str(drift.principal),
         "team_id": drift.team_id,
         "findings": [_finding_to_json(finding) for finding in drift.findings],
         "findings_count": drift.findings_count,
         "fix": fix,
     }
+    if drift.limit is not None:
+        data["limit"] = drift.limit.model_dump()
     more = drift.findings_count - len(drift.findings)
     lines = [
-        f"The reconciliation of {drift.day} found that {drift.principal} contradicts its ledger.",
+        f"The reconciliation of {drift.day} found that {words.contradiction}.",
         "",
         *fact_lines(
             [
@@ -31,7 +47,7 @@ def drift_found(drift: DriftFound) -> Notice:
         "",
         *step_lines(fix),
         "",
-        "Nothing was changed: reconciliation only reads. Runs are still debited from this account.",
+        f"Nothing was changed: reconciliation only reads. {words.what_goes_on}",
     ]
     return Notice(
         type="drift_found",
@@ -43,8 +59,27 @@ def drift_found(drift: DriftFound) -> Notice:
         time=drift.time,
         retryable=False,
         data=data,
-        email_subject=f"The balance of {drift.principal} contradicts its ledger",
+        email_subject=words.email_subject,
         email_text="\n".join(lines) + "\n",
+    )
+
+
+def _words(drift: DriftFound) -> _Words:
+    principal, limit = drift.principal, drift.limit
+    if limit is None:
+        return _Words(
+            contradiction=f"{principal} contradicts its ledger",
+            email_subject=f"The balance of {principal} contradicts its ledger",
+            what_goes_on="Runs are still debited from this account.",
+            command=f"agent-credits verify {principal}",
+        )
+    key = LimitKey(principal.id, limit.scope, limit.id, limit.period)
+    contradicts = "contradicts the accounts that count under it"
+    return _Words(
+        contradiction=f"the limit of {key} {contradicts}",
+        email_subject=f"The limit of {key} {contradicts}",
+        what_goes_on="The limit still stops runs by what its own row counts.",
+        command="agent-credits verify",
     )
 
 
@@ -60,12 +95,11 @@ def _finding_to_json(finding: DriftFinding) -> dict[str, object]:
     return document
 
 
-def _fixes(drift: DriftFound) -> list[str]:
+def _fixes(words: _Words) -> list[str]:
     return [
         (
-            f"The meter's operator: run `agent-credits verify {drift.principal}` for the full "
-            "list, and find out what wrote to the tables. No function of the stack makes such a "
-            "change."
+            f"The meter's operator: run `{words.command}` for the full list, and find out "
+            "what wrote to the tables. No function of the stack makes such a change."
         ),
         (
             "Compare both tables with a point-in-time copy from before the change, and restore "

@@ -61,7 +61,7 @@ class Fact(Struct, frozen=True):
 def all_facts(data: Mapping[str, Any], without: Iterable[str]) -> Iterator[Fact]:
     """Yield a fact for each member that is not a list, and for the members of each object."""
     for name, value in data.items():
-        if name in without or _is_said_elsewhere(name, data):
+        if name in without or is_said_elsewhere(name, data):
             continue
         if name == "auto_reload" or not isinstance(value, dict):
             yield from facts(data, name)
@@ -119,9 +119,14 @@ def instant_of(text: str) -> datetime | None:
     return instant
 
 
-def _is_said_elsewhere(name: str, data: Mapping[str, Any]) -> bool:
-    """Return whether another fact includes this one."""
+def is_said_elsewhere(name: str, data: Mapping[str, Any]) -> bool:
+    """Return whether another fact includes this one, or makes it irrelevant."""
     match name:
+        case "auto_reload" | "resets_at" if data.get("cause") == "limit_reached":
+            # Neither a reload nor a refill makes room under a limit.
+            return True
+        case "limits":
+            return bool(data[name] == [data.get("limit")])
         case "cause":
             # Why there was no reload.
             return isinstance(data.get("auto_reload"), dict)

@@ -7,7 +7,15 @@ from agent_credits.ledger.accounts import Account, total_microcredits
 from agent_credits.ledger.entries import Directive, Entry, PoolBalance
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.reloads import DeclineCause
+from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
+from agent_credits.notices.limit_refusals import (
+    limits_after,
+    refusal_fixes,
+    refusal_text,
+    retry_of,
+)
+from agent_credits.notices.limit_words import limit_facts, limit_row_text, standing_to_json
 from agent_credits.notices.notice import Notice, iso
 from agent_credits.notices.problem import insufficient_credits_problem
 from agent_credits.notices.reload_declines import reload_fix
@@ -22,7 +30,7 @@ RETRY: Final = (
 )
 
 
-_RETRY_BY_DIRECTIVE: Final[dict[Directive, str]] = {
+_RETRIES: Final[dict[Directive, str]] = {
     "continue": "Let the run go on: what it uses is recorded, and drawn where there are credits.",
     "pause": "A run that was extended goes on under its own ID. What it used stays used.",
     "stop": RETRY,
@@ -38,7 +46,10 @@ _VERBS: Final[dict[Directive, str]] = {
     "stop": "failed",
 }
 
-Cause = DeclineCause | Literal["pools_exhausted", "reservation_exhausted", "credits_reserved"]
+Cause = (
+    DeclineCause
+    | Literal["pools_exhausted", "reservation_exhausted", "credits_reserved", "limit_reached"]
+)
 
 
 def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: str) -> Notice:
@@ -50,11 +61,16 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     pools = _pools_after(entry)
     run_id, directive = entry.identity.subject, entry.reservation.directive or "stop"
     cause = _cause(entry, pools)
-    fix = _reservation_fixes(entry, cause)
-    if cause != "reservation_exhausted":
-        fix += fixes(account, run.payer, run.team_id, refill, entry.decline)
-    fix.append(_RETRY_BY_DIRECTIVE[directive])
-    data = {
+    limits = limits_after(account, entry)
+    if limits:
+        fix = refusal_fixes(limits[0], run.team_id)
+    else:
+        fix = _reservation_fixes(entry, cause)
+        if cause != "reservation_exhausted":
+            shares = any(is_shared_pool(pool.pool) for pool in pools)
+            fix += fixes(account, run.payer, run.team_id, refill, entry.decline, shares=shares)
+    fix.append(retry_of(limits[0]) if limits and directive == "stop" else _RETRIES[directive])
+    data: dict[str, Any] = {
         "run_id": run_id,
         "team_id": run.team_id,
         "principal": str(account.principal),
@@ -65,11 +81,15 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         "shortfall_credits": format_credits(entry.shortfall_microcredits),
         "pools": pools_to_json(pools),
         "cause": cause,
-        "auto_reload": {"state": reload_state(entry.decline)},
+        # Where a limit refuses, no reload could help, and none was considered.
+        "auto_reload": {"state": "not_needed" if limits else reload_state(entry.decline)},
         "resets_at": iso(refill) if refill else None,
         "fix": fix,
         "problem": insufficient_credits_problem(problem_type_base_url),
     }
+    if limits:
+        in_json = [standing_to_json(limit) for limit in limits]
+        data |= {"limit": in_json[0], "limits": in_json}
     reserved = _reserved_after(entry)
     if reserved:
         data["reserved_credits"] = format_credits(reserved)
@@ -80,6 +100,7 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     if run.traceparent is not None:
         data["traceparent"] = run.traceparent
     lacks = _lacks(cause, pools)
+    why = refusal_text(limits[0]) if limits else f"the account that pays for it {lacks}"
     return Notice(
         type="insufficient_credits",
         severity="critical",
@@ -90,17 +111,22 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
         time=entry.recorded_at,
         retryable=False,
         data=data,
-        email_subject=f"Run {run_id} {_VERBS[directive]}: {account.principal} {lacks}",
-        email_text=_email_text(account.principal, run.payer, directive, lacks, data),
+        email_subject=(
+            f"Run {run_id} {_VERBS[directive]}: {why if limits else f'{account.principal} {lacks}'}"
+        ),
+        email_text=_email_text(account.principal, run.payer, directive, why, data),
     )
 
 
 def _cause(entry: Entry, pools_after: tuple[PoolBalance, ...]) -> Cause:
     """Return why the run lacks credits, as far as the account decided it.
 
+    `limit_reached`: whatever the pools hold, the run may not draw it.
     `reservation_exhausted`: the pools have credits, but the run may not draw them.
     `credits_reserved`: what other runs reserved would have covered it.
     """
+    if entry.limits.refused_by is not None:
+        return "limit_reached"
     if entry.decline is not None:
         return entry.decline
     if entry.reservation.parent_run_id is not None:
@@ -169,8 +195,15 @@ def fixes(
     team_id: str,
     refill: datetime | None,
     decline: DeclineCause | None,
+    *,
+    shares: bool = False,
 ) -> list[str]:
-    """Return what can be done, by whom, most direct first; it depends on who was billed."""
+    """Return what can be done, by whom, most direct first; it depends on who was billed.
+
+    `shares`: whether the runs draw a pool that their team shares.
+    """
+    if shares and payer == "team":
+        return [_shared_fix(team_id)]
     purchase = _purchase_fix(account.principal, payer, team_id)
     if decline is not None and decline != "auto_reload_off":
         steps = [*reload_fix(decline, team_id), purchase]
@@ -179,6 +212,8 @@ def fixes(
         steps = [purchase]
     else:
         steps = [purchase, *reload_fix("auto_reload_off", team_id)]
+    if shares:
+        steps.append(_shared_fix(team_id))
     if refill is not None:
         steps.append(f"Or wait: the plan refills this account on {time_text(refill)}.")
     return steps
@@ -200,6 +235,10 @@ def _purchase_fix(principal: Principal, payer: Payer, team_id: str) -> str:
             )
         case _:
             assert_never(payer)
+
+
+def _shared_fix(team_id: str) -> str:
+    return f"An admin of team {team_id}: add credits to the pool that the team shares."
 
 
 def pools_to_json(pools: tuple[PoolBalance, ...]) -> list[dict[str, str]]:
@@ -233,32 +272,43 @@ def _pools_after(entry: Entry) -> tuple[PoolBalance, ...]:
 
 
 def _email_text(
-    principal: Principal, payer: Payer, directive: Directive, lacks: str, data: dict[str, Any]
+    principal: Principal, payer: Payer, directive: Directive, why: str, data: dict[str, Any]
 ) -> str:
-    run = f"Run {data['run_id']} of team {data['team_id']}"
+    limits = data.get("limits", [])
+    how_credits_come = () if limits else ("auto_reload", "resets_at")
     lines = [
-        f"{run} {_VERBS[directive]}: the account that pays for it {lacks}.",
+        f"Run {data['run_id']} of team {data['team_id']} {_VERBS[directive]}: {why}.",
         "",
         *fact_lines(
             [
                 *facts(data, "run_id", "parent_run_id", "trigger", "project_id"),
                 Fact("Account", f"{principal}, {_payer_in_words(payer)}"),
-                *facts(data, "pools", "reserved_credits", "shortfall_credits"),
-                *facts(data, "auto_reload", "resets_at"),
+                *facts(data, "pools", "reserved_credits", "shortfall_credits", *how_credits_come),
+                *limit_facts(data),
             ]
         ),
         "",
-        *step_lines(data["fix"]),
     ]
-    if directive == "stop" and data["cause"] != "reservation_exhausted":
+    if len(limits) > 1:
+        lines += ["All limits of this run:", *(f"- {limit_row_text(x)}" for x in limits), ""]
+    lines += step_lines(data["fix"])
+    what = _still_failing(data)
+    if directive == "stop" and what:
         lines += [
             "",
             (
-                "Until then, retrying will not help: every run that these pools do not cover fails "
-                "and sends its own notice."
+                f"Until then, retrying will not help: every run that {what} fails and sends its "
+                "own notice."
             ),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _still_failing(data: dict[str, Any]) -> str | None:
+    """Return which further runs fail for the same reason, if any do."""
+    if "limit" in data:
+        return "needs more than the limit leaves" if data["limit"]["period"] != "run" else None
+    return None if data["cause"] == "reservation_exhausted" else "these pools do not cover"
 
 
 def _payer_in_words(payer: Payer) -> str:

@@ -23,6 +23,8 @@ NoticeType = Literal[
     "credits_restored",
     "drift_found",
     "insufficient_credits",
+    "limit.raised",
+    "limit.warning",
     "notices.test",
     "provider_error",
     "provider_overloaded",

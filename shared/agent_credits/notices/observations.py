@@ -23,6 +23,7 @@ from agent_credits.events.model_provider_errors import (
     ModelProviderName,
 )
 from agent_credits.ledger.grants import TRIAL_POOL, GrantCause
+from agent_credits.ledger.limits import LimitPeriod, LimitScope
 from agent_credits.values.identifiers import Identifier, PrincipalText, SourceUri
 from agent_credits.values.strict import Strict
 
@@ -80,8 +81,20 @@ class DriftFinding(Strict):
     grant: DriftedGrant | None = None
 
 
+class DriftedLimit(Strict):
+    """A limit whose row contradicts the accounts that it spans."""
+
+    scope: LimitScope
+    id: str
+    period: LimitPeriod
+
+
 class DriftFound(Strict):
-    """An account contradicts its ledger. `findings` are the first of `findings_count`."""
+    """An account contradicts its ledger, or a limit's row its accounts.
+
+    `findings` are the first of `findings_count`. `limit` is set for a limit, whose principal is its
+    team.
+    """
 
     kind: Literal["drift_found"] = "drift_found"
     principal: PrincipalText
@@ -90,6 +103,7 @@ class DriftFound(Strict):
     time: AwareDatetime
     findings: tuple[DriftFinding, ...]
     findings_count: int
+    limit: DriftedLimit | None = None
 
     @property
     def key(self) -> str:

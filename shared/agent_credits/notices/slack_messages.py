@@ -24,9 +24,11 @@ from agent_credits.notices.facts import (
     all_facts,
     facts,
     instant_of,
+    is_said_elsewhere,
     label_of,
     pool_facts,
 )
+from agent_credits.notices.limit_words import is_limit, limit_facts, limit_row_text
 from agent_credits.notices.notice import Severity
 from agent_credits.notices.published import Published
 from agent_credits.values.display import ELLIPSIS, shortened, time_text
@@ -65,7 +67,9 @@ def slack_message(published: Published) -> BlockAttachment:
     """Return the message as an attachment, because only an attachment has a colour."""
     look, data = LOOKS[published.severity], published.notice["data"]
     pools = (Fact(f"Pool {pool.label}", pool.value) for pool in pool_facts(data))
-    fields = [*all_facts(data, _NOT_A_FIELD), *pools]
+    # What is called a limit and has no limit's members is shown like any other data.
+    elsewhere = _NOT_A_FIELD | ({"limit"} if is_limit(data.get("limit")) else frozenset())
+    fields = [*all_facts(data, elsewhere), *limit_facts(data), *pools]
     blocks: list[Block] = [
         HeaderBlock(text=PlainTextObject(text=_header(look, published.subject), emoji=True)),
         *_sections(fields[:FIELDS_MAX]),
@@ -134,6 +138,8 @@ def _lists(data: Mapping[str, Any]) -> Iterator[SectionBlock]:
     for name, values in data.items():
         if name in _NOT_A_FIELD or not isinstance(values, list) or not values:
             continue
+        if is_said_elsewhere(name, data):
+            continue
         lines = [f"• {_row(value)}" for value in values[:LINES_MAX]]
         # The list of a notice may itself be the first part of a longer one.
         count = data.get(f"{name}_count")
@@ -146,13 +152,17 @@ def _lists(data: Mapping[str, Any]) -> Iterator[SectionBlock]:
 def _row(value: object) -> str:
     if not isinstance(value, dict):
         return _text(value)
+    if is_limit(value):
+        return _text(limit_row_text(value))
     return _text("; ".join(f"{fact.label}: {fact.text}" for fact in facts(value, *value)))
 
 
 def _what_to_do(data: Mapping[str, Any]) -> Iterator[SectionBlock]:
     fix, problem = data.get("fix"), data.get("problem")
     lines = [f"• {_text(step)}" for step in (fix if isinstance(fix, list) else [])[:LINES_MAX]]
-    if isinstance(problem, dict) and problem.get("retryable") is False:
+    limit = data.get("limit")
+    new_run_helps = is_limit(limit) and limit["period"] == "run"
+    if isinstance(problem, dict) and problem.get("retryable") is False and not new_run_helps:
         lines.append("Until then, retrying will not help.")
     if lines:
         yield _paragraph("What to do now", lines)

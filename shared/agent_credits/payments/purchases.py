@@ -85,7 +85,16 @@ def buy(
         if reserved.cause is None:
             return Bought(is_new=False)
         return _not_bought(reserved.cause, reserved.team, now)
-    committed = commit(rows, purchase.grant.principal, [purchase.grant], now=now, pause=pause)
+    principal = purchase.grant.principal
+    committed = commit(
+        rows,
+        principal,
+        [purchase.grant],
+        now=now,
+        pause=pause,
+        # The account of a team whose pools its members draw has no plan that would open it.
+        opens_account=principal.kind == "team",
+    )
     (result,) = committed.results
     if isinstance(result, Conflicting):
         team = change_spending(

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from datetime import date, datetime
 from typing import Protocol
 
-from agent_credits.billing.balance_reports import Burning, balance_report
+from agent_credits.billing.balance_reports import BalanceReport, Burning, balance_report
+from agent_credits.billing.limit_standings import LimitRows, current_limits
 from agent_credits.billing.payers import payers
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
@@ -27,7 +28,7 @@ from agent_credits.values.principals import Principal
 ENTRIES_PER_VISIT = 20_000
 
 
-class ReportRows(ObservationRows, Protocol):
+class ReportRows(ObservationRows, LimitRows, Protocol):
     """What reports are made from, and the stored counts that they start from."""
 
     def read_teams(self, after: str | None, rows_max: int) -> Stretch[Team]: ...
@@ -75,12 +76,22 @@ class BalanceReportSweep:
         if isinstance(row, Unreadable) or policy is None:
             # Without its row or its policy, a report cannot be made.
             return Visited(counts=Counter(TeamsNotReported=1), is_left_out=True)
-        burning = self._burning(payers(row, policy, now), day)
-        if burning is None:
+        report = self.report(row, policy, day, now)
+        if report is None:
             return Visited(is_done=False)
-        report = balance_report(row, policy, burning, day, now)
         is_new = self._rows.put_observation(report, now)
         return Visited(counts=Counter(BalanceReports=int(is_new)))
+
+    def report(
+        self, team: Team, policy: BillingPolicy, day: date, now: datetime
+    ) -> BalanceReport | None:
+        """Return the team's report, or None if there is more to count; a part of it is by now."""
+        burning = self._burning(payers(team, policy, now), day)
+        if burning is None:
+            return None
+        accounts = [one.account for one in burning]
+        limits = current_limits(self._rows, team, policy, accounts, now).limits
+        return balance_report(team, policy, burning, day, now, limits)
 
     def _burning(self, principals: list[Principal], day: date) -> list[Burning] | None:
         """Return the accounts and what they burned; None if there is more to count."""

@@ -9,14 +9,19 @@ state is then a `Checkpoint`, whose size does not grow with the ledger.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from agent_credits.billing.policy import GRACE_DAYS_DEFAULT, BillingPolicy
-from agent_credits.ledger.accounts import Account, available_microcredits, pool_balances
+from agent_credits.ledger.accounts import (
+    Account,
+    available_microcredits,
+    pool_balances,
+    total_microcredits,
+)
 from agent_credits.ledger.entries import (
     Draw,
     Entry,
@@ -24,15 +29,22 @@ from agent_credits.ledger.entries import (
     Page,
     Receipt,
     RunContext,
+    total_of,
 )
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.limits import NO_LIMITS, LimitKey
+from agent_credits.ledger.shared_pools import is_shared_grant, is_shared_pool
 from agent_credits.ledger.waterfall import draw
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.counted_replay import CountedReplay
 from agent_credits.sweeps.reserved_replay import ReservedReplay
-from agent_credits.values.display import amount_text, credits_text
+from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits.values.principals import Principal
 
 Policies = Mapping[str, BillingPolicy]
+
+# The time of a ledger without entries.
+_BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Drift(Struct, frozen=True):
@@ -116,6 +128,8 @@ class _Run(Struct):
     """
 
     drawn: dict[tuple[str, str], int] = field(default_factory=dict)
+    # By limit, and the end of the period that it was counted in.
+    counted: dict[tuple[LimitKey, datetime], int] = field(default_factory=dict)
     failed: bool = False
     gave_back: bool = False
     is_whole: bool = False
@@ -127,6 +141,9 @@ class _Run(Struct):
             left = self.drawn.pop(key, 0) + sign * part.microcredits
             if left:
                 self.drawn[key] = left
+        for counted in entry.limits.counted:
+            period = (counted.key, counted.ends_at)
+            self.counted[period] = self.counted.get(period, 0) + counted.microcredits
         self.failed |= entry.outcome == "insufficient"
         self.gave_back |= entry.outcome == "returned"
 
@@ -157,6 +174,7 @@ class Reconciliation:
         self._held = {grant.id: grant for grant in since.grants} if since else {}
         self._runs: dict[str, _Run] = {}
         self._reserved = ReservedReplay(since.reservations if since else ())
+        self._counted = CountedReplay(self._reserved, since.limit_counts if since else ())
         self._in_grace: set[str] = set()
         # When credits are returned to a grant that was used up in its grace period, the period may
         # continue or start again. That depends on how events were batched, which the ledger does
@@ -173,6 +191,7 @@ class Reconciliation:
             grants=tuple(self._held.values()),
             unsettled_grant_ids=frozenset(self._of_unsettled_expiry & self._held.keys()),
             reservations=self._reserved.state(),
+            limit_counts=self._counted.state(self._recorded_at or _BEFORE_ALL),
         )
 
     @property
@@ -204,10 +223,14 @@ class Reconciliation:
             self._expire(entry)
         elif entry.run is not None:
             self._apply_run(entry, entry.run, policies)
+        elif entry.type in ("pool.drawn", "pool.returned"):
+            self._apply_pool(entry)
         elif entry.outcome in ("released", "reservations_expired"):
             self._end_reservations(entry)
         elif entry.outcome not in ("changed", "reload_requested", "reload_declined"):
             self._find(f"{_name(entry)} is {entry.outcome}, but belongs to no run")
+        if entry.run is None and entry.limits != NO_LIMITS:
+            self._find(f"{_name(entry)} names a limit, but belongs to no run")
 
     def compare_with(self, row: Account) -> None:
         """Compare what the account holds by its ledger with what its row holds."""
@@ -226,12 +249,14 @@ class Reconciliation:
             elif expected and found and self._settled(expected) != self._settled(found):
                 self._find(f"grant {grant_id} is not what the ledger says was granted")
         self._compare_reservations(row)
+        self._compare_limit_counts(row)
 
     def _compare_reservations(self, row: Account) -> None:
         on_row = {
             r.run_id: {part.grant_id: part.microcredits for part in r.parts}
             for r in row.reservations
         }
+        limits = {r.run_id: frozenset(r.limits) for r in row.reservations}
         by_ledger = self._reserved.by_run
         for run_id in sorted(on_row.keys() | by_ledger.keys()):
             found, expected = on_row.get(run_id), by_ledger.get(run_id)
@@ -243,6 +268,32 @@ class Reconciliation:
                     f"the reservation of run {run_id} holds {credits_text(sum(found.values()))},"
                     f" but its ledger leaves {amount_text(expected.left_microcredits)},"
                     " or holds other grants"
+                )
+            elif limits[run_id] != expected.limits:
+                self._find(
+                    f"the reservation of run {run_id} counts under other limits than its ledger"
+                    " says"
+                )
+
+    def _compare_limit_counts(self, row: Account) -> None:
+        """Compare the counts that go on. Others stay until a commit, and count for nothing."""
+        now = self._recorded_at or _BEFORE_ALL
+        on_row = {count.key: count for count in self._counted.kept(row.limit_counts, now)}
+        by_ledger = {count.key: count for count in self._counted.state(now)}
+        for key in sorted(on_row.keys() | by_ledger.keys()):
+            found, expected = on_row.get(key), by_ledger.get(key)
+            if found is None or expected is None:
+                where = "its ledger" if found is None else "the row"
+                self._find(f"the limit of {key} is counted on {where} alone")
+            elif found.ends_at != expected.ends_at:
+                self._find(
+                    f"the limit of {key} is counted until {time_text(found.ends_at)},"
+                    f" but by its ledger until {time_text(expected.ends_at)}"
+                )
+            elif found.drawn_microcredits != expected.drawn_microcredits:
+                self._find(
+                    f"the limit of {key} is counted as {credits_text(found.drawn_microcredits)}"
+                    f" drawn, but its ledger counts {amount_text(expected.drawn_microcredits)}"
                 )
 
     def _find(self, text: str, drift: Drift | None = None) -> None:
@@ -277,6 +328,8 @@ class Reconciliation:
         self.sums += Sums(expired_microcredits=entry.amount_microcredits)
 
     def _apply_run(self, entry: Entry, run: RunContext, policies: Policies) -> None:
+        self._check_limits(entry, run)
+        self._counted.apply(entry)
         match entry.outcome:
             case "accepted" | "extended" | "debited" | "insufficient":
                 self._check_decision(entry, run, policies)
@@ -295,6 +348,37 @@ class Reconciliation:
         if entry.outcome in ("waived", "finished", "released") and entry.draws:
             self._find(f"{_name(entry)} is {entry.outcome}, but has draws")
 
+    def _apply_pool(self, entry: Entry) -> None:
+        """Apply what a payer's commit drew and reserved of this account's pools, or gave back.
+
+        It is the net of a commit, so only the payer's ledger shows in which order it was drawn.
+        """
+        if entry.type == "pool.returned":
+            for part in entry.draws:
+                self._put_back(entry, part, None)
+            self.sums += Sums(returned_microcredits=entry.drawn_microcredits)
+            return
+        taken = self._taken_of_none(entry)
+        pool_of = {part.grant_id: part.pool for part in entry.draws}
+        for grant_id, microcredits in taken.items():
+            made = self._made(grant_id)
+            pool = pool_of.get(grant_id, made.pool if made else "")
+            if microcredits > 0:
+                for text in self._impossibility(entry, Draw(pool, grant_id, microcredits)):
+                    self._find(f"{_name(entry)} {text}")
+        self._apply(entry, taken)
+        self.sums += Sums(drawn_microcredits=entry.drawn_microcredits)
+
+    def _check_limits(self, entry: Entry, run: RunContext) -> None:
+        if entry.limits == NO_LIMITS:
+            return
+        before = _Run()
+        if entry.limits.standings or entry.outcome == "returned":
+            before = self._whole_run_of(entry)
+        drawn = sum(before.drawn.values())
+        for text in self._counted.contradictions(entry, run, drawn, before.counted):
+            self._find(f"{_name(entry)} {text}")
+
     def _check_decision(self, entry: Entry, run: RunContext, policies: Policies) -> None:
         orders = self._orders(entry, run, policies)
         is_usage = entry.type == "agent_run.usage"
@@ -307,30 +391,49 @@ class Reconciliation:
         if is_usage:
             self._check_sum(entry)
         elif orders and not any(self._answers_request(entry, order) for order in orders):
-            self._find(f"{_name(entry)} is {entry.outcome}, which is not what the pools held")
+            refused_by = entry.limits.refused_by
+            found = f"the limit of {refused_by.key} left" if refused_by else "the pools held"
+            self._find(f"{_name(entry)} is {entry.outcome}, which is not what {found}")
         if entry.outcome == "insufficient" and orders:
             self._check_balances(entry, orders)
+        self._check_shared(entry, orders)
         fails_run = entry.outcome == "insufficient" and not self._whole_run_of(entry).failed
         if entry.fails_run != fails_run:
             should = "should be" if fails_run else "is not"
             self._find(f"{_name(entry)} {should} the one that fails its run")
 
     def _check_balances(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
-        reserved = entry.reservation.reserved_before_microcredits
-        stated = [
-            (
-                pool_balances(self.account, order, entry.recorded_at),
-                self._reserved_of(order),
-            )
-            for order in orders
-        ]
-        if (entry.pools_before, reserved) not in stated:
+        if not any(self._states_balances(entry, order) for order in orders):
             self._find(f"{_name(entry)} states other balances than the pools had")
+
+    def _states_balances(self, entry: Entry, order: tuple[str, ...]) -> bool:
+        """Return whether an entry states what the pools held; shared ones only the team knows."""
+        balances = pool_balances(self.account, order, entry.recorded_at)
+        stated = entry.pools_before
+        agrees = [p.pool for p in stated] == [*order] and all(
+            found == expected or is_shared_pool(found.pool)
+            for found, expected in zip(stated, balances, strict=True)
+        )
+        reserved = self._reserved_of(order)
+        # Moves do not name the pool, so of shared ones what is reserved is at most this.
+        more = self._reserved_of_shared() if is_shared_pool(order[-1]) else 0
+        return agrees and 0 <= entry.reservation.reserved_before_microcredits - reserved <= more
 
     def _reserved_of(self, pools: tuple[str, ...]) -> int:
         made = {g: self._made(g) for r in self._reserved.by_run.values() for g in r.by_grant}
         ids = {grant_id for grant_id, grant in made.items() if grant and grant.pool in pools}
         return self._reserved.reserved_microcredits(ids)
+
+    def _reserved_of_shared(self) -> int:
+        held = {grant_id for r in self._reserved.by_run.values() for grant_id in r.by_grant}
+        return self._reserved.reserved_microcredits({g for g in held if is_shared_grant(g)})
+
+    def _check_shared(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
+        """Check that an entry drew only those of the team's pools that its rule names."""
+        named = {pool for order in orders for pool in order}
+        shared = {part.pool for part in entry.draws if is_shared_pool(part.pool)}
+        for pool in sorted(shared - named) if orders else ():
+            self._find(f"{_name(entry)} drew from pool {pool}, which its rule does not name")
 
     def _check_sum(self, entry: Entry) -> None:
         if entry.drawn_microcredits + entry.shortfall_microcredits != entry.amount_microcredits:
@@ -339,6 +442,9 @@ class Reconciliation:
     def _check_waterfall(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
         """Check what an entry with moves took of credits that nobody held."""
         taken = self._taken_of_none(entry)
+        amount, now = sum(taken.values()), entry.recorded_at
+        # What shared pools gave was drawn after all that the account's own pools held.
+        taken = {g: microcredits for g, microcredits in taken.items() if not is_shared_grant(g)}
         parts = tuple(
             Draw(made.pool if made else "", grant_id, microcredits)
             for grant_id, microcredits in taken.items()
@@ -347,7 +453,7 @@ class Reconciliation:
         impossible = [text for part in parts for text in self._impossibility(entry, part)]
         for text in impossible:
             self._find(f"{_name(entry)} {text}")
-        held, amount, now = self.account.grants, sum(taken.values()), entry.recorded_at
+        held = self.account.grants
         expected = [
             {part.grant_id: part.microcredits for part in draw(held, order, amount, now).draws}
             for order in orders
@@ -374,7 +480,11 @@ class Reconciliation:
         """
         policy = policies.get(run.policy_version)
         rules = policy.rules if policy else ()
-        orders = [r.pools for r in rules if r.payer == run.payer and run.trigger_kind in r.triggers]
+        orders = [
+            r.pools_in(run.team_id)
+            for r in rules
+            if r.payer == run.payer and run.trigger_kind in r.triggers
+        ]
         if not orders:
             self._find(
                 f"{_name(entry)} is billed to the {run.payer} for {run.trigger_kind},"
@@ -388,17 +498,21 @@ class Reconciliation:
         run_id = entry.identity.subject
         if 0 < entry.amount_microcredits <= self._reserved.left_of_line(run_id):
             self._find(f"{_name(entry)} draws past the reservation of its run")
-        impossible = [text for part in entry.draws for text in self._impossibility(entry, part)]
+        drawn = _own(entry.draws)
+        impossible = [text for part in drawn for text in self._impossibility(entry, part)]
         for text in impossible:
             self._find(f"{_name(entry)} {text}")
         held, amount, now = self.account.grants, entry.amount_microcredits, entry.recorded_at
+        if entry.limits.refused_by is not None:
+            # The limits decided how much it drew, and the waterfall from which grants.
+            amount = entry.drawn_microcredits
         expected = [draw(held, order, amount, now).draws for order in orders]
         # Such an extension is drawn after what was left, whatever the order of their grants.
         in_any_order = run_id in self._reserved.by_run
         as_drawn = frozenset if in_any_order else tuple[Draw, ...]
-        if expected and as_drawn(entry.draws) not in map(as_drawn, expected) and not impossible:
+        if expected and as_drawn(drawn) not in map(as_drawn, expected) and not impossible:
             self._find(
-                f"{_name(entry)} drew {_drawn(entry.draws)},"
+                f"{_name(entry)} drew {_drawn(drawn)},"
                 f" but the waterfall draws {_drawn(expected[0])}"
             )
 
@@ -422,6 +536,9 @@ class Reconciliation:
             return entry.outcome == "extended"
         estimate = entry.amount_microcredits
         available = self._reservable(entry, order)
+        if entry.limits.refused_by is not None:
+            # Whatever the pools held, it asked for more than the limit left.
+            available = entry.limits.refused_by.room_microcredits
         accepted = available >= max(estimate, 1)
         shortfall = 0 if accepted else max(estimate - available, 0)
         return (accepted, shortfall) == (
@@ -439,12 +556,20 @@ class Reconciliation:
         if parent_id is not None:
             parent = self._reserved.by_run.get(parent_id)
             return parent.left_microcredits if parent else 0
-        return available_microcredits(self.account, order, entry.recorded_at)
+        of_own = available_microcredits(self.account, order, entry.recorded_at)
+        return of_own + self._found_in_shared(entry, order)
+
+    def _found_in_shared(self, entry: Entry, order: tuple[str, ...]) -> int:
+        """Return what a request found in the team's pools, as far as this ledger shows it."""
+        if entry.outcome == "insufficient":
+            shared = (pool for pool in entry.pools_before if is_shared_pool(pool.pool))
+            return total_microcredits(shared)
+        return max(entry.amount_microcredits, 1) if is_shared_pool(order[-1]) else 0
 
     def _draw(self, entry: Entry) -> None:
         self._run_of(entry).add(entry)
         self._apply(entry, self._taken_of_none(entry))
-        self.sums += Sums(drawn_microcredits=entry.drawn_microcredits)
+        self.sums += Sums(drawn_microcredits=total_of(_own(entry.draws)))
 
     def _end_reservations(self, entry: Entry) -> None:
         """Give back to the grants what ended reservations held."""
@@ -461,7 +586,8 @@ class Reconciliation:
         """
         for text in self._reserved.apply(entry):
             self._find(f"{_name(entry)} {text}")
-        moves = entry.reservation.moves
+        # The ledger of the team replays what is reserved of shared pools.
+        moves = [move for move in entry.reservation.moves if not is_shared_grant(move.grant_id)]
         self.sums += Sums(reserved_microcredits=sum(move.microcredits for move in moves))
         for grant_id, microcredits in taken.items():
             held = self._held.get(grant_id)
@@ -482,16 +608,18 @@ class Reconciliation:
         due = {
             key: microcredits
             for key, microcredits in run.drawn.items()
-            if key in given_back or not self._is_past_grace(key[1], grace, entry.recorded_at)
+            if key in given_back or not self._may_be_past_grace(key[1], grace, entry.recorded_at)
         }
         if given_back != due:
             self._find(f"{_name(entry)} gives back {_drawn(entry.draws)}, not what its run drew")
-        for part in entry.draws:
+        own = _own(entry.draws)
+        for part in own:
             self._put_back(entry, part, grace)
         run.add(entry)
-        self.sums += Sums(returned_microcredits=entry.drawn_microcredits)
+        self.sums += Sums(returned_microcredits=total_of(own))
 
-    def _put_back(self, entry: Entry, part: Draw, grace: timedelta) -> None:
+    def _put_back(self, entry: Entry, part: Draw, grace: timedelta | None) -> None:
+        """Put a part back into its grant; `grace` is None where only the payer's ledger has it."""
         made = self._made(part.grant_id)
         if made is None:
             self._find(f"{_name(entry)} gives back to {part.grant_id}, which was never granted")
@@ -502,19 +630,26 @@ class Reconciliation:
         ):
             held = replace(made, remaining_microcredits=0)
             if made.expires_at is not None and not made.is_live(entry.recorded_at):
-                held = replace(held, expires_at=made.expires_at + grace)
+                held = replace(held, expires_at=made.expires_at + grace if grace else None)
                 # A grant of an earlier page may have had a grace period before the checkpoint.
-                if made.id in self._in_grace or made.id not in self._granted:
+                is_known = made.id in self._granted and grace is not None
+                if made.id in self._in_grace or not is_known:
                     self._of_unsettled_expiry.add(made.id)
                 self._in_grace.add(made.id)
         left = held.remaining_microcredits + part.microcredits
         self._held[made.id] = replace(held, remaining_microcredits=left)
 
-    def _is_past_grace(self, grant_id: str, grace: timedelta, now: datetime) -> bool:
+    def _may_be_past_grace(self, grant_id: str, grace: timedelta, now: datetime) -> bool:
+        if is_shared_grant(grant_id):
+            # Only the team's ledger knows when it expires.
+            return True
         made = self._made(grant_id)
         return made is not None and made.expires_at is not None and made.expires_at + grace <= now
 
     def _made(self, grant_id: str) -> Grant | None:
+        """Return a grant of this account as it was made."""
+        if is_shared_grant(grant_id):
+            return None
         return self._granted.get(grant_id) or self._earlier.grant(grant_id)
 
     def _run_of(self, entry: Entry) -> _Run:
@@ -558,6 +693,11 @@ def _name(entry: Entry) -> str:
     if identity.realm == "RUN":
         return f"event {identity.id} of run {identity.subject}"
     return f"{entry.type} {identity.id}"
+
+
+def _own(draws: tuple[Draw, ...]) -> tuple[Draw, ...]:
+    """Return the draws of the account's own grants."""
+    return tuple(part for part in draws if not is_shared_pool(part.pool))
 
 
 def _drawn(draws: tuple[Draw, ...]) -> str:

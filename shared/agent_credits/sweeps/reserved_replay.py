@@ -9,17 +9,23 @@ from collections.abc import Collection, Iterable, Iterator
 
 from msgspec import Struct, field
 
-from agent_credits.ledger.entries import NO_RESERVATION, Entry, Move
+from agent_credits.ledger.entries import NO_RESERVATION, Entry, Move, payers_commit
+from agent_credits.ledger.limits import LimitKey
 from agent_credits.ledger.reservations import line_up
+from agent_credits.ledger.shared_pools import holding_id
 from agent_credits.sweeps.checkpoint import ReservedByLedger
 from agent_credits.values.display import amount_text
 
 
 class Reserved(Struct):
-    """What a live reservation holds of each grant, and whose budget it is part of."""
+    """What a live reservation holds of each grant, and whose budget it is part of.
+
+    `limits`: those that what it holds counts under.
+    """
 
     parent_run_id: str | None
     by_grant: dict[str, int] = field(default_factory=dict)
+    limits: frozenset[LimitKey] = frozenset()
 
     @property
     def left_microcredits(self) -> int:
@@ -29,12 +35,20 @@ class Reserved(Struct):
 class ReservedReplay:
     def __init__(self, since: Iterable[ReservedByLedger] = ()) -> None:
         self.by_run = {
-            found.run_id: Reserved(found.parent_run_id, dict(found.by_grant)) for found in since
+            found.run_id: Reserved(
+                found.parent_run_id, dict(found.by_grant), frozenset(found.limits)
+            )
+            for found in since
         }
 
     def state(self) -> tuple[ReservedByLedger, ...]:
         return tuple(
-            ReservedByLedger(run_id, found.parent_run_id, tuple(found.by_grant.items()))
+            ReservedByLedger(
+                run_id,
+                found.parent_run_id,
+                tuple(found.by_grant.items()),
+                tuple(sorted(found.limits)),
+            )
             for run_id, found in self.by_run.items()
         )
 
@@ -54,6 +68,14 @@ class ReservedReplay:
         """Return what the run may draw first: its own reservation and those of its parents."""
         return sum(self.by_run[run].left_microcredits for run in self._line(run_id))
 
+    def held_under(self, key: LimitKey) -> int:
+        """Return what counts under a limit: what a run or one of its line of parents counts."""
+        return sum(
+            found.left_microcredits
+            for run_id, found in self.by_run.items()
+            if any(key in self.by_run[above].limits for above in self._line(run_id))
+        )
+
     def apply(self, entry: Entry) -> list[str]:
         """Apply an entry; return what in it contradicts the reservations, as ends of sentences."""
         facts = entry.reservation
@@ -61,7 +83,8 @@ class ReservedReplay:
             return []
         found = list(self._contradictions(entry))
         if entry.outcome == "accepted" and facts.moves:
-            self.by_run[entry.identity.subject] = Reserved(facts.parent_run_id)
+            limits = frozenset(counted.key for counted in entry.limits.counted)
+            self.by_run[entry.identity.subject] = Reserved(facts.parent_run_id, limits=limits)
         for move in facts.moves:
             found += self._move(move)
         for ended in facts.ended:
@@ -77,6 +100,13 @@ class ReservedReplay:
         facts, run_id = entry.reservation, entry.identity.subject
         may_move: set[str] = set()
         match entry.outcome:
+            case "debited" if entry.type == "pool.drawn":
+                # What the trees of one payer hold of this account; see `shared_pools`.
+                payer, _ = payers_commit(entry)
+                ended = [end.run_id for end in facts.ended]
+                yield from self._contradictions_of_ends(ended)
+                named = {*ended, *(move.run_id for move in facts.moves)}
+                may_move = {run for run in named if run.startswith(holding_id(payer, ""))}
             case "accepted":
                 if run_id in self.by_run:
                     yield f"reserves for run {run_id}, which holds a reservation"

@@ -8,6 +8,7 @@ from msgspec import Struct
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import PAGES_MAX, Identity, Page, Receipt
+from agent_credits.ledger.limits import LimitRow
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.values.principals import Principal
 
@@ -58,6 +59,18 @@ class AccountsRows(Protocol):
         ...
 
     def read_account_at(self, key: str) -> Account | Unreadable | None: ...
+
+
+class AccountsAndLimitsRows(Protocol):
+    """The rows of all accounts and limits. Each method raises `RowsUnavailable` on a fault."""
+
+    def read_accounts_and_limits(
+        self, after: str | None, rows_max: int
+    ) -> Stretch[Account | LimitRow]:
+        """Read at most `rows_max` rows of the table, and return the accounts and limits of them."""
+        ...
+
+    def read_account_or_limit_at(self, key: str) -> Account | LimitRow | Unreadable | None: ...
 
 
 class CheckpointRows(Protocol):

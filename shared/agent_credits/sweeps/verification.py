@@ -17,6 +17,7 @@ from agent_credits.ledger.grants import Grant
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.reconciliation import Finding, Reconciliation, Sums, check_receipts
 from agent_credits.sweeps.rows import LedgerRows
+from agent_credits.sweeps.shared_draws import SharedDraws, shared_draws
 
 
 class Verification(Struct, frozen=True):
@@ -24,12 +25,14 @@ class Verification(Struct, frozen=True):
 
     `checkpoint`: where the next verification may start. `is_complete`: the replay reached the row
     and compared it; otherwise continue at the checkpoint.
+    `shared`: what was replayed of shared draws, which the ledger of another account must show too.
     """
 
     sums: Sums
     findings: tuple[Finding, ...]
     checkpoint: Checkpoint
     is_complete: bool
+    shared: SharedDraws
 
 
 class _EarlierPages:
@@ -70,18 +73,21 @@ def verify_row(
     earlier = _EarlierPages(rows, since) if since.page_number else None
     reconciliation = Reconciliation(row.principal, since, earlier)
     of_receipts: list[Finding] = []
+    shared = SharedDraws()
 
     def verification(checkpoint: Checkpoint, *, is_complete: bool) -> Verification:
         findings = (*reconciliation.findings, *of_receipts)
-        return Verification(reconciliation.sums, findings, checkpoint, is_complete)
+        return Verification(reconciliation.sums, findings, checkpoint, is_complete, shared)
 
     for page in rows.read_pages(row.principal, since.page_number + 1, row.page_number - 1):
         of_receipts += _replay(rows, page, reconciliation, policies, is_flushed=True)
+        shared.update(shared_draws(row.principal, page.entries))
         is_last = page.number == row.page_number - 1
         if entries_max is not None and reconciliation.sums.entries >= entries_max and not is_last:
             return verification(reconciliation.checkpoint(since.began_on), is_complete=False)
     checkpoint = reconciliation.checkpoint(since.began_on)
     of_receipts += _replay(rows, row.page, reconciliation, policies, is_flushed=False)
+    shared.update(shared_draws(row.principal, row.page.entries))
     reconciliation.compare_with(row)
     return verification(checkpoint, is_complete=True)
 

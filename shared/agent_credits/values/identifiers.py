@@ -20,6 +20,11 @@ PoolName = Annotated[
     str, StringConstraints(min_length=1, max_length=32, pattern=r"^[a-z][a-z0-9_]*$")
 ]
 
+# In a policy's rule: a pool of the payer, or of the team's own account.
+RulePool = Annotated[
+    str, StringConstraints(min_length=1, max_length=37, pattern=r"^(team:)?[a-z][a-z0-9_]{0,31}$")
+]
+
 
 def _principal(value: object) -> Principal:
     return value if isinstance(value, Principal) else parse_principal(str(value))

@@ -1,6 +1,7 @@
 """A team's balance report: its accounts, its sums, and its words."""
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -9,21 +10,26 @@ from agent_credits.aws.items import observation_item
 from agent_credits.aws.stream_records import change_of
 from agent_credits.billing.balance_reports import (
     ACCOUNTS_LISTED_MAX,
+    LIMITS_LISTED_MAX,
     BalanceReport,
     Burning,
     balance_report,
 )
+from agent_credits.billing.limit_standings import CurrentLimit
+from agent_credits.billing.limits import TeamLimit
 from agent_credits.billing.payers import payers
 from agent_credits.billing.spend_cap import Spending
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.burn import BurnByDay
+from agent_credits.ledger.limits import LimitKey, LimitStanding, period_ends_at
 from agent_credits.notices.announcements import Observed
 from agent_credits.notices.balance_report import report_data, report_text
 from agent_credits.values.credits import parse_credits
 from agent_credits.values.principals import Principal
 from tests.golden import assert_golden
 from tests.unit.builders import ACME, ANA, BEN, BIGCORP_TEAM, NOW, OLGA, POLICY, grant, plan
+from tests.unit.limit_world import limit
 
 MONTH = NOW.strftime("%Y-%m")
 SPENDING = Spending(month=MONTH, spent_cents=4_200)
@@ -50,8 +56,21 @@ def burning(
     return Burning(account, by_day)
 
 
-def report_of(*accounts: Burning, team: Team = TEAM) -> BalanceReport:
-    return balance_report(team, POLICY, accounts, NOW.date(), NOW)
+def report_of(
+    *accounts: Burning, team: Team = TEAM, limits: Sequence[CurrentLimit] = ()
+) -> BalanceReport:
+    return balance_report(team, POLICY, accounts, NOW.date(), NOW, limits)
+
+
+def drawn_of(limit: TeamLimit, of: str, drawn: str, held: str = "0") -> CurrentLimit:
+    key = LimitKey("acme", limit.scope, of, limit.period)
+    reserved = 0 if held == "0" else parse_credits(held)
+    resets_at = period_ends_at(limit.period, TEAM.time_zone, NOW)
+    is_hard = limit.action == "stop"
+    standing = LimitStanding(
+        key, limit.microcredits, is_hard, parse_credits(drawn), reserved, resets_at
+    )
+    return CurrentLimit(limit, standing)
 
 
 def text_of(report: BalanceReport) -> str:
@@ -78,6 +97,47 @@ def test_the_report_of_an_enterprise_team() -> None:
 
 def test_the_report_of_a_team_without_accounts() -> None:
     assert_golden("balance_report/nobody.txt", text_of(report_of()))
+
+
+def limited_team() -> BalanceReport:
+    of_projects, of_members = limit("project", "500"), limit("member", "50", "day", action="warn")
+    return report_of(
+        burning(ANA, plan_credits="100", burned={1: "7"}),
+        limits=[
+            CurrentLimit(of_projects),
+            drawn_of(of_projects, "web", "450", "20"),
+            drawn_of(of_projects, "docs", "349.999999"),
+            CurrentLimit(of_members),
+            drawn_of(of_members, "ana", "62.5"),
+        ],
+    )
+
+
+def test_the_report_of_a_team_that_has_nearly_used_its_limits() -> None:
+    assert_golden("balance_report/limits.txt", text_of(limited_team()))
+
+
+def test_limits_that_are_nearly_used_are_read_back_as_they_were_written() -> None:
+    report = limited_team()
+
+    assert change_of({"NewImage": observation_item(report, NOW)}) == Observed(report)
+
+
+def test_a_limit_that_is_raised_for_a_while_is_not_reported() -> None:
+    raised = limit("team", "100", raise_until=NOW + timedelta(minutes=1))
+
+    assert report_of(limits=[drawn_of(raised, "acme", "100")]).limits == ()
+
+
+def test_a_report_lists_the_fullest_of_many_limits() -> None:
+    of_members = limit("member", "100")
+    many = [drawn_of(of_members, f"u{n}", f"{70 + n}") for n in range(LIMITS_LISTED_MAX + 2)]
+
+    report = report_of(limits=many)
+
+    assert [one.id for one in report.limits[:2]] == ["u21", "u20"]
+    assert (len(report.limits), report.limits_count) == (LIMITS_LISTED_MAX, len(many))
+    assert "\n  and 2 more limits, with less used\n" in report_text(report)
 
 
 def test_a_report_of_thousands_lists_the_busiest_accounts_and_sums_all() -> None:

@@ -62,9 +62,3 @@ def test_an_unknown_field_is_rejected() -> None:
 
     with pytest.raises(ValidationError, match="discount"):
         BillingPolicy.model_validate(document)
-
-
-def test_the_pools_of_a_payer_are_those_of_all_its_rules() -> None:
-    assert POLICY.pools_of(frozenset({"user", "owner"})) == {"trial", "plan", "add_on"}
-    assert POLICY.pools_of(frozenset({"team"})) == {"trial", "contract"}
-    assert POLICY.pools_of(frozenset()) == frozenset()

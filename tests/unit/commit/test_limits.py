@@ -25,6 +25,7 @@ from tests.unit.builders import (
 from tests.unit.limit_world import LimitWorld, limit, name_of, team_with
 
 HOUR = 60 * MINUTE
+DAY = 24 * 60 * 60
 OF_TEAM = LimitKey("acme", "team", "acme", "month")
 OF_ANA = LimitKey("acme", "member", "ana", "month")
 
@@ -124,6 +125,29 @@ def test_the_percentages_reached_are_remembered_once_per_period() -> None:
         reached.append(world.account().limit_counts[0].notified_percent)
 
     assert reached == [0, 70, 70, 90, 100]
+
+
+def test_a_limit_that_was_raised_warns_again() -> None:
+    world = LimitWorld(limit("member", "10"))
+    world.send(usage("e-1", "10"))
+    world.set_limits(limit("member", "20"))
+    reached = []
+    for number, drawn in enumerate(("1", "3", "4", "2"), start=2):
+        world.send(usage(f"e-{number}", drawn, run="run-2"))
+        reached.append(world.account().limit_counts[0].notified_percent)
+
+    assert reached == [0, 70, 90, 100]
+    assert [n.data["percent"] for n in world.notices("limit.warning")] == [100, 70, 90, 100]
+
+
+def test_a_limit_that_was_raised_warns_again_at_once_where_much_is_drawn() -> None:
+    world = LimitWorld(limit("team", "10"))
+    world.send(usage("e-1", "10"))
+    world.set_limits(limit("team", "20"))
+
+    world.send(usage("e-2", "9", run="run-2"))
+
+    assert [n.data["percent"] for n in world.notices("limit.warning")] == [100, 90]
 
 
 @pytest.mark.parametrize(
@@ -350,11 +374,17 @@ def test_a_grant_that_comes_after_an_expiry_leaves_the_limits_row_alone() -> Non
     assert world.outcomes(ben, now=NOW + HOUR + 5 * MINUTE) == ["accepted"]
 
 
+# Whose limits span no accounts: the owner pays for everybody.
+OWNER_PAYS = POLICY.model_copy(
+    update={
+        "version": "owner-pays",
+        "rules": (POLICY.rules[0].model_copy(update={"payer": "owner"}), *POLICY.rules[1:]),
+    }
+)
+
+
 def test_a_limit_that_begins_to_span_accounts_takes_over_what_an_account_has_counted() -> None:
-    owner_pays = POLICY.model_copy(
-        update={"rules": (POLICY.rules[0].model_copy(update={"payer": "owner"}), *POLICY.rules[1:])}
-    )
-    world = LimitWorld(limit("team", "10"), policy=owner_pays, payers=(OLGA, BEN))
+    world = LimitWorld(limit("team", "10"), policy=OWNER_PAYS, payers=(OLGA, BEN))
     world.send(usage("e-1", "6", user="olga"))
     assert world.rows.limits == {}
 
@@ -365,14 +395,43 @@ def test_a_limit_that_begins_to_span_accounts_takes_over_what_an_account_has_cou
     assert world.outcomes(usage("e-3", "4", user="ben", run="run-3")) == ["insufficient"]
 
 
-def test_a_limit_that_began_to_span_accounts_does_so_until_its_period_is_over() -> None:
-    owner_pays = POLICY.model_copy(
-        update={"rules": (POLICY.rules[0].model_copy(update={"payer": "owner"}), *POLICY.rules[1:])}
+def test_a_limit_that_begins_to_span_accounts_takes_over_what_is_reserved() -> None:
+    world = LimitWorld(limit("team", "10"), policy=OWNER_PAYS, payers=(OLGA, BEN))
+    world.send(
+        requested("r-1", user="olga", run="run-1", credits="6", reserve="estimate"),
     )
+    world.policy = POLICY
+    reserving = {"user": "ben", "credits": "3", "reserve": "estimate"}
+    assert world.outcomes(requested("r-2", run="run-2", **reserving)) == ["accepted"]
+
+    # Olga's six are not among the three on the limit's row, so she is left one.
+    assert world.outcomes(usage("e-1", "2", user="olga", run="run-3")) == ["insufficient"]
+    assert world.rows.limits[OF_TEAM].held_microcredits(NOW) == 9_000_000
+    assert world.outcomes(finished("f-1", user="olga", run="run-1")) == ["finished"]
+
+    assert world.row(OF_TEAM) == "1"
+    assert world.rows.limits[OF_TEAM].held_microcredits(NOW) == 3_000_000
+
+
+def test_a_limit_that_no_longer_spans_accounts_leaves_nothing_of_an_account_on_its_row() -> None:
+    world = LimitWorld(limit("team", "10", "day"), payers=(OLGA, BEN))
+    key = LimitKey("acme", "team", "acme", "day")
+    world.send(
+        requested("r-1", user="olga", run="run-1", credits="6", reserve="estimate", ttl_seconds=DAY)
+    )
+    world.policy, tomorrow = OWNER_PAYS, NOW + 14 * HOUR
+
+    world.send(usage("e-1", "1", user="olga", run="run-2"), now=tomorrow)
+
+    assert world.drawn(key, OLGA) == "1"
+    assert (world.row(key), world.rows.limits[key].held) == ("0", ())
+
+
+def test_a_limit_that_began_to_span_accounts_does_so_until_its_period_is_over() -> None:
     world = LimitWorld(limit("team", "10"), payers=(OLGA, BEN))
     world.send(usage("e-1", "6", user="olga"), usage("e-2", "3", user="ben", run="run-2"))
 
-    world.policy = owner_pays
+    world.policy = OWNER_PAYS
 
     assert world.outcomes(usage("e-3", "2", user="olga", run="run-3")) == ["insufficient"]
     assert world.row(OF_TEAM) == "10"
@@ -406,3 +465,16 @@ def test_a_reservation_counts_under_no_limit_whose_count_is_over_and_cannot_begi
 
     assert [held.limits for held in world.account().reservations] == [()]
     assert len(world.account().limit_counts) == 2
+
+
+def test_what_ceased_to_count_does_not_count_again_for_a_clock_that_is_behind() -> None:
+    world = LimitWorld(limit("team", "10"))
+    world.send(requested("r-1", run="run-1", credits="4", reserve="estimate", ttl_seconds=3600))
+    # Ben's worker is ahead, and finds the reservation's time over.
+    ahead = NOW + HOUR + 5 * MINUTE
+    world.send(usage("e-1", "1", user="ben", run="run-2"), now=ahead)
+
+    world.send(finished("f-1", run="run-1"), now=NOW + 59 * MINUTE)
+
+    assert world.rows.limits[OF_TEAM].held == ()
+    assert world.row(OF_TEAM) == "1"

@@ -154,15 +154,16 @@ def test_a_run_that_a_limit_keeps_from_another_step_waits_for_no_reload(overrun:
 
 
 def test_what_an_earlier_end_gave_back_is_not_taken_from_what_a_later_one_gives_back() -> None:
-    world = LimitWorld(limit("member", "20"), policy=POLICY.model_copy(update={"grace_days": 0}))
+    one_day = POLICY.model_copy(update={"version": "2025-10", "grace_days": 1})
+    world = LimitWorld(limit("member", "20"), policy=one_day)
     trial = grant_change("trial", "trial", "5", expires_at=NOW + HOUR)
     commit_changes(world.rows, ANA, [trial], now=NOW, pause=pause)
     world.send(usage("u-1", "8"))
-    world.send(finished("f-1", "error"), now=NOW + 2 * HOUR)
+    world.send(finished("f-1", "error"), now=NOW + 26 * HOUR)
     assert world.drawn(OF_ANA) == "5"
 
-    # Another end comes once the policy has a grace.
+    # Another end comes once the policy has a longer grace.
     world.policy = POLICY
-    world.send(finished("f-2", "error"), now=NOW + 3 * HOUR)
+    world.send(finished("f-2", "error"), now=NOW + 27 * HOUR)
 
     assert world.drawn(OF_ANA) == "0"

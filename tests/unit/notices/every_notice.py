@@ -22,6 +22,15 @@ from tests.unit.builders import NOW, ON, RELOADING_ACME, usage
 from tests.unit.commit.test_low_credits import fall_to, low_world
 from tests.unit.notices.test_auto_reload import exhausted_world
 from tests.unit.notices.test_insufficient_credits import CASES, failure
+from tests.unit.notices.test_limits import failure as failure_at_limit
+from tests.unit.notices.test_limits import (
+    member_at,
+    of_a_limit_of_each_run,
+    of_several_limits,
+    some_raised,
+    team_of_two,
+    warning,
+)
 from tests.unit.notices.test_model_provider_errors import EVENTS, notice_of
 from tests.unit.notices.test_reservations import (
     a_run_that_is_to_pause,
@@ -115,11 +124,18 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "insufficient_credits": _of_a_user,
     "insufficient_credits--after_decline": _failed_after_decline,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),
+    "insufficient_credits--limit": lambda: failure_at_limit(of_several_limits()),
+    "insufficient_credits--limit_of_each_run": (lambda: failure_at_limit(of_a_limit_of_each_run())),
     "insufficient_credits--owner": lambda: failure(**CASES["owner"]),
     "insufficient_credits--paused": a_run_that_is_to_pause,
     "insufficient_credits--reserved": (
         lambda: world_of_a_reserved_pool().notices("insufficient_credits")[0]
     ),
+    "limit.raised": some_raised,
+    "limit.warning": lambda: warning(member_at("72")),
+    "limit.warning--of_the_team": lambda: warning(team_of_two()),
+    "limit.warning--reached": lambda: warning(member_at("100")),
+    "limit.warning--only_warns": lambda: warning(member_at("130", action="warn")),
     "notices.test": lambda: channel_test("slack", "acme", "1", NOW),
     "provider_error": lambda: notice_of(EVENTS["unclassified"]),
     "provider_overloaded": lambda: notice_of(EVENTS["overloaded"]),

@@ -60,9 +60,23 @@ documents = st.dictionaries(
     ),
     max_size=40,
 )
+limits = st.fixed_dictionaries(
+    dict.fromkeys(("scope", "period", "limit_credits"), st.text()),
+    optional=dict.fromkeys(
+        (
+            *("id", "action", "used_credits", "used_percent", "reserved_credits"),
+            *("previous_credits", "resets_at", "lifted_until"),
+        ),
+        scalars,
+    ),
+)
 known = st.fixed_dictionaries(
     {},
     optional={
+        "limit": scalars | documents | limits,
+        "limits": st.lists(documents | limits, max_size=60),
+    }
+    | {
         name: scalars | documents | st.lists(scalars | documents, max_size=60)
         for name in (
             *("pools", "fix", "problem", "run_id", "team_id", "traceparent", "currency"),
@@ -159,6 +173,29 @@ def test_an_unknown_type_is_shown_by_the_names_and_units_of_its_data() -> None:
     assert "*Key ID*\nk-1" in written
     assert "quota" not in written
     assert "*Grants*\n• ID: order-1; Left: 5,000 credits\n• order-2" in written
+
+
+def test_what_is_called_a_limit_and_is_none_is_shown_like_other_data() -> None:
+    assert "*Limit*\n100" in all_text(published({"limit": "100"}))
+    assert "*Limit: colour*\nred" in all_text(published({"limit": {"colour": "red"}}))
+
+
+def test_the_only_limit_of_a_run_is_shown_once() -> None:
+    one = {"scope": "member", "id": "ana", "period": "day", "limit_credits": "5"}
+    other = {**one, "id": "ben"}
+    text = "5 credits per day for member ana"
+
+    assert all_text(published({"limit": one, "limits": [one]})).count(text) == 1
+    assert all_text(published({"limit": one, "limits": [one, other]})).count(text) == 2
+
+
+def test_a_new_run_helps_where_a_limit_counts_each_run_by_itself() -> None:
+    problem = {"problem": {"retryable": False}, "fix": ["Wait."]}
+    of_month = {"scope": "member", "id": "ana", "period": "month", "limit_credits": "5"}
+    of_run = {**of_month, "period": "run"}
+
+    assert "retrying will not help" in all_text(published({**problem, "limit": of_month}))
+    assert "retrying will not help" not in all_text(published({**problem, "limit": of_run}))
 
 
 def test_two_facts_never_get_the_same_label() -> None:

@@ -10,7 +10,7 @@ from agent_credits.billing.teams import Team
 from agent_credits.ledger.reloads import DECLINE_HOLD
 from agent_credits.notices.announcements import NoticeSettings, TeamRecord, notices_of
 from tests.golden import assert_golden, data_and_email_of
-from tests.unit.builders import CARD, PACK_CENTS, RELOADING_ACME, usage
+from tests.unit.builders import CARD, NOW, PACK_CENTS, RELOADING_ACME, usage
 from tests.unit.reload_world import ReloadWorld
 
 TEN_PACKS = RELOADING_ACME.model_copy(update={"spend_cap_cents": 10 * PACK_CENTS})
@@ -169,7 +169,7 @@ def test_a_teams_notices_are_derived_only_from_its_images() -> None:
     for old, new in world.rows.team_stream:
         images = [team_from_item(team_item(t)) if t else None for t in (old, new)]
         assert images[1] is not None
-        again += notices_of(TeamRecord(images[0], images[1]), NoticeSettings(""))
+        again += notices_of(TeamRecord(images[0], images[1], NOW), NoticeSettings(""))
 
     assert [n.to_cloudevent() for n in again] == [
         n.to_cloudevent() for n in world.notices_of_type("auto_reload.suspended")
@@ -185,4 +185,4 @@ def test_a_warning_or_suspension_without_a_purchase_is_an_error(spending: Spendi
     row = RELOADING_ACME.model_copy(update={"spending": spending})
 
     with pytest.raises(ValueError, match="only a purchase"):
-        notices_of(TeamRecord(RELOADING_ACME, row), NoticeSettings(""))
+        notices_of(TeamRecord(RELOADING_ACME, row, NOW), NoticeSettings(""))

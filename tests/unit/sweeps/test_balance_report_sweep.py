@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agent_credits.billing.balance_reports import BalanceReport
+from agent_credits.commit.together import commit_changes
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.burn import burn_of, burned_over, first_day
 from agent_credits.ledger.burn_counts import BurnCount
@@ -28,10 +29,12 @@ from tests.unit.builders import (
     history,
     open_account,
     pause,
+    run_change,
     run_changes,
     settle,
     usage,
 )
+from tests.unit.limit_world import limit, team_with
 from tests.unit.sweeps.sweep_fakes import MemorySweepQueue, Poller
 
 CREDIT = 1_000_000
@@ -112,6 +115,28 @@ def test_each_team_gets_one_report_of_its_accounts(rows: CountingRows) -> None:
     assert acme.available_microcredits == (600 + 1_000) * CREDIT
     assert burned_of(bigcorp) == {"team:bigcorp": (0, 0, 0)}
     assert [notice_of(report).type for report in (acme, bigcorp)] == ["balance_report"] * 2
+
+
+def test_a_report_names_the_limits_that_are_nearly_used(rows: CountingRows) -> None:
+    team = team_with(limit("team", "100"), limit("member", "1000", "week"))
+    rows.teams["acme"] = team
+    for number, (principal, user) in enumerate([(ANA, "ana"), (BEN, "ben")]):
+        change = run_change(usage(f"l-{number}", "35", user=user, run=f"run-l-{number}"), team)
+        commit_changes(rows, principal, [change], now=NOW, pause=pause)
+
+    acme, bigcorp = sweep(rows)
+
+    (of_team,) = acme.limits
+    assert (of_team.scope, of_team.drawn_microcredits) == ("team", 70 * CREDIT)
+    assert bigcorp.limits == ()
+
+
+def test_a_team_without_limits_reads_none(
+    rows: CountingRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "read_limits", None)
+
+    assert [report.limits_count for report in sweep(rows)] == [0, 0]
 
 
 def test_a_second_sweep_on_the_same_day_reports_nothing_and_reads_no_page(
