@@ -163,13 +163,6 @@ class Call(Struct):
     problem: Problem | None = None
 
 
-class Settings(Struct, frozen=True):
-    """`doors`: the door of each API's id. `problem_type_base_url` may be empty."""
-
-    doors: Mapping[str, Door]
-    problem_type_base_url: str
-
-
 class Answered(Struct, frozen=True):
     """What the gateway gets, and what the function logs and counts."""
 
@@ -211,7 +204,11 @@ class Answered(Struct, frozen=True):
 
 
 class HttpApi:
-    """Serves one request at a time. `tokens` is made for the first request by a person."""
+    """Serves one request at a time.
+
+    `tokens` is made for the first request by a person. `doors`: the door of each API's id.
+    `problem_type_base_url` may be empty.
+    """
 
     def __init__(
         self,
@@ -221,16 +218,19 @@ class HttpApi:
         tokens: Callable[[], Tokens],
         ask_for_payment: Callable[[ReloadRequest], None],
         pause: Pause,
-        settings: Settings,
+        *,
+        doors: Mapping[str, Door],
+        problem_type_base_url: str,
     ) -> None:
         self._tokens = tokens
-        self._settings = settings
+        self._doors = doors
+        self._base_url = problem_type_base_url
         self._rows = rows
-        self._recorder = Recorder(debits, settings.problem_type_base_url)
+        self._recorder = Recorder(debits, problem_type_base_url)
         self._events = Events(self._recorder)
         self._reservations = Reservations(rows, self._recorder)
         self._accounts = Accounts(rows, directory)
-        self._decisions = Decisions(rows, directory, settings.problem_type_base_url)
+        self._decisions = Decisions(rows, directory, problem_type_base_url)
         self._teams = Teams(rows)
         self._purchases = Purchases(rows, ask_for_payment, pause)
         self._pause = pause
@@ -265,7 +265,7 @@ class HttpApi:
     def resolver(self) -> APIGatewayHttpResolver:
         """Return the routes. The OpenAPI document is made from them, too."""
         app = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=_strict_json)
-        _handle_errors(app, self._settings.problem_type_base_url)
+        _handle_errors(app, self._base_url)
         self._route_events(app)
         self._route_reservations(app)
         self._route_accounts(app)
@@ -286,7 +286,7 @@ class HttpApi:
             received = receive(request.body or "", headers.get("content-type", ""), headers)
             answers, batch = self._events.record(received, call.caller, call.now, call.time_is_left)
             call.batches.append(batch)
-            base_url = self._settings.problem_type_base_url
+            base_url = self._base_url
             results = [
                 self._events.answer_to(event, answered, base_url, call.trace_id)
                 for event, answered in zip(received.events, answers, strict=True)
@@ -519,7 +519,7 @@ class HttpApi:
 
     def _caller_of(self, event: Mapping[str, Any]) -> Caller:
         context = event["requestContext"]
-        match self._settings.doors.get(context["apiId"]):
+        match self._doors.get(context["apiId"]):
             case "producers":
                 iam = context.get("authorizer", {}).get("iam", {})
                 if not iam.get("userArn"):
@@ -533,7 +533,7 @@ class HttpApi:
                 raise Refused("unauthenticated", "the API that was called is not of this stack")
 
     def _problem(self, problem: Problem, trace_id: str) -> dict[str, Any]:
-        document = problem.to_document(self._settings.problem_type_base_url, trace_id)
+        document = problem.to_document(self._base_url, trace_id)
         return _response(problem.type.status, PROBLEM_JSON, json.dumps(document), problem.headers)
 
 
