@@ -179,14 +179,16 @@ class Answered(Struct, frozen=True):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return the metrics of the request; CloudWatch charges for each, so zeros are left out."""
-        counts = Counter(
-            RequestsUndecided=self.status == HTTPStatus.SERVICE_UNAVAILABLE,
-            RequestsFailed=self.status == HTTPStatus.INTERNAL_SERVER_ERROR,
-        )
+        """Return the metrics of the request: one always, and of the others those above zero.
+
+        CloudWatch charges for each metric that there is, and for each byte of the log.
+        """
+        counts = Counter({"RequestsFailed": self.status == HTTPStatus.INTERNAL_SERVER_ERROR})
         for batch in self.batches:
             counts.update({name: batch.counts[name] for name in COUNTED})
-        return {name: count for name, count in counts.items() if count}
+        is_undecided = self.status == HTTPStatus.SERVICE_UNAVAILABLE
+        above_zero = {name: count for name, count in counts.items() if count}
+        return {"RequestsUndecided": int(is_undecided), **above_zero}
 
     def log_lines(self) -> Iterator[LogLine]:
         """Yield a line for each commit, and one where nothing was decided."""
