@@ -12,15 +12,17 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent_credits.api.tokens import IssuerKeys, Tokens
-from agent_credits.aws.http_api import Door, HttpApi, Settings
+from agent_credits.aws.http_api import Door, HttpApi
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.write_protocol import Pause
 from agent_credits.intake.debits import Debits
+from agent_credits.notices.announcements import AccountRecord, NoticeSettings, notices_of
 from tests.memory_rows import MemoryRows
-from tests.unit.builders import NOW, pause, sample_rows
+from tests.unit.builders import NOW, grant_change, open_account, pause, sample_rows
 
 if TYPE_CHECKING:
     from agent_credits.ledger.reloads import ReloadRequest
+    from agent_credits.notices.notice import Notice
 
 ISSUER = "https://id.example.com"
 AUDIENCE = "agent-credits"
@@ -147,7 +149,8 @@ class ApiWorld:
             lambda: Tokens(keys, ISSUER, AUDIENCE),
             self.asked.append,
             lost,
-            Settings({api_id: door for door, api_id in API_IDS.items()}, BASE_URL),
+            doors={api_id: door for door, api_id in API_IDS.items()},
+            problem_type_base_url=BASE_URL,
         )
 
     def call(self, method: str, path: str, body: object = None, **more: Any) -> Got:
@@ -168,3 +171,29 @@ def got(response: Mapping[str, Any]) -> Got:
     for name, values in (response.get("multiValueHeaders") or {}).items():
         headers[name] = ",".join(values)
     return Got(response["statusCode"], headers, response.get("body") or "")
+
+
+def reservation(run_id: str = "run-1", **fields: Any) -> dict[str, Any]:
+    """Return the body that reserves for a run of ana's."""
+    return {
+        "run_id": run_id,
+        "source": "/platform/agents",
+        "team_id": "acme",
+        "trigger": {"kind": "user", "user_id": "ana"},
+        "credits": "75",
+        **fields,
+    }
+
+
+def world_with(credits_of_ana: str = "100") -> ApiWorld:
+    """Return a world in which ana's account holds so much."""
+    world = ApiWorld()
+    open_account(world.rows, grant_change("g-1", credits=credits_of_ana))
+    return world
+
+
+def notices_published(rows: MemoryRows) -> "list[Notice]":
+    """Return what is announced of everything that was committed so far."""
+    records = [AccountRecord(old, new) for old, new in rows.stream]
+    settings = NoticeSettings(BASE_URL)
+    return [notice for record in records for notice in notices_of(record, settings)]

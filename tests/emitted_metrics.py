@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
+from agent_credits.aws.http_api import COUNTED
 from agent_credits.intake.debited_batch import DebitedBatch
 from agent_credits.notices.slack_posts import metric_of
 
@@ -110,6 +111,8 @@ def _names(service: str, name: ast.expr) -> set[str]:
             return set(get_args(get_type_hints(metric_of)["return"]))
         case ast.Attribute(attr="counts") if service == "debit_runs":
             return set(DebitedBatch({}, unsigned=0).counts)
+        case ast.Attribute(attr="counts") if service == "api":
+            return {*COUNTED, "RequestsUndecided", "RequestsFailed"}
         case ast.Attribute(attr="counts") if service == "sweep":
             return set(_counted_by_sweeps())
     raise LookupError(f"{service} emits a metric of an unknown name: {ast.unparse(name)}")

@@ -32,6 +32,8 @@ ACTION_OF_OPERATION = {
     "sqs:DeleteMessageBatch": "sqs:DeleteMessage",
     "sqs:ChangeMessageVisibilityBatch": "sqs:ChangeMessageVisibility",
     "sns:PublishBatch": "sns:Publish",
+    # A transaction is allowed by what it holds, and ours puts.
+    "dynamodb:TransactWriteItems": "dynamodb:PutItem",
 }
 STATEMENTS_OF_PARTIQL = {"dynamodb:BatchExecuteStatement", "dynamodb:ExecuteStatement"}
 PARTIQL_VERB = re.compile(r"(INSERT|SELECT|UPDATE|DELETE) ")

@@ -160,7 +160,10 @@ def _resolved(value: Any) -> Any:
 
 
 def _substituted(name: str) -> str:
-    return arn_of(name.removesuffix(".Arn")) if name.endswith(".Arn") else PSEUDO_PARAMETERS[name]
+    if name.endswith(".Arn"):
+        return arn_of(name.removesuffix(".Arn"))
+    # Otherwise the id of an API of the stack.
+    return PSEUDO_PARAMETERS.get(name, name)
 
 
 def _applies(statement: Statement, request: Request) -> bool:

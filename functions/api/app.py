@@ -9,13 +9,12 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.api.tokens import IssuerKeys, Tokens
+from agent_credits.api.tokens import Tokens
 from agent_credits.aws.backoff import TimeBudget
 from agent_credits.aws.clients import dynamodb_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.http_api import HttpApi
-from agent_credits.aws.http_api import Settings as ApiSettings
-from agent_credits.aws.issuer import fetch_jwks
+from agent_credits.aws.issuer import tokens_of
 from agent_credits.aws.metrics import add_counts, metrics_of
 from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.threads import Threads
@@ -39,9 +38,9 @@ class Settings(BaseModel):
     PROBLEM_TYPE_BASE_URL: str
     PRODUCERS_API_ID: str
     PEOPLE_API_ID: str
-    TOKEN_ISSUER: str
-    TOKEN_AUDIENCE: str
-    TOKEN_KEYS_URL: str
+    ISSUER: str
+    AUDIENCE: str
+    ISSUER_KEYS_URL: str
 
 
 logger = Logger(location=None)
@@ -57,8 +56,7 @@ debits = Debits(rows, directory, budget, side_by_side=Threads(), attempts_max=AT
 @cache
 def tokens() -> Tokens:
     """Return what verifies tokens; producers' requests bring none."""
-    keys = IssuerKeys(partial(fetch_jwks, settings.TOKEN_KEYS_URL), now)
-    return Tokens(keys, settings.TOKEN_ISSUER, settings.TOKEN_AUDIENCE)
+    return tokens_of(settings.ISSUER, settings.AUDIENCE, settings.ISSUER_KEYS_URL, now)
 
 
 @cache
@@ -74,10 +72,8 @@ api = HttpApi(
     tokens,
     lambda request: reloads().send(request),
     budget,
-    ApiSettings(
-        {settings.PRODUCERS_API_ID: "producers", settings.PEOPLE_API_ID: "people"},
-        settings.PROBLEM_TYPE_BASE_URL,
-    ),
+    doors={settings.PRODUCERS_API_ID: "producers", settings.PEOPLE_API_ID: "people"},
+    problem_type_base_url=settings.PROBLEM_TYPE_BASE_URL,
 )
 
 
@@ -89,11 +85,7 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
         event, now(), lambda: context.get_remaining_time_in_millis() > COMMIT_TIME_MS
     )
     logger.append_keys(function_request_id=context.aws_request_id, trace_id=answered.trace_id)
-    for batch in answered.batches:
-        for line in batch.log_lines(per_event=False):
-            getattr(logger, line.level)(line.message, extra=line.fields)
-        add_counts(metrics, batch.counts)
-    if answered.fault is not None:
-        logger.error("failed", exc_info=answered.fault)
-    add_counts(metrics, {"Requests": 1})
+    for line in answered.log_lines():
+        getattr(logger, line.level)(line.message, extra=line.fields, exc_info=answered.fault)
+    add_counts(metrics, answered.counts)
     return answered.response

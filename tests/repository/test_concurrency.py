@@ -20,7 +20,7 @@ OPTIONAL = {"NotifySlack"}
 def event_sources(template: Template) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, resource in template["Resources"].items():
         if resource["Type"] == "AWS::Serverless::Function":
-            for source in resource["Properties"]["Events"].values():
+            for source in resource["Properties"].get("Events", {}).values():
                 yield name, source
 
 

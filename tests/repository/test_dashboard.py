@@ -15,11 +15,13 @@ from tests.template import Template, load_template
 
 # What AWS emits with one dimension, and the type of the resource that its value names.
 DIMENSION_OF_AWS = {
+    "AWS/ApiGateway": ("ApiId", "AWS::ApiGatewayV2::Api", ""),
     "AWS/DynamoDB": ("TableName", "AWS::DynamoDB::Table", ""),
     "AWS/Lambda": ("FunctionName", "AWS::Serverless::Function", ""),
     "AWS/SQS": ("QueueName", "AWS::SQS::Queue", ".QueueName"),
 }
 METRICS_OF_AWS = {
+    "AWS/ApiGateway": {"4xx", "5xx", "Count", "Latency"},
     "AWS/DynamoDB": {"ReadThrottleEvents", "WriteThrottleEvents"},
     "AWS/Lambda": {"Duration", "Errors", "Invocations", "IteratorAge", "Throttles"},
     "AWS/SQS": {
@@ -54,7 +56,7 @@ def body(template: Template, *, has_slack: bool) -> dict[str, Any]:
     text, variables = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"]
     for name, value in variables.items():
         condition, when_true, when_false = value["Fn::If"]
-        assert condition == "HasSlackNotices"
+        assert condition in ("HasSlackNotices", "HasApi")
         text = text.replace(f"${{{name}}}", when_true["Fn::Sub"] if has_slack else when_false)
     parsed: dict[str, Any] = json.loads(text)
     return parsed
@@ -207,7 +209,9 @@ def test_every_queue_is_shown(queue: str) -> None:
     consumed = {
         source["Properties"]["Queue"]["Fn::GetAtt"][0]
         for function in named("AWS::Serverless::Function")
-        for source in load_template()["Resources"][function]["Properties"]["Events"].values()
+        for source in load_template()["Resources"][function]["Properties"]
+        .get("Events", {})
+        .values()
         if source["Type"] == "SQS"
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.template import Template, load_template
 
 # The longest names that AWS accepts.
-NAME_LENGTH_MAX = {"QueueName": 80, "LogGroupName": 512, "DashboardName": 255}
+NAME_LENGTH_MAX = {"QueueName": 80, "Name": 128, "LogGroupName": 512, "DashboardName": 255}
 # Among the longest names of regions.
 REGION = "ap-southeast-1"
 STACK_NAME_LENGTH_MAX = 128
@@ -60,6 +60,8 @@ def test_cloudformation_names_whatever_has_a_shorter_limit() -> None:
     named = {
         prop
         for resource in template["Resources"].values()
+        # A permission names the function that it is for.
+        if resource["Type"] != "AWS::Lambda::Permission"
         for prop in resource["Properties"]
         if prop in {"FunctionName", "RoleName", "LayerName", "TableName", "TopicName", "AlarmName"}
     }

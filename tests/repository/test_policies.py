@@ -7,6 +7,7 @@ import pytest
 
 from tests.policies import (
     ACCOUNT,
+    PSEUDO_PARAMETERS,
     Request,
     Statement,
     arn_of,
@@ -142,8 +143,9 @@ def test_what_the_ledger_holds_is_changed_by_nobody(template: Template, action: 
 def test_who_may_send_events_is_who_was_given_that_right(template: Template) -> None:
     send = Request("sqs:SendMessage", arn_of("AgentRunsQueue"))
 
-    (given,) = [name for name, s in managed_policies(template).items() if s]
-    assert evaluate(managed_policies(template)[given], send) == "allowed"
+    (given,) = [
+        name for name, s in managed_policies(template).items() if evaluate(s, send) == "allowed"
+    ]
     assert [r for r, s in role_policies(template).items() if evaluate(s, send) == "allowed"] == []
     # No more than that right, and no other queue.
     for action in ACTIONS["AWS::SQS::Queue"][1:]:
@@ -151,6 +153,36 @@ def test_who_may_send_events_is_who_was_given_that_right(template: Template) -> 
         assert evaluate(managed_policies(template)[given], received) == "not allowed"
     elsewhere = Request("sqs:SendMessage", arn_of("ReloadsQueue"))
     assert evaluate(managed_policies(template)[given], elsewhere) == "not allowed"
+
+
+@pytest.mark.parametrize(
+    ("call", "producer"),
+    [
+        ("POST/v1/events", "allowed"),
+        ("POST/v1/decide", "allowed"),
+        ("POST/v1/reservations", "allowed"),
+        ("POST/v1/reservations/run-1/settle", "allowed"),
+        ("GET/v1/reservations/run-1", "allowed"),
+        ("GET/v1/accounts/user:ana", "not allowed"),
+        ("PATCH/v1/teams/acme/settings", "not allowed"),
+        ("POST/v1/teams/acme/purchases", "not allowed"),
+    ],
+)
+def test_a_producer_may_record_and_reserve_through_the_api_and_an_operator_may_call_all(
+    template: Template, call: str, producer: str
+) -> None:
+    arn = f"{_stage_of('ProducersApi')}/{call}"
+    request = Request("execute-api:Invoke", arn)
+
+    assert evaluate(managed_policies(template)["CallApiAsProducer"], request) == producer
+    assert evaluate(managed_policies(template)["CallApiAsOperator"], request) == "allowed"
+
+
+def _stage_of(api: str) -> str:
+    partition, region, account = (
+        PSEUDO_PARAMETERS[f"AWS::{name}"] for name in ("Partition", "Region", "AccountId")
+    )
+    return f"arn:{partition}:execute-api:{region}:{account}:{api}/$default"
 
 
 @pytest.mark.parametrize("action", ["s3:PutObject", "s3:ListBucket"])

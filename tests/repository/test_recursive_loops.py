@@ -26,7 +26,7 @@ def consumers(template: Template, queue_name: str) -> set[str]:
     return {
         name
         for name in functions(template)
-        for source in template["Resources"][name]["Properties"]["Events"].values()
+        for source in template["Resources"][name]["Properties"].get("Events", {}).values()
         if source["Type"] == "SQS" and source["Properties"]["Queue"]["Fn::GetAtt"][0] == queue_name
     }
 

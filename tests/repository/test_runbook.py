@@ -68,6 +68,7 @@ def test_what_the_entries_ask_to_look_at_exists() -> None:
     for function, message in logged:
         code = (ROOT / "functions" / function / "app.py").read_text()
         code += (ROOT / "shared/agent_credits/intake/debited_batch.py").read_text()
+        code += (ROOT / "shared/agent_credits/aws/http_api.py").read_text()
         assert f'"{message}"' in code, (function, message)
     assert set(redriven) == set(QUEUE_NAMES)
 

@@ -4,6 +4,7 @@ last test here can break every rule once and see that its guard notices.
 
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import chain
@@ -42,6 +43,8 @@ OUTPUTS = {
     "AnnounceFunctionName": {"Ref": "Announce"},
     "AnnounceFailuresBucketName": {"Ref": "AnnounceFailuresBucket"},
     "NoticesTableName": {"Ref": "NoticesTable"},
+    "ProducersApiUrl": {"Fn::GetAtt": ["ProducersApi", "ApiEndpoint"]},
+    "PeopleApiUrl": {"Fn::GetAtt": ["PeopleApi", "ApiEndpoint"]},
     "AccountsTableName": {"Ref": "AccountsTable"},
     "LedgerTableName": {"Ref": "LedgerTable"},
     "StackVersion": importlib.metadata.version("agent-credits"),
@@ -49,6 +52,11 @@ OUTPUTS = {
 }
 # Which rows concern somebody when they change.
 ANNOUNCED_PREFIXES = (ACCOUNT_PREFIX, TEAM_PREFIX, OBSERVED_PREFIX)
+# Calls of an API of this stack, all or some.
+CALLS_OF_API = re.compile(
+    r"arn:\$\{AWS::Partition\}:execute-api:\$\{AWS::Region\}:\$\{AWS::AccountId\}:"
+    r"\$\{(\w+)\}/[\w/*]+"
+)
 # What may be lost with the stack: which notices were published, and which were posted to Slack.
 TABLES_OF_NO_RECORD = {"NoticesTable", "SlackPostsTable"}
 # No function reads it, and the one that writes it counts every fault.
@@ -128,6 +136,8 @@ def referred(value: Any) -> str | None:
             return name
         case {"Fn::Sub": str(text)} if objects := OBJECTS_OF_BUCKET.fullmatch(text):
             return objects[1]
+        case {"Fn::Sub": str(text)} if calls := CALLS_OF_API.fullmatch(text):
+            return calls[1]
         case _:
             return None
 
@@ -419,6 +429,8 @@ def something_has_no_alarm(template: Template) -> Iterator[str]:
         ("AccountsDrifted", "sweep"),
         ("TeamsNotReported", "sweep"),
         ("RecordsSetAside", "announce"),
+        ("RequestsUndecided", "api"),
+        ("RequestsFailed", "api"),
     }
     for name in functions(template):
         needed |= {("Errors", name), ("Throttles", name)}
@@ -500,6 +512,12 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "TEAM#*"]},
         "Null": keys,
     }
+    of_api = {
+        "ForAllValues:StringLike": {
+            "dynamodb:LeadingKeys": ["ACCOUNT#*", "TEAM#*", "AUDIT#*", "OBSERVED#*", "BURN#*"]
+        },
+        "Null": keys,
+    }
     of_sweeps = {
         "ForAllValues:StringLike": {
             "dynamodb:LeadingKeys": ["OBSERVED#*", "CHECKPOINT#*", "BURN#*", "SWEEP#*"]
@@ -507,7 +525,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         "Null": keys,
     }
     expected = {
-        ("sqs:SendMessage", "ReloadsQueue"): {"AnnounceRole": None},
+        ("sqs:SendMessage", "ReloadsQueue"): {"AnnounceRole": None, "ApiRole": None},
         ("sqs:SendMessage", "SweepsQueue"): {"SweepRole": None, "SweepSchedulesRole": None},
         ("sqs:ReceiveMessage", "SweepsQueue"): {"SweepRole": None},
         ("sqs:ReceiveMessage", "ReloadsQueue"): {"AutoReloadRole": None},
@@ -523,6 +541,7 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
         ("dynamodb:PutItem", "AccountsTable"): {
             "DebitRunsRole": with_observations,
             "AutoReloadRole": with_teams,
+            "ApiRole": of_api,
             "SweepRole": of_sweeps,
         },
         ("dynamodb:Scan", "AccountsTable"): {"SweepRole": None},
@@ -945,6 +964,7 @@ BROKEN: list[tuple[Rule, Path, Any]] = [
     (an_alarm_watches_other_stacks, (*ALARM, "Dimensions", 0, "Value"), "agent-credits"),
     (something_has_no_alarm, ("Resources", "ContentionAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesFailedAlarm"), REMOVED),
+    (something_has_no_alarm, ("Resources", "ApiUndecidedAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesGivenUpAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "NoticesLostAlarm"), REMOVED),
     (something_has_no_alarm, ("Resources", "EventsDeadLetteredAlarm"), REMOVED),

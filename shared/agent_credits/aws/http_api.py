@@ -6,15 +6,15 @@ from the API's id in the gateway's own context, which no caller can set.
 """
 
 import base64
-import binascii
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cached_property
+from http import HTTPStatus
 from importlib import resources
 from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
-from urllib.parse import unquote
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
@@ -22,7 +22,7 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import (
     RequestUnsupportedContentType,
     RequestValidationError,
 )
-from aws_lambda_powertools.event_handler.openapi.params import Header, Query
+from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
 from msgspec import Struct, field
 
 from agent_credits.api.accounts import (
@@ -38,7 +38,7 @@ from agent_credits.api.decisions import DecideAnswer, DecideBody, Decisions
 from agent_credits.api.events import BatchAnswer, EventAnswer, Events, headers_of, receive
 from agent_credits.api.fields import Answer
 from agent_credits.api.ledger import LedgerAnswer, read_ledger
-from agent_credits.api.problems import Problem, Refused, undecided
+from agent_credits.api.problems import Problem, Refused, invalid, undecided
 from agent_credits.api.purchases import PurchaseAnswer, PurchaseBody, Purchases
 from agent_credits.api.recorded_runs import RecordedRun, find_run
 from agent_credits.api.recording import Recorder
@@ -63,12 +63,18 @@ from agent_credits.api.tokens import Tokens
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.write_protocol import Pause
 from agent_credits.events.agent_runs import Rejection, complaint_of, parse_json
-from agent_credits.intake.debited_batch import DebitedBatch
+from agent_credits.intake.debited_batch import DebitedBatch, LogLine
 from agent_credits.intake.debits import Debits, TimeIsLeft
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.values.errors import AgentCreditsError
 from agent_credits.values.identifiers import Identifier
 from agent_credits.values.principals import Principal, parse_principal
+
+# What the API counts of what it records, beside what the queue's consumer counts of its own.
+COUNTED: Final = (
+    *("EventsDebited", "RunsFailed", "CompareAndSetRetries"),
+    *("CreditsReserved", "CreditsDrawnOfReserved", "RunsFailedWhileReserved"),
+)
 
 Door = Literal["producers", "people"]
 
@@ -78,7 +84,8 @@ DOCUMENT_PATH: Final = "/v1/openapi.json"
 
 # An id of these characters stands in a path as it is. Any other is written as `~` and base64url,
 # because gateways and proxies decode a path before it gets here, and not all alike.
-_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:@-]+")
+PLAIN_ID: Final = r"[A-Za-z0-9._:@-]{1,200}"
+ID_IN_PATH: Final = rf"^({PLAIN_ID}|~[A-Za-z0-9_-]{{1,300}})$"
 _TRACE_ID: Final = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 IdempotencyKey = Annotated[
@@ -93,6 +100,13 @@ RequiredKey = Annotated[
     Header(
         alias="Idempotency-Key",
         description="The ID of what this request records. A repeat gets the first answer.",
+    ),
+]
+PathId = Annotated[
+    str,
+    Path(
+        pattern=ID_IN_PATH,
+        description="The ID, or `~` and its base64url if it has other characters than these.",
     ),
 ]
 PayerQuery = Annotated[
@@ -152,13 +166,7 @@ class Call(Struct):
     request_id: str
     time_is_left: TimeIsLeft
     batches: list[DebitedBatch] = field(default_factory=list)
-
-
-class Settings(Struct, frozen=True):
-    """`doors`: the door of each API's id. `problem_type_base_url` may be empty."""
-
-    doors: Mapping[str, Door]
-    problem_type_base_url: str
+    problem: Problem | None = None
 
 
 class Answered(Struct, frozen=True):
@@ -166,18 +174,49 @@ class Answered(Struct, frozen=True):
 
     response: dict[str, Any]
     route: str
-    role: str | None
     trace_id: str
     batches: tuple[DebitedBatch, ...] = ()
+    problem: Problem | None = None
     fault: Exception | None = None
 
     @property
     def status(self) -> int:
         return int(self.response["statusCode"])
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the metrics of the request: one always, and of the others those above zero.
+
+        CloudWatch charges for each metric that there is, and for each byte of the log.
+        """
+        counts = Counter({"RequestsFailed": self.status == HTTPStatus.INTERNAL_SERVER_ERROR})
+        for batch in self.batches:
+            counts.update({name: batch.counts[name] for name in COUNTED})
+        is_undecided = self.status == HTTPStatus.SERVICE_UNAVAILABLE
+        above_zero = {name: count for name, count in counts.items() if count}
+        return {"RequestsUndecided": int(is_undecided), **above_zero}
+
+    def log_lines(self) -> Iterator[LogLine]:
+        """Yield a line for each commit, and one where nothing was decided."""
+        for batch in self.batches:
+            yield from batch.log_lines(per_event=False)
+        if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            is_undecided = self.status == HTTPStatus.SERVICE_UNAVAILABLE
+            reason = f"{type(self.fault).__name__}: {self.fault}" if self.fault else ""
+            detail = self.problem.detail if self.problem else ""
+            yield LogLine(
+                "error",
+                "undecided" if is_undecided else "failed",
+                {"route": self.route, "reason": reason or detail},
+            )
+
 
 class HttpApi:
-    """Serves one request at a time. `tokens` is made for the first request by a person."""
+    """Serves one request at a time.
+
+    `tokens` is made for the first request by a person. `doors`: the door of each API's id.
+    `problem_type_base_url` may be empty.
+    """
 
     def __init__(
         self,
@@ -187,16 +226,19 @@ class HttpApi:
         tokens: Callable[[], Tokens],
         ask_for_payment: Callable[[ReloadRequest], None],
         pause: Pause,
-        settings: Settings,
+        *,
+        doors: Mapping[str, Door],
+        problem_type_base_url: str,
     ) -> None:
         self._tokens = tokens
-        self._settings = settings
+        self._doors = doors
+        self._base_url = problem_type_base_url
         self._rows = rows
-        self._recorder = Recorder(debits, settings.problem_type_base_url)
+        self._recorder = Recorder(debits, problem_type_base_url)
         self._events = Events(self._recorder)
         self._reservations = Reservations(rows, self._recorder)
         self._accounts = Accounts(rows, directory)
-        self._decisions = Decisions(rows, directory, settings.problem_type_base_url)
+        self._decisions = Decisions(rows, directory, problem_type_base_url)
         self._teams = Teams(rows)
         self._purchases = Purchases(rows, ask_for_payment, pause)
         self._pause = pause
@@ -208,30 +250,30 @@ class HttpApi:
         fault: Exception | None = None
         try:
             if route == f"GET {DOCUMENT_PATH}":
-                return Answered(_response(200, JSON, _document()), route, None, trace_id)
+                return Answered(_response(200, JSON, _document()), route, trace_id)
             request_id = event["requestContext"]["requestId"]
             call = Call(self._caller_of(event), now, trace_id, request_id, time_is_left)
             resolver = self.resolver
             resolver.append_context(call=call)  # type: ignore[no-untyped-call]
-            response = resolver.resolve(event, None)  # type: ignore[arg-type]
+            response = resolver.resolve(_with_text(event), None)  # type: ignore[arg-type]
         except Refused as refused:
             response = self._problem(refused.problem, trace_id)
         except AgentCreditsError as error:
-            problem = undecided("a service that the decision needs is not available").problem
-            response, fault = self._problem(problem, trace_id), error
+            unavailable = undecided("a service that the decision needs is not available")
+            response, fault = self._problem(unavailable.problem, trace_id), error
         except Exception as error:  # noqa: BLE001 -- It is logged, counted and answered.
             # Whatever it is: the gateway would answer with a body that is no problem document.
-            problem = Refused("internal_error", "an error that was not foreseen").problem
-            response, fault = self._problem(problem, trace_id), error
+            unforeseen = Refused("internal_error", "an error that was not foreseen")
+            response, fault = self._problem(unforeseen.problem, trace_id), error
         batches = tuple(call.batches) if call else ()
-        role = call.caller.role if call else None
-        return Answered(response, route, role, trace_id, batches, fault)
+        problem = call.problem if call else None
+        return Answered(response, route, trace_id, batches, problem, fault)
 
     @cached_property
     def resolver(self) -> APIGatewayHttpResolver:
         """Return the routes. The OpenAPI document is made from them, too."""
         app = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=_strict_json)
-        _handle_errors(app, self._settings.problem_type_base_url)
+        _handle_errors(app, self._base_url)
         self._route_events(app)
         self._route_reservations(app)
         self._route_accounts(app)
@@ -249,10 +291,10 @@ class HttpApi:
         def record_events() -> Response[Any]:
             call, request = _call(app), app.current_event
             headers = {name.lower(): value for name, value in request.headers.items()}
-            received = receive(_text_of(app), headers.get("content-type", ""), headers)
+            received = receive(request.body or "", headers.get("content-type", ""), headers)
             answers, batch = self._events.record(received, call.caller, call.now, call.time_is_left)
             call.batches.append(batch)
-            base_url = self._settings.problem_type_base_url
+            base_url = self._base_url
             results = [
                 self._events.answer_to(event, answered, base_url, call.trace_id)
                 for event, answered in zip(received.events, answers, strict=True)
@@ -290,7 +332,7 @@ class HttpApi:
             tags=["reservations"],
             responses=_returns(ReservationAnswer, also={202: WAITING}),
         )
-        def extend(run_id: str, body: ExtendBody, idempotency_key: RequiredKey) -> Response[Any]:
+        def extend(run_id: PathId, body: ExtendBody, idempotency_key: RequiredKey) -> Response[Any]:
             call = _call(app)
             return _reserved(
                 call,
@@ -306,7 +348,7 @@ class HttpApi:
             responses=_returns(ReservationAnswer),
         )
         def settle(
-            run_id: str, body: SettleBody, idempotency_key: IdempotencyKey = None
+            run_id: PathId, body: SettleBody, idempotency_key: IdempotencyKey = None
         ) -> Response[Any]:
             call = _call(app)
             return _reserved(
@@ -323,7 +365,7 @@ class HttpApi:
             responses=_returns(ReservationAnswer),
         )
         def release(
-            run_id: str, body: ReleaseBody, idempotency_key: IdempotencyKey = None
+            run_id: PathId, body: ReleaseBody, idempotency_key: IdempotencyKey = None
         ) -> Response[Any]:
             call = _call(app)
             return _reserved(
@@ -339,7 +381,7 @@ class HttpApi:
             tags=["reservations"],
             responses=_returns(ReservationFound),
         )
-        def read_reservation(run_id: str, principal: PayerQuery = None) -> Response[Any]:
+        def read_reservation(run_id: PathId, principal: PayerQuery = None) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_reservation")
             run = self._visible_run(_id(run_id), principal, call)
@@ -352,7 +394,7 @@ class HttpApi:
             tags=["accounts"],
             responses=_returns(AccountAnswer),
         )
-        def read_account(principal: str) -> Response[Any]:
+        def read_account(principal: PathId) -> Response[Any]:
             call = _call(app)
             return _answer(self._accounts.read(_principal(principal), call.caller, call.now))
 
@@ -363,7 +405,7 @@ class HttpApi:
             responses=_returns(LedgerAnswer),
         )
         def read_account_ledger(
-            principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
+            principal: PathId, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
         ) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_ledger")
@@ -377,7 +419,7 @@ class HttpApi:
             responses=_returns(ReservationsAnswer),
         )
         def list_reservations(
-            principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
+            principal: PathId, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
         ) -> Response[Any]:
             call = _call(app)
             call.caller.require("list_reservations")
@@ -391,7 +433,7 @@ class HttpApi:
             tags=["runs"],
             responses=_returns(RunAnswer),
         )
-        def read_run(run_id: str, principal: PayerQuery = None) -> Response[Any]:
+        def read_run(run_id: PathId, principal: PayerQuery = None) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_run")
             return _answer(run_answer(self._visible_run(_id(run_id), principal, call), call.now))
@@ -413,7 +455,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(TeamAnswer),
         )
-        def read_team(team_id: str) -> Response[Any]:
+        def read_team(team_id: PathId) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_team")
             return _answer(self._teams.read(_id(team_id), call.caller, call.now))
@@ -424,7 +466,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(ReportAnswer),
         )
-        def read_team_report(team_id: str) -> Response[Any]:
+        def read_team_report(team_id: PathId) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_report")
             team, policy = self._teams.visible(_id(team_id), call.caller)
@@ -437,7 +479,7 @@ class HttpApi:
             responses=_returns(TeamAnswer),
         )
         def patch_settings(
-            team_id: str, body: SettingsPatch, if_match: IfMatch = None
+            team_id: PathId, body: SettingsPatch, if_match: IfMatch = None
         ) -> Response[Any]:
             call = _call(app)
             call.caller.require("change_settings")
@@ -452,7 +494,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(PurchaseAnswer, also={202: _documented(PurchaseAnswer)}),
         )
-        def buy(team_id: str, body: PurchaseBody, idempotency_key: RequiredKey) -> Response[Any]:
+        def buy(team_id: PathId, body: PurchaseBody, idempotency_key: RequiredKey) -> Response[Any]:
             call = _call(app)
             call.caller.require("buy")
             self._teams.visible(_id(team_id), call.caller)
@@ -467,7 +509,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(PurchaseAnswer),
         )
-        def read_purchase(team_id: str, key: str, principal: BuyerQuery) -> Response[Any]:
+        def read_purchase(team_id: PathId, key: PathId, principal: BuyerQuery) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_team")
             self._teams.visible(_id(team_id), call.caller)
@@ -485,7 +527,7 @@ class HttpApi:
 
     def _caller_of(self, event: Mapping[str, Any]) -> Caller:
         context = event["requestContext"]
-        match self._settings.doors.get(context["apiId"]):
+        match self._doors.get(context["apiId"]):
             case "producers":
                 iam = context.get("authorizer", {}).get("iam", {})
                 if not iam.get("userArn"):
@@ -499,13 +541,15 @@ class HttpApi:
                 raise Refused("unauthenticated", "the API that was called is not of this stack")
 
     def _problem(self, problem: Problem, trace_id: str) -> dict[str, Any]:
-        document = problem.to_document(self._settings.problem_type_base_url, trace_id)
+        document = problem.to_document(self._base_url, trace_id)
         return _response(problem.type.status, PROBLEM_JSON, json.dumps(document), problem.headers)
 
 
 def _handle_errors(app: APIGatewayHttpResolver, base_url: str) -> None:
     def problem(found: Problem) -> Response[Any]:
-        document = found.to_document(base_url, _call(app).trace_id)
+        call = _call(app)
+        call.problem = found
+        document = found.to_document(base_url, call.trace_id)
         return Response(found.type.status, PROBLEM_JSON, json.dumps(document), dict(found.headers))
 
     on: Handling = app.exception_handler
@@ -552,11 +596,18 @@ def _strict_json(body: str) -> Any:
     return document
 
 
-def _text_of(app: APIGatewayHttpResolver) -> str:
+def _with_text(event: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the event with its body as text; the gateway encodes what it does not know to be.
+
+    Raises `Refused`.
+    """
+    if not event.get("isBase64Encoded"):
+        return event
     try:
-        return app.current_event.decoded_body or ""
-    except (ValueError, binascii.Error):
+        text = base64.b64decode(event["body"], validate=True).decode()
+    except ValueError:
         raise Refused("not_json", "the body is not UTF-8") from None
+    return {**event, "body": text, "isBase64Encoded": False}
 
 
 def _call(app: APIGatewayHttpResolver) -> Call:
@@ -566,29 +617,20 @@ def _call(app: APIGatewayHttpResolver) -> Call:
 
 def _id(segment: str) -> str:
     """Return the id that a segment of the path stands for. Raises `Refused`."""
-    text = unquote(segment)
-    if text.startswith("~"):
-        try:
-            padded = text[1:] + "=" * (-len(text[1:]) % 4)
-            text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-        except (ValueError, binascii.Error):
-            raise Refused("not_found", "the ID after ~ is not base64url") from None
-    elif not _PLAIN_ID.fullmatch(text):
-        raise Refused("not_found", "write an ID of other characters as ~ and its base64url")
-    if not 0 < len(text) <= 200:
-        raise Refused("not_found", "the ID is too long")
-    return text
+    if not segment.startswith("~"):
+        return segment
+    try:
+        padded = segment[1:] + "=" * (-len(segment[1:]) % 4)
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        raise invalid("id", "is not base64url after ~", where="path") from None
 
 
 def _principal(text: str) -> Principal:
     try:
         return parse_principal(_id(text))
-    except ValueError as error:
-        raise Refused(
-            "invalid_request",
-            f"principal {error}",
-            extensions={"errors": [{"field": "principal", "in": "path", "complaint": str(error)}]},
-        ) from None
+    except ValueError:
+        raise invalid("principal", "must be user:<id> or team:<id>", where="path") from None
 
 
 def _reserved(call: Call, reserved: Reserved) -> Response[Any]:
@@ -605,7 +647,7 @@ def _reserved(call: Call, reserved: Reserved) -> Response[Any]:
 
 def segment_of(text: str) -> str:
     """Return an id as a segment of a path."""
-    if _PLAIN_ID.fullmatch(text):
+    if re.fullmatch(PLAIN_ID, text):
         return text
     return "~" + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
