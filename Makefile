@@ -121,7 +121,7 @@ template: $(READY) ## validate the template with SAM
 # checkov leaves out what is deployed only under a condition, so it is shown a copy without them.
 security: .tools/bandit/.ready .tools/checkov/.ready ## check for insecure Python and insecure resources
 	.tools/bandit/bin/bandit --quiet --configfile pyproject.toml --recursive \
-		shared functions cli local tools
+		shared functions cli local tools clients/python/src
 	sed 's/^    Condition: /    # &/' template.yaml > .tools/template-without-conditions.yaml
 	.tools/checkov/bin/checkov --config-file .checkov.yaml \
 		--file .tools/template-without-conditions.yaml
@@ -180,11 +180,12 @@ clean: ## stop the embedded stack and remove all that was installed or built her
 
 $(UV): .tools/uv/.ready
 
-.venv/.ready: .tools/uv/.ready pyproject.toml tools/project.txt
+.venv/.ready: .tools/uv/.ready pyproject.toml clients/python/pyproject.toml tools/project.txt
 	@echo "Installing the project and what its tests need"
 	@$(UV) venv --quiet --clear .venv
 	@$(UV) pip sync --quiet --require-hashes --python .venv/bin/python tools/project.txt
-	@$(UV) pip install --quiet --no-deps --python .venv/bin/python --editable .
+	@$(UV) pip install --quiet --no-deps --python .venv/bin/python \
+		--editable . --editable clients/python
 	@touch $@
 
 # Maven keeps its own copies, so that doing this again after `make clean` needs no network.

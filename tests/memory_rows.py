@@ -203,6 +203,21 @@ class MemoryRows:
         for account in accounts:
             account_item(account)
         limits = [limit_row_from_item(limit_row_item(row)) for row in limits]
+        lost = self.moved_since(accounts, limits)
+        if lost is not None:
+            return lost
+        for account in accounts:
+            self.stream.append((self.accounts.get(account.principal), account))
+            self.accounts[account.principal] = account
+        for row in limits:
+            self.limit_stream.append((self.limits.get(row.key), row))
+            self.limits[row.key] = row
+        return None
+
+    def moved_since(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        """Return the stored rows that are not one version older, or None if all are."""
         moved_accounts = [
             there
             for account in accounts
@@ -216,12 +231,6 @@ class MemoryRows:
         ]
         if moved_accounts or moved_limits:
             return LostTogether(tuple(moved_accounts), tuple(moved_limits))
-        for account in accounts:
-            self.stream.append((self.accounts.get(account.principal), account))
-            self.accounts[account.principal] = account
-        for row in limits:
-            self.limit_stream.append((self.limits.get(row.key), row))
-            self.limits[row.key] = row
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:

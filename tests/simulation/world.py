@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
@@ -212,6 +212,15 @@ def build_world(
     return World(starts_at, anchor, teams[: randomness.randint(1, 3)], accounts)
 
 
+def with_limits(world: World, randomness: random.Random) -> World:
+    """Return the world in which each team declares limits."""
+    teams = tuple(
+        team.model_copy(update={"limits": drawn_limits(randomness, world.starts_at)})
+        for team in world.teams
+    )
+    return replace(world, teams=teams)
+
+
 def _team(
     randomness: random.Random,
     starts_at: datetime,
@@ -401,7 +410,7 @@ def drawn_limits(randomness: random.Random, now: datetime) -> tuple[TeamLimit, .
                 "scope": scope,
                 "id": randomness.choice(LIMITED[scope]) if of_one else None,
                 "period": period,
-                "microcredits": int(randomness.choice((0, 0.5, 2, 5, 9, 9, 20, 40)) * CREDIT),
+                "microcredits": int(randomness.choice((0, 0.5, 2, 9, 9, 20, 40, 90)) * CREDIT),
                 "action": "warn" if randomness.random() < 0.15 else "stop",
                 "raise_until": now + timedelta(hours=hours) if randomness.random() < 0.1 else None,
             }

@@ -23,6 +23,7 @@ from agent_credits.notices.announcements import (
     notices_of,
 )
 from agent_credits.notices.notice import Notice
+from agent_credits.sweeps import shared_draws
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.limit_rows import contradictions, spanning_limits
 from agent_credits.sweeps.verification import verify_row
@@ -110,10 +111,13 @@ class LimitWorld:
     def check(self, now: datetime = NOW) -> None:
         """Check that the ledger explains each row, and that limits' rows are sums of accounts."""
         self.rows.policies[self.policy.version] = self.policy
+        shared = shared_draws.SharedDraws()
         for principal, account in self.rows.accounts.items():
             assert account_from_item(account_item(account)) == account
             found = verify_row(self.rows, account, {}, Checkpoint(principal, NOW.date()))
             assert found.findings == ()
+            shared.update(found.shared)
+        assert list(shared_draws.contradictions(shared)) == []
         accounts = self.rows.accounts.values()
         for key in {*self.rows.limits, *(k for a in accounts for k in spanning_limits(a))}:
             found = contradictions(key, self.rows.limits.get(key), accounts, now)

@@ -63,6 +63,7 @@ from agent_credits.ledger.conservation import check_commit
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.ledger.grants import Grant
+from agent_credits.ledger.shared_pools import is_shared_pool, lender_of
 from agent_credits.values.principals import Principal
 
 ERRORED_RUNS_REMEMBERED_FOR = timedelta(hours=24)
@@ -91,7 +92,8 @@ def decide(
     row: Account, changes: Sequence[Change], past: Past, now: datetime, beside: Beside = ALONE
 ) -> Decision:
     """Apply the changes in their order to the row as read; after a full page comes page n+1."""
-    lacks = beside.lacks(names_beside(row, changes))
+    names, owed = names_beside(row, changes), _owed(DecisionContext(row, past, now), changes)
+    lacks = beside.lacks(names.joined(NamesBeside(shared=owed)) if owed else names)
     if lacks:
         return Decision(row.version, row, (), lacks=lacks)
     current, context = beginning(row, past, now, beside)
@@ -176,6 +178,20 @@ def names_beside(row: Account, changes: Sequence[Change]) -> NamesBeside:
     if not spanning and not counted and not teams:
         return NOTHING_BESIDE
     return NamesBeside(frozenset((*spanning, *counted)), teams)
+
+
+def _owed(context: DecisionContext, changes: Sequence[Change]) -> frozenset[Principal]:
+    """Return the teams from whose pools those runs drew that give their draws back.
+
+    The rule that bills the end of a run may no longer name any pool of the team.
+    """
+    return frozenset(
+        lender_of(part.grant_id)[0]
+        for run_id in runs_that_give_back(changes)
+        for entry in context.entries_of_run(context.row, run_id)
+        for part in entry.draws
+        if is_shared_pool(part.pool)
+    )
 
 
 def runs_that_give_back(changes: Sequence[Change]) -> frozenset[str]:

@@ -139,6 +139,17 @@ def test_a_platform_error_gives_back_to_both_accounts() -> None:
     assert world.account(TEAM).entries[-1].type == "pool.returned"
 
 
+def test_draws_go_back_to_the_team_although_its_pool_is_no_longer_shared() -> None:
+    world = SharingWorld()
+    world.send(usage("e-1", "560"))
+    assert world.shared() == "40"
+    world.policy = POLICY.model_copy(update={"version": "2026-01"})
+
+    assert world.outcomes(finished("f-1", "error")) == ["returned"]
+
+    assert (world.available(), world.shared()) == ("500", "100")
+
+
 def test_draws_go_back_to_a_grant_of_the_team_that_was_emptied_pages_ago() -> None:
     world = SharingWorld()
     world.send(usage("e-1", "600"))
