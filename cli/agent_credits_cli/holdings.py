@@ -6,7 +6,7 @@ from typing import Any
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.payers import pools_of
-from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.policy import BillingPolicy, TeamKind
 from agent_credits.commit.changes import Past
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
@@ -87,8 +87,11 @@ class Holdings:
 def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
     row = existing_account(rows, principal)
     team_id, policy = _billed_by(rows, row, now)
+    if principal.kind == "team":
+        team = rows.read_team(principal.id)
+        return holdings_at(row, policy, now, team.tenure_at(now).kind if team else None)
     holdings = holdings_at(row, policy, now)
-    if team_id is None or policy is None or principal.kind == "team":
+    if team_id is None or policy is None:
         return holdings
     return replace(holdings, shared=_shared(rows, team_id, policy, now))
 
@@ -110,15 +113,20 @@ def _shared(
     )
 
 
-def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
-    """Return the account as its next commit would bring it up to `now`; nothing is written."""
+def holdings_at(
+    row: Account, policy: BillingPolicy | None, now: datetime, kind: TeamKind | None = None
+) -> Holdings:
+    """Return the account as its next commit would bring it up to `now`; nothing is written.
+
+    `kind`: of the team whose account it is, if that is known.
+    """
     current = bring_up_to(row, now)
     # A refill that is due may also have lifted the account above its thresholds.
     expires = current.entries[len(row.entries) :]
     current = with_low_credits(current, (), expires, DecisionContext(row, Past(), now))
     if policy is None:
         return Holdings(current, tuple(sorted({grant.pool for grant in current.grants})), now)
-    return Holdings(current, pools_of(row.principal, policy), now)
+    return Holdings(current, pools_of(row.principal, policy, kind), now)
 
 
 def _billed_by(
