@@ -73,6 +73,11 @@ class Room:
                 account = _with_count(account, count)
         self._covered: dict[str | None, frozenset[LimitKey]] = {None: frozenset()}
 
+    @property
+    def standings(self) -> tuple[LimitStanding, ...]:
+        """Return where each limit stood before the event, in the order in which they refuse."""
+        return tuple(standing.before for standing in self._standings)
+
     def of(self, source: str | None) -> int:
         """Return how much may be drawn or moved from the reservation of this run, or of nobody."""
         return min((self._left(s, source) for s in self._holding()), default=UNBOUNDED)
@@ -180,9 +185,9 @@ def count_returned(
     return account, tuple(freed)
 
 
-def limits_counted(billing: Billing, account: Account) -> tuple[LimitKey, ...]:
-    """Return the limits under which a reservation of this run counts."""
-    keys = {limit.key for limit in billing.limits if limit.key.period != "run"}
+def limits_counted(account: Account, counted: Iterable[Counted]) -> tuple[LimitKey, ...]:
+    """Return the limits under which a reservation counts: those that its request counted."""
+    keys = {begun.key for begun in counted}
     return tuple(count.key for count in account.limit_counts if count.key in keys)
 
 
