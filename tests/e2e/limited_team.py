@@ -62,12 +62,14 @@ class LimitedTeam:
 
     def decided(self) -> list[str]:
         """Return the outcomes of all usage that was recorded."""
-        outcomes = []
+        outcomes = {}
         for account in self.accounts:
             pages = [page.entries for page in self.team.rows.read_pages(account.principal)]
-            entries = [entry for page in [*pages, account.entries] for entry in page]
-            outcomes += [e.outcome for e in entries if e.type == "agent_run.usage"]
-        return outcomes
+            # A full page may be flushed already by a commit that is on its way, or lost its race.
+            for entry in [e for page in [*pages, account.entries] for e in page]:
+                if entry.type == "agent_run.usage":
+                    outcomes[entry.identity] = entry.outcome
+        return [*outcomes.values()]
 
 
 def set_up_limited_team(target: LocalTarget, members: int, limit_credits: int) -> LimitedTeam:
