@@ -51,7 +51,7 @@ CHECK := $(MAKE) --no-print-directory --jobs=2 --keep-going \
 # DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
 # they are not installed, except in continuous integration.
 ifdef CI
-test: .tools/dynamodb-local/.ready .tools/plots/.ready
+test: .tools/dynamodb-local/.ready .tools/plots/.ready .tools/schemathesis/.ready
 endif
 
 test: $(READY) ## run every check: lint, types, template, security, docs, tests; PROCESSES=1
@@ -121,7 +121,7 @@ template: $(READY) ## validate the template with SAM
 # checkov leaves out what is deployed only under a condition, so it is shown a copy without them.
 security: .tools/bandit/.ready .tools/checkov/.ready ## check for insecure Python and insecure resources
 	.tools/bandit/bin/bandit --quiet --configfile pyproject.toml --recursive \
-		shared functions cli local tools
+		shared functions cli local tools clients/python/src
 	sed 's/^    Condition: /    # &/' template.yaml > .tools/template-without-conditions.yaml
 	.tools/checkov/bin/checkov --config-file .checkov.yaml \
 		--file .tools/template-without-conditions.yaml
@@ -154,7 +154,7 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 		--output-file functions/auto_reload/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group slack \
 		--output-file functions/notify_slack/requirements.txt
-	for tool in uv ministack sam localstripe bandit checkov pip-audit plots docs; do \
+	for tool in uv ministack sam localstripe bandit checkov pip-audit plots docs schemathesis; do \
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
 
@@ -180,11 +180,12 @@ clean: ## stop the embedded stack and remove all that was installed or built her
 
 $(UV): .tools/uv/.ready
 
-.venv/.ready: .tools/uv/.ready pyproject.toml tools/project.txt
+.venv/.ready: .tools/uv/.ready pyproject.toml clients/python/pyproject.toml tools/project.txt
 	@echo "Installing the project and what its tests need"
 	@$(UV) venv --quiet --clear .venv
 	@$(UV) pip sync --quiet --require-hashes --python .venv/bin/python tools/project.txt
-	@$(UV) pip install --quiet --no-deps --python .venv/bin/python --editable .
+	@$(UV) pip install --quiet --no-deps --python .venv/bin/python \
+		--editable . --editable clients/python
 	@touch $@
 
 # Maven keeps its own copies, so that doing this again after `make clean` needs no network.

@@ -203,6 +203,29 @@ class MemoryRows:
         for account in accounts:
             account_item(account)
         limits = [limit_row_from_item(limit_row_item(row)) for row in limits]
+        lost = self.moved_since(accounts, limits)
+        if lost is not None:
+            return lost
+        for account in accounts:
+            self.stream.append((self.accounts.get(account.principal), account))
+            self.accounts[account.principal] = account
+        for row in limits:
+            self.limit_stream.append((self.limits.get(row.key), row))
+            self.limits[row.key] = row
+        return None
+
+    def moved_since(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        """Return the stored rows that are not one version older, or None if all are."""
+        gone: list[object] = [
+            account.principal
+            for account in accounts
+            if account.version > 1 and account.principal not in self.accounts
+        ]
+        gone += [row.key for row in limits if row.version > 1 and row.key not in self.limits]
+        if gone:
+            raise RowsUnavailable(f"{gone[0]}: the row is gone")
         moved_accounts = [
             there
             for account in accounts
@@ -216,12 +239,6 @@ class MemoryRows:
         ]
         if moved_accounts or moved_limits:
             return LostTogether(tuple(moved_accounts), tuple(moved_limits))
-        for account in accounts:
-            self.stream.append((self.accounts.get(account.principal), account))
-            self.accounts[account.principal] = account
-        for row in limits:
-            self.limit_stream.append((self.limits.get(row.key), row))
-            self.limits[row.key] = row
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:

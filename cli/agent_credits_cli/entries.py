@@ -4,7 +4,14 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from agent_credits.ledger.accounts import Account
-from agent_credits.ledger.entries import NO_RESERVATION, Draw, Entry, Page, ReservationFacts
+from agent_credits.ledger.entries import (
+    NO_RESERVATION,
+    Draw,
+    Entry,
+    Page,
+    ReservationFacts,
+    payers_commit,
+)
 from agent_credits.ledger.limits import NO_LIMITS
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
@@ -57,6 +64,9 @@ def entry_to_json(entry: Entry) -> dict[str, Any]:
             "payer": run.payer,
             "policy_version": run.policy_version,
         }
+    if entry.type in ("pool.drawn", "pool.returned"):
+        payer, version = payers_commit(entry)
+        document |= {"payer_principal": str(payer), "payer_version": version}
     if entry.grant is not None:
         document |= {"grant_id": entry.grant.id, "pool": entry.grant.pool}
     if entry.decline is not None:

@@ -1,6 +1,6 @@
 """What an account holds at a time: its pools, and its grants in drawing order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,6 +21,8 @@ from agent_credits.ledger.accounts import (
 from agent_credits.ledger.entries import PoolBalance
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import Grant, drawing_order
+from agent_credits.ledger.reservations import Reservation
+from agent_credits.ledger.shared_pools import is_holding, is_shared_pool, own_pool, payers_run
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
@@ -30,11 +32,15 @@ from agent_credits_cli.teams import teams_billing
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """An account at a time; `pools` are in drawing order, without those that no run may draw."""
+    """An account at a time; `pools` are in drawing order, without those that no run may draw.
+
+    `shared`: what is available in the pools of the team that runs draw behind these.
+    """
 
     account: Account
     pools: tuple[str, ...]
     now: datetime
+    shared: tuple[PoolBalance, ...] = ()
 
     @property
     def balances(self) -> tuple[PoolBalance, ...]:
@@ -54,6 +60,17 @@ class Holdings:
         return total_microcredits(self.reserved)
 
     @property
+    def reserved_of_shared(self) -> tuple[PoolBalance, ...]:
+        """What runs in flight of this account hold of each pool of the team."""
+        return reserved_balances(self.account, [pool.pool for pool in self.shared], self.now)
+
+    @property
+    def held_for_members(self) -> list[Reservation]:
+        """What a team's account holds of its pools for runs that its members pay for."""
+        live = self.account.reservations
+        return [held for held in live if is_holding(held.run_id) and held.is_live(self.now)]
+
+    @property
     def reserved_by_grant(self) -> dict[str, int]:
         return reserved_by_grant(self.account, self.now)
 
@@ -69,7 +86,28 @@ class Holdings:
 
 def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
     row = existing_account(rows, principal)
-    return holdings_at(row, policy_of(rows, row, now), now)
+    team_id, policy = _billed_by(rows, row, now)
+    holdings = holdings_at(row, policy, now)
+    if team_id is None or policy is None or principal.kind == "team":
+        return holdings
+    return replace(holdings, shared=_shared(rows, team_id, policy, now))
+
+
+def _shared(
+    rows: DynamoDBRows, team_id: str, policy: BillingPolicy, now: datetime
+) -> tuple[PoolBalance, ...]:
+    """Return what is available in the pools that a team shares with its members."""
+    orders = [rule.pools_in(team_id) for rule in policy.rules if rule.lends]
+    pools = dict.fromkeys(pool for order in orders for pool in order if is_shared_pool(pool))
+    if not pools:
+        return ()
+    lender = Principal("team", team_id)
+    team = rows.read_account(lender) or Account(lender)
+    balances = pool_balances(team, map(own_pool, pools), now)
+    return tuple(
+        PoolBalance(pool, balance.available_microcredits)
+        for pool, balance in zip(pools, balances, strict=True)
+    )
 
 
 def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
@@ -83,17 +121,21 @@ def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Ho
     return Holdings(current, pools_of(row.principal, policy), now)
 
 
-def policy_of(rows: DynamoDBRows, row: Account, now: datetime) -> BillingPolicy | None:
-    """Return the policy that the account's runs are billed under.
+def _billed_by(
+    rows: DynamoDBRows, row: Account, now: datetime
+) -> tuple[str | None, BillingPolicy | None]:
+    """Return whose runs are billed to the account, and the policy that they are billed under.
 
-    The newest run on the open page names it. Before the first run, it is the policy of a team that
-    bills this account, and finding that team may mean reading all teams.
+    The newest run on the open page names both. Before the first run, it is a team that bills this
+    account, and finding that team may mean reading all teams.
     """
-    versions = [entry.run.policy_version for entry in row.entries if entry.run]
-    if versions:
-        return rows.read_policy(versions[-1])
+    runs = [entry.run for entry in row.entries if entry.run]
+    if runs:
+        return runs[-1].team_id, rows.read_policy(runs[-1].policy_version)
     team = next(iter(teams_billing(rows, row.principal, now)), None)
-    return rows.read_policy(team.tenure_at(now).policy_version) if team else None
+    if team is None:
+        return None, None
+    return team.team_id, rows.read_policy(team.tenure_at(now).policy_version)
 
 
 def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
@@ -111,6 +153,24 @@ def holdings_to_json(holdings: Holdings) -> dict[str, Any]:
                 "reserved_credits": format_credits(r.available_microcredits),
             }
             for b, r in zip(holdings.balances, holdings.reserved, strict=True)
+        ],
+        "shared_pools": [
+            {
+                "pool": b.pool,
+                "available_credits": format_credits(b.available_microcredits),
+                "reserved_credits": format_credits(r.available_microcredits),
+            }
+            for b, r in zip(holdings.shared, holdings.reserved_of_shared, strict=True)
+        ],
+        "held_for_members": [
+            {
+                "principal": str(payer),
+                "run_id": run_id,
+                "credits": format_credits(held.left_microcredits),
+                "expires_at": iso(held.expires_at),
+            }
+            for held in holdings.held_for_members
+            for payer, run_id in [payers_run(held.run_id)]
         ],
         "grants": [
             {

@@ -14,7 +14,8 @@ class Recorded:
     """One event of the run, where it is recorded, and what each pool of its order held before.
 
     `held` is empty if the policy that names the order is missing. `grant_pools`: the pool of each
-    grant that the account held then.
+    grant that the account held then. `untouched`: pools of the team that the event left alone.
+    `given`: what the team's account recorded of the same commit.
     """
 
     principal: Principal
@@ -23,6 +24,8 @@ class Recorded:
     entry: Entry
     held: tuple[PoolBalance, ...] = ()
     grant_pools: Pools = field(default_factory=dict)
+    untouched: tuple[str, ...] = ()
+    given: tuple["Recorded", ...] = ()
 
     def drawn_from(self, pool: str) -> int:
         return sum(part.microcredits for part in self.entry.draws if part.pool == pool)

@@ -12,6 +12,7 @@ from agent_credits.ledger.entries import (
     ReservationFacts,
 )
 from agent_credits.ledger.reservations import Reservation
+from agent_credits.ledger.shared_pools import is_holding, payers_run
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, credits_text, time_text
@@ -43,6 +44,7 @@ def reservation_to_json(reservation: Reservation) -> dict[str, Any]:
     terms = reservation.terms
     return {
         "run_id": reservation.run_id,
+        "held_for": _held_for_to_json(reservation),
         "parent_run_id": reservation.parent_run_id,
         "reserved_credits": format_credits(reservation.reserved_microcredits),
         "drawn_credits": format_credits(reservation.drawn_microcredits),
@@ -61,6 +63,13 @@ def reservation_to_json(reservation: Reservation) -> dict[str, Any]:
             for part in reservation.parts
         ],
     }
+
+
+def _held_for_to_json(reservation: Reservation) -> dict[str, str] | None:
+    if not is_holding(reservation.run_id):
+        return None
+    payer, run_id = payers_run(reservation.run_id)
+    return {"principal": str(payer), "run_id": run_id}
 
 
 def state_text(reservation: Reservation, now: datetime) -> str:

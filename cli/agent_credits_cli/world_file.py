@@ -160,8 +160,8 @@ def _about_team(world: World, team: DeclaredTeam, place: str) -> Complaints:
 
 def _about_policy(world: World, team: DeclaredTeam, place: str) -> Complaints:
     if team.policy is not None and team.policy not in world.policies:
-        others = set(world.policies)
-        yield f"{place}.policy", unknown("policy", team.policy, others, "that this file declares")
+        declared = ", ".join(sorted(world.policies))
+        yield f"{place}.policy", f"there is no policy {team.policy}; this file declares {declared}"
     if team.policy_from is not None and team.policy in (None, world.policy.version):
         yield (
             f"{place}.policy_from",

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from agent_credits.billing.teams import Team
 from agent_credits.commit.rows import Rows, TeamRows
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Page, Receipt
+from agent_credits.ledger.limits import LimitRow
 from agent_credits.notices.observations import Observation
 from agent_credits.sweeps.balance_report_sweep import ReportRows
 from agent_credits.sweeps.rows import (
@@ -61,6 +62,12 @@ class Unwatched:
     """An observer of the simulator's rows that does nothing."""
 
     def account_committed(self, old: Account | None, new: Account) -> None: ...
+
+    def together_committed(
+        self,
+        accounts: Sequence[tuple[Account | None, Account]],
+        limits: Sequence[tuple[LimitRow | None, LimitRow]],
+    ) -> None: ...
 
     def team_committed(self, old: Team | None, new: Team) -> None: ...
 

@@ -630,7 +630,7 @@ def limit_changes(document: Any) -> list[tuple[str, str | None, str]]:
     return [
         (change["what"], change["before"], change["after"])
         for change in document["changes"]
-        if change["what"].startswith("limit of")
+        if change["name"] == "harbor" and change["what"].startswith("limit of")
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path("shared", "agent_credits")
-FOLDERS = ("shared", "functions", "cli", "local")
+FOLDERS = ("shared", "functions", "cli", "local", "clients/python/src")
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_the_rooms_import_only_downwards(copy: Path) -> None:
     answer = lint_imports(copy)
 
     assert answer.returncode == 0, answer.stdout
-    assert "5 kept, 0 broken" in answer.stdout
+    assert "7 kept, 0 broken" in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -85,6 +85,10 @@ def test_an_import_that_goes_up_or_across_fails(copy: Path, module: str, line: s
         ("local/agent_credits_demo/sample_run.py", "agent_credits_cli.commands.apply"),
         ("local/agent_credits_demo/samples.py", "agent_credits_cli.main"),
         ("local/agent_credits_demo/replay.py", "functions.sweep.app"),
+        ("local/agent_credits_demo/replay.py", "agent_credits_client.runs"),
+        ("shared/agent_credits/api/events.py", "agent_credits_client.messages"),
+        ("clients/python/src/agent_credits_client/calls.py", "agent_credits.values.credits"),
+        ("clients/python/src/agent_credits_client/calls.py", "agent_credits_cli.errors"),
     ],
 )
 def test_an_import_of_what_is_not_for_the_importer_fails(
@@ -98,6 +102,7 @@ def test_an_import_of_what_is_not_for_the_importer_fails(
     assert answer.returncode == 1, answer.stdout
     root, *parts = module.removesuffix(".py").split("/")
     importer = ".".join([root, *parts] if root == "functions" else parts)
+    importer = importer.removeprefix("python.src.")
     assert f"{importer} -> {imported} " in answer.stdout
 
 

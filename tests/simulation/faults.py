@@ -50,6 +50,8 @@ OTHER_FAULTS = (
     "clock jumped to a boundary",
     "clock jumped",
 )
+# What happens to transactions, in the histories with limits.
+TOGETHER_FAULTS = ("transaction conflicted", "not all rows that moved were named")
 RATES = (0.0, 0.01, 0.04, 0.1)
 
 
@@ -61,6 +63,10 @@ class Faults:
         kinds = sorted({kind for kinds in CALL_FAULTS.values() for kind in kinds} | {*OTHER_FAULTS})
         self._rates = {kind: randomness.choice(RATES) for kind in kinds}
         self._tables = {name: self._table(kinds) for name, kinds in CALL_FAULTS.items()}
+
+    def include(self, kinds: Sequence[str]) -> None:
+        """Let these kinds happen as well, each at a rate of its own."""
+        self._rates |= {kind: self._random.choice(RATES) for kind in kinds}
 
     def at_call(self, call: str) -> str | None:
         """Return what goes wrong at a call of this kind, if anything does."""

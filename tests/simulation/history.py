@@ -26,9 +26,10 @@ from agent_credits.ledger import accounts
 from agent_credits.ledger.entries import Identity
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.limit_rows import verify_limit
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.principals import Principal
-from tests.simulation.faults import Faults
+from tests.simulation.faults import TOGETHER_FAULTS, Faults
 from tests.simulation.invariants import Invariants, Sender, Sent, asked_in, report_name
 from tests.simulation.outside import Provider, Queue, StoredRows
 from tests.simulation.scheduler import Scheduler
@@ -44,14 +45,18 @@ from tests.simulation.world import (
     BOUNDARIES,
     FAR_PAST,
     POLICIES,
+    PROJECTS,
     RESERVING_POLICIES,
     build_world,
     extension_data,
     reservation_data,
+    with_limits,
 )
 
-# The runs of every other hundred of seeds reserve, from 100 on.
+# The runs of every other hundred of seeds reserve, from 100 on. In two of eight hundreds, from 300
+# on, limits hold: in one that reserves and one that does not.
 SEEDS_ALIKE = 100
+HUNDREDS_ALIKE, HUNDREDS_WITH_LIMITS = 8, (3, 4)
 MESSAGES_MIN, MESSAGES_MAX = 10, 120
 SENDS_PER_TURN = 0.012
 TURNS_MAX = 400_000
@@ -78,6 +83,8 @@ class Report:
     applied: Counter[str]
     # What reservations came to, in the histories whose runs reserve.
     reserved: Counter[str] = field(default_factory=Counter)
+    # What limits came to, in the histories where they hold.
+    limited: Counter[str] = field(default_factory=Counter)
 
 
 class Failed(AssertionError):
@@ -109,7 +116,12 @@ class History:
             _beginning_with_any(RESERVING_POLICIES, self.random) if self.reserves else POLICIES
         )
         world = build_world(self.random, self.policies)
-        self.scheduler = Scheduler(self.random, Faults(self.random), world.starts_at)
+        self.limits_hold = seed // SEEDS_ALIKE % HUNDREDS_ALIKE in HUNDREDS_WITH_LIMITS
+        faults = Faults(self.random)
+        if self.limits_hold:
+            world = with_limits(world, self.random)
+            faults.include(TOGETHER_FAULTS)
+        self.scheduler = Scheduler(self.random, faults, world.starts_at)
         self.invariants = Invariants()
         self.invariants.steps = lambda: self.scheduler.steps
         self.invariants.now = lambda: self.scheduler.now
@@ -117,6 +129,7 @@ class History:
         self.rows = StoredRows(
             self.invariants,
             checks_version=parts.checks_version,
+            checks_limits=parts.checks_limits,
             uses_codec=self.random.random() < CODEC_SHARE,
             clock=lambda: self.scheduler.now,
         )
@@ -164,6 +177,7 @@ class History:
             faults=self.scheduler.faults.injected,
             applied=self.applied,
             reserved=self.invariants.reserved,
+            limited=self.invariants.limited,
         )
 
     def send_reload(self, request: ReloadRequest, now: datetime) -> None:
@@ -214,7 +228,7 @@ class History:
         if self.random.random() < 0.02:
             self.scheduler.land_one_late_write()
         if faults.happens("clock jumped to a boundary", 0.01):
-            boundaries = [*BOUNDARIES, *self._ends_of_notices()]
+            boundaries = [*BOUNDARIES, *self._ends_of_notices(), *self._ends_of_limits()]
             ahead = [b for b in boundaries if b > self.scheduler.now + timedelta(seconds=2)]
             ends = [end for end in self._ends_of_reservations() if end > self.scheduler.now]
             if ends and self.random.random() < 0.8:
@@ -235,6 +249,11 @@ class History:
         for team in self.rows.teams.values():
             yield from (tenure.since for tenure in team.tenures)
             yield from (end for _, end in team.former_members)
+
+    def _ends_of_limits(self) -> Iterator[datetime]:
+        """Yield when the period of a limit is over."""
+        for account in self.rows.accounts.values():
+            yield from (count.ends_at for count in account.limit_counts)
 
     def _ends_of_reservations(self) -> Iterator[datetime]:
         for account in self.rows.accounts.values():
@@ -267,7 +286,7 @@ class History:
         for event in message.events:
             team = self.rows.teams[event.data.team_id]
             self._billed_to.setdefault(event.identity, _billed(team, event))
-        if self.reserves:
+        if self.reserves or self.limits_hold:
             self._tell_what_is_asked(json.loads(body), message.events)
         reports = [e for e in message.events if isinstance(e, ModelProviderErrorReported)]
         events = tuple((e.identity, e.payload_hash) for e in message.events if e not in reports)
@@ -297,6 +316,10 @@ class History:
         run = self._next_run()
         run["events"] += 1
         kind, data = self._what_happened_to(run) if self.reserves else self._what_happened()
+        data = {"team_id": run["team"], "trigger": run["trigger"], **run["started"], **data}
+        project = self.random.choice(PROJECTS) if self.limits_hold else None
+        if project and kind != "provider_error":
+            data["project_id"] = project
         return {
             "specversion": "1.0",
             "id": f"{run['id']}-{run['events']}",
@@ -304,7 +327,7 @@ class History:
             "type": f"agent_run.{kind}",
             "subject": run["id"],
             "time": max(self._around_now(), run["not before"]).isoformat(),
-            "data": {"team_id": run["team"], "trigger": run["trigger"], **run["started"], **data},
+            "data": data,
         }
 
     def _next_run(self) -> dict[str, Any]:
@@ -474,6 +497,9 @@ class History:
             since = Checkpoint(account.principal, self.scheduler.now.date())
             found = verify_row(self.rows, account, {}, since).findings
             check(not found, f"the product's own replay finds no drift: {found}")
+        for key in self.rows.limits:
+            drift = verify_limit(self.rows, key, self.scheduler.now, [*self.rows.accounts])
+            check(drift == (), f"nor between a limit's row and its accounts: {drift}")
         self.invariants.check_at_the_end()
 
     def _replay(self) -> None:
@@ -504,7 +530,9 @@ class _Unbroken:
         self.read_run = rows.read_run
         self.read_team = rows.read_team
         self.read_policy = rows.read_policy
+        self.read_limits = rows.read_limits
         self.compare_and_set = rows.compare_and_set
+        self.compare_and_set_together = rows.compare_and_set_together
         self.put_page = rows.put_page
         self.put_observation = rows.put_observation
 

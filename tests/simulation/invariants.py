@@ -7,6 +7,7 @@ checked here is taken from the code that is checked.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,12 +17,21 @@ from agent_credits.billing.spend_cap import CapReservation
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity, Page, Receipt
-from agent_credits.ledger.limits import LimitKey, LimitRow
+from agent_credits.ledger.limits import LimitRow
 from agent_credits.ledger.reloads import Reload
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.observations import ModelProviderError, Observation
 from agent_credits.values.principals import Principal
-from tests.simulation.limit_reference import Count, Key, LimitsSaid, SharedLimit, Standing
+from tests.simulation.limit_invariants import LimitInvariants, key_of
+from tests.simulation.limit_reference import (
+    Count,
+    InForce,
+    Key,
+    LimitsSaid,
+    SharedLimit,
+    Standing,
+    limits_in_force,
+)
 from tests.simulation.low_reference import BaseOf, Knowledge, LowReference, base_of
 from tests.simulation.reference import (
     FOR_EVER,
@@ -98,6 +108,17 @@ class Sent:
     senders: tuple[Sender, ...] = ()
 
 
+class Basis(NamedTuple):
+    """What a worker decides by, where limits hold.
+
+    `billed_by`: the settings that it billed each event by, the newest first. `since`: the step at
+    which it began, so that it read no limit's row before.
+    """
+
+    billed_by: Mapping[Identity, tuple[Team, ...]] = {}
+    since: int = 0
+
+
 @dataclass
 class Spent:
     """What one team reserved, settled and was declined, by purchase and by month."""
@@ -151,6 +172,11 @@ class Invariants:
         self.low: dict[Principal, LowReference] = defaultdict(LowReference)
         # Of whoever makes the next commit; a commit that bills nothing knows nothing.
         self.known = Knowledge()
+        # Likewise, of each account of a transaction; and what limits are decided by.
+        self.known_of: Mapping[Principal, Knowledge] = {}
+        self.basis = Basis()
+        self.limits = LimitInvariants()
+        self.limited = self.limits.came_to
         self.must_be_told: set[tuple[Principal, str]] = set()
         self.must_be_restored: set[tuple[Principal, str]] = set()
         self.must_be_overdrawn: set[tuple[Principal, str]] = set()
@@ -163,6 +189,44 @@ class Invariants:
     # Accounts and their ledger
 
     def account_committed(self, old: Account | None, new: Account) -> None:
+        self.limits.begin(self.basis.since)
+        self._commit(old, new)
+        moved = self._moved_by(new)
+        check(not moved, f"a limit's row moves with the accounts that share it: {moved}")
+        self._check_limits(new.entries[-1].recorded_at)
+
+    def together_committed(
+        self,
+        accounts: Sequence[tuple[Account | None, Account]],
+        limits: Sequence[tuple[LimitRow | None, LimitRow]],
+    ) -> None:
+        """Follow accounts that move limits' rows, in the order in which they were decided."""
+        rows = {key_of(row.key): shared_on(row) for _, row in limits}
+        self.limits.begin(self.basis.since, rows)
+        expected: dict[Key, SharedLimit] = {}
+        for old, new in accounts:
+            self.known = self.known_of.get(new.principal, Knowledge())
+            self._commit(old, new)
+            moved = self._moved_by(new)
+            check(moved, "an account that moves no limit's row is written alone")
+            self.limits.shared |= moved
+            expected |= moved
+        check(rows == expected, f"limits' rows became {rows}, but the rules say {expected}")
+        for before, after in limits:
+            version = before.version if before else 0
+            check(after.version == version + 1, "a limit's version grows by one per commit")
+        self.limits.end_together(rows, self.steps(), len(accounts))
+        self._check_limits(accounts[-1][1].entries[-1].recorded_at)
+
+    def _moved_by(self, account: Account) -> dict[Key, SharedLimit]:
+        reference = self.references[account.principal]
+        return reference.limits.moved(account.entries[-1].recorded_at)
+
+    def _check_limits(self, now: datetime) -> None:
+        accounts = {p: reference.limits for p, reference in self.references.items()}
+        self.limits.check_shared(accounts, now)
+
+    def _commit(self, old: Account | None, new: Account) -> None:
         check(new.version == (old.version if old else 0) + 1, "version grows by one per commit")
         entries = self._new_entries(old, new)
         check(entries, "a commit records something")
@@ -170,6 +234,7 @@ class Invariants:
         past = self.entries[new.principal]
         check(not past or past[-1].recorded_at <= now, "time never runs backwards on an account")
         reference = self.references.setdefault(new.principal, Reference(new.principal.kind))
+        reference.limits.see(self.limits.shared)
         due = Counter(reference.pass_time(now))
         lapsing = Counter[Passing]()
         self._view(new.principal, reference, now)
@@ -205,6 +270,8 @@ class Invariants:
         held = {grant.id: grant.remaining_microcredits for grant in new.grants}
         check(all(left >= 0 for left in held.values()), "no grant is below zero")
         check(held == reference.balances(), "the row holds what the ledger leaves")
+        counts = counted_on(new)
+        check(counts == reference.limits.counts, f"{counts} is counted, not what the rules say")
         found, wanted = reserved_on(new), reference.reservations()
         check(found == wanted, f"{found} is reserved, but the rules say {wanted}")
         self.reservations[new.principal].commit(new, entries)
@@ -285,17 +352,7 @@ class Invariants:
     def _check_change(self, principal: Principal, reference: Reference, entry: Entry) -> None:
         expected = self._expected(principal, reference, entry)
         if expected is not None:
-            draws = tuple((draw.grant_id, draw.microcredits) for draw in entry.draws)
-            if entry.outcome == "returned":
-                expected = expected._replace(draws=tuple(sorted(expected.draws)))
-                draws = tuple(sorted(draws))
-            found = Expected(
-                entry.outcome,
-                draws,
-                entry.shortfall_microcredits,
-                entry.fails_run,
-                facts_of(entry),
-            )
+            found, expected = found_in(entry), in_one_order(expected)
             check(found == expected, f"{entry.identity.id}: {found}, but the rules say {expected}")
         if entry.type == "agent_run.usage" and entry.outcome != "waived":
             total = entry.drawn_microcredits + entry.shortfall_microcredits
@@ -361,7 +418,36 @@ class Invariants:
             not rejected or not (rejected.is_certain or self._ended_on_page(principal, run)),
             f"{entry.identity.id}: {entry.outcome}, but it must be rejected: {rejected}",
         )
-        return reference.apply(asked, now, policy, payer)
+        limits = self._limits_as_the_worker_did(reference, entry, asked)
+        expected = reference.apply(asked, now, policy, payer, limits)
+        self.limits.follow(principal, entry, limits, reference)
+        return expected
+
+    def _limits_as_the_worker_did(
+        self, reference: Reference, entry: Entry, asked: Asked
+    ) -> tuple[InForce, ...]:
+        """Return the limits that the worker went by, and show the account their rows as it did.
+
+        Where it billed an event twice, or may have read several states of rows that it does not
+        move, any that explain the entry do.
+        """
+        assert entry.run is not None
+        policy, payer = entry.run.policy_version, entry.run.payer
+        teams = self.basis.billed_by.get(entry.identity, ())
+        choices = list(dict.fromkeys(limits_in_force(team, asked, payer) for team in teams))
+        looks = [
+            (limits, shared)
+            for limits in choices
+            for shared in self.limits.as_read({limit.key for limit in limits})
+        ]
+        for limits, shared in looks if len(looks) > 1 else ():
+            trial = deepcopy(reference)
+            trial.limits.shared = shared
+            expected = trial.apply(asked, entry.recorded_at, policy, payer, limits)
+            if in_one_order(expected) == found_in(entry):
+                reference.limits.shared = shared
+                return limits
+        return choices[0] if choices else ()
 
     def page_put(self, page: Page, there: Page | None) -> None:
         committed = self.entries[page.principal]
@@ -671,6 +757,27 @@ def asked_in(document: Mapping[str, Any]) -> Asked:
     )
 
 
+def found_in(entry: Entry) -> Expected:
+    """Return what the entry says, as the rules say it."""
+    draws = tuple((draw.grant_id, draw.microcredits) for draw in entry.draws)
+    found = Expected(
+        entry.outcome,
+        draws,
+        entry.shortfall_microcredits,
+        entry.fails_run,
+        facts_of(entry),
+        limits_said(entry),
+    )
+    return in_one_order(found)
+
+
+def in_one_order(expected: Expected) -> Expected:
+    """Sort draws that go back: in which order they do makes no difference to anything."""
+    if expected.outcome != "returned":
+        return expected
+    return expected._replace(draws=tuple(sorted(expected.draws)))
+
+
 def facts_of(entry: Entry) -> Facts:
     """Return what the entry says of reservations, as the rules say it."""
     facts = entry.reservation
@@ -716,10 +823,6 @@ def limits_said(entry: Entry) -> LimitsSaid:
             for said in entry.limits.standings
         ),
     )
-
-
-def key_of(key: LimitKey) -> Key:
-    return key.team_id, key.scope, key.id, key.period
 
 
 def counted_on(account: Account) -> dict[Key, Count]:

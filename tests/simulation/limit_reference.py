@@ -382,6 +382,7 @@ class Room:
             return Standing(*said, drawn_by_run, self._held(limit), None)
         count = self._account.count(limit, self._now, begun)
         if count is None:
-            return Standing(*said, 0, self._held(limit), None, cannot_count=True)
+            own = sum(self._account.held_under(limit.key).values())
+            return Standing(*said, 0, own, None, cannot_count=True)
         others, _ = self._account.others(limit.key, count, self._now)
         return Standing(*said, count.drawn + others, self._held(limit), count.ends_at)

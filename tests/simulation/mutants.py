@@ -1,19 +1,19 @@
 """Ways in which the code could be wrong; the simulator must notice each within a few seeds."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
 from msgspec.structs import replace
 
-from agent_credits.billing.directory import Directory
 from agent_credits.billing.spend_cap import CapReservation, release, settle
 from agent_credits.billing.teams import Billing, Team
+from agent_credits.commit.rows import LostTogether
 from agent_credits.commit.team_changes import read_team
 from agent_credits.events.agent_runs import AgentRunEvent, Rejection
-from agent_credits.intake.debits import Debits
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
+from agent_credits.ledger.limits import LimitRow
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.ledger.reservations import ReservationTerms
 from agent_credits.notices.announcements import AccountRecord, StreamRecord
@@ -23,7 +23,7 @@ from agent_credits.payments.reload_saga import ReloadSaga, Resolution
 from agent_credits.values.errors import QueueUnavailable, RowsUnavailable
 from agent_credits.values.principals import Principal
 from tests.simulation.outside import Message
-from tests.simulation.workers import AnnounceWorker, DebitWorker, Parts, WorkerRows, pause
+from tests.simulation.workers import AnnounceWorker, DebitWorker, NotingDirectory, Parts, WorkerRows
 
 
 class NeverFlushes(WorkerRows):
@@ -86,6 +86,53 @@ class ForgetsWhatRunsDrew(WorkerRows):
     def compare_and_set(self, account: Account) -> Account | None:
         kept = tuple(replace(held, drawn_microcredits=0) for held in account.reservations)
         return super().compare_and_set(replace(account, reservations=kept))
+
+
+class ForgetsCounts(WorkerRows):
+    """The rows as code of before limits would write them, if it could read those that count."""
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        return super().compare_and_set(_without_counts(account))
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        return super().compare_and_set_together([*map(_without_counts, accounts)], limits)
+
+
+def _without_counts(account: Account) -> Account:
+    kept = tuple(replace(held, limits=()) for held in account.reservations)
+    return replace(account, limit_counts=(), reservations=kept)
+
+
+class WritesLimitsApart(WorkerRows):
+    """The accounts in one transaction, and the limits' rows in the next."""
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        lost = super().compare_and_set_together(accounts, ())
+        return lost or super().compare_and_set_together((), limits)
+
+
+class ForgetsWhatIsHeld(WorkerRows):
+    """A limit's row counts what was drawn, and not what is reserved."""
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        drawn_only = [replace(row, held=()) for row in limits]
+        return super().compare_and_set_together(accounts, drawn_only)
+
+
+class WithoutLimits(NotingDirectory):
+    def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
+        billing = super().bill(event, now)
+        return billing if isinstance(billing, Rejection) else replace(billing, limits=())
+
+
+class IgnoresLimits(DebitWorker):
+    directory = WithoutLimits
 
 
 class AcknowledgesFirst(DebitWorker):
@@ -218,13 +265,13 @@ class DeclinesUnsoldPacksForGood(LooksPacksUpInTheTenure):
         return "auto_reload_off" if priced == "auto_reload_not_applicable" else priced
 
 
-class ByEachEventsTime(Directory):
+class ByEachEventsTime(NotingDirectory):
     def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
         data = event.data.model_copy(update={"started_at": None})
         return super().bill(event.model_copy(update={"data": data}), now)
 
 
-class WithoutReservations(Directory):
+class WithoutReservations(NotingDirectory):
     def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
         billing = super().bill(event, now)
         if isinstance(billing, Rejection):
@@ -233,17 +280,11 @@ class WithoutReservations(Directory):
 
 
 class IgnoresWhatThePolicyReserves(DebitWorker):
-    def boot(self) -> None:
-        super().boot()
-        self.debits = Debits(self.rows, WithoutReservations(self.rows), pause)
+    directory = WithoutReservations
 
 
 class IgnoresWhenARunBegan(DebitWorker):
-    def boot(self) -> None:
-        super().boot()
-        self.debits = Debits(
-            self.rows, ByEachEventsTime(self.rows), pause, side_by_side=self.in_any_order
-        )
+    directory = ByEachEventsTime
 
 
 class ForgetsWhoLeft(WorkerRows):
@@ -317,4 +358,12 @@ RESERVING_MUTANTS: Mapping[str, Parts] = {
     "what runs drew of reservations is forgotten": Parts(rows=ForgetsWhatRunsDrew),
     "what the policy reserves is not reserved": Parts(debits=IgnoresWhatThePolicyReserves),
     "overdrawn runs are not announced": Parts(announcer=SaysNothingOfOverdrawnRuns),
+}
+# What only histories where limits hold can notice.
+LIMITING_MUTANTS: Mapping[str, Parts] = {
+    "no version on the limit's row": Parts(checks_limits=False),
+    "the limit's row written apart": Parts(rows=WritesLimitsApart),
+    "what is reserved is not counted": Parts(rows=ForgetsWhatIsHeld),
+    "counts are forgotten": Parts(rows=ForgetsCounts),
+    "limits are ignored": Parts(debits=IgnoresLimits),
 }

@@ -4,7 +4,7 @@ One method is one atomic step. What is written is shown to the invariants at tha
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Generic, Literal, Protocol, TypeVar
@@ -12,6 +12,8 @@ from typing import Generic, Literal, Protocol, TypeVar
 from agent_credits.aws.items import (
     account_from_item,
     account_item,
+    limit_row_from_item,
+    limit_row_item,
     page_from_item,
     page_item,
     receipt_from_item,
@@ -19,9 +21,17 @@ from agent_credits.aws.items import (
 )
 from agent_credits.billing.spend_cap import CapReservation
 from agent_credits.billing.teams import Team
+from agent_credits.commit.rows import LostTogether
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
-from agent_credits.notices.announcements import AccountRecord, Observed, StreamRecord, TeamRecord
+from agent_credits.ledger.limits import LimitRow
+from agent_credits.notices.announcements import (
+    AccountRecord,
+    LimitRecord,
+    Observed,
+    StreamRecord,
+    TeamRecord,
+)
 from agent_credits.notices.observations import Observation
 from agent_credits.payments.port import Canceled, Charge, Declined, Paid, PaymentState, Unresolved
 from tests.memory_rows import MemoryRows
@@ -40,6 +50,12 @@ class Watch(Protocol):
 
     def account_committed(self, old: Account | None, new: Account) -> None: ...
 
+    def together_committed(
+        self,
+        accounts: Sequence[tuple[Account | None, Account]],
+        limits: Sequence[tuple[LimitRow | None, LimitRow]],
+    ) -> None: ...
+
     def team_committed(self, old: Team | None, new: Team) -> None: ...
 
     def page_put(self, page: Page, there: Page | None) -> None: ...
@@ -57,11 +73,13 @@ class StoredRows(MemoryRows):
         watch: Watch,
         *,
         checks_version: bool = True,
+        checks_limits: bool = True,
         uses_codec: bool = True,
         clock: Callable[[], datetime] = lambda: LONG_PAST,
     ) -> None:
         super().__init__()
         self._clock = clock
+        self._checks_limits = checks_limits
         self.changes: list[StreamRecord] = []
         self.receipts_of_run: dict[str, dict[Identity, Receipt]] = {}
         self._watch = watch
@@ -79,6 +97,26 @@ class StoredRows(MemoryRows):
         self._watch.account_committed(there, stored)
         self.accounts[account.principal] = stored
         self.changes.append(AccountRecord(there, stored))
+        return None
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        if self._uses_codec:
+            accounts = [account_from_item(account_item(account)) for account in accounts]
+            limits = [limit_row_from_item(limit_row_item(row)) for row in limits]
+        lost = self.moved_since(
+            accounts if self._checks_version else (), limits if self._checks_limits else ()
+        )
+        if lost is not None:
+            return lost
+        changed = [(self.accounts.get(account.principal), account) for account in accounts]
+        moved = [(self.limits.get(row.key), row) for row in limits]
+        self._watch.together_committed(changed, moved)
+        self.accounts |= {account.principal: account for account in accounts}
+        self.limits |= {row.key: row for row in limits}
+        self.changes += [AccountRecord(old, new) for old, new in changed]
+        self.changes += [LimitRecord(old, row, self._clock()) for old, row in moved]
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:

@@ -23,6 +23,7 @@ def main(wanted: str) -> int:
     faults: Counter[str] = Counter()
     applied: Counter[str] = Counter()
     reserved: Counter[str] = Counter()
+    limited: Counter[str] = Counter()
     status = 0
     with contextlib.closing(_reports(seeds)) as reports:
         try:
@@ -36,6 +37,7 @@ def main(wanted: str) -> int:
                 faults.update(report.faults)
                 applied.update(report.applied)
                 reserved.update(report.reserved)
+                limited.update(report.limited)
                 if totals["histories"] % PROGRESS_EVERY == 0:
                     done = f"{totals['histories']:,} histories, {faults.total():,} faults"
                     sys.stdout.write(f"… {done}\n")
@@ -44,7 +46,8 @@ def main(wanted: str) -> int:
             # What was run was run, in the order of the seeds.
             status = INTERRUPTED_STATUS
     ran = seeds[: totals["histories"]]
-    sys.stdout.write(summary(ran, totals, faults, applied, reserved, time.monotonic() - began))
+    seconds = time.monotonic() - began
+    sys.stdout.write(summary(ran, totals, faults, applied, reserved, limited, seconds))
     return status
 
 
@@ -62,6 +65,7 @@ def summary(
     faults: Counter[str],
     applied: Counter[str],
     reserved: Counter[str],
+    limited: Counter[str],
     seconds: float,
 ) -> str:
     rate = totals["events"] / max(seconds, 0.001)
@@ -76,6 +80,8 @@ def summary(
         *(f"  {count:>9,}  {what}" for what, count in applied.most_common()),
         "reservations",
         *(f"  {count:>9,}  {what}" for what, count in reserved.most_common()),
+        "limits",
+        *(f"  {count:>9,}  {what}" for what, count in limited.most_common()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -21,7 +21,8 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.values.principals import Principal
 from tests.simulation import limit_reference
-from tests.simulation.invariants import counted_on, key_of, shared_on
+from tests.simulation.invariants import counted_on, shared_on
+from tests.simulation.limit_invariants import key_of
 from tests.simulation.limit_reference import InForce, SharedLimit, limits_in_force
 from tests.simulation.reference import Reference
 from tests.simulation.reservation_invariants import ReservationInvariants

@@ -38,8 +38,8 @@ from tests.memory_rows import MemoryRows
 from tests.simulation.invariants import (
     BY_TIME,
     asked_in,
-    facts_of,
-    limits_said,
+    found_in,
+    in_one_order,
     passed_in,
     reserved_on,
 )
@@ -151,7 +151,7 @@ class Compared:
             match result:
                 case Recorded(entry):
                     self._check_is_not_rejected(change, now)
-                    found, expected = _found(entry), _sorted_returns(self._expected(change, now))
+                    found, expected = found_in(entry), in_one_order(self._expected(change, now))
                     assert found == expected, f"{change.identity.id}: not {expected}, but {found}"
                     self._agree_on(change, entry)
                 case Rejection(code=code):
@@ -305,24 +305,3 @@ class Compared:
             return self._randomness.choice(live)
         self._runs += self._randomness.random() < 0.25
         return f"run-{self._randomness.randint(max(self._runs - 7, 0), self._runs)}"
-
-
-def _found(entry: Entry) -> Expected:
-    draws = tuple((draw.grant_id, draw.microcredits) for draw in entry.draws)
-    return _sorted_returns(
-        Expected(
-            entry.outcome,
-            draws,
-            entry.shortfall_microcredits,
-            entry.fails_run,
-            facts_of(entry),
-            limits_said(entry),
-        )
-    )
-
-
-def _sorted_returns(expected: Expected) -> Expected:
-    # In which order draws go back makes no difference to anything.
-    if expected.outcome != "returned":
-        return expected
-    return expected._replace(draws=tuple(sorted(expected.draws)))

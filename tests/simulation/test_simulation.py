@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.simulation import simulate
-from tests.simulation.faults import CALL_FAULTS, OTHER_FAULTS
+from tests.simulation.faults import CALL_FAULTS, OTHER_FAULTS, TOGETHER_FAULTS
 from tests.simulation.history import Failed, Report, run_history
-from tests.simulation.mutants import MUTANTS, RESERVING_MUTANTS
+from tests.simulation.mutants import LIMITING_MUTANTS, MUTANTS, RESERVING_MUTANTS
 from tests.simulation.simulate import parse_seeds
 from tests.simulation.workers import Parts
 
@@ -19,6 +19,8 @@ pytestmark = pytest.mark.timeout(1_200)
 HISTORIES = 50
 # Histories that come far enough for every mutant to do its damage in one of them.
 RESERVING_SEEDS = range(100, 130)
+LIMITED_HISTORIES = 24
+LIMITED_SEEDS = range(390, 410)
 TELLING_SEEDS = (58, 32, 1, 3, 10, 12, 7, *range(14, 60))
 
 FOUND_SEEDS = [
@@ -58,12 +60,35 @@ def test_no_history_breaks_an_invariant_and_every_fault_and_change_is_among_them
     assert reserved.keys() >= {"drawn past its end", "a run told to pause", "a run told to stop"}
 
 
+def test_no_history_passes_a_limit_and_every_fault_of_transactions_is_among_them() -> None:
+    faults: Counter[str] = Counter()
+    limited: Counter[str] = Counter()
+
+    # Half of them below 400, where runs reserve.
+    for seed in range(400 - LIMITED_HISTORIES // 2, 400 + LIMITED_HISTORIES // 2):
+        report = run_history(seed)
+        faults += report.faults
+        limited += report.limited
+
+    assert faults.keys() >= {*TOGETHER_FAULTS}
+    assert limited.keys() >= {
+        "counted",
+        "drawn up to a limit",
+        "refused by a limit",
+        "refused by a shared limit",
+        "room given back",
+        "another period of a shared limit",
+        "several accounts in one transaction",
+        "several limits in one transaction",
+    }
+
+
 @pytest.mark.parametrize("seed", FOUND_SEEDS)
 def test_what_was_found_once_stays_away(seed: int) -> None:
     run_history(seed)
 
 
-@pytest.mark.parametrize("seed", [13, 113])
+@pytest.mark.parametrize("seed", [13, 113, 313])
 def test_a_seed_replays_exactly(seed: int) -> None:
     first, again = run_history(seed), run_history(seed)
 
@@ -80,6 +105,12 @@ def test_the_simulator_notices(name: str) -> None:
 def test_the_simulator_notices_where_runs_reserve(name: str) -> None:
     with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
         run_histories(RESERVING_MUTANTS[name], RESERVING_SEEDS)
+
+
+@pytest.mark.parametrize("name", LIMITING_MUTANTS)
+def test_the_simulator_notices_where_limits_hold(name: str) -> None:
+    with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
+        run_histories(LIMITING_MUTANTS[name], LIMITED_SEEDS)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The functions of the stack, and its operator: the project's code over ports that go wrong."""
 
+import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,15 +11,19 @@ from agent_credits.aws.run_queue import wait_seconds
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import with_cap
-from agent_credits.billing.teams import Team
+from agent_credits.billing.teams import Billing, Team
 from agent_credits.commit.changes import GrantChange, PlanChange, ReleaseChange
+from agent_credits.commit.rows import LostTogether
 from agent_credits.commit.team_changes import change_team
+from agent_credits.commit.together import commit_changes
 from agent_credits.commit.write_protocol import commit
+from agent_credits.events.agent_runs import AgentRunEvent, Rejection
 from agent_credits.intake.debited_batch import DebitedBatch, Delivery
 from agent_credits.intake.debits import Debits
 from agent_credits.ledger import accounts
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.ledger.reloads import ReloadRequest, ask_again_seconds
 from agent_credits.notices.announcements import (
     AccountRecord,
@@ -47,13 +52,19 @@ from agent_credits_cli.errors import CommandError
 from agent_credits_cli.stack import read_stack
 from agent_credits_cli.steps import ChangeAccount, carry_out, plan_steps
 from tests.dispositions import out_of_order, postponed, rejected, waiting
-from tests.simulation.invariants import CONTRADICTIONS, Sent
+from tests.simulation.invariants import CONTRADICTIONS, Basis, Sent
 from tests.simulation.low_reference import Knowledge
 from tests.simulation.outside import Message
 from tests.simulation.reference import POOLS
 from tests.simulation.scheduler import Worker
 from tests.simulation.violation import Violation, check
-from tests.simulation.world import CREDIT, LAST_POOLS, declared_world, payment_method
+from tests.simulation.world import (
+    CREDIT,
+    LAST_POOLS,
+    declared_world,
+    drawn_limits,
+    payment_method,
+)
 
 if TYPE_CHECKING:
     from tests.simulation.history import History
@@ -86,6 +97,10 @@ class StackWorker(Worker):
         # Whatever starts may be of another version than what runs already.
         self.page_entries_full = self.history.random.choice(self.history.page_sizes)
         self.rows = self.history.parts.rows(self)
+
+    def basis(self) -> Basis:
+        """Return what this worker decides by at this moment, where limits hold."""
+        return Basis()
 
     def begin(self) -> datetime:
         """Begin an invocation: of what was read before, the newest is all that is still known."""
@@ -151,19 +166,48 @@ class WorkerRows:
             self._worker.teams_read.setdefault(team_id, []).append(team)
         return team
 
+    def newest_team(self, team_id: str) -> Team:
+        """Return the row that this worker read last."""
+        return self._worker.teams_read[team_id][-1]
+
     def read_policy(self, version: str) -> BillingPolicy | None:
         return self._read(f"read policy {version}", lambda: self._rows.read_policy(version))
 
     def compare_and_set(self, account: Account) -> Account | None:
-        known = self._worker.knowledge_of(account)
+        known, basis = self._worker.knowledge_of(account), self._worker.basis()
 
         def write() -> Account | None:
             # Perhaps much later, when this worker knows other things.
-            self._worker.history.invariants.known = known
+            invariants = self._worker.history.invariants
+            invariants.known, invariants.basis = known, basis
             return self._rows.compare_and_set(account)
 
         what = f"write {account.principal} version {account.version}"
         return self._worker.call("write", what, write, RowsUnavailable)
+
+    def read_limits(self, keys: Collection[LimitKey]) -> Mapping[LimitKey, LimitRow]:
+        what = f"read limits {', '.join(str(key) for key in keys)}"
+        return self._read(what, lambda: self._rows.read_limits(keys))
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        known = {account.principal: self._worker.knowledge_of(account) for account in accounts}
+        basis, scheduler = self._worker.basis(), self._worker.scheduler
+
+        def write() -> LostTogether | None:
+            if scheduler.faults.happens("transaction conflicted"):
+                return LostTogether(conflicts=True)
+            invariants = self._worker.history.invariants
+            invariants.known_of, invariants.basis = known, basis
+            lost = self._rows.compare_and_set_together(accounts, limits)
+            if lost and scheduler.faults.happens("not all rows that moved were named", 4):
+                return _some_of(lost, scheduler.random)
+            return lost
+
+        named = [f"{account.principal} version {account.version}" for account in accounts]
+        named += [f"{row.key} version {row.version}" for row in limits]
+        return self._worker.call("write", f"write {', '.join(named)}", write, RowsUnavailable)
 
     def compare_and_set_team(self, team: Team) -> Team | None:
         return self._worker.call(
@@ -199,6 +243,16 @@ class WorkerRows:
         return self._worker.call("read", what, read, RowsUnavailable)
 
 
+def _some_of(lost: LostTogether, randomness: random.Random) -> LostTogether:
+    """Return at least one of the rows that a lost race names."""
+    named = [*lost.accounts, *lost.limits]
+    kept = randomness.sample(named, randomness.randint(1, len(named)))
+    return LostTogether(
+        tuple(account for account in lost.accounts if account in kept),
+        tuple(row for row in lost.limits if row in kept),
+    )
+
+
 class OperatorRows(WorkerRows):
     """A request that took too long on its way is not carried out: its signature has expired."""
 
@@ -214,13 +268,42 @@ class OperatorRows(WorkerRows):
         return self._worker.call("write", what, write, RowsUnavailable)
 
 
+class NotingDirectory(Directory):
+    """Notes by which settings each event was billed, the newest first.
+
+    What is billed again before it fails may in the end be recorded as it was billed at first: where
+    the account has changed since, it no longer fails.
+    """
+
+    def __init__(self, rows: WorkerRows, billed_by: dict[Identity, list[Team]]) -> None:
+        super().__init__(rows)
+        self._newest_row = rows.newest_team
+        self._billed_by = billed_by
+
+    def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
+        billing = super().bill(event, now)
+        if isinstance(billing, Billing):
+            newest = self._newest_row(event.data.team_id)
+            self._billed_by.setdefault(event.identity, []).insert(0, newest)
+        return billing
+
+
 class DebitWorker(StackWorker):
     """functions/debit_runs, with the poller that Lambda puts before it."""
+
+    directory: type[NotingDirectory] = NotingDirectory
 
     def boot(self) -> None:
         super().boot()
         self.billed: frozenset[tuple[Principal, str]] = frozenset()
-        self.debits = Debits(self.rows, Directory(self.rows), pause, side_by_side=self.in_any_order)
+        self.billed_by: dict[Identity, list[Team]] = {}
+        self.began_at_step = 0
+        directory = self.directory(self.rows, self.billed_by)
+        self.debits = Debits(self.rows, directory, pause, side_by_side=self.in_any_order)
+
+    def basis(self) -> Basis:
+        billed_by = {identity: tuple(by) for identity, by in self.billed_by.items()}
+        return Basis(billed_by, self.began_at_step)
 
     def in_any_order(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
         """Make the calls one after another, in an order drawn from the seed.
@@ -253,7 +336,8 @@ class DebitWorker(StackWorker):
         return partial(self._debit, deliveries)
 
     def _debit(self, deliveries: Mapping[int, tuple[Message, int]]) -> None:
-        began = self.scheduler.steps
+        began = self.began_at_step = self.scheduler.steps
+        self.billed_by.clear()
         self.scheduler.note(self.name, f"receives messages {[*deliveries]}")
         self.billed = frozenset[tuple[Principal, str]]().union(
             *(message.sent.billed for message, _ in deliveries.values())
@@ -445,7 +529,11 @@ class Operator(StackWorker):
         if not self.scheduler.faults.enabled or self.scheduler.random.random() > OPERATES_PER_TURN:
             return None
         act = self.scheduler.random.choice(
-            (self._top_up, self._change_team, self._apply, self._apply, *self._of_reservations())
+            (
+                *(self._top_up, self._change_team, self._apply, self._apply),
+                *self._of_reservations(),
+                *self._of_limits(),
+            )
         )
         return partial(self._act, act)
 
@@ -490,7 +578,33 @@ class Operator(StackWorker):
         row = randomness.choice(rows)
         run = randomness.choice(row.reservations).run_id
         change = ReleaseChange(row.principal, run, f"release:{run}", "its worker is gone")
-        commit(self.rows, row.principal, [change], now=self.clock(), pause=pause)
+        commit_changes(self.rows, row.principal, [change], now=self.clock(), pause=pause)
+
+    def _of_limits(self) -> tuple[Callable[[], None], ...]:
+        return (self._change_limits, self._change_limits) if self.history.limits_hold else ()
+
+    def _change_limits(self) -> None:
+        """Declare other limits, raise one, lower one, or lift one for a while."""
+        randomness = self.scheduler.random
+        team_id = randomness.choice(self.history.team_ids)
+        others = drawn_limits(randomness, self.scheduler.now)
+        factor, place = randomness.choice((0, 0.5, 1, 3)), randomness.random()
+        until = self.scheduler.now + timedelta(hours=randomness.choice((1, 30)))
+
+        def changed(team: Team) -> Team:
+            limits = [*team.limits]
+            if not limits or randomness.random() < 0.2:
+                return team.model_copy(update={"limits": others})
+            number = int(place * len(limits))
+            one = limits[number]
+            if factor == 1:
+                limits[number] = one.model_copy(update={"raise_until": until})
+            else:
+                credits_now = int(one.microcredits * factor)
+                limits[number] = one.model_copy(update={"microcredits": credits_now})
+            return team.model_copy(update={"limits": tuple(limits)})
+
+        change_team(self.rows, team_id, changed, pause)
 
     def _change_team(self) -> None:
         randomness = self.scheduler.random
@@ -541,3 +655,4 @@ class Parts:
     debits: type[DebitWorker] = DebitWorker
     announcer: type[AnnounceWorker] = AnnounceWorker
     checks_version: bool = True
+    checks_limits: bool = True

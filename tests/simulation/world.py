@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
@@ -212,6 +212,15 @@ def build_world(
     return World(starts_at, anchor, teams[: randomness.randint(1, 3)], accounts)
 
 
+def with_limits(world: World, randomness: random.Random) -> World:
+    """Return the world in which each team declares limits."""
+    teams = tuple(
+        team.model_copy(update={"limits": drawn_limits(randomness, world.starts_at)})
+        for team in world.teams
+    )
+    return replace(world, teams=teams)
+
+
 def _team(
     randomness: random.Random,
     starts_at: datetime,
@@ -315,6 +324,7 @@ def declared_world(
         "spend_cap_cents": cap,
         "payment": payment,
         "alerts": team.alerts,
+        "limits": [_declared_limit(limit) for limit in team.limits],
         "auto_reload": _declared_reload(randomness, team, kind, policy, changes),
     }
     return declared_document(policy, declared)
@@ -355,6 +365,13 @@ def _declared_rule(rule: BillingRule) -> dict[str, object]:
     return {
         **rule.model_dump(exclude={"default_estimate_microcredits", "grace_microcredits"}),
         **{name: format_credits(microcredits) for name, microcredits in in_credits.items()},
+    }
+
+
+def _declared_limit(limit: TeamLimit) -> dict[str, object]:
+    return {
+        **limit.model_dump(exclude={"microcredits"}),
+        "credits": format_credits(limit.microcredits),
     }
 
 
@@ -401,7 +418,7 @@ def drawn_limits(randomness: random.Random, now: datetime) -> tuple[TeamLimit, .
                 "scope": scope,
                 "id": randomness.choice(LIMITED[scope]) if of_one else None,
                 "period": period,
-                "microcredits": int(randomness.choice((0, 0.5, 2, 5, 9, 9, 20, 40)) * CREDIT),
+                "microcredits": int(randomness.choice((0, 0.5, 2, 9, 9, 20, 40, 90)) * CREDIT),
                 "action": "warn" if randomness.random() < 0.15 else "stop",
                 "raise_until": now + timedelta(hours=hours) if randomness.random() < 0.1 else None,
             }

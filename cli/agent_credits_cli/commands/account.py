@@ -1,10 +1,11 @@
 """`agent-credits account`: what an account holds now, from which grants, and what comes next."""
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from agent_credits.ledger.shared_pools import payers_run
 from agent_credits.ledger.thresholds import LowCredits, Threshold
 from agent_credits.notices.reload_declines import decline_in_words
 from agent_credits.values.display import amount_text, count_text, credits_text, time_text
@@ -18,6 +19,9 @@ from agent_credits_cli.limits import (
 )
 from agent_credits_cli.tables import AsJson, out, print_json, table
 from agent_credits_cli.target import connect, rows_of
+
+# Of the runs that a team's account holds credits for; with --json all of them are listed.
+HELD_LISTED_MAX: Final = 20
 
 
 def account(
@@ -85,6 +89,12 @@ def _show(holdings: Holdings) -> None:
             amount_text(balance.available_microcredits),
             amount_text(reserved.available_microcredits),
         )
+    for balance, reserved in zip(holdings.shared, holdings.reserved_of_shared, strict=True):
+        pools.add_row(
+            balance.pool,
+            amount_text(balance.available_microcredits),
+            amount_text(reserved.available_microcredits),
+        )
     out().print(pools)
     by_grant = holdings.reserved_by_grant
     grants = table(
@@ -101,3 +111,17 @@ def _show(holdings: Holdings) -> None:
             grant.cause,
         )
     out().print(grants)
+    if holdings.held_for_members:
+        _show_held_for_members(holdings)
+
+
+def _show_held_for_members(holdings: Holdings) -> None:
+    held_for = table("held for", "run", ">credits", "until")
+    live = holdings.held_for_members
+    for held in live[:HELD_LISTED_MAX]:
+        payer, run_id = payers_run(held.run_id)
+        left, until = amount_text(held.left_microcredits), time_text(held.expires_at)
+        held_for.add_row(str(payer), run_id, left, until)
+    out().print(held_for)
+    if len(live) > HELD_LISTED_MAX:
+        out().print(f"and {count_text(len(live) - HELD_LISTED_MAX, 'more run')}")

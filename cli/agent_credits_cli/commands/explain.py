@@ -28,6 +28,7 @@ from agent_credits_cli.reservations import (
     reservation_to_json,
     state_text,
 )
+from agent_credits_cli.shared_draws import shared_text, with_shared_draws
 from agent_credits_cli.tables import AsJson, err, out, print_json
 from agent_credits_cli.target import connect, rows_of
 
@@ -108,7 +109,8 @@ def in_order_with_held(
         with err().status(f"replaying the ledger of {principal}"):
             explained |= _replay(rows, principal, wanted, policies, run_id)
     place = {identity: number for number, identity in enumerate(explained)}
-    return sorted(explained.values(), key=lambda r: (r.entry.recorded_at, place[r.entry.identity]))
+    complete = with_shared_draws(rows, explained.values())
+    return sorted(complete, key=lambda r: (r.entry.recorded_at, place[r.entry.identity]))
 
 
 def _replay(
@@ -158,7 +160,7 @@ def _pools(policies: Mapping[str, BillingPolicy], run: RunContext) -> tuple[str,
     policy = policies.get(run.policy_version)
     for rule in policy.rules if policy else ():
         if rule.payer == run.payer and run.trigger_kind in rule.triggers:
-            return rule.pools
+            return rule.pools_in(run.team_id)
     return ()
 
 
@@ -172,6 +174,7 @@ def _text(recorded: Recorded, run_id: str) -> str:
         _labelled("outcome", outcome_text(entry)),
         *(_labelled(*line) for line in lines_about_limits(entry)),
         *(_labelled(*line) for line in lines_about(entry, run_id, recorded.grant_pools)),
+        *(_labelled("shared", shared_text(given)) for given in recorded.given),
         _labelled("recorded", f"{time_text(entry.recorded_at)} on {page} of {recorded.principal}"),
     ]
     return "\n".join(lines) + "\n"
@@ -218,6 +221,9 @@ def _pools_text(recorded: Recorded) -> str:
             text += ", not needed"
         uncovered -= taken
         parts.append(text)
+    parts += [
+        f"{pool} {'not asked' if is_request else 'not needed'}" for pool in recorded.untouched
+    ]
     return "; ".join(parts) or "unknown: the policy is missing"
 
 
@@ -286,5 +292,14 @@ def _to_json(recorded: Recorded) -> dict[str, Any]:
                 "drawn_credits": format_credits(recorded.drawn_from(pool.pool)),
             }
             for pool in recorded.held
+        ],
+        "shared": [
+            {
+                "principal": str(given.principal),
+                "page": given.page_number,
+                "is_on_open_page": given.is_on_open_page,
+                **entry_to_json(given.entry),
+            }
+            for given in recorded.given
         ],
     }

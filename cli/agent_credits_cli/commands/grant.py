@@ -136,9 +136,24 @@ def _account_to_grant(rows: OperatorRows, principal: Principal, now: datetime) -
     Such an account has no plan, so its first grant opens it.
     """
     team = rows.read_team(principal.id) if principal.kind == "team" else None
-    if team is not None and drawn_pools(rows, team, principal, now):
-        return rows.read_account(principal) or Account(principal)
-    return existing_account(rows, principal)
+    if team is None:
+        return existing_account(rows, principal)
+    account = rows.read_account(principal)
+    if account is None and not drawn_pools(rows, team, principal, now):
+        raise CommandError(_billed_to_none(principal))
+    return account or Account(principal)
+
+
+def _billed_to_none(principal: Principal) -> str:
+    if principal.kind == "user":
+        return (
+            f"no run is billed to {principal}, who is in no team of this stack; declare the team "
+            "in a file for `agent-credits apply`"
+        )
+    return (
+        f"no run draws from {principal}: no rule of its policy has payer `team`, or names "
+        "a pool `team:<pool>` behind those of another payer"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +218,7 @@ def _check_drawn(
 ) -> None:
     pools = frozenset(p for team in teams for p in drawn_pools(rows, team, principal, now))
     if not pools:
-        raise CommandError(
-            f"no run is billed to {principal}, who is in no team of this stack; declare the team "
-            "in a file for `agent-credits apply`"
-            if principal.kind == "user"
-            else f"no run draws from {principal}: no rule of its policy has payer `team`, or names "
-            "a pool `team:<pool>` behind those of another payer"
-        )
+        raise CommandError(_billed_to_none(principal))
     if pool not in pools:
         raise CommandError(
             f"no run draws from pool {pool} when {principal} pays; "

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agent_credits.ledger.entries import Entry
+from agent_credits.ledger.entries import Entry, payers_commit
 from agent_credits.values.display import amount_text, credits_text, time_text
 from agent_credits_cli.accounts import existing_account, principal_from
 from agent_credits_cli.entries import all_pages, draws_text, entry_to_json
@@ -43,6 +43,13 @@ def _reservation_details(entry: Entry) -> Iterator[str]:
         yield f"{amount_text(back)} went back" if back else "nothing left to go back"
 
 
+def _holding_details(entry: Entry) -> Iterator[str]:
+    """Yield what a team's account holds more or less for runs of the payer after this entry."""
+    net = sum(move.microcredits for move in entry.reservation.moves)
+    if net:
+        yield f"{amount_text(abs(net))} {'more' if net > 0 else 'less'} held for its runs"
+
+
 def _line(page_number: int, entry: Entry) -> str:
     """Return an entry as one line, so that a ledger of any length can be piped and searched."""
     what = f"{time_text(entry.recorded_at)}  page {page_number}  {entry.outcome:<12}"
@@ -60,6 +67,11 @@ def _line(page_number: int, entry: Entry) -> str:
         return f"{what}  {entry.reload.reload_id} of team {entry.reload.team_id}{decline}"
     if entry.grant is not None:
         return f"{what}  {entry.grant.id}  {amount} in pool {entry.grant.pool}"
+    if entry.type in ("pool.drawn", "pool.returned"):
+        payer, version = payers_commit(entry)
+        details = [draws_text(entry.draws), *_holding_details(entry)]
+        about = f"for version {version} of {payer}"
+        return f"{what}  {about}  {', '.join(filter(None, details))}".rstrip()
     if entry.reservation.ended:
         ended = ", ".join(ended.run_id for ended in entry.reservation.ended)
         why = f"  ({entry.reservation.reason})" if entry.reservation.reason else ""

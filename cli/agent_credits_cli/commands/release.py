@@ -15,6 +15,7 @@ from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.expiry import bring_up_to
 from agent_credits.ledger.reservations import reservation_of, tree_below
+from agent_credits.ledger.shared_pools import is_holding, payers_run
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import count_text, credits_text, time_text
@@ -84,6 +85,12 @@ def release_by_hand(
     yes: bool,
 ) -> Released:
     """End the run's reservation, unless it was ended by hand before; ask first, unless `yes`."""
+    if is_holding(run_id):
+        payer, run = payers_run(run_id)
+        raise CommandError(
+            f"a team's account holds this for run {run} of {payer}, and gives it back when that"
+            f" ends: run `agent-credits release {run} --principal {payer}`"
+        )
     if principal is not None:
         existing_account(rows, principal)
     found = find_run(rows, run_id, principal)

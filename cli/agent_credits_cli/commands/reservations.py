@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from agent_credits.ledger.reservations import Reservation
+from agent_credits.ledger.shared_pools import is_holding, payers_run
 from agent_credits.values.credits import format_credits
 from agent_credits.values.display import amount_text, count_text, credits_text, time_text
 from agent_credits_cli.accounts import principal_from
@@ -44,6 +46,14 @@ def _to_json(holdings: Holdings) -> dict[str, Any]:
     }
 
 
+def _name(held: Reservation) -> str:
+    """Return the run, or whose run a team's account holds its own credits for."""
+    if not is_holding(held.run_id):
+        return held.run_id
+    payer, run_id = payers_run(held.run_id)
+    return f"{run_id} of {payer}"
+
+
 def _show(holdings: Holdings) -> None:
     live = holdings.account.reservations
     available = f"{credits_text(holdings.available_microcredits)} available"
@@ -59,7 +69,7 @@ def _show(holdings: Holdings) -> None:
     for depth, held in as_tree(live):
         branch = "  " * (depth - 1) + "└ " if depth else ""
         listing.add_row(
-            branch + held.run_id,
+            branch + _name(held),
             amount_text(held.reserved_microcredits),
             amount_text(held.drawn_microcredits),
             amount_text(held.left_microcredits),

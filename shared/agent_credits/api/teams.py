@@ -102,9 +102,7 @@ class Teams:
     def read(self, team_id: str, caller: Caller, now: datetime) -> TeamAnswer:
         """Return the team as its row is now. Raises `Refused`."""
         team, policy = self.visible(team_id, caller)
-        newest = range(max(team.audits - AUDIT_SHOWN_MAX, 0) + 1, team.audits + 1)
-        audit = self._rows.read_audit(team_id, newest) if newest else []
-        return team_answer(team, policy, audit, now)
+        return team_answer(team, policy, newest_changes(self._rows, team), now)
 
     def visible(self, team_id: str, caller: Caller) -> tuple[Team, BillingPolicy | None]:
         """Return the row of one of the caller's teams, and the policy of its settings."""
@@ -113,6 +111,13 @@ class Teams:
         if team is None:
             raise no_team()
         return team, self._rows.read_policy(team.settings_policy_version)
+
+
+def newest_changes(rows: AuditRows, team: Team) -> list[AuditEntry]:
+    """Return the last changes of the team that say who made them, newest first."""
+    numbers = range(max(team.audits - AUDIT_SHOWN_MAX, 0) + 1, team.audits + 1)
+    found = rows.read_audit(team.team_id, numbers) if numbers else []
+    return sorted(found, key=lambda entry: -entry.number)
 
 
 def team_answer(
@@ -182,7 +187,7 @@ def team_answer(
                 for ended in reversed(spending.recent)
             ),
         ],
-        audit=[audit_answer(entry) for entry in sorted(audit, key=lambda e: -e.number)],
+        audit=[audit_answer(entry) for entry in audit],
     )
 
 

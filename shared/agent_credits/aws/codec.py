@@ -348,12 +348,13 @@ def pack_low(low: LowCredits) -> str:
             [str(threshold) for threshold in low.deferred],
             low.notified_at_version,
             low.decline,
+            *([1] if low.is_shared else []),
         ]
     )
 
 
 def unpack_low(text: str) -> LowCredits:
-    team_id, payer, pools, base, notified, deferred, notified_at_version, decline = _loads(text)
+    team_id, payer, pools, base, notified, deferred, at_version, decline, *rest = _loads(text)
     return LowCredits(
         team_id=team_id,
         payer=payer,
@@ -361,8 +362,9 @@ def unpack_low(text: str) -> LowCredits:
         base_microcredits=base,
         notified=tuple(parse_threshold(threshold) for threshold in notified),
         deferred=tuple(parse_threshold(threshold) for threshold in deferred),
-        notified_at_version=notified_at_version,
+        notified_at_version=at_version,
         decline=decline,
+        is_shared=rest == [1],
     )
 
 

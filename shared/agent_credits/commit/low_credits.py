@@ -90,6 +90,7 @@ def _fallen(
         payer=billing.payer,
         pools=billing.pools,
         decline=decline,
+        is_shared=billing.lender == account.principal,
     )
     if decline is None:
         # A threshold that was notified covers those above it.

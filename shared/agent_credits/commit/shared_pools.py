@@ -129,6 +129,7 @@ def billing_of_lender(billing: Billing) -> Billing:
         policy_version=billing.policy_version,
         grace=billing.grace,
         low_thresholds=billing.low_thresholds,
+        lender=billing.lender,
     )
 
 

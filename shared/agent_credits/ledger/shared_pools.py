@@ -6,7 +6,7 @@ taken for one another, and no such grant for one of the account's own.
 """
 
 from agent_credits.ledger.grants import SHARED_PREFIX, Grant
-from agent_credits.values.principals import Principal
+from agent_credits.values.principals import Principal, parse_principal
 
 TEAM_POOL_PREFIX = "team:"
 
@@ -43,6 +43,12 @@ def lender_of(shared_id: str) -> tuple[Principal, str]:
 def holding_id(payer: Principal, run_id: str) -> str:
     """Return how the team's row names what a payer's run holds of it; no run's id has a space."""
     return f"{payer} {run_id}"
+
+
+def payers_run(holding: str) -> tuple[Principal, str]:
+    """Return the payer and the root of the runs that the team's row holds this for."""
+    payer, _, run_id = holding.partition(" ")
+    return parse_principal(payer), run_id
 
 
 def is_holding(run_id: str) -> bool:

@@ -54,6 +54,7 @@ class LowCredits(Struct, frozen=True):
     `notified`: announced, at the latest by the commit that made `notified_at_version`.
     `deferred`: not announced yet, because a reload may help; its decline announces them.
     `base_microcredits`: what percentages are of, as of the first threshold.
+    `is_shared`: the pools are those of a team that its members draw behind their own.
     The other fields are what the notice shows of the run and of the reload.
     """
 
@@ -66,6 +67,7 @@ class LowCredits(Struct, frozen=True):
     notified_at_version: int = 0
     # Why no reload helped.
     decline: DeclineCause | None = None
+    is_shared: bool = False
 
     @property
     def deepest_notified(self) -> Threshold:

@@ -121,6 +121,13 @@ def credits_restored(old: Account, account: Account) -> Notice:
             "Failed runs are not retried. Start them again if you still need them.",
             *_paused_lines(runs),
         ]
+    elif old.low is not None and old.low.is_shared:
+        subject = f"{account.principal} is no longer low on credits"
+        lines = [
+            f"The pool that team {team_id} shares was low and is above its thresholds again.",
+            "",
+            "Runs that failed meanwhile are not retried. Start them again if you still need them.",
+        ]
     else:
         subject = f"{account.principal} is no longer low on credits"
         lines = [

@@ -89,7 +89,8 @@ def _fixes(expiring: CreditsExpiring) -> list[str]:
         "start the runs that you have planned before then. Within a pool, the credits that expire "
         "first are drawn first."
     )
-    if expiring.principal.kind == "team":
+    is_by_contract = any(grant.cause == "contract" for grant in expiring.grants)
+    if expiring.principal.kind == "team" and (is_trial or is_by_contract):
         about = "a contract that follows the trial" if is_trial else "the contract's next term"
         return [
             f"Team {who}: {use}",
@@ -105,6 +106,11 @@ def _fixes(expiring: CreditsExpiring) -> list[str]:
                 "After that, your runs draw your other credits. Purchase add-on credits if those "
                 "will not be enough; expired credits are not restored."
             ),
+        ]
+    if expiring.principal.kind == "team":
+        return [
+            f"Team {who}: {use}",
+            "Buy only what you will use: expired credits are not restored.",
         ]
     return [
         f"{who}: {use}",

@@ -31,7 +31,8 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     reserved = reserved_microcredits(account, own_pools, time)
     left = available + reserved
     refill = resets_at(account, time)
-    fix = fixes(account, low.payer, low.team_id, refill, low.decline)
+    is_sharing = shares or low.is_shared
+    fix = fixes(account, low.payer, low.team_id, refill, low.decline, shares=is_sharing)
     data = {
         "principal": str(account.principal),
         "team_id": low.team_id,
@@ -47,15 +48,19 @@ def credits_low(account: Account, low: LowCredits) -> Notice:
     }
     if reserved:
         data["reserved_credits"] = format_credits(reserved)
+    whose = account_text(account.principal, low.team_id)
+    if low.is_shared:
+        whose = f"The pool that team {low.team_id} shares"
+    # No reload adds to what a team shares.
+    about_reload = () if low.is_shared else ("auto_reload",)
     lines = [
         (
-            f"{account_text(account.principal, low.team_id)} has {credits_text(left)} "
-            f"{'of its own ' if shares else ''}left, less than "
+            f"{whose} has {credits_text(left)} {'of its own ' if shares else ''}left, less than "
             f"{_threshold_text(account, low, shares=shares)}."
         ),
-        _when_shared(low.team_id) if shares else _what_follows(available, reserved),
+        _when_shared(low, shares=shares) or _what_follows(available, reserved),
         "",
-        *fact_lines(facts(data, "pools", "reserved_credits", "auto_reload", "resets_at")),
+        *fact_lines(facts(data, "pools", "reserved_credits", *about_reload, "resets_at")),
         "",
         *step_lines(fix),
     ]
@@ -82,8 +87,12 @@ def _what_follows(available: int, reserved: int) -> str:
     return "Every further run fails until credits are added."
 
 
-def _when_shared(team_id: str) -> str:
-    return f"Runs then draw what team {team_id} shares, and fail once that is used up too."
+def _when_shared(low: LowCredits, *, shares: bool) -> str | None:
+    if low.is_shared:
+        return "Members' runs draw it when their own credits are used up, and fail without it."
+    if shares:
+        return f"Runs then draw what team {low.team_id} shares, and fail once that is used up too."
+    return None
 
 
 def _threshold_text(account: Account, low: LowCredits, *, shares: bool) -> str:

@@ -7,6 +7,7 @@ from agent_credits.ledger.accounts import Account, total_microcredits
 from agent_credits.ledger.entries import Directive, Entry, PoolBalance
 from agent_credits.ledger.expiry import resets_at
 from agent_credits.ledger.reloads import DeclineCause
+from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.notices.facts import Fact, fact_lines, facts, step_lines
 from agent_credits.notices.limit_refusals import (
     limits_after,
@@ -66,7 +67,8 @@ def insufficient_credits(account: Account, entry: Entry, problem_type_base_url: 
     else:
         fix = _reservation_fixes(entry, cause)
         if cause != "reservation_exhausted":
-            fix += fixes(account, run.payer, run.team_id, refill, entry.decline)
+            shares = any(is_shared_pool(pool.pool) for pool in pools)
+            fix += fixes(account, run.payer, run.team_id, refill, entry.decline, shares=shares)
     fix.append(retry_of(limits[0]) if limits and directive == "stop" else _RETRIES[directive])
     data: dict[str, Any] = {
         "run_id": run_id,
@@ -193,8 +195,15 @@ def fixes(
     team_id: str,
     refill: datetime | None,
     decline: DeclineCause | None,
+    *,
+    shares: bool = False,
 ) -> list[str]:
-    """Return what can be done, by whom, most direct first; it depends on who was billed."""
+    """Return what can be done, by whom, most direct first; it depends on who was billed.
+
+    `shares`: whether the runs draw a pool that their team shares.
+    """
+    if shares and payer == "team":
+        return [_shared_fix(team_id)]
     purchase = _purchase_fix(account.principal, payer, team_id)
     if decline is not None and decline != "auto_reload_off":
         steps = [*reload_fix(decline, team_id), purchase]
@@ -203,6 +212,8 @@ def fixes(
         steps = [purchase]
     else:
         steps = [purchase, *reload_fix("auto_reload_off", team_id)]
+    if shares:
+        steps.append(_shared_fix(team_id))
     if refill is not None:
         steps.append(f"Or wait: the plan refills this account on {time_text(refill)}.")
     return steps
@@ -224,6 +235,10 @@ def _purchase_fix(principal: Principal, payer: Payer, team_id: str) -> str:
             )
         case _:
             assert_never(payer)
+
+
+def _shared_fix(team_id: str) -> str:
+    return f"An admin of team {team_id}: add credits to the pool that the team shares."
 
 
 def pools_to_json(pools: tuple[PoolBalance, ...]) -> list[dict[str, str]]:

@@ -38,16 +38,14 @@ def current_limit_to_json(current: CurrentLimit) -> dict[str, Any]:
     """Return a declared limit and where it stands; without an `id`, each has its own standing."""
     declared, standing = current.declared, current.standing
     raise_until = declared.raise_until
-    document = dict.fromkeys(("used_credits", "used_percent", "reserved_credits", "resets_at"))
-    document |= {
+    nowhere = dict.fromkeys(("used_credits", "used_percent", "reserved_credits", "resets_at"))
+    return {
         "scope": declared.scope,
         "id": declared.id,
         "period": declared.period,
         "action": declared.action,
         "limit_credits": format_credits(declared.microcredits),
-    }
-    document |= standing_to_json(standing) if standing else {}
-    return document | {
+        **(standing_to_json(standing) if standing else nowhere),
         "left_credits": format_credits(standing.room_microcredits) if standing else None,
         "warn_at": list(declared.warn_at),
         "raise_until": iso(raise_until) if raise_until else None,

@@ -83,7 +83,6 @@ def row_of(
     return LimitRow(
         key=key,
         ends_at=ends_at,
-        as_of=NOW - MINUTE,
         version=1,
         drawn_microcredits=parse_credits(drawn),
         held=held,

@@ -14,6 +14,7 @@ from tests.golden import assert_golden, data_and_email_of
 from tests.unit.builders import (
     ACME,
     FAR_PAST,
+    NOW,
     POLICY,
     RELOADING_ACME,
     grant_change,
@@ -22,7 +23,7 @@ from tests.unit.builders import (
     usage,
 )
 from tests.unit.commit.test_low_credits import OFF, fall_to, low_world, with_thresholds
-from tests.unit.commit.test_shared_pools import SharingWorld, sharing
+from tests.unit.commit.test_shared_pools import TEAM, SharingWorld, sharing
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_world import ReloadWorld
 
@@ -127,6 +128,29 @@ def test_a_team_has_a_notice_of_its_own_when_what_it_shares_is_low() -> None:
 
     notice = low_notices(world)["team:acme"]
     assert notice.data["pools"] == [{"pool": "shared", "remaining_credits": "40"}]
+    assert_golden("low_credits/what_a_team_shares.txt", data_and_email_of(notice))
+
+
+def test_what_a_team_shares_is_restored_by_a_grant_to_the_team() -> None:
+    world = SharingWorld(team=ACME.model_copy(update={"alerts": ALERTS}))
+    world.send(usage("e-1", "560"))
+
+    change = grant_change("t-2", pool="shared", credits="500", principal=TEAM)
+    commit(world.rows, TEAM, [change], now=NOW, pause=pause)
+
+    (notice,) = notices_of(AccountRecord(*world.rows.stream[-1]), NoticeSettings(""))
+    assert notice.type == "credits_restored"
+    assert_golden("low_credits/what_a_team_shares_restored.txt", data_and_email_of(notice))
+
+
+def test_a_run_that_finds_both_empty_fails_with_both_ways_out() -> None:
+    world = SharingWorld()
+    world.send(usage("e-1", "700"))
+
+    records = [AccountRecord(*images) for images in world.rows.stream]
+    notices = [n for record in records for n in notices_of(record, NoticeSettings(""))]
+    (notice,) = [n for n in notices if n.type == "insufficient_credits"]
+    assert_golden("low_credits/both_pools_empty.txt", data_and_email_of(notice))
 
 
 @pytest.mark.parametrize("left", [119, 39, 0])

@@ -369,3 +369,14 @@ def test_the_emails_about_trials_address_the_person_or_the_team(rows: MemoryRows
 
     assert_golden("expiry/trial_of_a_user.txt", texts[0])
     assert_golden("expiry/trial_of_a_team.txt", texts[1])
+
+
+def test_what_a_team_bought_for_its_members_is_not_a_contract(rows: MemoryRows) -> None:
+    hold(rows, a_grant(pool="shared"), principal=BIGCORP)
+
+    sweep(rows)
+
+    (notice,) = notices(rows)
+    assert notice.data["fix"][1:] == [
+        "Buy only what you will use: expired credits are not restored."
+    ]
