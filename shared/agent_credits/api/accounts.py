@@ -1,23 +1,30 @@
 """`GET /v1/accounts/{principal}`: what an account holds now, as its next commit would find it.
 
-One read of the row answers it: the policy that names the pools is cached, and found by the newest
-run on the row or by a team of the caller's.
+One read of the row answers it; the team that the account pays for and the policy that names the
+pools are cached. One more read finds what the team's shared pools hold, and one where limits stand
+that the account shares with others.
+
+An account may pay for runs of several teams. A caller is shown only what tells of their own teams.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal
 
 from agent_credits.api.callers import Caller, no_account, no_run, trigger_of
 from agent_credits.api.cursors import cursor_of, position_of
 from agent_credits.api.fields import Answer, Credits, TimeOut
+from agent_credits.api.limits import AccountLimitAnswer, account_limit_answer, shown
 from agent_credits.api.recorded_runs import RecordedRun
 from agent_credits.api.reservations import ReservationState, state_of
 from agent_credits.billing.directory import Directory
-from agent_credits.billing.payers import may_pay, pools_of
+from agent_credits.billing.limit_standings import limits_of_payer
+from agent_credits.billing.payers import may_pay, pools_lent_to, pools_of
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import EVERYONE, Team
+from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import Past
+from agent_credits.commit.decide import beginning
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
 from agent_credits.commit.rows import Rows
@@ -34,12 +41,26 @@ from agent_credits.ledger.entries import Entry, RunContext, newest_team
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import drawing_order
 from agent_credits.ledger.reloads import DeclineCause, Reload
+from agent_credits.ledger.reservations import Reservation
+from agent_credits.ledger.shared_pools import holder_of, is_shared_grant, lender_of
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.principals import Principal
 
 
 class PoolAnswer(Answer):
     pool: str
+    available_credits: Credits
+    reserved_credits: Credits
+
+
+class SharedPoolAnswer(Answer):
+    """A pool of the team, which runs draw behind the account's own pools.
+
+    It is no part of the account's sums. `reserved_credits`: what runs of this account hold of it.
+    """
+
+    pool: str
+    team_id: str
     available_credits: Credits
     reserved_credits: Credits
 
@@ -92,16 +113,21 @@ class AccountAnswer(Answer):
     reserved_credits: Credits
     reservations_count: int
     pools: list[PoolAnswer]
+    shared_pools: list[SharedPoolAnswer]
     grants: list[GrantAnswer]
     plan: PlanAnswer | None
     resets_at: TimeOut | None
     reload: ReloadAnswer | None
     low: LowAnswer | None
+    limit_standings: list[AccountLimitAnswer]
     policy_version: str | None
 
 
 class RunReservation(ReservationState):
+    """`held_for`: whose run holds it, where it is of a pool that the account lends."""
+
     run_id: str
+    held_for: str | None
 
 
 class ReservationsAnswer(Answer):
@@ -123,7 +149,11 @@ class Accounts:
         """Return what the account holds. Raises `Refused`."""
         caller.require("read_account")
         row = self.visible(principal, caller, now)
-        return account_answer(row, self._policy_of(row, caller, now), now)
+        answer = account_answer(row, self._policy_of(row, caller, now), now)
+        team = self._known_team(row, caller, now)
+        shared = self._shared_pools(row, team, now) if team else []
+        limits = self._limits_of(row, team, caller, now)
+        return answer.model_copy(update={"shared_pools": shared, "limit_standings": limits})
 
     def visible(self, principal: Principal, caller: Caller, now: datetime) -> Account:
         """Return the row of an account that the caller may see. Raises `Refused`."""
@@ -174,11 +204,60 @@ class Accounts:
         version = next(versions, None)
         if version is not None:
             return self._directory.policy(version)
+        team = next(self._billed_teams(row, caller, now), None)
+        return self._policy_now(team, now) if team else None
+
+    def _policy_now(self, team: Team, now: datetime) -> BillingPolicy:
+        return self._directory.policy(team.tenure_at(now).policy_version)
+
+    def _known_team(self, row: Account, caller: Caller, now: datetime) -> Team | None:
+        """Return the team that the account pays for, if the caller may know of it."""
+        billed = self._billed_teams(row, caller, now)
+        return next((team for team in billed if caller.knows_team(team.team_id)), None)
+
+    def _shared_pools(self, row: Account, team: Team, now: datetime) -> list[SharedPoolAnswer]:
+        """Return what the team lends to runs of the account, without what others hold of it."""
+        pools = pools_lent_to(row.principal, team, self._policy_now(team, now), now)
+        lender = self._rows.read_account(Principal("team", team.team_id)) if pools else None
+        if lender is None:
+            return []
+        beside = Beside(shared={lender.principal: lender})
+        current, _ = beginning(row, Past(), now, beside)
+        balances = pool_balances(current, pools, now)
+        reserved = reserved_balances(current, pools, now)
+        return [
+            SharedPoolAnswer(
+                pool=b.pool,
+                team_id=team.team_id,
+                available_credits=b.available_microcredits,
+                reserved_credits=r.available_microcredits,
+            )
+            for b, r in zip(balances, reserved, strict=True)
+        ]
+
+    def _limits_of(
+        self, row: Account, team: Team | None, caller: Caller, now: datetime
+    ) -> list[AccountLimitAnswer]:
+        """Return the limits of the team, and of other teams for whose runs the account counts."""
+        team_ids = [team.team_id] if team else []
+        counted = sorted({count.key.team_id for count in row.limit_counts})
+        team_ids += [team_id for team_id in counted if caller.knows_team(team_id)]
+        answers: list[AccountLimitAnswer] = []
+        for team_id in dict.fromkeys(team_ids):
+            declaring = self._directory.team(team_id, now)
+            if declaring is not None and declaring.limits:
+                policy = self._policy_now(declaring, now)
+                found = limits_of_payer(self._rows, declaring, policy, row, now)
+                shown_of_team, _ = shown(found)
+                answers += [account_limit_answer(x, team_id, row, now) for x in shown_of_team]
+        return answers
+
+    def _billed_teams(self, row: Account, caller: Caller, now: datetime) -> Iterator[Team]:
+        """Yield teams that the account pays for; that of its newest run, if any, is the first."""
         for team_id in self._teams_of(row, caller):
             team = self._directory.team(team_id, now)
             if team is not None and bills(team, row.principal, now):
-                return self._directory.policy(team.tenure_at(now).policy_version)
-        return None
+                yield team
 
     def _teams_of(self, row: Account, caller: Caller) -> Iterator[str]:
         if row.principal.kind == "team":
@@ -190,10 +269,11 @@ class Accounts:
 
 
 def live_reservations(
-    row: Account, cursor: str | None, limit: int, now: datetime
+    row: Account, caller: Caller, cursor: str | None, limit: int, now: datetime
 ) -> ReservationsAnswer:
     """Return the live reservations after the cursor. Raises `Refused`."""
     live = [held for held in row.reservations if held.is_live(now)]
+    live = [held for held in live if _may_know(_teams_named(held), row.principal, caller)]
     start = 0
     if cursor is not None:
         after = position_of(cursor)
@@ -207,7 +287,9 @@ def live_reservations(
         version=row.version,
         as_of=now,
         reservations=[
-            RunReservation(run_id=held.run_id, **dict(state_of(held, now))) for held in page
+            RunReservation(**dict(state_of(held, now)), run_id=run_id, held_for=held_for)
+            for held in page
+            for run_id, held_for in (holder_of(held.run_id),)
         ],
         next_cursor=cursor_of(page[-1].run_id) if more else None,
     )
@@ -241,6 +323,7 @@ def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) ->
             )
             for b, r in zip(balances, reserved, strict=True)
         ],
+        shared_pools=[],
         grants=[
             GrantAnswer(
                 id=grant.id,
@@ -258,6 +341,7 @@ def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) ->
         resets_at=refill,
         reload=reload_answer(current.reload),
         low=_low_answer(current.low),
+        limit_standings=[],
         policy_version=policy.version if policy else None,
     )
 
@@ -298,9 +382,24 @@ def shows(entry: Entry, principal: Principal, caller: Caller) -> bool:
     A user may have left another team, whose runs are on the same account and no business of the
     admin of this one.
     """
+    if entry.run is not None:
+        return _may_know([entry.run.team_id], principal, caller)
+    lent = (m.grant_id for m in entry.reservation.moves if is_shared_grant(m.grant_id))
+    return _may_know((lender_of(grant_id)[0].id for grant_id in lent), principal, caller)
+
+
+def _teams_named(held: Reservation) -> Iterator[str]:
+    """Yield the teams that a reservation tells of: by its limits, and by whose pools it holds."""
+    yield from (key.team_id for key in held.limits)
+    for part in held.parts:
+        if is_shared_grant(part.grant_id):
+            yield lender_of(part.grant_id)[0].id
+
+
+def _may_know(team_ids: Iterable[str], principal: Principal, caller: Caller) -> bool:
+    """Tell whether what names these teams may be shown to who sees the account."""
     is_own = principal == Principal("user", caller.user_id or "")
-    run = entry.run
-    return caller.sees_all or is_own or run is None or run.team_id in caller.teams
+    return is_own or all(caller.knows_team(team_id) for team_id in team_ids)
 
 
 def _is_own(context: RunContext, caller: Caller) -> bool:

@@ -424,7 +424,7 @@ class HttpApi:
             call = _call(app)
             call.caller.require("list_reservations")
             row = self._accounts.visible(_principal(principal), call.caller, call.now)
-            return _answer(live_reservations(row, cursor, limit, call.now))
+            return _answer(live_reservations(row, call.caller, cursor, limit, call.now))
 
     def _route_runs(self, app: APIGatewayHttpResolver) -> None:
         @app.get(
