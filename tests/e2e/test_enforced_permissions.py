@@ -29,7 +29,7 @@ from agent_credits_local.checkout import this_checkout
 from agent_credits_local.deployment import Deployment
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StateFolder
-from agent_credits_local.target import connect_to_local
+from agent_credits_local.target import LocalTarget, connect_to_local
 from tests.e2e.api_calls import ApiCalls, usage
 from tests.e2e.enforced_stack import (
     EnforcedStack,
@@ -40,7 +40,8 @@ from tests.e2e.enforced_stack import (
     refused,
     statements_of,
 )
-from tests.e2e.reloading_team import ReloadingTeam, once, set_up_team
+from tests.e2e.limited_team import set_up_limited_team
+from tests.e2e.reloading_team import CREDIT, ReloadingTeam, once, set_up_team
 from tests.permissions import called, called_by_aws
 from tests.sample_world import SAMPLES_FILE
 from tests.template import load_template
@@ -123,6 +124,7 @@ def run(stack: EnforcedStack) -> Run:
     with stack.naming_refusals():
         fill_pages_and_reload(set_up_team(target, CARD_THAT_PAYS))
         call_the_api(stack, set_up_team(target, CARD_THAT_PAYS))
+        commit_under_a_limit(target)
         reject_a_message(stack)
         post_while_slack_is_down(stack)
         # The samples would wait for minutes for what was refused.
@@ -168,6 +170,13 @@ def call_the_api(stack: EnforcedStack, team: ReloadingTeam) -> None:
         )
     )
     assert calls.by_producer("GET", f"{path}/report").status == 200
+
+
+def commit_under_a_limit(target: LocalTarget) -> None:
+    """Let DebitRuns write the row of a limit that spans accounts, together with the accounts."""
+    limited = set_up_limited_team(target, 2, 10)
+    limited.send(limited.usages(1, "1"))
+    once(lambda: (row := limited.row) and row.drawn_microcredits == 2 * CREDIT)
 
 
 def key_of(team: ReloadingTeam) -> bytes:
