@@ -218,6 +218,14 @@ class MemoryRows:
         self, accounts: Sequence[Account], limits: Sequence[LimitRow]
     ) -> LostTogether | None:
         """Return the stored rows that are not one version older, or None if all are."""
+        gone: list[object] = [
+            account.principal
+            for account in accounts
+            if account.version > 1 and account.principal not in self.accounts
+        ]
+        gone += [row.key for row in limits if row.version > 1 and row.key not in self.limits]
+        if gone:
+            raise RowsUnavailable(f"{gone[0]}: the row is gone")
         moved_accounts = [
             there
             for account in accounts

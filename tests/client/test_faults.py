@@ -23,8 +23,11 @@ HTML = Fault("answer", status=200, text="<html>Please log in</html>")
 CRASHED = Fault("answer", status=500, text='{"message": "Internal Server Error"}')
 THROTTLED = Fault("answer", status=429, text='{"message": "Too Many Requests"}')
 
-EVERY_FAULT = [LOST, TIMEOUT, NOT_SENT, BUSY, HTML, CRASHED, THROTTLED]
-NAMES = ["lost", "timeout", "not sent", "503", "html", "500", "429"]
+STRANGER = Fault("answer", status=200, text='{"message": "Hello"}')
+REDIRECT = Fault("answer", status=302, headers={"Location": "https://elsewhere.example"}, text="")
+
+EVERY_FAULT = [LOST, TIMEOUT, NOT_SENT, BUSY, HTML, CRASHED, THROTTLED, STRANGER, REDIRECT]
+NAMES = ["lost", "timeout", "not sent", "503", "html", "500", "429", "stranger", "redirect"]
 CALLS = ["/v1/reservations", "/v1/events", "/extend", "/settle"]
 
 
@@ -168,6 +171,39 @@ def test_an_outage_while_the_run_is_at_work_keeps_its_usage_until_it_is_over() -
 
     assert world.drawn() == "8"
     assert (world.available(), world.reserved()) == ("492", "0")
+
+
+@pytest.mark.parametrize(("on_unavailable", "raises"), [("deny", True), ("allow", False)])
+def test_a_flush_without_an_answer_raises_unless_that_is_allowed(
+    on_unavailable: str, raises: bool
+) -> None:
+    world = World()
+
+    with world.run(on_unavailable=on_unavailable) as run:
+        run.use("10")
+        world.faults = [NOT_SENT] * 6
+        if raises:
+            with pytest.raises(Unavailable):
+                run.flush()
+        else:
+            run.flush()
+        assert world.faults == []
+
+    assert world.drawn() == "10"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attempts_max": 0},
+        {"flush_events": 0},
+        {"buffered_events_max": 0},
+        {"timeout_seconds": 0},
+    ],
+)
+def test_options_that_would_never_send_anything_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Options(**options)
 
 
 def test_usage_that_cannot_be_delivered_is_handed_to_the_caller_and_keeps_its_reservation() -> None:

@@ -11,9 +11,11 @@ import pytest
 from msgspec.structs import replace
 
 from agent_credits.commit.changes import GrantChange
+from agent_credits.commit.rows import LostTogether
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt, run_identity
+from agent_credits.ledger.limits import LimitKey, LimitRow
 from agent_credits.values.errors import AccountTooLarge
 from agent_credits.values.principals import Principal
 from tests.conformance.engines import AllRows, Engine
@@ -98,6 +100,61 @@ def test_a_row_past_its_ceiling_is_rejected_before_anything_is_written(
         rows.compare_and_set(Account(ana, version=1, grants=grants))
 
     assert rows.read_account(ana) is None
+
+
+def limit_row(name: str, version: int = 1, drawn: int = 7) -> LimitRow:
+    return LimitRow(
+        key=LimitKey(name, "team", name, "month"),
+        ends_at=NOW + timedelta(days=9),
+        version=version,
+        drawn_microcredits=drawn,
+        held=((NOW + timedelta(minutes=5), 3),),
+        limit_microcredits=10,
+        notified_percent=70,
+        moved_at=NOW,
+    )
+
+
+def test_rows_that_are_written_together_are_read_as_they_were_written(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    ben, row = Principal("user", f"{name}-ben"), limit_row(name)
+
+    lost = rows.compare_and_set_together([full_account(ana), full_account(ben)], [row])
+
+    assert lost is None
+    assert rows.read_account(ana) == full_account(ana)
+    assert rows.read_account(ben) == full_account(ben)
+    other = LimitKey(name, "team", name, "day")
+    assert rows.read_limits([row.key, other]) == {row.key: row}
+
+
+def test_if_a_limit_s_row_has_moved_nothing_is_written_and_that_row_is_returned(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    rows.compare_and_set_together([full_account(ana)], [limit_row(name)])
+    moved = limit_row(name, 2, drawn=9)
+    rows.compare_and_set_together([full_account(ana, 2)], [moved])
+
+    lost = rows.compare_and_set_together([full_account(ana, 3)], [limit_row(name, 2)])
+
+    assert lost == LostTogether(limits=(moved,))
+    assert rows.read_account(ana) == full_account(ana, 2)
+    assert rows.read_limits([moved.key]) == {moved.key: moved}
+
+
+def test_if_an_account_has_moved_no_limit_s_row_is_written_and_all_that_moved_are_returned(
+    rows: AllRows, ana: Principal, name: str
+) -> None:
+    ben = Principal("user", f"{name}-ben")
+    for version in (1, 2):
+        rows.compare_and_set_together([full_account(ana, version)], [limit_row(name, version)])
+
+    late = [full_account(ana, 2), full_account(ben)]
+    lost = rows.compare_and_set_together(late, [limit_row(name, 1)])
+
+    assert lost == LostTogether((full_account(ana, 2),), (limit_row(name, 2),))
+    assert rows.read_account(ben) is None
 
 
 def test_only_one_of_several_writers_at_the_same_version_wins(

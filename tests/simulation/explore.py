@@ -8,12 +8,19 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from datetime import datetime
 from multiprocessing import get_context
 from typing import Any
 
 from agent_credits.commit.changes import Change, RunChange
 from agent_credits.payments.reload_saga import ReloadSaga
-from tests.simulation import reload_saga_model, reservation_model, write_protocol_model
+from tests.simulation import (
+    limit_model,
+    reload_saga_model,
+    reservation_model,
+    write_protocol_model,
+)
+from tests.simulation.limit_model import LimitModel
 from tests.simulation.reload_saga_model import IN_TIME, PRICE_CENTS, TOO_LATE, Begins
 from tests.simulation.reservation_model import ReservationModel
 from tests.unit.builders import finished, run_changes, usage
@@ -78,6 +85,13 @@ def reservations(
     return ReservationModel(before, changes, deliveries=deliveries, **bounds).explore()
 
 
+def limits(
+    changes: Sequence[RunChange], deliveries: tuple[int, ...], later: datetime, **bounds: Any
+) -> int:
+    clocks = (limit_model.IN_TIME, later)
+    return LimitModel(changes, deliveries=deliveries, clocks=clocks, **bounds).explore()
+
+
 def saga(bounds: dict[str, Any]) -> int:
     return reload_saga_model.Model(ReloadSaga, **bounds).explore()
 
@@ -105,6 +119,16 @@ MODELS: Mapping[str, Callable[[], int]] = {
     ),
     "reservation: one worker runs the code of before": lambda: reservations(
         reservation_model.MIXED, (2, 1, 1), [], one_is_old=True
+    ),
+    "limit: two accounts draw": lambda: limits(limit_model.DRAWS, (2, 2), limit_model.NEXT_DAY),
+    "limit: a run is given back, in its period or later": lambda: limits(
+        limit_model.GIVES_BACK, (1, 1, 1), limit_model.NEXT_DAY, before=limit_model.DRAWN
+    ),
+    "limit: a run that reserved is settled, or expires": lambda: limits(
+        limit_model.SETTLES, (1, 1, 1), limit_model.EXPIRED, before=limit_model.RESERVED
+    ),
+    "limit: a reservation expires on an idle account": lambda: limits(
+        limit_model.EXPIRES_IDLE, (1, 1, 1), limit_model.EXPIRED, before=limit_model.RESERVED
     ),
     "reload saga: one reload, in time or late": lambda: saga(ONE_ASKS),
     "reload saga: two reloads, a cap for one": lambda: saga(TWO_ASK),

@@ -26,6 +26,7 @@ from agent_credits.ledger import accounts
 from agent_credits.ledger.entries import Identity
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.sweeps.checkpoint import Checkpoint
+from agent_credits.sweeps.limit_rows import verify_limit
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.principals import Principal
 from tests.simulation.faults import TOGETHER_FAULTS, Faults
@@ -494,8 +495,11 @@ class History:
                 account, lambda number, p=account.principal: self.rows.pages.get((p, number))
             )
             since = Checkpoint(account.principal, self.scheduler.now.date())
-            found = () if self.limits_hold else verify_row(self.rows, account, {}, since).findings
+            found = verify_row(self.rows, account, {}, since).findings
             check(not found, f"the product's own replay finds no drift: {found}")
+        for key in self.rows.limits:
+            drift = verify_limit(self.rows, key, self.scheduler.now, [*self.rows.accounts])
+            check(drift == (), f"nor between a limit's row and its accounts: {drift}")
         self.invariants.check_at_the_end()
 
     def _replay(self) -> None:

@@ -111,11 +111,11 @@ class Sent:
 class Basis(NamedTuple):
     """What a worker decides by, where limits hold.
 
-    `billed_by`: the settings that it billed each event by last. `since`: the step at which it
-    began, so that it read no limit's row before.
+    `billed_by`: the settings that it billed each event by, the newest first. `since`: the step at
+    which it began, so that it read no limit's row before.
     """
 
-    billed_by: Mapping[Identity, Team] = {}
+    billed_by: Mapping[Identity, tuple[Team, ...]] = {}
     since: int = 0
 
 
@@ -418,29 +418,36 @@ class Invariants:
             not rejected or not (rejected.is_certain or self._ended_on_page(principal, run)),
             f"{entry.identity.id}: {entry.outcome}, but it must be rejected: {rejected}",
         )
-        team = self.basis.billed_by.get(entry.identity)
-        limits = limits_in_force(team, asked, payer) if team else ()
-        self._look_as_the_worker_did(reference, entry, asked, limits)
+        limits = self._limits_as_the_worker_did(reference, entry, asked)
         expected = reference.apply(asked, now, policy, payer, limits)
         self.limits.follow(principal, entry, limits, reference)
         return expected
 
-    def _look_as_the_worker_did(
-        self, reference: Reference, entry: Entry, asked: Asked, limits: tuple[InForce, ...]
-    ) -> None:
-        """Show the account what its worker may have read of the limits that it does not move.
+    def _limits_as_the_worker_did(
+        self, reference: Reference, entry: Entry, asked: Asked
+    ) -> tuple[InForce, ...]:
+        """Return the limits that the worker went by, and show the account their rows as it did.
 
-        Where several states of their rows explain the entry, any of them does.
+        Where it billed an event twice, or may have read several states of rows that it does not
+        move, any that explain the entry do.
         """
         assert entry.run is not None
         policy, payer = entry.run.policy_version, entry.run.payer
-        for shared in self.limits.as_read({limit.key for limit in limits}):
+        teams = self.basis.billed_by.get(entry.identity, ())
+        choices = list(dict.fromkeys(limits_in_force(team, asked, payer) for team in teams))
+        looks = [
+            (limits, shared)
+            for limits in choices
+            for shared in self.limits.as_read({limit.key for limit in limits})
+        ]
+        for limits, shared in looks if len(looks) > 1 else ():
             trial = deepcopy(reference)
             trial.limits.shared = shared
             expected = trial.apply(asked, entry.recorded_at, policy, payer, limits)
             if in_one_order(expected) == found_in(entry):
-                reference.limits.shared = trial.limits.shared
-                return
+                reference.limits.shared = shared
+                return limits
+        return choices[0] if choices else ()
 
     def page_put(self, page: Page, there: Page | None) -> None:
         committed = self.entries[page.principal]

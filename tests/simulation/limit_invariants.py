@@ -63,8 +63,6 @@ class LimitInvariants:
         """
         as_read = (keys & self._states.keys()) - self._moved
         states = {key: [*self._read_since(key)] for key in as_read}
-        if all(len(of_key) == 1 for of_key in states.values()):
-            return
         together = itertools.product(*states.values())
         for found in itertools.islice(together, LOOKS_MAX):
             read = dict(zip(states, found, strict=True))

@@ -25,7 +25,13 @@ from agent_credits.commit.rows import LostTogether
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Identity, Page, Receipt
 from agent_credits.ledger.limits import LimitRow
-from agent_credits.notices.announcements import AccountRecord, Observed, StreamRecord, TeamRecord
+from agent_credits.notices.announcements import (
+    AccountRecord,
+    LimitRecord,
+    Observed,
+    StreamRecord,
+    TeamRecord,
+)
 from agent_credits.notices.observations import Observation
 from agent_credits.payments.port import Canceled, Charge, Declined, Paid, PaymentState, Unresolved
 from tests.memory_rows import MemoryRows
@@ -110,6 +116,7 @@ class StoredRows(MemoryRows):
         self.accounts |= {account.principal: account for account in accounts}
         self.limits |= {row.key: row for row in limits}
         self.changes += [AccountRecord(old, new) for old, new in changed]
+        self.changes += [LimitRecord(old, row, self._clock()) for old, row in moved]
         return None
 
     def compare_and_set_team(self, team: Team) -> Team | None:

@@ -1,11 +1,20 @@
 """The models of the write protocol and of the reload saga, and that they notice what is broken."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from agent_credits.commit.beside import Beside
+from agent_credits.commit.limits import count_returned
+from agent_credits.ledger.accounts import Account
+from agent_credits.ledger.entries import Draw, Entry
+from agent_credits.ledger.limits import Counted
 from agent_credits.payments.reload_saga import ReloadSaga
 from tests.simulation import (
+    limit_model,
     mutants,
     reload_saga_model,
     reservation_model,
@@ -21,9 +30,11 @@ from tests.simulation.explore import (
     TWO_ASK,
     USAGE,
     asks_again,
+    limits,
     reservations,
     saga,
 )
+from tests.simulation.limit_model import LimitMutant
 from tests.simulation.reload_saga_model import Begins
 from tests.simulation.write_protocol_model import Mutant
 
@@ -92,7 +103,7 @@ def test_code_of_before_that_could_read_a_row_with_reservations_would_lose_them(
 
 def test_a_rejection_by_a_stale_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "agent_credits.commit.write_protocol._must_be_newest", lambda *_, is_warm: is_warm
+        "agent_credits.commit.write_protocol.must_be_newest", lambda *_, is_warm: is_warm
     )
 
     with pytest.raises(AssertionError, match="no live reservation is taken for ended"):
@@ -166,3 +177,57 @@ def test_a_second_reload_beside_an_open_one_is_caught(
 
     with pytest.raises(AssertionError, match="one live reload per account"):
         saga(asks_again(earlier))
+
+
+@pytest.mark.parametrize(
+    ("mutant", "violation"),
+    [
+        pytest.param(LimitMutant(limit_version=False), "a limit is never passed", id="no_version"),
+        pytest.param(LimitMutant(together=False), "moves the row", id="written_apart"),
+    ],
+)
+def test_a_limit_s_row_that_does_not_move_with_its_accounts_is_caught(
+    mutant: LimitMutant, violation: str
+) -> None:
+    with pytest.raises(AssertionError, match=violation):
+        limits(limit_model.DRAWS, (2, 2), limit_model.NEXT_DAY, mutant=mutant)
+
+
+def test_room_that_goes_back_to_the_wrong_period_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def to_the_newest(
+        account: Account, entries: Sequence[Entry], returned: Sequence[Draw], now: datetime
+    ) -> tuple[Account, tuple[Counted, ...]]:
+        newest = {count.key: count.ends_at for count in account.limit_counts}
+        moved = [
+            replace(
+                entry,
+                limits=replace(
+                    entry.limits,
+                    counted=tuple(
+                        replace(found, ends_at=newest.get(found.key, found.ends_at))
+                        for found in entry.limits.counted
+                    ),
+                ),
+            )
+            for entry in entries
+        ]
+        return count_returned(account, moved, returned, now)
+
+    monkeypatch.setattr("agent_credits.commit.runs.count_returned", to_the_newest)
+
+    with pytest.raises(AssertionError, match="no more comes back in a period"):
+        limits(limit_model.GIVES_BACK, (1, 1, 1), limit_model.NEXT_DAY, before=limit_model.DRAWN)
+
+
+def test_a_slow_clock_that_is_not_held_back_by_a_limit_s_row_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def by_the_account_alone(account: Account, _: Beside, now: datetime) -> datetime:
+        return max([now, *(entry.recorded_at for entry in account.entries[-1:])])
+
+    monkeypatch.setattr("agent_credits.commit.decide._not_before", by_the_account_alone)
+
+    with pytest.raises(AssertionError, match=r"nothing but a race stops a commit: no more"):
+        limits(limit_model.SETTLES, (1, 1, 1), limit_model.EXPIRED, before=limit_model.RESERVED)

@@ -269,16 +269,22 @@ class OperatorRows(WorkerRows):
 
 
 class NotingDirectory(Directory):
-    """Notes which settings each event was billed by last."""
+    """Notes by which settings each event was billed, the newest first.
 
-    def __init__(self, rows: WorkerRows, billed_by: dict[Identity, Team]) -> None:
+    What is billed again before it fails may in the end be recorded as it was billed at first: where
+    the account has changed since, it no longer fails.
+    """
+
+    def __init__(self, rows: WorkerRows, billed_by: dict[Identity, list[Team]]) -> None:
         super().__init__(rows)
         self._newest_row = rows.newest_team
         self._billed_by = billed_by
 
     def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
         billing = super().bill(event, now)
-        self._billed_by[event.identity] = self._newest_row(event.data.team_id)
+        if isinstance(billing, Billing):
+            newest = self._newest_row(event.data.team_id)
+            self._billed_by.setdefault(event.identity, []).insert(0, newest)
         return billing
 
 
@@ -290,13 +296,14 @@ class DebitWorker(StackWorker):
     def boot(self) -> None:
         super().boot()
         self.billed: frozenset[tuple[Principal, str]] = frozenset()
-        self.billed_by: dict[Identity, Team] = {}
+        self.billed_by: dict[Identity, list[Team]] = {}
         self.began_at_step = 0
         directory = self.directory(self.rows, self.billed_by)
         self.debits = Debits(self.rows, directory, pause, side_by_side=self.in_any_order)
 
     def basis(self) -> Basis:
-        return Basis(dict(self.billed_by), self.began_at_step)
+        billed_by = {identity: tuple(by) for identity, by in self.billed_by.items()}
+        return Basis(billed_by, self.began_at_step)
 
     def in_any_order(self, calls: Sequence[Callable[[], Result]]) -> list[Result]:
         """Make the calls one after another, in an order drawn from the seed.

@@ -324,6 +324,7 @@ def declared_world(
         "spend_cap_cents": cap,
         "payment": payment,
         "alerts": team.alerts,
+        "limits": [_declared_limit(limit) for limit in team.limits],
         "auto_reload": _declared_reload(randomness, team, kind, policy, changes),
     }
     return declared_document(policy, declared)
@@ -364,6 +365,13 @@ def _declared_rule(rule: BillingRule) -> dict[str, object]:
     return {
         **rule.model_dump(exclude={"default_estimate_microcredits", "grace_microcredits"}),
         **{name: format_credits(microcredits) for name, microcredits in in_credits.items()},
+    }
+
+
+def _declared_limit(limit: TeamLimit) -> dict[str, object]:
+    return {
+        **limit.model_dump(exclude={"microcredits"}),
+        "credits": format_credits(limit.microcredits),
     }
 
 

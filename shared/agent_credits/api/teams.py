@@ -14,7 +14,7 @@ from agent_credits.api.limits import (
     declared_answer,
     shown,
 )
-from agent_credits.api.rows import ApiRows
+from agent_credits.api.rows import ApiRows, AuditRows
 from agent_credits.billing.limit_standings import (
     CurrentLimits,
     accounts_that_count,
@@ -119,10 +119,8 @@ class Teams:
     def read(self, team_id: str, caller: Caller, now: datetime) -> TeamAnswer:
         """Return the team as its row is now. Raises `Refused`."""
         team, policy = self.visible(team_id, caller)
-        newest = range(max(team.audits - AUDIT_SHOWN_MAX, 0) + 1, team.audits + 1)
-        audit = self._rows.read_audit(team_id, newest) if newest else []
         limits = self._limits_of(team, now)
-        return team_answer(team, policy, audit, limits, now)
+        return team_answer(team, policy, newest_changes(self._rows, team), limits, now)
 
     def _limits_of(self, team: Team, now: datetime) -> CurrentLimits:
         """Return where the team's limits stand, by the rows of all accounts that may count them."""
@@ -140,6 +138,13 @@ class Teams:
         if team is None:
             raise no_team()
         return team, self._rows.read_policy(team.settings_policy_version)
+
+
+def newest_changes(rows: AuditRows, team: Team) -> list[AuditEntry]:
+    """Return the last changes of the team that say who made them, newest first."""
+    numbers = range(max(team.audits - AUDIT_SHOWN_MAX, 0) + 1, team.audits + 1)
+    found = rows.read_audit(team.team_id, numbers) if numbers else []
+    return sorted(found, key=lambda entry: -entry.number)
 
 
 def team_answer(
@@ -217,7 +222,7 @@ def team_answer(
                 for ended in reversed(spending.recent)
             ),
         ],
-        audit=[audit_answer(entry) for entry in sorted(audit, key=lambda e: -e.number)],
+        audit=[audit_answer(entry) for entry in audit],
     )
 
 

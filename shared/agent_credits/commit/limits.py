@@ -185,9 +185,9 @@ def count_returned(
     return account, tuple(freed)
 
 
-def limits_counted(billing: Billing, account: Account) -> tuple[LimitKey, ...]:
-    """Return the limits under which a reservation of this run counts."""
-    keys = {limit.key for limit in billing.limits if limit.key.period != "run"}
+def limits_counted(account: Account, counted: Iterable[Counted]) -> tuple[LimitKey, ...]:
+    """Return the limits under which a reservation counts: those that its request counted."""
+    keys = {begun.key for begun in counted}
     return tuple(count.key for count in account.limit_counts if count.key in keys)
 
 

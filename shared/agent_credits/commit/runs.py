@@ -149,7 +149,7 @@ def _reserve(
             account, change, "agent_run.requested", estimate, refusal, context, parent_run_id
         )
     counting, counted = count_draws(account, change.billing, 0, context)
-    limits = limits_counted(change.billing, counting)
+    limits = limits_counted(counting, counted)
     held = reserve(
         counting, run_id, parent_run_id, estimate, terms, change.billing, context.now, limits
     )

@@ -178,7 +178,7 @@ class TestOfAFault:
         (line,) = answered.log_lines()
         assert (line.level, line.message) == ("error", "failed")
         assert line.fields["reason"] == "ZeroDivisionError: a defect"
-        assert answered.counts == {"RequestsFailed": 1}
+        assert answered.counts == {"RequestsUndecided": 0, "RequestsFailed": 1}
 
 
 def test_the_trace_of_the_caller_is_the_trace_of_the_error() -> None:

@@ -446,6 +446,27 @@ def test_a_month_ends_at_midnight_of_the_team_s_zone() -> None:
     assert period_ends_at("day", "UTC", NOW) == datetime(2025, 11, 22, tzinfo=UTC)
 
 
+def test_a_reservation_counts_under_no_limit_whose_count_is_over_and_cannot_begin_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in ("commit.limits", "ledger.accounts"):
+        monkeypatch.setattr(f"agent_credits.{module}.COUNTS_MAX", 2)
+    by_day = limit("member", "10", "day", action="warn")
+    world = LimitWorld(by_day, payers=(ANA,))
+    world.send(usage("e-1", "1", run="run-1"))
+    tomorrow = NOW + timedelta(days=1)
+
+    # Two others begin in the commit that would begin the first again.
+    world.set_limits(limit("member", "10", "month"), limit("member", "10", "week"))
+    two_others = world.changes(usage("e-2", "1", run="run-2"))[ANA]
+    world.set_limits(by_day)
+    reserves = world.changes(requested("r-1", run="run-3", credits="1", reserve="estimate"))[ANA]
+    commit_changes(world.rows, ANA, [*two_others, *reserves], now=tomorrow, pause=pause)
+
+    assert [held.limits for held in world.account().reservations] == [()]
+    assert len(world.account().limit_counts) == 2
+
+
 def test_what_ceased_to_count_does_not_count_again_for_a_clock_that_is_behind() -> None:
     world = LimitWorld(limit("team", "10"))
     world.send(requested("r-1", run="run-1", credits="4", reserve="estimate", ttl_seconds=3600))

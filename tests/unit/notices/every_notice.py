@@ -17,7 +17,7 @@ from agent_credits.notices.notice import Notice
 from agent_credits.notices.published import Published
 from agent_credits.notices.slack_messages import slack_message
 from tests.golden import GOLDEN, email_of
-from tests.unit.billing.test_balance_reports import busy_team
+from tests.unit.billing.test_balance_reports import busy_team, limited_team
 from tests.unit.builders import NOW, ON, RELOADING_ACME, usage
 from tests.unit.commit.test_low_credits import fall_to, low_world
 from tests.unit.notices.test_auto_reload import exhausted_world
@@ -115,6 +115,7 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "credits_expiring": lambda: notice_of_observation(EXPIRING),
     "credits_expiring--trial": lambda: notice_of_observation(TRIAL_EXPIRING),
     "balance_report": lambda: balance_report_notice(busy_team()),
+    "balance_report--limits": lambda: balance_report_notice(limited_team()),
     "credits_low": _low,
     "credits_restored": _restored,
     "credits_restored--paused_runs": (

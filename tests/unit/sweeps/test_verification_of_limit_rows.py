@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from agent_credits.aws.items import limit_key
 from agent_credits.billing.teams import EVERYONE, FORMER_MEMBERS_MAX
+from agent_credits.commit.together import commit_changes
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.limits import HELD_BUCKET, LimitKey, LimitRow
 from agent_credits.notices.announcements import notice_of
@@ -20,7 +21,17 @@ from agent_credits.values.principals import Principal
 from agent_credits_cli.verification import Verified, verify_all
 from tests.golden import assert_golden, email_of
 from tests.memory_rows import MemoryRows
-from tests.unit.builders import ANA, BEN, MINUTE, NOW, finished, requested, usage
+from tests.unit.builders import (
+    ANA,
+    BEN,
+    MINUTE,
+    NOW,
+    finished,
+    grant_change,
+    pause,
+    requested,
+    usage,
+)
 from tests.unit.limit_world import LimitWorld, limit
 from tests.unit.sweeps.sweep_fakes import MemorySweepQueue, Poller
 
@@ -206,6 +217,21 @@ def test_a_reservation_that_expires_on_an_idle_account_is_no_drift(world: LimitW
         assert verify_limit(world.rows, OF_TEAM, now) == ()
         # Another account commits, and the row forgets what has expired.
         world.send(usage(f"b-{minutes}", "0.1", user="ben", run="run-b"), now=now)
+
+
+@pytest.mark.parametrize("behind", [0, 4])
+def test_what_expires_with_another_commit_of_its_account_is_no_drift(
+    world: LimitWorld, behind: int
+) -> None:
+    reserving = {"credits": "3", "reserve": "estimate", "ttl_seconds": 181 * 60}
+    world.send(requested("a-4", run="run-x", **reserving))
+    now = NOW + 182 * MINUTE
+    commit_changes(world.rows, ANA, [grant_change("g-2")], now=now, pause=pause)
+
+    # Its time on the limit's row passes by itself, three minutes later. This clock may be behind.
+    assert world.rows.limits[OF_TEAM].held_microcredits(now) == 3 * CREDIT
+    assert world.account(ANA).reservations == ()
+    assert verify_limit(world.rows, OF_TEAM, now - behind * MINUTE) == ()
 
 
 def test_commits_while_the_rows_are_read_are_no_drift(world: LimitWorld) -> None:

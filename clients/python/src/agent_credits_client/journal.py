@@ -4,7 +4,6 @@ One file per run, only ever appended to. A process that is killed leaves it behi
 that starts the same run sends what is left: the same events, byte for byte, so each counts once.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -84,6 +83,9 @@ class Journal:
 
 def _locked(path: Path) -> BinaryIO:
     """Open the file and lock it. The lock ends with the process, however that ends."""
+    # Here, so that all but journals works on Windows.
+    import fcntl
+
     for _ in range(_OPENINGS_MAX):
         file = path.open("a+b")
         try:
