@@ -194,7 +194,7 @@ def _show(team: Team, funds: list[Funds], audit: Sequence[AuditEntry], now: date
     tenures = table("since", "kind", "owner", "policy", "state", title="who pays")
     for tenure in team.tenures:
         tenures.add_row(
-            time_text(tenure.since),
+            _since_text(team, tenure),
             tenure.kind,
             tenure.owner,
             tenure.policy_version,
@@ -230,6 +230,13 @@ def _show_limits(
     if len(limits) > LISTED_MAX:
         more = count_text(len(limits) - LISTED_MAX, "more limit")
         out().print(as_typed(context, f"and {more}: see `agent-credits limits {team_id}`"))
+
+
+def _since_text(team: Team, tenure: Tenure) -> str:
+    first, *later = team.tenures
+    if tenure is first and later and later[0].since <= first.since:
+        return "before that"
+    return time_text(tenure.since)
 
 
 def _state(team: Team, tenure: Tenure, now: datetime) -> str:

@@ -20,7 +20,7 @@ from agent_credits.api.reservations import ReservationState, state_of
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.limit_standings import limits_of_payer
 from agent_credits.billing.payers import may_pay, pays, pools_lent_to, pools_of
-from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.policy import BillingPolicy, TeamKind
 from agent_credits.billing.teams import EVERYONE, Team
 from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import Past
@@ -153,7 +153,9 @@ class Accounts:
         """Return what the account holds. Raises `Refused`."""
         caller.require("read_account")
         row = self.visible(principal, caller, now)
-        answer = account_answer(row, self._policy_of(row, caller, now), now)
+        itself = self._directory.team(principal.id, now) if principal.kind == "team" else None
+        kind = itself.tenure_at(now).kind if itself else None
+        answer = account_answer(row, self._policy_of(row, caller, now), now, kind)
         team = self._team_paid_for(row, caller, now)
         shared = self._shared_pools(row, team, now) if team else []
         limits = self._limits_of(row, team, caller, now)
@@ -305,14 +307,19 @@ def _held_for(held: Reservation) -> HeldFor | None:
     return HeldFor(principal=str(payer), run_id=run_id)
 
 
-def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) -> AccountAnswer:
-    """Return the account as its next commit would bring it up to `now`; nothing is written."""
+def account_answer(
+    row: Account, policy: BillingPolicy | None, now: datetime, kind: TeamKind | None
+) -> AccountAnswer:
+    """Return the account as its next commit would bring it up to `now`; nothing is written.
+
+    `kind`: of the team whose account it is, if it is that of a team.
+    """
     current = bring_up_to(row, now)
     # A refill that is due may also have lifted the account above its thresholds.
     since = current.entries[len(row.entries) :]
     current = with_low_credits(current, (), since, DecisionContext(row, Past(), now))
     held = sorted({grant.pool for grant in current.grants})
-    pools = pools_of(row.principal, policy) if policy else tuple(held)
+    pools = pools_of(row.principal, policy, kind) if policy else tuple(held)
     balances = pool_balances(current, pools, now)
     reserved = reserved_balances(current, pools, now)
     of_grants = reserved_by_grant(current, now)

@@ -6,7 +6,7 @@ A team whose pools its members draw pays with them, so it is one of its payers.
 from collections.abc import Iterator
 from datetime import datetime
 
-from agent_credits.billing.policy import BillingPolicy, BillingRule
+from agent_credits.billing.policy import BillingPolicy, BillingRule, TeamKind
 from agent_credits.billing.teams import Team
 from agent_credits.ledger.shared_pools import is_shared_pool
 from agent_credits.values.principals import Principal
@@ -65,10 +65,14 @@ def pools_lent_to(
     return tuple(dict.fromkeys(pool for pool in pools if is_shared_pool(pool)))
 
 
-def pools_of(principal: Principal, policy: BillingPolicy) -> tuple[str, ...]:
+def pools_of(
+    principal: Principal, policy: BillingPolicy, kind: TeamKind | None = None
+) -> tuple[str, ...]:
     """Return the pools of this account that runs may draw, in the order of the rules.
 
-    What a member's runs draw of the team is a pool of the team's account.
+    What a member's runs draw of the team is a pool of the team's account. `kind`: of the team
+    whose account it is, if that is known.
     """
-    orders = [rule.pools_drawn_of(principal) for rule in policy.rules]
+    rules = [rule for rule in policy.rules if kind is None or rule.team == kind]
+    orders = [rule.pools_drawn_of(principal) for rule in rules]
     return tuple(dict.fromkeys(pool for pools in orders for pool in pools))

@@ -131,7 +131,7 @@ def test_the_team_s_account_shows_what_it_holds_and_for_whom(world: ApiWorld) ->
     account = world.call("GET", "/v1/accounts/team:acme", **ADMIN).json
     listed = world.call("GET", "/v1/accounts/team:acme/reservations", **ADMIN).json
 
-    assert pools_of(account)["shared"] == ("60", "40")
+    assert pools_of(account) == {"shared": ("60", "40")}
     assert (account["shared_pools"], account["limit_standings"]) == ([], [])
     (held,) = listed["reservations"]
     assert held["held_for"] == {"principal": "user:ben", "run_id": "bens"}
