@@ -418,7 +418,8 @@ class TestSettings:
         (entry,) = got.json["audit"]
         before = {**team, "credits": "1000", "action": "stop", "raise_until": None}
         assert entry["changes"] == [
-            {"field": "limits", "before": [before], "after": [team, member]}
+            {"field": "limits", "before": before, "after": team},
+            {"field": "limits", "before": None, "after": member},
         ]
         assert (entry["who"], entry["action"]) == ("user:olga", "settings.changed")
 
@@ -446,10 +447,14 @@ class TestSettings:
     def test_an_empty_list_removes_all_limits_and_other_settings_leave_them(self) -> None:
         world = world_of(limit("team", "1000"))
 
-        kept = world.call("PATCH", SETTINGS, {"spend_cap_cents": 5}, **ADMIN).json["limits"]
-        removed = patch(world).json["limits"]
+        kept = world.call("PATCH", SETTINGS, {"spend_cap_cents": 5}, **ADMIN).json
+        removed = patch(world).json
 
-        assert (len(kept), removed) == (1, [])
+        assert (len(kept["limits"]), removed["limits"]) == (1, [])
+        assert [change["field"] for change in kept["audit"][0]["changes"]] == ["spend_cap_cents"]
+        assert removed["audit"][0]["changes"] == [
+            {"field": "limits", "before": kept["limits"][0], "after": None}
+        ]
 
     def test_a_limit_of_zero_stops_every_run(self) -> None:
         world = world_of()
