@@ -123,8 +123,8 @@ def run(stack: EnforcedStack) -> Run:
     target = stack.target
     with stack.naming_refusals():
         fill_pages_and_reload(set_up_team(target, CARD_THAT_PAYS))
-        commit_under_a_limit(target)
         call_the_api(stack, set_up_team(target, CARD_THAT_PAYS))
+        commit_under_a_limit(target)
         reject_a_message(stack)
         post_while_slack_is_down(stack)
         # The samples would wait for minutes for what was refused.
@@ -145,13 +145,6 @@ def fill_pages_and_reload(team: ReloadingTeam) -> None:
         body = json.dumps([team.usage(run_id, "0.1") for run_id in runs])
         team.send(body, sign(body, "k1", key_of(team)))
         team.usages_once_decided((part + 1) * PAGE_ENTRIES_FULL)
-
-
-def commit_under_a_limit(target: LocalTarget) -> None:
-    """Let DebitRuns write the row of a limit that spans accounts, together with the accounts."""
-    limited = set_up_limited_team(target, 2, 10)
-    limited.send(limited.usages(1, "1"))
-    once(lambda: (row := limited.row) and row.drawn_microcredits == 2 * CREDIT)
 
 
 def call_the_api(stack: EnforcedStack, team: ReloadingTeam) -> None:
@@ -177,6 +170,13 @@ def call_the_api(stack: EnforcedStack, team: ReloadingTeam) -> None:
         )
     )
     assert calls.by_producer("GET", f"{path}/report").status == 200
+
+
+def commit_under_a_limit(target: LocalTarget) -> None:
+    """Let DebitRuns write the row of a limit that spans accounts, together with the accounts."""
+    limited = set_up_limited_team(target, 2, 10)
+    limited.send(limited.usages(1, "1"))
+    once(lambda: (row := limited.row) and row.drawn_microcredits == 2 * CREDIT)
 
 
 def key_of(team: ReloadingTeam) -> bytes:

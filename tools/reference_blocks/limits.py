@@ -173,7 +173,9 @@ API: Final[Words] = {
     "api.cursors.LIST_LIMIT_MAX": "entries of one page of a list",
     "api.ledger.PAGES_PER_ANSWER_MAX": "pages of the ledger that one answer reads",
     "api.audit.AUDIT_SHOWN_MAX": "changes of a team that are shown at once",
-    "api.limits.STANDINGS_SHOWN_MAX": "standings of limits in one answer",
+    "api.limits.STANDINGS_SHOWN_MAX": (
+        "limits in one answer, each with where it stands; of more, those used least are left out"
+    ),
     "api.settings.SPEND_CAP_CENTS_MAX": "a spend cap that the API takes, in minor units",
     "api.purchases.PACKS_MAX": "packs in one purchase",
     "aws.issuer.FETCH_SECONDS_MAX": "seconds that fetching them may take",
