@@ -50,7 +50,7 @@ EVENTS_PER_BATCH = (1, 10, 100)
 CASES = tuple(itertools.product(EVENTS_PER_BATCH, WORKERS))
 # What is gated on: batches that are not of one event alone.
 QUICK_CASES = tuple(itertools.product(EVENTS_PER_BATCH[1:], (WORKERS[0], WORKERS[-1])))
-SECONDS, SECONDS_QUICK = 10.0, 2.0
+SECONDS, SECONDS_QUICK = 10.0, 3.0
 # Deciding an account's events and serializing its row, on the share of a processor that comes with
 # the function's memory. It counts, because the row of the limit may move meanwhile.
 COMPUTING_SECONDS = 0.0006
@@ -62,7 +62,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class SpannedRate:
-    """What workers did in so many seconds; `transactions` and `lost` are attempts to commit.
+    """What workers ended in so many seconds; `transactions` and `lost` are attempts to commit.
 
     `commits` are of accounts: one transaction commits several. `came_back`: events that lost every
     race and were delivered again.
@@ -120,11 +120,12 @@ class Clock:
 class DistantRows(MemoryRows):
     """Rows that are a request away: a request takes effect in the middle of the time it takes."""
 
-    def __init__(self, workload: Workload, clock: Clock, network: Network) -> None:
+    def __init__(self, workload: Workload, clock: Clock, network: Network, until: float) -> None:
         super().__init__()
         near = rows_of(workload)
         self.policies, self.teams, self.accounts = near.policies, near.teams, near.accounts
         self._clock = clock
+        self._until = until
         self._request = network.request_milliseconds / 1_000
         self._transaction = network.seconds("TransactWriteItems")
         self._in_transaction: set[Principal | LimitKey] = set()
@@ -166,7 +167,6 @@ class DistantRows(MemoryRows):
     def compare_and_set_together(
         self, accounts: Sequence[Account], limits: Sequence[LimitRow]
     ) -> LostTogether | None:
-        self.transactions += 1
         self._clock.sleep(COMPUTING_SECONDS * len(accounts) + self._request / 2)
         rows = {*(account.principal for account in accounts), *(row.key for row in limits)}
         if rows & self._in_transaction:
@@ -179,8 +179,10 @@ class DistantRows(MemoryRows):
             self._in_transaction -= rows
             lost = MemoryRows.compare_and_set_together(self, accounts, limits)
             assert lost is None, "nothing moves a row that is in a transaction"
-        self.lost += lost is not None
         self._clock.sleep(self._request / 2)
+        if self._clock.now <= self._until:
+            self.transactions += 1
+            self.lost += lost is not None
         return lost
 
     def _has_moved(self, accounts: Sequence[Account], limits: Sequence[LimitRow]) -> bool:
@@ -211,11 +213,13 @@ class _Worker:
         self.events = self.came_back = 0
         self.committed: set[tuple[Principal, int]] = set()
 
-    def work(self, seconds: float) -> None:
-        while self._clock.now < seconds:
+    def work(self, until: float) -> None:
+        while True:
             deliveries = self._next_batch()
             batch = self._debits.debit(deliveries, now=NOW, time_is_left=lambda: True)
             assert not rejected(batch)
+            if self._clock.now > until:
+                return
             again = postponed(batch)
             comes_back_at = self._clock.now + COMES_BACK_AFTER_SECONDS
             self._waiting += [(comes_back_at, d) for d in deliveries if d.message_id in again]
@@ -255,7 +259,7 @@ def spanned_rate(
     """Let so many workers debit batches of random members, and count what they did."""
     clock = Clock()
     workload = with_limits(uniform(0, warm_up=0, accounts=MEMBERS), TEAM_LIMIT)
-    rows = DistantRows(workload, clock, network)
+    rows = DistantRows(workload, clock, network, seconds)
     crew = [
         _Worker(
             rows,
@@ -271,7 +275,7 @@ def spanned_rate(
     return SpannedRate(
         workers=workers,
         events_per_batch=events_per_batch,
-        seconds=clock.now,
+        seconds=seconds,
         events=sum(worker.events for worker in crew),
         commits=sum(len(worker.committed) for worker in crew),
         transactions=rows.transactions,

@@ -53,7 +53,7 @@ def test_waiting_is_in_computed_time() -> None:
 
 def test_a_transaction_that_meets_another_on_its_way_is_not_told_where_the_row_stands() -> None:
     clock = Clock()
-    rows = DistantRows(uniform(0, warm_up=0, accounts=1), clock, FAR)
+    rows = DistantRows(uniform(0, warm_up=0, accounts=1), clock, FAR, until=1)
     (account,) = rows.accounts.values()
     newer = replace(account, version=account.version + 1)
     answers: list[LostTogether | None] = []
