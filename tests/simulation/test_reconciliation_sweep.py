@@ -128,6 +128,7 @@ class SweptHistory(History):
             dict(self.rows.receipts),
         )
         rows.policies, rows.checkpoints = self.rows.policies, self.rows.checkpoints
+        rows.teams, rows.limits = self.rows.teams, self.rows.limits
         return rows
 
 
