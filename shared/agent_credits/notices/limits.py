@@ -121,11 +121,16 @@ def _warning(
 
 
 def _key(count: LimitCount | LimitRow) -> str:
-    """Return what makes a warning count once: the limit as it is, its period and the percentage."""
+    """Return what makes a warning count once: the limit as it is, its period and the percentage.
+
+    A team that begins to pay for its runs counts a limit by itself, and what its members counted
+    together before is another count.
+    """
     key, limit = count.key, str(count.limit_microcredits)
     percent, ends_at = str(count.notified_percent), iso(count.ends_at)
+    parts = [key.team_id, key.scope, key.id, key.period, ends_at, limit, percent]
     # No part can hold a space, so the space separates them.
-    return " ".join((key.team_id, key.scope, key.id, key.period, ends_at, limit, percent))
+    return " ".join([*parts, "together"] if isinstance(count, LimitRow) else parts)
 
 
 def _what_follows(*, stops: bool, is_reached: bool) -> str:
