@@ -121,16 +121,13 @@ def _warning(
 
 
 def _key(count: LimitCount | LimitRow) -> str:
-    """Return what makes a warning count once: the limit as it is, its period and the percentage.
-
-    A team that begins to pay for its runs counts a limit by itself, and what its members counted
-    together before is another count.
-    """
+    """Return what makes a warning count once: the limit as it is, its period and the percentage."""
     key, limit = count.key, str(count.limit_microcredits)
     percent, ends_at = str(count.notified_percent), iso(count.ends_at)
-    parts = [key.team_id, key.scope, key.id, key.period, ends_at, limit, percent]
+    # A team whose kind changes has a count on its own account and one over those of its users.
+    spans = ("accounts",) if isinstance(count, LimitRow) else ()
     # No part can hold a space, so the space separates them.
-    return " ".join([*parts, "together"] if isinstance(count, LimitRow) else parts)
+    return " ".join((key.team_id, key.scope, key.id, key.period, ends_at, limit, percent, *spans))
 
 
 def _what_follows(*, stops: bool, is_reached: bool) -> str:
