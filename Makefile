@@ -51,7 +51,7 @@ CHECK := $(MAKE) --no-print-directory --jobs=2 --keep-going \
 # DynamoDB Local needs Java and Maven, and matplotlib is large: the tests of both are skipped where
 # they are not installed, except in continuous integration.
 ifdef CI
-test: .tools/dynamodb-local/.ready .tools/plots/.ready
+test: .tools/dynamodb-local/.ready .tools/plots/.ready .tools/schemathesis/.ready
 endif
 
 test: $(READY) ## run every check: lint, types, template, security, docs, tests; PROCESSES=1
@@ -154,7 +154,7 @@ lock: $(UV) ## resolve all pins again, after a change in pyproject.toml or tools
 		--output-file functions/auto_reload/requirements.txt
 	$(UV) $(COMPILE) --constraint tools/project.txt --group slack \
 		--output-file functions/notify_slack/requirements.txt
-	for tool in uv ministack sam localstripe bandit checkov pip-audit plots docs; do \
+	for tool in uv ministack sam localstripe bandit checkov pip-audit plots docs schemathesis; do \
 		$(UV) $(COMPILE) --output-file tools/$$tool.txt tools/$$tool.in; \
 	done
 

@@ -12,7 +12,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent_credits.api.tokens import IssuerKeys, Tokens
-from agent_credits.aws.http_api import Door, HttpApi, Settings
+from agent_credits.aws.http_api import Door, HttpApi
 from agent_credits.billing.directory import Directory
 from agent_credits.commit.write_protocol import Pause
 from agent_credits.intake.debits import Debits
@@ -149,7 +149,8 @@ class ApiWorld:
             lambda: Tokens(keys, ISSUER, AUDIENCE),
             self.asked.append,
             lost,
-            Settings({api_id: door for door, api_id in API_IDS.items()}, BASE_URL),
+            doors={api_id: door for door, api_id in API_IDS.items()},
+            problem_type_base_url=BASE_URL,
         )
 
     def call(self, method: str, path: str, body: object = None, **more: Any) -> Got:

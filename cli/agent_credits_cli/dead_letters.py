@@ -213,7 +213,7 @@ def why_rejected(
         row = rows.read_account(principal)
         if row is None:
             return Rejection("unknown_user", f"{principal} has no account")
-        decision = foresee(rows, row, changes, now)
+        decision = foresee(rows, row, changes, now).decision
         for change, result in zip(changes, decision.results, strict=True):
             disposition = disposition_of(change.event, result, now)
             if isinstance(disposition, Rejected):

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Any
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.billing.payers import pools_of
-from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.payers import pools_lent_to, pools_of
+from agent_credits.billing.policy import BillingPolicy, TeamKind
+from agent_credits.billing.teams import Team
 from agent_credits.commit.changes import Past
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
@@ -22,7 +23,7 @@ from agent_credits.ledger.entries import PoolBalance
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import Grant, drawing_order
 from agent_credits.ledger.reservations import Reservation
-from agent_credits.ledger.shared_pools import is_holding, is_shared_pool, own_pool, payers_run
+from agent_credits.ledger.shared_pools import is_holding, own_pool, payers_run
 from agent_credits.notices.notice import iso
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
@@ -87,38 +88,46 @@ class Holdings:
 def read_holdings(rows: DynamoDBRows, principal: Principal, now: datetime) -> Holdings:
     row = existing_account(rows, principal)
     team_id, policy = _billed_by(rows, row, now)
+    team = rows.read_team(team_id) if team_id else None
+    if principal.kind == "team":
+        return holdings_at(row, policy, now, team.tenure_at(now).kind if team else None)
     holdings = holdings_at(row, policy, now)
-    if team_id is None or policy is None or principal.kind == "team":
+    if team is None or policy is None:
         return holdings
-    return replace(holdings, shared=_shared(rows, team_id, policy, now))
+    return replace(holdings, shared=_shared(rows, row, team, policy, now))
 
 
 def _shared(
-    rows: DynamoDBRows, team_id: str, policy: BillingPolicy, now: datetime
+    rows: DynamoDBRows, row: Account, team: Team, policy: BillingPolicy, now: datetime
 ) -> tuple[PoolBalance, ...]:
-    """Return what is available in the pools that a team shares with its members."""
-    orders = [rule.pools_in(team_id) for rule in policy.rules if rule.lends]
-    pools = dict.fromkeys(pool for order in orders for pool in order if is_shared_pool(pool))
+    """Return what is available in the pools that the team shares with this account."""
+    pools = pools_lent_to(row.principal, team, policy, now)
     if not pools:
         return ()
-    lender = Principal("team", team_id)
-    team = rows.read_account(lender) or Account(lender)
-    balances = pool_balances(team, map(own_pool, pools), now)
+    lender = Principal("team", team.team_id)
+    balances = pool_balances(
+        rows.read_account(lender) or Account(lender), map(own_pool, pools), now
+    )
     return tuple(
         PoolBalance(pool, balance.available_microcredits)
         for pool, balance in zip(pools, balances, strict=True)
     )
 
 
-def holdings_at(row: Account, policy: BillingPolicy | None, now: datetime) -> Holdings:
-    """Return the account as its next commit would bring it up to `now`; nothing is written."""
+def holdings_at(
+    row: Account, policy: BillingPolicy | None, now: datetime, kind: TeamKind | None = None
+) -> Holdings:
+    """Return the account as its next commit would bring it up to `now`; nothing is written.
+
+    `kind`: of the team whose account it is, if that is known.
+    """
     current = bring_up_to(row, now)
     # A refill that is due may also have lifted the account above its thresholds.
     expires = current.entries[len(row.entries) :]
     current = with_low_credits(current, (), expires, DecisionContext(row, Past(), now))
     if policy is None:
         return Holdings(current, tuple(sorted({grant.pool for grant in current.grants})), now)
-    return Holdings(current, pools_of(row.principal, policy), now)
+    return Holdings(current, pools_of(row.principal, policy, kind), now)
 
 
 def _billed_by(

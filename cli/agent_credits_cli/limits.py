@@ -13,7 +13,7 @@ from agent_credits.billing.limit_standings import (
     LimitRows,
     accounts_that_count,
     current_limits,
-    payer_under,
+    limits_of_payer,
 )
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
@@ -104,13 +104,9 @@ def limits_of_account(
         if team is None or policy is None:
             continue
         counts = {count.key: count for count in account.limit_counts}
-        for limit in current_limits(rows, team, policy, [account], now).limits:
+        for limit in limits_of_payer(rows, team, policy, account, now):
             count = counts.get(limit.standing.key) if limit.standing else None
-            if count is None:
-                continue
-            # An account that no longer pays keeps its count, but it is not what is counted now.
-            pays = payer_under(count.key, team, policy, now) == account.principal
-            if pays or count.spans_accounts:
+            if count is not None:
                 found.append((count, limit))
     return found
 

@@ -14,8 +14,8 @@ class Recorded:
     """One event of the run, where it is recorded, and what each pool of its order held before.
 
     `held` is empty if the policy that names the order is missing. `grant_pools`: the pool of each
-    grant that the account held then. `untouched`: pools of the team that the event left alone.
-    `given`: what the team's account recorded of the same commit.
+    grant that the account held then. `unrecorded`: pools of the
+    team of which its account recorded nothing. `given`: what it recorded of the same commit.
     """
 
     principal: Principal
@@ -24,7 +24,7 @@ class Recorded:
     entry: Entry
     held: tuple[PoolBalance, ...] = ()
     grant_pools: Pools = field(default_factory=dict)
-    untouched: tuple[str, ...] = ()
+    unrecorded: tuple[str, ...] = ()
     given: tuple["Recorded", ...] = ()
 
     def drawn_from(self, pool: str) -> int:

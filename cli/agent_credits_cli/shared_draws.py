@@ -39,7 +39,16 @@ def with_shared_draws(rows: DynamoDBRows, found: Collection[Recorded]) -> list[R
     return [_with_given(r, given.get((r.principal, r.entry.recorded_at), [])) for r in found]
 
 
-def shared_text(given: Recorded) -> str:
+def shared_texts(recorded: Recorded) -> Iterator[str]:
+    """Yield what happened on the account of the team."""
+    yield from map(_text, recorded.given)
+    if not recorded.given:
+        # A team's entry is the net of a commit.
+        for lender in sorted(_lenders(recorded.entry)):
+            yield f"the same commit took and gave back as much, so {lender} has no entry of it"
+
+
+def _text(given: Recorded) -> str:
     """Return what a team's account gave or took back, and where it recorded that."""
     entry = given.entry
     net = sum(move.microcredits for move in entry.reservation.moves)
@@ -109,7 +118,7 @@ def _with_given(recorded: Recorded, given: list[Recorded]) -> Recorded:
     return replace(
         recorded,
         held=(*own, *(known[pool] for pool in shared if pool in known)),
-        untouched=tuple(pool for pool in shared if pool not in known),
+        unrecorded=tuple(pool for pool in shared if pool not in known),
         grant_pools=grant_pools,
         given=tuple(given),
     )

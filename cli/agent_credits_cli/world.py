@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from agent_credits.billing.alerts import Alerts
-from agent_credits.billing.limits import PERIODS, SCOPES, TEAM_LIMITS_MAX, TeamLimit
+from agent_credits.billing.limits import TEAM_LIMITS_MAX, TeamLimit, in_order
 from agent_credits.billing.policy import BillingPolicy, BillingRule, Pack, TeamKind
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.billing.teams import MEMBERS_MAX, AutoReload
@@ -64,10 +64,6 @@ def _everyone_stands_alone(members: tuple[str, ...]) -> tuple[str, ...]:
 
 def _credits_or_none(value: object) -> int:
     return 0 if value in ("0", 0) else parse_credits(value)
-
-
-def _place_of_limit(limit: TeamLimit) -> tuple[int, int, str]:
-    return SCOPES.index(limit.scope), PERIODS.index(limit.period), limit.id or ""
 
 
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
@@ -152,7 +148,7 @@ class DeclaredTeam(Declared):
     def limits(self) -> tuple[TeamLimit, ...]:
         """Return the limits in one order, so that another order in the file changes nothing."""
         limits = (TeamLimit.model_validate(limit.model_dump()) for limit in self.declared_limits)
-        return tuple(sorted(limits, key=_place_of_limit))
+        return in_order(limits)
 
     @property
     def auto_reload(self) -> AutoReload | None:

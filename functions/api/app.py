@@ -9,13 +9,12 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.typing import LambdaContext
 from pydantic import BaseModel, ConfigDict
 
-from agent_credits.api.tokens import IssuerKeys, Tokens
+from agent_credits.api.tokens import Tokens
 from agent_credits.aws.backoff import TimeBudget
 from agent_credits.aws.clients import dynamodb_client, sqs_client
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.aws.http_api import HttpApi
-from agent_credits.aws.http_api import Settings as ApiSettings
-from agent_credits.aws.issuer import fetch_jwks
+from agent_credits.aws.issuer import tokens_of
 from agent_credits.aws.metrics import add_counts, metrics_of
 from agent_credits.aws.reload_queue import ReloadQueue
 from agent_credits.aws.threads import Threads
@@ -57,8 +56,7 @@ debits = Debits(rows, directory, budget, side_by_side=Threads(), attempts_max=AT
 @cache
 def tokens() -> Tokens:
     """Return what verifies tokens; producers' requests bring none."""
-    keys = IssuerKeys(partial(fetch_jwks, settings.ISSUER_KEYS_URL), now)
-    return Tokens(keys, settings.ISSUER, settings.AUDIENCE)
+    return tokens_of(settings.ISSUER, settings.AUDIENCE, settings.ISSUER_KEYS_URL, now)
 
 
 @cache
@@ -74,10 +72,8 @@ api = HttpApi(
     tokens,
     lambda request: reloads().send(request),
     budget,
-    ApiSettings(
-        {settings.PRODUCERS_API_ID: "producers", settings.PEOPLE_API_ID: "people"},
-        settings.PROBLEM_TYPE_BASE_URL,
-    ),
+    doors={settings.PRODUCERS_API_ID: "producers", settings.PEOPLE_API_ID: "people"},
+    problem_type_base_url=settings.PROBLEM_TYPE_BASE_URL,
 )
 
 

@@ -15,6 +15,7 @@ from agent_credits.events.agent_runs import AgentRunEvent, ModelProviderErrorRep
 from agent_credits.ledger.accounts import Account, pool_balances, reserved_balances
 from agent_credits.ledger.entries import Identity, Receipt
 from agent_credits.ledger.expiry import bring_up_to
+from agent_credits.ledger.shared_pools import TEAM_POOL_PREFIX, is_shared_pool, own_pool
 from agent_credits.values.display import amount_text, count_text, money_text
 from agent_credits.values.principals import Principal
 from agent_credits_cli.messages import Message, message_of, read_text
@@ -288,7 +289,8 @@ def _outcome(event: AgentRunEvent, observed: Observed, code: str | None) -> _Eve
         return _EventOutcome(event.id, "already_recorded", receipt.principal)
     draws: dict[str, int] = {}
     for part in entry.draws:
-        draws[part.pool] = draws.get(part.pool, 0) + part.microcredits
+        pool = _as_in_a_rule(part.pool)
+        draws[pool] = draws.get(pool, 0) + part.microcredits
     return _EventOutcome(
         event=event.id,
         outcome=entry.outcome,
@@ -296,6 +298,11 @@ def _outcome(event: AgentRunEvent, observed: Observed, code: str | None) -> _Eve
         draws=draws,
         shortfall_microcredits=entry.shortfall_microcredits,
     )
+
+
+def _as_in_a_rule(pool: str) -> str:
+    """Return the name that rules have for a pool: that of the team without the team's id."""
+    return f"{TEAM_POOL_PREFIX}{own_pool(pool)}" if is_shared_pool(pool) else pool
 
 
 def _holdings_text(pools: Mapping[str, int], reserved: Mapping[str, int]) -> str:

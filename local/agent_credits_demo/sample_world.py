@@ -11,7 +11,7 @@ from pydantic import Field
 
 from agent_credits.billing.spend_cap import PaymentMethod
 from agent_credits.events.agent_runs import RejectionCode
-from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText
+from agent_credits.values.identifiers import Identifier, PoolName, PrincipalText, RulePool
 from agent_credits_cli.world import Credits, CreditsOrNone, Declared, World
 from agent_credits_cli.world_file import (
     Complaints,
@@ -49,14 +49,14 @@ ExpectedOutcome = Literal[
 class ExpectedEvent(Declared):
     """The expected result of one event. `event` is left out if the message has no readable id.
 
-    `draws` are credits by pool, in drawing order: taken, or given back if the outcome is
-    `returned`. `code` says why the event is rejected.
+    `draws` are credits by pool, as rules name it, in drawing order: taken, or given back if the
+    outcome is `returned`. `code` says why the event is rejected.
     """
 
     outcome: ExpectedOutcome
     event: Identifier | None = None
     principal: PrincipalText | None = None
-    draws: dict[PoolName, Credits] = Field(default_factory=dict)
+    draws: dict[RulePool, Credits] = Field(default_factory=dict)
     shortfall_microcredits: CreditsOrNone = Field(default=0, alias="shortfall")
     code: RejectionCode | None = None
 

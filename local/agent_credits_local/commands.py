@@ -15,6 +15,7 @@ from agent_credits_local.checkout import this_checkout
 from agent_credits_local.options import Port
 from agent_credits_local.session import LOCAL_REGION
 from agent_credits_local.stack_state import StackState, StateFolder
+from agent_credits_local.token_issuer import sign_token
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -102,9 +103,6 @@ def token(
     ] = 3_600,
 ) -> None:
     """Print a bearer token that the HTTP API of this stack accepts."""
-    # Signing needs a library that no other command does.
-    from agent_credits_local.token_issuer import sign_token
-
     claims = {"sub": user, "teams": team or [], "role": role}
     if run is not None:
         claims["run_id"] = run

@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
     from mypy_boto3_s3 import S3Client
 
 ISSUER: Final = "https://issuer.agent-credits.example"
@@ -33,6 +30,9 @@ def keys_url(endpoint_url: str) -> str:
 
 def publish_keys(s3: "S3Client", key_file: Path) -> None:
     """Put the public key where `keys_url` points to, as often as the stack is deployed."""
+    # Imported where it is used: most commands sign nothing, and it takes as long as they do.
+    import jwt
+
     public = _private_key(key_file).public_key()
     jwk = jwt.algorithms.ECAlgorithm.to_jwk(public, as_dict=True)
     jwks = {"keys": [{**jwk, "kid": KEY_ID, "alg": ALGORITHM, "use": "sig"}]}
@@ -44,13 +44,18 @@ def sign_token(
     key_file: Path, claims: Mapping[str, Any], seconds: int = TOKEN_SECONDS_DEFAULT
 ) -> str:
     """Return a token with these claims that the local stack accepts for so long."""
+    import jwt
+
     now = int(time.time())
     payload = {"iss": ISSUER, "aud": AUDIENCE, "iat": now, "exp": now + seconds, **claims}
     return jwt.encode(payload, _private_key(key_file), algorithm=ALGORITHM, headers={"kid": KEY_ID})
 
 
-def _private_key(key_file: Path) -> ec.EllipticCurvePrivateKey:
+def _private_key(key_file: Path) -> "ec.EllipticCurvePrivateKey":
     """Return the stack's key, made on first use and readable by its owner alone."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     if key_file.exists():
         found = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
         if isinstance(found, ec.EllipticCurvePrivateKey):

@@ -20,7 +20,7 @@ from agent_credits.ledger.entries import Entry
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from tests.benchmarks.design import GRANTED_MICROCREDITS, Done, drop_tables
-from tests.benchmarks.workloads import RUN_EVENTS, Workload
+from tests.benchmarks.workloads import RUN_EVENTS, TEAM_LIMIT, Workload, with_limits
 from tests.dispositions import postponed, rejected
 from tests.integration.stack_tables import StackTables, create_tables
 from tests.memory_rows import MemoryRows
@@ -69,6 +69,16 @@ class AgentCredits:
         return DebitRuns(rows, workload.team.team_id)
 
 
+class AgentCreditsSpanned(AgentCredits):
+    """With a limit that spans the accounts of the team, so that each commit is a transaction."""
+
+    name = "agent-credits-spanned"
+    title = "Agent Credits, under a limit of the team"
+
+    def create(self, store: "DynamoDBClient", suffix: str, workload: Workload) -> None:
+        super().create(store, suffix, with_limits(workload, TEAM_LIMIT))
+
+
 class AgentCreditsInTurn(AgentCredits):
     """As it would be if a batch committed one account after another."""
 
@@ -90,7 +100,7 @@ class DebitRuns:
 
     def debit(self, bodies: Sequence[str]) -> Done:
         waiting = [Delivery(str(number), body) for number, body in enumerate(bodies)]
-        events = races_lost = 0
+        events = races_lost = commits = 0
         for _ in range(DELIVERIES_MAX):
             batch = self._debits.debit(waiting, now=NOW, time_is_left=lambda: True)
             names = Counter(outcome.name for outcome in batch.outcomes)
@@ -98,9 +108,10 @@ class DebitRuns:
             assert not rejected(batch)
             events += names.total() - names["already_recorded"]
             races_lost += batch.retries
+            commits += len({(outcome.principal, outcome.version) for outcome in batch.outcomes})
             waiting = [d for d in waiting if d.message_id in postponed(batch)]
             if not waiting:
-                return Done(events, races_lost)
+                return Done(events, races_lost, commits)
         raise AssertionError(f"{len(waiting)} events lost every race")
 
 

@@ -34,12 +34,20 @@ from tests.benchmarks.gates import (
     gate_on_cold_start,
     gate_on_hot_account,
     gates_on_counts,
+    gates_on_spanned_rates,
 )
 from tests.benchmarks.idle_stack import idle_stacks
 from tests.benchmarks.log_bytes import measure_log_bytes
 from tests.benchmarks.modelled import announce_cpu_microseconds, model
 from tests.benchmarks.report import RESULTS_FILE, ROOT, refresh_pages
 from tests.benchmarks.results import document, modelled_part
+from tests.benchmarks.spanned_limit import (
+    CASES,
+    QUICK_CASES,
+    SECONDS,
+    SECONDS_QUICK,
+    spanned_rates,
+)
 from tests.benchmarks.stores import dynamodb_client
 from tests.benchmarks.tables import (
     advantage_table,
@@ -50,6 +58,7 @@ from tests.benchmarks.tables import (
     gate_table,
     model_table,
     rate_table,
+    spanned_table,
 )
 from tests.conformance.ministack import ministack
 from tests.template import load_template
@@ -90,7 +99,9 @@ Measured = tuple[list[Gate], dict[str, Any]]
 
 def _measure_quickly(as_json: bool) -> Measured:
     counts = _counted(quick_plan())
-    gates = list(gates_on_counts(counts))
+    with _steps("limit of a team", len(QUICK_CASES)) as begin:
+        spanned = spanned_rates(QUICK_CASES, SECONDS_QUICK, begin)
+    gates = [*gates_on_counts(counts), *gates_on_spanned_rates(spanned)]
     uncounted_because = cold_start.why_uncounted()
     if uncounted_because is None:
         with _steps("cold start", cold_start.COUNT_STEPS) as begin:
@@ -99,6 +110,7 @@ def _measure_quickly(as_json: bool) -> Measured:
         err().print(f"skipped: counting a cold start: {uncounted_because}")
     if not as_json:
         _show_counts(counts)
+        out().print(spanned_table(spanned))
         out().print(gate_table(gates))
     return gates, {**asdict(counts), "gates": [asdict(gate) for gate in gates]}
 
@@ -131,7 +143,13 @@ def _measure_all(as_json: bool) -> Measured:
     with _steps("cold start", cold_start.steps()) as begin:
         cold_starts = cold_start.measure_cold_starts(begin)
     false_rejections = count_false_rejections()
-    gates = [*gates_on_counts(counts), gate_on_hot_account(modelled)]
+    with _steps("limit of a team", len(CASES)) as begin:
+        spanned = spanned_rates(CASES, SECONDS, begin)
+    gates = [
+        *gates_on_counts(counts),
+        *gates_on_spanned_rates(spanned),
+        gate_on_hot_account(modelled),
+    ]
     if cold_starts.share_of_least is not None:
         gates.append(gate_on_cold_start(cold_starts.share_of_least))
     if not as_json:
@@ -141,6 +159,7 @@ def _measure_all(as_json: bool) -> Measured:
         for what, why in rates.skipped.items():
             out().print(f"skipped: {what}: {why}\n")
         out().print(model_table(modelled))
+        out().print(spanned_table(spanned))
         out().print(end_to_end_table(end_to_end))
         out().print(cold_start_table(cold_starts))
         out().print(gate_table(gates))
@@ -157,6 +176,7 @@ def _measure_all(as_json: bool) -> Measured:
         end_to_end=end_to_end,
         cold_starts=cold_starts,
         false_rejections=false_rejections,
+        spanned_rates=spanned,
         gates=gates,
     )
     publish(results)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX
 from tests.benchmarks import workloads
-from tests.benchmarks.agent_credits_design import AgentCredits
+from tests.benchmarks.agent_credits_design import AgentCredits, AgentCreditsSpanned
 from tests.benchmarks.design import DynamoDBDesign
 from tests.benchmarks.references.powertools import PowertoolsPerEvent
 from tests.benchmarks.references.transactions import TRANSACTION_PER_BATCH, TRANSACTION_PER_EVENT
@@ -31,10 +31,17 @@ DEPTH_REPEATS = 3
 # In each batch of many accounts, some of them flush a page.
 DEPTH_BATCHES_OF_MANY = 1
 
+# A hundred events of some seventy members in a batch, with a limit of their team and without.
+MEMBERS = replace(
+    workloads.uniform(3, warm_up=1, accounts=workloads.MEMBERS),
+    name="members-100",
+    title=f"{workloads.MEMBERS} members alike, {workloads.UNIFORM_BATCH} a batch",
+)
 # As many events as a page takes to fill, a few times over.
 RESERVING = workloads.reserving(20, warm_up=4)
 
 OURS = AgentCredits()
+SPANNED = AgentCreditsSpanned()
 TYPICAL = PowertoolsPerEvent()
 DESIGNS: tuple[DynamoDBDesign, ...] = (
     OURS,
@@ -83,10 +90,11 @@ def quick_plan() -> Plan:
         costs=(
             *((OURS, workload) for workload in (*hot.values(), trace, RESERVING)),
             *((TYPICAL, workload) for workload in (hot[1], trace)),
+            *_under_limits(hot),
         ),
         cold=(hot[1], hot[100]),
         few_and_many_accounts=_few_and_many_accounts(batches=10),
-        depths=((OURS, 1), (OURS, 100)),
+        depths=((OURS, 1), (OURS, 100), (SPANNED, 1)),
     )
 
 
@@ -103,11 +111,13 @@ def full_plan() -> Plan:
             ),
             # None of the others reserves.
             (OURS, RESERVING),
+            *_under_limits(hot),
         ),
         cold=(hot[1], hot[100]),
         few_and_many_accounts=_few_and_many_accounts(batches=50),
         depths=(
             *((OURS, size) for size in (1, 10, 100)),
+            *((SPANNED, size) for size in (1, 10, 100)),
             *((design, 1) for design in (TYPICAL, TRANSACTION_PER_EVENT)),
             # A transaction takes 99 events, not 100.
             *((TRANSACTION_PER_BATCH, size) for size in (1, 99)),
@@ -150,6 +160,14 @@ def _hot(events_per_batch: int, *, events: int) -> Workload:
         return workloads.hot_account(events_per_batch, batches=1, warm_up=1)
     batches = max(2, events // events_per_batch)
     return workloads.hot_account(events_per_batch, batches, warm_up=max(2, 10 // events_per_batch))
+
+
+def _under_limits(hot: dict[int, Workload]) -> Iterator[tuple[DynamoDBDesign, Workload]]:
+    """Yield what a limit costs: one on the account's own row, and one that spans accounts."""
+    counted = workloads.with_limits(hot[1], workloads.MEMBER_LIMIT)
+    yield OURS, replace(counted, name="counted-1", title=f"{hot[1].title}, limits of each member")
+    yield OURS, MEMBERS
+    yield from ((SPANNED, workload) for workload in (hot[1], hot[10], hot[100], MEMBERS))
 
 
 def _few_and_many_accounts(batches: int) -> tuple[Workload, Workload]:

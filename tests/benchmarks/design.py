@@ -20,10 +20,14 @@ GRANTED_MICROCREDITS = 1_000_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What came of a batch: how many events were debited, and how often a race was lost for it."""
+    """What came of a batch: how many events were debited, and how often a race was lost for it.
+
+    `commits`: of accounts, by designs that tell.
+    """
 
     events: int
     races_lost: int = 0
+    commits: int = 0
 
 
 class Worker(Protocol):

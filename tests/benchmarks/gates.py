@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from agent_credits.commit.write_protocol import CHANGES_PER_COMMIT_MAX
 from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
 from tests.benchmarks.modelled import Modelled
+from tests.benchmarks.spanned_limit import SpannedRate
 from tests.benchmarks.write_path import Cost
 
 WRITE_UNITS_MAX = {1: 2.25, 100: 1.1}
@@ -20,6 +21,12 @@ STORED_BYTES_MAX = {1: 760, 100: 660}
 ROUND_TRIPS_WARM_MAX = 2
 ROUND_TRIPS_COLD_MAX = 3
 ROUND_TRIPS_OF_MANY_MAX = 4
+# A transaction is billed twice the units, for the account's row and for that of the limit.
+SPANNED_UNITS_MAX = {"hot-1": 5.25, "hot-100": 1.2, "members-100": 2.75}
+ROUND_TRIPS_SPANNED_MAX = 4
+SPANNED_COMMITS_PER_SECOND_MIN = 100
+# What eight workers leave of the events a second of one: they lose races to each other.
+SPANNED_SHARE_MIN = 0.75
 SHARE_OF_TYPICAL_MAX = 0.5
 ADVANTAGE_MIN = 20
 SHARE_OF_LEAST_MAX = 1.25
@@ -52,6 +59,7 @@ class Gate:
 def gates_on_counts(counts: Counts) -> Iterator[Gate]:
     yield from _gates_on_own_costs(counts)
     yield _gate_on_reservations(counts)
+    yield from _gates_on_limits(counts)
     yield from _gates_on_depths(counts)
     yield from _gates_beside_typical(counts)
     yield from _gates_on_growth(counts)
@@ -77,12 +85,43 @@ def _gate_on_reservations(counts: Counts) -> Gate:
     )
 
 
+def _gates_on_limits(counts: Counts) -> Iterator[Gate]:
+    """A limit on the account's own row costs nothing extra, and nothing is done by transactions."""
+    alone = [cost for cost in counts.costs if cost.design == "agent-credits"]
+    yield Gate("transactions where no limit spans accounts", sum(c.transactions for c in alone), 0)
+    counted = counts.cost("agent-credits", "counted-1")
+    name = "write units of an event under a limit of one account"
+    yield Gate(name, counted.write_units, WRITE_UNITS_MAX[1])
+    for workload, bound in SPANNED_UNITS_MAX.items():
+        cost = counts.cost("agent-credits-spanned", workload)
+        yield Gate(f"write units under a spanned limit, {workload}", cost.write_units, bound)
+
+
+def gates_on_spanned_rates(rates: Sequence[SpannedRate]) -> Iterator[Gate]:
+    """A batch as large as the queue's, or larger: then the limit's row takes enough commits."""
+    for size in sorted({rate.events_per_batch for rate in rates} - {1}):
+        of_size = {rate.workers: rate for rate in rates if rate.events_per_batch == size}
+        slowest = min(rate.commits_per_second for rate in of_size.values())
+        name = f"commits/s under one limit at {size} a batch"
+        yield Gate(name, slowest, SPANNED_COMMITS_PER_SECOND_MIN, is_least=True)
+        few, many = of_size[min(of_size)], of_size[max(of_size)]
+        yield Gate(
+            f"events/s under one limit at {size} a batch, {many.workers} workers to {few.workers}",
+            many.events_per_second / few.events_per_second,
+            SPANNED_SHARE_MIN,
+            is_least=True,
+        )
+
+
 def _gates_on_depths(counts: Counts) -> Iterator[Gate]:
     for depth in counts.depths:
         if depth.accounts > 1:
             at = f"round trips in a row, {depth.accounts:,} accounts alike"
             yield Gate(f"{at}, warm", depth.warm_max, ROUND_TRIPS_OF_MANY_MAX)
             yield Gate(f"{at}, cold", depth.cold_max, ROUND_TRIPS_OF_MANY_MAX)
+        elif depth.design == "agent-credits-spanned":
+            at = f"round trips in a row at {depth.events_per_batch} a batch, spanned limit"
+            yield Gate(at, depth.warm_max, ROUND_TRIPS_SPANNED_MAX)
         elif depth.design == "agent-credits" and depth.events_per_batch <= CHANGES_PER_COMMIT_MAX:
             at = f"round trips in a row at {depth.events_per_batch} a batch"
             yield Gate(f"{at}, warm", depth.warm_max, ROUND_TRIPS_WARM_MAX)

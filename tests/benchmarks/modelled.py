@@ -28,6 +28,8 @@ ANNOUNCED_BATCHES = 10
 # Between reading the row and having written it, the typical design makes these two requests.
 TYPICAL_TURN_REQUESTS = 2
 TYPICAL_REQUESTS = 5
+# Between reading the row of a limit and writing it there is nothing but the transaction.
+SPANNED_TURN_READS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,22 @@ def _measured(
     Each logs like this project, and keeps its ledger in the same class of table.
     """
     transaction = file.assumptions.transaction_requests
-    (depth,) = [
-        d
-        for d in counts.depths
-        if (d.design, d.accounts, d.events_per_batch) == ("agent-credits", 1, size)
-    ]
+    ours, spanned = (
+        next(
+            d
+            for d in counts.depths
+            if (d.design, d.accounts, d.events_per_batch) == (design, 1, size)
+        ).warm_max
+        for design in ("agent-credits", "agent-credits-spanned")
+    )
     figures = {
-        "agent-credits": (size, depth.warm_max, depth.warm_max),
+        "agent-credits": (size, ours, ours),
+        "agent-credits-spanned": (
+            size,
+            # One of them is the transaction.
+            spanned - 1 + transaction,
+            SPANNED_TURN_READS + transaction,
+        ),
         "powertools": (1, TYPICAL_REQUESTS, TYPICAL_TURN_REQUESTS),
         "transaction-1": (1, transaction, transaction),
         "transaction-99": (size, transaction, transaction),

@@ -9,12 +9,13 @@ from pathlib import Path
 from tests.benchmarks import postgres_server
 from tests.benchmarks.agent_credits_design import AgentCreditsInTurn
 from tests.benchmarks.cost_model import Assumptions, read_prices
-from tests.benchmarks.counts import OURS, TYPICAL
+from tests.benchmarks.counts import OURS, SPANNED, TYPICAL
 from tests.benchmarks.design import Design
 from tests.benchmarks.references.postgres import LOCK_PER_BATCH, LOCK_PER_EVENT
 from tests.benchmarks.references.transactions import TRANSACTION_PER_BATCH, TRANSACTION_PER_EVENT
 from tests.benchmarks.stores import NEAR, Network
 from tests.benchmarks.throughput import WORKERS, Crew, Rate, crew
+from tests.benchmarks.workloads import MEMBERS
 from tests.conformance.ministack import ministack
 
 HOT, MANY = 1, 1_000
@@ -92,6 +93,7 @@ def runs_over_networks(assumptions: Assumptions) -> list[Run]:
             for workers in WORKERS[1:]
         ),
         *runs_side_by_side(assumptions),
+        *(Run(SPANNED, MEMBERS, LARGE_BATCH, workers, network) for workers in WORKERS),
     ]
 
 

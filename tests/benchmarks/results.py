@@ -20,6 +20,7 @@ from tests.benchmarks.idle_stack import IdleStacks
 from tests.benchmarks.log_bytes import LogBytes
 from tests.benchmarks.modelled import Modelled
 from tests.benchmarks.rates import Rates
+from tests.benchmarks.spanned_limit import SpannedRate
 
 SIGNIFICANT_DIGITS = 4
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -40,6 +41,7 @@ def document(
     end_to_end: EndToEnd,
     cold_starts: ColdStarts,
     false_rejections: Sequence[FalseRejections],
+    spanned_rates: Sequence[SpannedRate],
     gates: Iterable[Gate],
 ) -> dict[str, Any]:
     """Return it all, in an order and with a precision that make two runs easy to compare."""
@@ -55,10 +57,23 @@ def document(
         "end_to_end": asdict(end_to_end),
         "cold_starts": asdict(cold_starts),
         "false_rejections": [{**asdict(f), "share": f.share} for f in false_rejections],
+        "spanned_rates": spanned_part(spanned_rates),
         "gates": [{**asdict(gate), "holds": gate.holds} for gate in gates],
     }
     rounded: dict[str, Any] = _rounded(measured)
     return rounded
+
+
+def spanned_part(rates: Sequence[SpannedRate]) -> list[dict[str, Any]]:
+    return [
+        {
+            **asdict(rate),
+            "events_per_second": rate.events_per_second,
+            "commits_per_second": rate.commits_per_second,
+            "share_lost": rate.share_lost,
+        }
+        for rate in rates
+    ]
 
 
 def modelled_part(

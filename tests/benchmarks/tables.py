@@ -9,6 +9,7 @@ from tests.benchmarks.cold_start import ColdStarts
 from tests.benchmarks.end_to_end import EndToEnd
 from tests.benchmarks.gates import Gate
 from tests.benchmarks.modelled import Modelled
+from tests.benchmarks.spanned_limit import SpannedRate
 from tests.benchmarks.throughput import Rate, best_rate
 from tests.benchmarks.write_path import Cost, Depth
 
@@ -93,6 +94,28 @@ def rate_table(rates: Iterable[Rate]) -> Table:
             f"{rate.events_per_second:,.0f}",
             f"{rate.races_lost:,}",
             f"{rate.cpu_microseconds:,.0f} µs",
+        )
+    return listing
+
+
+def spanned_table(rates: Iterable[SpannedRate]) -> Table:
+    listing = table(
+        ">a batch",
+        ">workers",
+        ">events/s",
+        ">commits/s",
+        ">transactions lost",
+        ">events that came back",
+        title="Members under one limit of their team, in computed time",
+    )
+    for rate in rates:
+        listing.add_row(
+            f"{rate.events_per_batch:,}",
+            str(rate.workers),
+            f"{rate.events_per_second:,.0f}",
+            f"{rate.commits_per_second:,.0f}",
+            f"{rate.share_lost:.0%}",
+            f"{rate.came_back:,}",
         )
     return listing
 

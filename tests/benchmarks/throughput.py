@@ -44,6 +44,11 @@ class Rate:
     seconds: float
     races_lost: int
     cpu_microseconds: float
+    commits: int = 0
+
+    @property
+    def commits_per_second(self) -> float:
+        return self.commits / self.seconds
 
     @property
     def events_per_second(self) -> float:
@@ -93,6 +98,7 @@ class Shift:
     ended: float
     events: int
     races_lost: int
+    commits: int
     cpu_seconds: float
 
 
@@ -144,6 +150,7 @@ class Crew:
             seconds=max(s.ended for s in shifts) - min(s.began for s in shifts),
             races_lost=sum(shift.races_lost for shift in shifts),
             cpu_microseconds=sum(shift.cpu_seconds for shift in shifts) / events * 1e6,
+            commits=sum(shift.commits for shift in shifts),
         )
 
     def _work(self, jobs: Sequence[Job]) -> list[Shift]:
@@ -204,14 +211,16 @@ def _shift(job: Job, together: Barrier) -> Shift:
     for batch in workload.batches[:WARM_UP]:
         worker.debit(batch)
     together.wait(READY_SECONDS_MAX)
-    events = races_lost = 0
+    events = races_lost = commits = 0
     cpu_began, began = time.process_time(), time.monotonic()
     for batch in workload.counted:
         done = worker.debit(batch)
         events += done.events
         races_lost += done.races_lost
+        commits += done.commits
         if time.monotonic() > began + SECONDS_MAX:
             break
-    shift = Shift(began, time.monotonic(), events, races_lost, time.process_time() - cpu_began)
+    cpu_seconds = time.process_time() - cpu_began
+    shift = Shift(began, time.monotonic(), events, races_lost, commits, cpu_seconds)
     connection.close()
     return shift

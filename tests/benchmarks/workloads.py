@@ -8,13 +8,14 @@ import itertools
 import random
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 
+from agent_credits.billing.limits import TeamLimit
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import Team
-from agent_credits.values.credits import format_credits
+from agent_credits.values.credits import MICROCREDITS_MAX, format_credits
 from agent_credits.values.principals import Principal
 from agent_credits_demo.trace import (
     TRACE_EVENTS,
@@ -40,6 +41,12 @@ BATCHING_WINDOW_SECONDS = 1.0
 
 # Events of one account in a batch, for which costs are modelled.
 SIZES = (1, 10, 100)
+
+# The members of a team that are all active under one limit of the team.
+MEMBERS = 200
+# Credits that are never used up, so that events are counted and none is refused.
+TEAM_LIMIT = TeamLimit(scope="team", period="month", microcredits=MICROCREDITS_MAX)
+MEMBER_LIMIT = TeamLimit(scope="member", period="month", microcredits=MICROCREDITS_MAX)
 
 TEAM_ID = "bench"
 
@@ -116,6 +123,17 @@ def uniform(
         ),
         warm_up=warm_up,
     )
+
+
+def with_limits(workload: Workload, *limits: TeamLimit) -> Workload:
+    return replace(workload, team=workload.team.model_copy(update={"limits": limits}))
+
+
+def batches_of(principals: Sequence[Principal], size: int, *, seed: int) -> Iterator[Batch]:
+    """Yield batches without end, each of so many events of accounts drawn at random."""
+    chance = random.Random(seed)
+    while True:
+        yield tuple(_bodies(chance.choices(principals, k=size), chance))
 
 
 def reserving(runs: int, *, warm_up: int, seed: int = 1) -> Workload:

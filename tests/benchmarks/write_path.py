@@ -30,7 +30,8 @@ HELD_UP_SECONDS_OF_MANY = 0.3
 class Cost:
     """What an event costs on average; `events` is how many were counted.
 
-    `row_write_units` are those of the account row, which no other partition can share the load of;
+    `row_write_units` are those of the account row, which no other partition can share the load of,
+    and of the row of a limit;
     `ledger_…_units` those of the ledger, whose table is in a class with prices of its own.
     """
 
@@ -46,6 +47,7 @@ class Cost:
     requests: float
     cpu_microseconds: float
     stored_bytes: float
+    transactions: float = 0
 
 
 def count(
@@ -86,6 +88,7 @@ def count(
         requests=consumed.requests.total() / events,
         cpu_microseconds=cpu_seconds / events * 1e6,
         stored_bytes=stored / events,
+        transactions=consumed.requests["TransactWriteItems"] / events,
     )
 
 

@@ -1,4 +1,4 @@
-"""The API behind a real socket, for clients in processes of their own."""
+"""An API behind a real socket, for clients in processes of their own."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,17 +8,20 @@ from typing import Literal
 
 import httpx
 
-from tests.client.world import World
+from tests.api_world import Got
 
 # What becomes of a request: an answer, an answer that gets lost, or no answer and no end.
 Fate = Literal["answer", "lose", "hang"]
+Deliver = Callable[[httpx.Request], Got]
 
 
 class Server:
-    """Serves a world. `fate` is asked about each request, by its path, after it was handled."""
+    """`fate` is asked about each request, by its path, after it was handled."""
 
-    def __init__(self, world: World, httpd: ThreadingHTTPServer, released: threading.Event) -> None:
-        self.world = world
+    def __init__(
+        self, deliver: Deliver, httpd: ThreadingHTTPServer, released: threading.Event
+    ) -> None:
+        self._deliver = deliver
         self.url = f"http://127.0.0.1:{httpd.server_address[1]}"
         self.fate: Callable[[str], Fate] = lambda _: "answer"
         self._released = released
@@ -31,8 +34,7 @@ class Server:
             headers=dict(handler.headers),
             content=handler.rfile.read(length),
         )
-        with self.world.lock:
-            got = self.world.deliver(request)
+        got = self._deliver(request)
         match self.fate(handler.path):
             case "hang":
                 self._released.wait()
@@ -49,8 +51,8 @@ class Server:
 
 
 @contextmanager
-def serving(world: World) -> Iterator[Server]:
-    """Serve a world on a free port until the block ends."""
+def serving(deliver: Deliver) -> Iterator[Server]:
+    """Serve on a free port until the block ends."""
     released = threading.Event()
     servers: list[Server] = []
 
@@ -65,7 +67,7 @@ def serving(world: World) -> Iterator[Server]:
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
-    servers.append(Server(world, httpd, released))
+    servers.append(Server(deliver, httpd, released))
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -23,8 +23,11 @@ HTML = Fault("answer", status=200, text="<html>Please log in</html>")
 CRASHED = Fault("answer", status=500, text='{"message": "Internal Server Error"}')
 THROTTLED = Fault("answer", status=429, text='{"message": "Too Many Requests"}')
 
-EVERY_FAULT = [LOST, TIMEOUT, NOT_SENT, BUSY, HTML, CRASHED, THROTTLED]
-NAMES = ["lost", "timeout", "not sent", "503", "html", "500", "429"]
+STRANGER = Fault("answer", status=200, text='{"message": "Hello"}')
+REDIRECT = Fault("answer", status=302, headers={"Location": "https://elsewhere.example"}, text="")
+
+EVERY_FAULT = [LOST, TIMEOUT, NOT_SENT, BUSY, HTML, CRASHED, THROTTLED, STRANGER, REDIRECT]
+NAMES = ["lost", "timeout", "not sent", "503", "html", "500", "429", "stranger", "redirect"]
 CALLS = ["/v1/reservations", "/v1/events", "/extend", "/settle"]
 
 
@@ -170,10 +173,43 @@ def test_an_outage_while_the_run_is_at_work_keeps_its_usage_until_it_is_over() -
     assert (world.available(), world.reserved()) == ("492", "0")
 
 
+@pytest.mark.parametrize(("on_unavailable", "raises"), [("deny", True), ("allow", False)])
+def test_a_flush_without_an_answer_raises_unless_that_is_allowed(
+    on_unavailable: str, raises: bool
+) -> None:
+    world = World()
+
+    with world.run(on_unavailable=on_unavailable) as run:
+        run.use("10")
+        world.faults = [NOT_SENT] * 6
+        if raises:
+            with pytest.raises(Unavailable):
+                run.flush()
+        else:
+            run.flush()
+        assert world.faults == []
+
+    assert world.drawn() == "10"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attempts_max": 0},
+        {"flush_events": 0},
+        {"buffered_events_max": 0},
+        {"timeout_seconds": 0},
+    ],
+)
+def test_options_that_would_never_send_anything_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        Options(**options)
+
+
 def test_usage_that_cannot_be_delivered_is_handed_to_the_caller_and_keeps_its_reservation() -> None:
     world = World()
 
-    with pytest.raises(UsageNotReported, match="2 usage events") as raised, world.run() as run:
+    with pytest.raises(UsageNotReported, match="events: 2") as raised, world.run() as run:
         world.faults = [Fault("not_sent", "/v1/events")] * 100
         run.use("10")
         run.use("20")
@@ -195,7 +231,7 @@ def test_allow_lets_a_run_that_is_done_be_done_though_its_usage_cannot_be_delive
         world.faults = [NOT_SENT] * 100
         run.use("10")
 
-    assert "1 usage events of run run-1 are not reported" in caplog.text
+    assert "usage of run run-1 is not reported; events: 1" in caplog.text
 
 
 def test_the_error_of_a_block_is_never_replaced_by_one_of_the_end() -> None:
@@ -214,7 +250,7 @@ def test_what_is_kept_for_an_outage_is_bounded() -> None:
     for _ in range(30):
         run.use("1")
 
-    with pytest.raises(Unavailable, match="30 usage events wait"):
+    with pytest.raises(Unavailable, match="usage waits to be reported; events: 30"):
         run.use("1")
 
     world.faults = []

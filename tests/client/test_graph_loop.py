@@ -9,7 +9,7 @@ from agent_credits.billing.policy import BillingPolicy
 from agent_credits_client.calls import SystemClock
 from tests.api_world import token
 from tests.client.server import Server, serving
-from tests.client.test_killed import EXAMPLES, PATIENCE_SECONDS
+from tests.client.workers import EXAMPLES, PATIENCE_SECONDS
 from tests.client.world import World
 from tests.unit.reservation_world import NO_STEP, policy
 
@@ -39,7 +39,7 @@ def run_graph(server: Server, task: str = "the moon") -> str:
 def test_each_node_is_billed_and_the_run_below_draws_what_its_parent_holds() -> None:
     world = world_of_now()
 
-    with serving(world) as server:
+    with serving(world.deliver) as server:
         printed = run_graph(server)
 
     # Two rounds of plan, research and write.
@@ -58,7 +58,7 @@ def test_each_node_is_billed_and_the_run_below_draws_what_its_parent_holds() -> 
 def test_a_graph_that_nobody_can_pay_for_is_not_started_and_says_what_to_do() -> None:
     world = world_of_now("20")
 
-    with serving(world) as server:
+    with serving(world.deliver) as server:
         printed = run_graph(server)
 
     assert printed.startswith("Not started: The principal billed for this run has no remaining")
@@ -69,7 +69,7 @@ def test_a_graph_that_nobody_can_pay_for_is_not_started_and_says_what_to_do() ->
 def test_a_graph_that_uses_up_what_it_may_draw_is_stopped() -> None:
     world = world_of_now(policy=policy(**NO_STEP, overrun="stop"))
 
-    with serving(world) as server:
+    with serving(world.deliver) as server:
         printed = run_graph(server, "the moon " * 3_000)
 
     assert printed == "Stopped: the run has used up what it may draw.\n"

@@ -293,6 +293,22 @@ def test_a_callback_hears_each_change_of_the_directive_and_nothing_is_raised() -
     assert told == ["pause", "continue"]
 
 
+def test_a_callback_that_raises_is_logged_and_ends_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    world = World(policy=policy(**NO_STEP, overrun="pause"))
+
+    def raise_it(directive: str) -> None:
+        raise ValueError(directive)
+
+    with world.run(credits="10", on_directive=raise_it) as run:
+        run.use("15")
+        run.flush()
+
+    assert "on_directive of run run-1 has raised" in caplog.text
+    assert world.entries()[-1].outcome == "finished"
+
+
 def test_a_reservation_is_renewed_when_half_of_its_time_is_over() -> None:
     world = World()
     run = world.run(ttl_seconds=600).start()
@@ -358,6 +374,8 @@ def test_usage_with_a_key_counts_once_whoever_repeats_it() -> None:
             r.use("10", key="step-1")
             raise SystemExit
 
+    first, second = [seen.body for seen in world.seen if seen.path == "/v1/events"]
+    assert first == second
     assert world.drawn() == "10"
 
 

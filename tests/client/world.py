@@ -150,7 +150,7 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.before: Callable[[str], None] = lambda _: None
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
 
     def credits(self, **options: Any) -> AgentCredits:
         given: dict[str, Any] = {
@@ -200,47 +200,48 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return self._answer(request)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
-        with self.lock:
-            path = request.url.raw_path.decode()
-            fault = self._fault_of(path)
-            if fault is not None and fault.kind == "not_sent":
-                raise httpx.ConnectError("connection refused", request=request)
-            if fault is not None and fault.kind == "answer":
-                return httpx.Response(fault.status, headers=fault.headers, text=fault.text)
-            self.before(path)
-            got = self.deliver(request)
-            if fault is not None and fault.kind == "lost":
-                raise httpx.RemoteProtocolError("no answer", request=request)
-            if fault is not None:
-                raise httpx.ReadTimeout("no answer in time", request=request)
-            return httpx.Response(got.status, headers=dict(got.headers), text=got.text)
+        path = request.url.raw_path.decode()
+        fault = self._fault_of(path)
+        if fault is not None and fault.kind == "not_sent":
+            raise httpx.ConnectError("connection refused", request=request)
+        if fault is not None and fault.kind == "answer":
+            return httpx.Response(fault.status, headers=fault.headers, text=fault.text)
+        self.before(path)
+        got = self.deliver(request)
+        if fault is not None and fault.kind == "lost":
+            raise httpx.RemoteProtocolError("no answer", request=request)
+        if fault is not None:
+            raise httpx.ReadTimeout("no answer in time", request=request)
+        return httpx.Response(got.status, headers=dict(got.headers), text=got.text)
 
     def _fault_of(self, path: str) -> Fault | None:
-        if self.faults and self.faults[0].part in path:
-            return self.faults.pop(0)
+        with self._lock:
+            if self.faults and self.faults[0].part in path:
+                return self.faults.pop(0)
         return None
 
     def deliver(self, request: httpx.Request) -> Got:
-        """Let the API answer a request, and remember both."""
-        self.api.now = self.clock.now()
+        """Let the API answer a request, and remember both. One at a time, as rows in memory are."""
         headers = dict(request.headers)
         authorization = headers.pop("authorization", "")
         bearer = authorization.removeprefix("Bearer ") if "Bearer " in authorization else None
         text = request.content.decode()
         path, query = request.url.path, dict(request.url.params)
-        got = self.api.call(
-            request.method,
-            path,
-            text or None,
-            door="people" if bearer else "producers",
-            bearer=bearer,
-            headers=headers,
-            content_type=headers.get("content-type", "application/json"),
-            query=query,
-        )
         body = json.loads(text) if text else None
         key = headers.get("idempotency-key")
-        self.seen.append(Seen(request.method, path, key, body, got.status))
+        with self._lock:
+            self.api.now = self.clock.now()
+            got = self.api.call(
+                request.method,
+                path,
+                text or None,
+                door="people" if bearer else "producers",
+                bearer=bearer,
+                headers=headers,
+                content_type=headers.get("content-type", "application/json"),
+                query=query,
+            )
+            self.seen.append(Seen(request.method, path, key, body, got.status))
         return got
 
     # What came of it.

@@ -131,7 +131,8 @@ class TestApplying:
         kinds = [type(s).__name__ for s in plan_steps(world, read_stack(rows, world), NOW)]
 
         accounts, teams = len(world.team_of_accounts()), len(world.teams)
-        assert kinds == ["PutPolicy", *["ChangeAccount"] * accounts, *["SetTeam"] * teams]
+        policies = ["PutPolicy"] * len(world.policies)
+        assert kinds == [*policies, *["ChangeAccount"] * accounts, *["SetTeam"] * teams]
 
     def test_two_operators_at_once_grant_once(self, rows: DynamoDBRows, declare: Declare) -> None:
         world = declare()

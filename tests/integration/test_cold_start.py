@@ -53,6 +53,7 @@ def cold_start(function: str) -> ColdStart:
     ("function", "services"),
     [
         ("announce", ["sns"]),
+        ("api", ["dynamodb"]),
         ("auto_reload", ["dynamodb", "secretsmanager"]),
         ("debit_runs", ["dynamodb"]),
         ("notify_slack", ["sqs", "secretsmanager", "dynamodb"]),

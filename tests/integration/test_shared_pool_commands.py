@@ -10,10 +10,10 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.billing.teams import bill
+from agent_credits.billing.teams import Billing, bill
 from agent_credits.commit.changes import RunChange
 from agent_credits.commit.together import commit_changes
-from agent_credits.events.agent_runs import Rejection
+from agent_credits.events.agent_runs import AgentRunEvent, Rejection
 from agent_credits_cli.commands import (
     account,
     explain,
@@ -29,8 +29,10 @@ from agent_credits_cli.target import Target
 from tests.integration.commands import app_of
 from tests.unit.builders import (
     ACME,
+    ANA,
     BEN,
     FAR_PAST,
+    finished,
     grant_change,
     open_account,
     parsed,
@@ -87,10 +89,15 @@ def shared(settled: DynamoDBRows) -> DynamoDBRows:
     return settled
 
 
-def send(rows: DynamoDBRows, document: dict[str, Any], now: datetime) -> None:
-    event = parsed(document)
+def billing_of(event: AgentRunEvent) -> Billing:
     billing = bill(event, ACME, sharing())
     assert not isinstance(billing, Rejection)
+    return billing
+
+
+def send(rows: DynamoDBRows, document: dict[str, Any], now: datetime) -> None:
+    event = parsed(document)
+    billing = billing_of(event)
     change = RunChange(event, billing)
     commit_changes(rows, billing.principal, [change], now=now, pause=pause)
 
@@ -112,7 +119,7 @@ class TestReading:
 
         (held,) = document["held_for_members"]
         assert (held["principal"], held["run_id"], held["credits"]) == ("user:ana", "run-2", "20")
-        assert "shared" in [pool["pool"] for pool in document["pools"]]
+        assert [pool["pool"] for pool in document["pools"]] == ["shared"]
         assert document["reserved_credits"] == "20"
         assert "user:ana" in run("account", "team:acme").stdout
 
@@ -184,6 +191,25 @@ def test_own_pools_that_suffice_leave_the_team_s_unasked(run: Run, shared: Dynam
 
     assert "team:acme/shared not needed" in text
     assert "shared  " not in text
+
+
+def test_what_one_commit_takes_and_gives_back_is_no_entry_of_the_team(
+    run: Run, shared: DynamoDBRows
+) -> None:
+    now = datetime.now(UTC)
+    more = grant_change("t-2", pool="shared", credits="5", principal=TEAM)
+    commit_changes(shared, TEAM, [more], now=now, pause=pause)
+    events = [
+        parsed(usage("evt-8", "5", run="run-8")),
+        parsed(finished("evt-9", "error", run="run-8")),
+    ]
+    changes = [RunChange(event, billing_of(event)) for event in events]
+    commit_changes(shared, ANA, changes, now=now, pause=pause)
+
+    text = run("explain", "run-8").stdout
+
+    assert "team:acme/shared drew 5" in text
+    assert "the same commit took and gave back as much, so team:acme has no entry of it" in text
 
 
 class TestGranting:

@@ -28,7 +28,11 @@ def links(page: Path) -> list[str]:
     return [target for target in targets if "://" not in target]
 
 
-@pytest.mark.parametrize("page", [*FRONT, ROOT / "data" / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [*FRONT, ROOT / "data" / "README.md", ROOT / "clients" / "python" / "README.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_a_link_of_a_page_outside_of_the_site_leads_to_a_file(page: Path) -> None:
     # `make docs` checks the links and anchors of the site itself.
     missing = [link for link in links(page) if not (page.parent / link.partition("#")[0]).exists()]

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from agent_credits.billing.teams import MEMBERS_MAX, TENURE_NOTICE
 from agent_credits.ledger.grants import GRANTS_MAX, RESERVED_PREFIXES
 from agent_credits.values.credits import CREDITS_MAX, parse_credits
-from agent_credits.values.identifiers import Currency, Identifier, PoolName
+from agent_credits.values.identifiers import Currency, Identifier, PoolName, RulePool
 from agent_credits_cli import world
 from tools.blocks import table
 
@@ -45,7 +45,11 @@ MEANINGS: Final[Mapping[str, str]] = {
         "Who pays: the `user` who started the run, the `owner` of the team, or the `team` itself."
         " In an enterprise team the payer is `user` or `team`."
     ),
-    "policy.rules.pools": "The payer's pools in the order in which they are drawn; each once.",
+    "policy.rules.pools": (
+        "The payer's pools in the order in which they are drawn; each once. Behind them, pools that"
+        " the team shares: `team:shared` is the pool `shared` of the team's own account. See"
+        " [share a pool in a team](../how-to/shared-pools.md)."
+    ),
     "policy.rules.reserve": (
         "Whether a run that is requested puts its estimate aside, unless its event says otherwise:"
         " see [reservations](../explanation/reservations.md)."
@@ -101,6 +105,15 @@ MEANINGS: Final[Mapping[str, str]] = {
     "teams.anchor": (
         "The day on which plan periods begin, each month on the same day; in a shorter month, on"
         " its last. It cannot change once an account has been refilled."
+    ),
+    "teams.policy": (
+        "The `version` of one of `[[policies]]` that bills the team in place of `[policy]`. Another"
+        f" policy counts {_NOTICE_MINUTES} minutes after it is applied."
+    ),
+    "teams.policy_from": (
+        "When `policy` begins. Runs of before are billed by `[policy]`, however late their events"
+        " come. It may be in the past for a team that is new; for one that exists, the notice"
+        " counts."
     ),
     "teams.spend_cap_cents": (
         "Most that automatic and manual purchases may cost in a calendar month, in minor units."
@@ -166,7 +179,10 @@ MEANINGS: Final[Mapping[str, str]] = {
         "Makes a repeat harmless: it counts once for each account. It does not begin with"
         f" {_RESERVED}. An account holds at most {GRANTS_MAX} grants."
     ),
-    "grants.pool": "The pool to put the credits into. A rule must draw it.",
+    "grants.pool": (
+        "The pool to put the credits into. A rule must draw it. What a team shares as `team:shared`"
+        " is the pool `shared` of its own account."
+    ),
     "grants.credits": "How many.",
     "grants.cause": (
         "Why. Purchases, contracts, and whatever is in the pool `trial` are announced before they"
@@ -179,7 +195,7 @@ MEANINGS: Final[Mapping[str, str]] = {
 
 def tables() -> str:
     """Return one table for each table of the file, in the order in which the file declares them."""
-    keys = list(_keys(world.World, ""))
+    keys = [(path, key) for path, key in _keys(world.World, "") if not path.startswith(_ALIKE)]
     undescribed = {path for path, _ in keys} ^ MEANINGS.keys()
     if undescribed:
         raise LookupError(f"keys and meanings differ: {', '.join(sorted(undescribed))}")
@@ -220,6 +236,9 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     found = [model for part in get_args(annotation) if (model := _model_in(part))]
     return found[0] if found else None
 
+
+# Each of [[policies]] has the keys of [policy], which are described there.
+_ALIKE: Final = "policies."
 
 # The tables that a file may hold several of, and so are written with two brackets.
 _LISTS: Final = {"policy.rules", "policy.packs", "plans", "teams", "teams.limits", "grants"}
@@ -291,6 +310,7 @@ def _text(constraints: StringConstraints) -> str:
     known_texts = (
         ("identifier", Identifier),
         ("name of a pool", PoolName),
+        ("name of a pool, or `team:<pool>`", RulePool),
         ("three small letters", Currency),
     )
     for words, known in known_texts:

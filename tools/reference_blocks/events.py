@@ -126,8 +126,15 @@ REJECTIONS: Final[Mapping[str, tuple[str, str]]] = {
         "Wait until some of them finish, or let children share one run.",
     ),
     "too_many_reservations": (
-        "The account holds 500 live reservations.",
+        (
+            "The account holds 500 live reservations, or that of the team does whose pool the run"
+            " may draw."
+        ),
         "Wait until some runs finish; `agent-credits reservations` lists them.",
+    ),
+    "held_for_a_payer": (
+        "A release names what a team's account holds of its pool for the run of a member.",
+        "Release the run on the account that pays for it.",
     ),
 }
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from agent_credits.api.callers import MAY, Role
 from agent_credits.api.events import BATCH, JSON, STRUCTURED, BatchAnswer
 from agent_credits.api.problems import TYPES, type_uri
-from agent_credits.aws.http_api import HttpApi, Settings
+from agent_credits.aws.http_api import HttpApi
 from agent_credits.events.agent_runs import EVENTS_PER_MESSAGE_MAX
 from tools.blocks import table
 from tools.reference_blocks import events
@@ -98,7 +98,9 @@ def openapi() -> str:
 def _routes() -> APIGatewayHttpResolver:
     """Return the routes; making them needs none of what they are served with."""
     nothing: Any = None
-    return HttpApi(nothing, nothing, nothing, nothing, nothing, nothing, Settings({}, "")).resolver
+    return HttpApi(
+        nothing, nothing, nothing, nothing, nothing, nothing, doors={}, problem_type_base_url=""
+    ).resolver
 
 
 def _with_problems(operation: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from agent_credits_cli.reservations import (
     reservation_to_json,
     state_text,
 )
-from agent_credits_cli.shared_draws import shared_text, with_shared_draws
+from agent_credits_cli.shared_draws import shared_texts, with_shared_draws
 from agent_credits_cli.tables import AsJson, err, out, print_json
 from agent_credits_cli.target import connect, rows_of
 
@@ -174,7 +174,7 @@ def _text(recorded: Recorded, run_id: str) -> str:
         _labelled("outcome", outcome_text(entry)),
         *(_labelled(*line) for line in lines_about_limits(entry)),
         *(_labelled(*line) for line in lines_about(entry, run_id, recorded.grant_pools)),
-        *(_labelled("shared", shared_text(given)) for given in recorded.given),
+        *(_labelled("shared", text) for text in shared_texts(recorded)),
         _labelled("recorded", f"{time_text(entry.recorded_at)} on {page} of {recorded.principal}"),
     ]
     return "\n".join(lines) + "\n"
@@ -210,7 +210,8 @@ def _pools_text(recorded: Recorded) -> str:
         return "none drawn: this event takes no credits"
     parts: list[str] = []
     is_request = entry.type in ("agent_run.requested", "agent_run.extended")
-    taken_of = {pool.pool: recorded.taken_from(pool.pool) for pool in recorded.held}
+    names = (*(pool.pool for pool in recorded.held), *recorded.unrecorded)
+    taken_of = {pool: recorded.taken_from(pool) for pool in names}
     uncovered = entry.amount_microcredits - entry.drawn_microcredits + sum(taken_of.values())
     for pool in recorded.held:
         taken = taken_of[pool.pool]
@@ -221,9 +222,12 @@ def _pools_text(recorded: Recorded) -> str:
             text += ", not needed"
         uncovered -= taken
         parts.append(text)
-    parts += [
-        f"{pool} {'not asked' if is_request else 'not needed'}" for pool in recorded.untouched
-    ]
+    for name in recorded.unrecorded:
+        verb = "reserved" if is_request else "drew"
+        alone = "not asked" if is_request else "not needed"
+        parts.append(
+            f"{name} {verb} {amount_text(taken_of[name])}" if taken_of[name] else f"{name} {alone}"
+        )
     return "; ".join(parts) or "unknown: the policy is missing"
 
 

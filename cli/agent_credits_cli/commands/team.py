@@ -1,11 +1,14 @@
 """`agent-credits team`: a team's settings, who pays for its runs, and what its payers hold."""
 
+import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 import typer
 
+from agent_credits.api.audit import AuditEntry
+from agent_credits.api.teams import audit_answer, newest_changes
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits.billing.limit_standings import CurrentLimit
 from agent_credits.billing.payers import payers
@@ -50,10 +53,11 @@ def team(
     found, policy = read_team_and_policy(rows, team_id, now)
     funds = list(_funds(rows, payers(found, policy, now), policy, now))
     limits = limits_of_team(rows, found, policy, now).limits
+    audit = newest_changes(rows, found)
     if as_json:
-        print_json(_to_json(found, funds, limits, now))
+        print_json(_to_json(found, funds, limits, audit, now))
     else:
-        _show(found, funds, now)
+        _show(found, funds, audit, now)
         _show_limits(context, team_id, limits, now)
 
 
@@ -69,7 +73,11 @@ def _funds(
 
 
 def _to_json(
-    team: Team, funds: list[Funds], limits: Sequence[CurrentLimit], now: datetime
+    team: Team,
+    funds: list[Funds],
+    limits: Sequence[CurrentLimit],
+    audit: Sequence[AuditEntry],
+    now: datetime,
 ) -> dict[str, Any]:
     return {
         "team_id": team.team_id,
@@ -93,6 +101,7 @@ def _to_json(
             for principal, held in funds
         ],
         "spending": _spending_to_json(team, now),
+        "audit": [audit_answer(entry).model_dump(mode="json") for entry in audit],
         "at": iso(now),
     }
 
@@ -164,14 +173,28 @@ def _show_spending(team: Team, reloads: list[Asking], now: datetime) -> None:
             out().print(listing)
 
 
-def _show(team: Team, funds: list[Funds], now: datetime) -> None:
+def _show_audit(audit: Sequence[AuditEntry]) -> None:
+    changes = table("time", "who", "change", "before", "after", title="changes through the API")
+    for entry in audit:
+        for change in entry.changes:
+            texts = (_value_text(change.before), _value_text(change.after))
+            changes.add_row(time_text(entry.time), entry.who, change.field, *texts)
+    if changes.row_count:
+        out().print(changes)
+
+
+def _value_text(value: object) -> str:
+    return "" if value is None else json.dumps(value)
+
+
+def _show(team: Team, funds: list[Funds], audit: Sequence[AuditEntry], now: datetime) -> None:
     members = "every user" if team.members == "*" else count_text(len(team.members), "member")
     out().print(f"{team.team_id}: plan {team.plan}, {members}, time zone {team.time_zone}")
     out().print(f"alerts: {alerts_text(team.alerts)}")
     tenures = table("since", "kind", "owner", "policy", "state", title="who pays")
     for tenure in team.tenures:
         tenures.add_row(
-            time_text(tenure.since),
+            _since_text(team, tenure),
             tenure.kind,
             tenure.owner,
             tenure.policy_version,
@@ -195,6 +218,7 @@ def _show(team: Team, funds: list[Funds], now: datetime) -> None:
         if held is not None and held.account.reload is not None
     ]
     _show_spending(team, asking, now)
+    _show_audit(audit)
 
 
 def _show_limits(
@@ -206,6 +230,13 @@ def _show_limits(
     if len(limits) > LISTED_MAX:
         more = count_text(len(limits) - LISTED_MAX, "more limit")
         out().print(as_typed(context, f"and {more}: see `agent-credits limits {team_id}`"))
+
+
+def _since_text(team: Team, tenure: Tenure) -> str:
+    first, *later = team.tenures
+    if tenure is first and later and later[0].since <= first.since:
+        return "before that"
+    return time_text(tenure.since)
 
 
 def _state(team: Team, tenure: Tenure, now: datetime) -> str:

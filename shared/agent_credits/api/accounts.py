@@ -1,23 +1,30 @@
 """`GET /v1/accounts/{principal}`: what an account holds now, as its next commit would find it.
 
-One read of the row answers it: the policy that names the pools is cached, and found by the newest
-run on the row or by a team of the caller's.
+One read of the row answers it; the team that the account pays for and the policy that names the
+pools are cached. One more read finds what the team's shared pools hold, and one where limits stand
+that the account shares with others.
+
+An account may pay for runs of several teams. A caller is shown only what tells of their own teams.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal
 
 from agent_credits.api.callers import Caller, no_account, no_run, trigger_of
 from agent_credits.api.cursors import cursor_of, position_of
 from agent_credits.api.fields import Answer, Credits, TimeOut
+from agent_credits.api.limits import AccountLimitAnswer, account_limit_answer, shown
 from agent_credits.api.recorded_runs import RecordedRun
 from agent_credits.api.reservations import ReservationState, state_of
 from agent_credits.billing.directory import Directory
-from agent_credits.billing.payers import may_pay, pools_of
-from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.limit_standings import limits_of_payer
+from agent_credits.billing.payers import may_pay, pays, pools_lent_to, pools_of
+from agent_credits.billing.policy import BillingPolicy, TeamKind
 from agent_credits.billing.teams import EVERYONE, Team
+from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import Past
+from agent_credits.commit.decide import beginning
 from agent_credits.commit.decision_context import DecisionContext
 from agent_credits.commit.low_credits import with_low_credits
 from agent_credits.commit.rows import Rows
@@ -34,11 +41,24 @@ from agent_credits.ledger.entries import Entry, RunContext, newest_team
 from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import drawing_order
 from agent_credits.ledger.reloads import DeclineCause, Reload
+from agent_credits.ledger.reservations import Reservation
+from agent_credits.ledger.shared_pools import is_holding, is_shared_grant, lender_of, payers_run
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.principals import Principal
 
 
 class PoolAnswer(Answer):
+    pool: str
+    available_credits: Credits
+    reserved_credits: Credits
+
+
+class SharedPoolAnswer(Answer):
+    """A pool of the team, which runs draw behind the account's own pools.
+
+    It is no part of the account's sums. `reserved_credits`: what runs of this account hold of it.
+    """
+
     pool: str
     available_credits: Credits
     reserved_credits: Credits
@@ -92,16 +112,26 @@ class AccountAnswer(Answer):
     reserved_credits: Credits
     reservations_count: int
     pools: list[PoolAnswer]
+    shared_pools: list[SharedPoolAnswer]
     grants: list[GrantAnswer]
     plan: PlanAnswer | None
     resets_at: TimeOut | None
     reload: ReloadAnswer | None
     low: LowAnswer | None
+    limit_standings: list[AccountLimitAnswer]
     policy_version: str | None
+
+
+class HeldFor(Answer):
+    """The run of a member, and of what is below it, that a team's pools hold credits for."""
+
+    principal: str
+    run_id: str
 
 
 class RunReservation(ReservationState):
     run_id: str
+    held_for: HeldFor | None
 
 
 class ReservationsAnswer(Answer):
@@ -123,7 +153,13 @@ class Accounts:
         """Return what the account holds. Raises `Refused`."""
         caller.require("read_account")
         row = self.visible(principal, caller, now)
-        return account_answer(row, self._policy_of(row, caller, now), now)
+        itself = self._directory.team(principal.id, now) if principal.kind == "team" else None
+        kind = itself.tenure_at(now).kind if itself else None
+        answer = account_answer(row, self._policy_of(row, caller, now), now, kind)
+        team = self._team_paid_for(row, caller, now)
+        shared = self._shared_pools(row, team, now) if team else []
+        limits = self._limits_of(row, team, caller, now)
+        return answer.model_copy(update={"shared_pools": shared, "limit_standings": limits})
 
     def visible(self, principal: Principal, caller: Caller, now: datetime) -> Account:
         """Return the row of an account that the caller may see. Raises `Refused`."""
@@ -177,8 +213,55 @@ class Accounts:
         for team_id in self._teams_of(row, caller):
             team = self._directory.team(team_id, now)
             if team is not None and bills(team, row.principal, now):
-                return self._directory.policy(team.tenure_at(now).policy_version)
+                return self._policy_now(team, now)
         return None
+
+    def _policy_now(self, team: Team, now: datetime) -> BillingPolicy:
+        return self._directory.policy(team.tenure_at(now).policy_version)
+
+    def _team_paid_for(self, row: Account, caller: Caller, now: datetime) -> Team | None:
+        """Return a team of the caller's that the account pays for, that of its newest run first."""
+        for team_id in filter(caller.knows_team, self._teams_of(row, caller)):
+            team = self._directory.team(team_id, now)
+            if team and pays(row.principal, team, self._policy_now(team, now), now):
+                return team
+        return None
+
+    def _shared_pools(self, row: Account, team: Team, now: datetime) -> list[SharedPoolAnswer]:
+        """Return what the team lends to runs of the account, without what others hold of it."""
+        pools = pools_lent_to(row.principal, team, self._policy_now(team, now), now)
+        lender = self._rows.read_account(Principal("team", team.team_id)) if pools else None
+        if lender is None:
+            return []
+        beside = Beside(shared={lender.principal: lender})
+        current, _ = beginning(row, Past(), now, beside)
+        balances = pool_balances(current, pools, now)
+        reserved = reserved_balances(current, pools, now)
+        return [
+            SharedPoolAnswer(
+                pool=b.pool,
+                available_credits=b.available_microcredits,
+                reserved_credits=r.available_microcredits,
+            )
+            for b, r in zip(balances, reserved, strict=True)
+        ]
+
+    def _limits_of(
+        self, row: Account, team: Team | None, caller: Caller, now: datetime
+    ) -> list[AccountLimitAnswer]:
+        """Return the limits of the team, and of other teams for whose runs the account counts."""
+        team_ids = [team.team_id] if team else []
+        counted = sorted({count.key.team_id for count in row.limit_counts})
+        team_ids += [team_id for team_id in counted if caller.knows_team(team_id)]
+        answers: list[AccountLimitAnswer] = []
+        for team_id in dict.fromkeys(team_ids):
+            declaring = self._directory.team(team_id, now)
+            if declaring is not None and declaring.limits:
+                policy = self._policy_now(declaring, now)
+                found = limits_of_payer(self._rows, declaring, policy, row, now)
+                shown_of_team, _ = shown(found)
+                answers += [account_limit_answer(x, team_id, row, now) for x in shown_of_team]
+        return answers
 
     def _teams_of(self, row: Account, caller: Caller) -> Iterator[str]:
         if row.principal.kind == "team":
@@ -190,10 +273,11 @@ class Accounts:
 
 
 def live_reservations(
-    row: Account, cursor: str | None, limit: int, now: datetime
+    row: Account, caller: Caller, cursor: str | None, limit: int, now: datetime
 ) -> ReservationsAnswer:
     """Return the live reservations after the cursor. Raises `Refused`."""
     live = [held for held in row.reservations if held.is_live(now)]
+    live = [held for held in live if _may_know(_teams_named(held), row.principal, caller)]
     start = 0
     if cursor is not None:
         after = position_of(cursor)
@@ -207,20 +291,35 @@ def live_reservations(
         version=row.version,
         as_of=now,
         reservations=[
-            RunReservation(run_id=held.run_id, **dict(state_of(held, now))) for held in page
+            RunReservation(
+                **dict(state_of(held, now)), run_id=held.run_id, held_for=_held_for(held)
+            )
+            for held in page
         ],
         next_cursor=cursor_of(page[-1].run_id) if more else None,
     )
 
 
-def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) -> AccountAnswer:
-    """Return the account as its next commit would bring it up to `now`; nothing is written."""
+def _held_for(held: Reservation) -> HeldFor | None:
+    if not is_holding(held.run_id):
+        return None
+    payer, run_id = payers_run(held.run_id)
+    return HeldFor(principal=str(payer), run_id=run_id)
+
+
+def account_answer(
+    row: Account, policy: BillingPolicy | None, now: datetime, kind: TeamKind | None
+) -> AccountAnswer:
+    """Return the account as its next commit would bring it up to `now`; nothing is written.
+
+    `kind`: of the team whose account it is, if it is that of a team.
+    """
     current = bring_up_to(row, now)
     # A refill that is due may also have lifted the account above its thresholds.
     since = current.entries[len(row.entries) :]
     current = with_low_credits(current, (), since, DecisionContext(row, Past(), now))
     held = sorted({grant.pool for grant in current.grants})
-    pools = pools_of(row.principal, policy) if policy else tuple(held)
+    pools = pools_of(row.principal, policy, kind) if policy else tuple(held)
     balances = pool_balances(current, pools, now)
     reserved = reserved_balances(current, pools, now)
     of_grants = reserved_by_grant(current, now)
@@ -241,6 +340,7 @@ def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) ->
             )
             for b, r in zip(balances, reserved, strict=True)
         ],
+        shared_pools=[],
         grants=[
             GrantAnswer(
                 id=grant.id,
@@ -258,6 +358,7 @@ def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) ->
         resets_at=refill,
         reload=reload_answer(current.reload),
         low=_low_answer(current.low),
+        limit_standings=[],
         policy_version=policy.version if policy else None,
     )
 
@@ -298,9 +399,24 @@ def shows(entry: Entry, principal: Principal, caller: Caller) -> bool:
     A user may have left another team, whose runs are on the same account and no business of the
     admin of this one.
     """
+    if entry.run is not None:
+        return _may_know([entry.run.team_id], principal, caller)
+    lent = (m.grant_id for m in entry.reservation.moves if is_shared_grant(m.grant_id))
+    return _may_know((lender_of(grant_id)[0].id for grant_id in lent), principal, caller)
+
+
+def _teams_named(held: Reservation) -> Iterator[str]:
+    """Yield the teams that a reservation tells of: by its limits, and by whose pools it holds."""
+    yield from (key.team_id for key in held.limits)
+    for part in held.parts:
+        if is_shared_grant(part.grant_id):
+            yield lender_of(part.grant_id)[0].id
+
+
+def _may_know(team_ids: Iterable[str], principal: Principal, caller: Caller) -> bool:
+    """Tell whether what names these teams may be shown to who sees the account."""
     is_own = principal == Principal("user", caller.user_id or "")
-    run = entry.run
-    return caller.sees_all or is_own or run is None or run.team_id in caller.teams
+    return is_own or all(caller.knows_team(team_id) for team_id in team_ids)
 
 
 def _is_own(context: RunContext, caller: Caller) -> bool:

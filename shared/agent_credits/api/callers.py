@@ -81,8 +81,12 @@ class Caller(Struct, frozen=True):
 
     def require_team(self, team_id: str) -> None:
         """Raise what a team that does not exist raises, unless it is one of the caller's."""
-        if not self.sees_all and team_id not in self.teams:
+        if not self.knows_team(team_id):
             raise no_team()
+
+    def knows_team(self, team_id: str) -> bool:
+        """Return whether the caller may know that the team exists."""
+        return self.sees_all or team_id in self.teams
 
     def require_run(self, team_id: str, trigger: Trigger, run_id: str | None) -> None:
         """Raise `Refused` unless the caller may act for this run of the team."""

@@ -6,20 +6,22 @@ them.
 """
 
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from agent_credits.api.callers import Caller
 from agent_credits.api.fields import Answer, Credits, EstimateIn, TimeIn, TimeOut
+from agent_credits.api.limits import StandingAnswer, standing_answer
 from agent_credits.api.problems import TYPES, Problem, Refused
 from agent_credits.api.recording import Decided, insufficient_problem
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.teams import Billing
 from agent_credits.commit.changes import Recorded, Result, RunChange, Unsure, Waiting
-from agent_credits.commit.decide import Decision, lacks_credits
+from agent_credits.commit.decide import lacks_credits
 from agent_credits.commit.reload_requests import reload_standing
 from agent_credits.commit.rows import Rows
-from agent_credits.commit.together import foresee
+from agent_credits.commit.together import Foreseen, foresee
 from agent_credits.events.agent_runs import (
     AgentRunEvent,
     Rejection,
@@ -28,8 +30,9 @@ from agent_credits.events.agent_runs import (
     TtlSeconds,
     parse_event,
 )
-from agent_credits.ledger.accounts import Account, pool_balances, reserved_balances
-from agent_credits.ledger.expiry import bring_up_to, resets_at
+from agent_credits.ledger.accounts import pool_balances, reserved_balances
+from agent_credits.ledger.expiry import resets_at
+from agent_credits.ledger.limits import LimitStanding
 from agent_credits.ledger.waterfall import draw
 from agent_credits.values.credits import format_credits
 from agent_credits.values.errors import InvariantViolated
@@ -39,7 +42,7 @@ from agent_credits.values.strict import Strict
 
 _SOURCE = "/agent-credits/decide"
 
-CheckName = Literal["team_and_user", "account", "reservations", "credits"]
+CheckName = Literal["team_and_user", "account", "reservations", "limit", "credits"]
 CheckResult = Literal["passed", "failed", "waiting", "not_reached"]
 
 
@@ -58,16 +61,23 @@ class DecideBody(Strict):
 
 
 class CheckAnswer(Answer):
-    """The checks stand in the order in which they are made; the first that fails decides."""
+    """The checks stand in the order in which they are made; the first that fails decides.
+
+    There is one for each `limit` of the run, with where the limit stands before the run.
+    """
 
     check: CheckName
     result: CheckResult
     error: str | None = None
     detail: str | None = None
+    limit: StandingAnswer | None = None
 
 
 class PoolDecision(Answer):
-    """What is in a pool, and what of it the run would draw or reserve first."""
+    """What is in a pool, and what of it the run would draw or reserve first.
+
+    Of a pool of the team, `reserved_credits` is what runs of the same payer hold.
+    """
 
     pool: str
     available_credits: Credits
@@ -114,56 +124,52 @@ class Decisions:
         self._directory.read_again([body.team_id], now)
         billing = self._directory.bill(event, now)
         if isinstance(billing, Rejection):
-            return self._rejected(body, billing, "team_and_user", None, None, now, trace_id)
+            return self._rejected(body, billing, "team_and_user", None, (), now, trace_id)
         row = self._rows.read_account(billing.principal)
         if row is None:
             missing = Rejection("unknown_user", "the account that pays does not exist")
-            return self._rejected(body, missing, "account", billing, None, now, trace_id)
-        decision = foresee(self._rows, row, [RunChange(event, billing)], now)
-        return self._decided(body, billing, row, decision, now, trace_id)
+            return self._rejected(body, missing, "account", None, (), now, trace_id)
+        change = RunChange(event, billing)
+        foreseen = foresee(self._rows, row, [change], now)
+        return self._decided(body, change, foreseen, now, trace_id)
 
     def _decided(
-        self,
-        body: DecideBody,
-        billing: Billing,
-        row: Account,
-        decision: Decision,
-        now: datetime,
-        trace_id: str,
+        self, body: DecideBody, change: RunChange, foreseen: Foreseen, now: datetime, trace_id: str
     ) -> DecideAnswer:
-        (result,) = decision.results
+        (result,) = foreseen.decision.results
+        limits, facts = foreseen.limits_of(change), (change.billing, foreseen)
         rejection = _rejection_of(result)
         if rejection is not None:
-            return self._rejected(body, rejection, "reservations", billing, row, now, trace_id)
+            return self._rejected(body, rejection, "reservations", facts, limits, now, trace_id)
         problem: dict[str, Any] | None = None
         outcome: Literal["accepted", "insufficient", "waiting"] = "waiting"
-        required = body.credits or 0
+        required, refused_by = body.credits or 0, None
         if isinstance(result, Recorded):
             entry = result.entry
-            required = entry.amount_microcredits
-            outcome = "insufficient" if lacks_credits(decision) else "accepted"
+            required, refused_by = entry.amount_microcredits, entry.limits.refused_by
+            outcome = "insufficient" if lacks_credits(foreseen.decision) else "accepted"
             if outcome == "insufficient":
-                found = insufficient_problem(Decided(entry, row, False), self._base_url)
+                decided = Decided(entry, foreseen.context.row, False)
+                found = insufficient_problem(decided, self._base_url)
                 problem = {**found, "trace_id": trace_id}
-        checks: dict[str, CheckResult] = {
+        results: dict[str, CheckResult] = {
             "accepted": "passed",
             "insufficient": "failed",
             "waiting": "waiting",
         }
-        passed = [CheckAnswer(check=name, result="passed") for name in _BEFORE_CREDITS]
-        last = CheckAnswer(
-            check="credits",
-            result=checks[outcome],
-            error="insufficient_credits" if problem else None,
-            detail=str(problem["cause"]) if problem else None,
-        )
+        checks = [CheckAnswer(check=name, result="passed") for name in _BEFORE_LIMITS]
+        checks += _limit_checks(limits, refused_by)
+        if refused_by is None:
+            checks.append(_check_of_credits(results[outcome], problem))
+        else:
+            checks.append(CheckAnswer(check="credits", result="not_reached"))
         return DecideAnswer(
             allowed=outcome == "accepted",
             outcome=outcome,
             required_credits=required,
-            checks=[*passed, last],
+            checks=checks,
             problem=problem,
-            **_facts(body, billing, row, required, now),
+            **_facts(body, change.billing, foreseen, required, now),
         )
 
     def _rejected(
@@ -171,23 +177,27 @@ class Decisions:
         body: DecideBody,
         rejection: Rejection,
         failed: CheckName,
-        billing: Billing | None,
-        row: Account | None,
+        found: tuple[Billing, Foreseen] | None,
+        limits: Sequence[LimitStanding],
         now: datetime,
         trace_id: str,
     ) -> DecideAnswer:
-        names = (*_BEFORE_CREDITS, "credits")
-        at = names.index(failed)
-        checks = [CheckAnswer(check=name, result="passed") for name in _BEFORE_CREDITS[:at]]
+        at = _BEFORE_LIMITS.index(failed)
+        checks = [CheckAnswer(check=name, result="passed") for name in _BEFORE_LIMITS[:at]]
         checks.append(
             CheckAnswer(
                 check=failed, result="failed", error=rejection.code, detail=rejection.reason
             )
         )
-        later: tuple[CheckName, ...] = (*_BEFORE_CREDITS[at + 1 :], "credits")
+        later = _BEFORE_LIMITS[at + 1 :]
         checks += [CheckAnswer(check=name, result="not_reached") for name in later]
+        checks += [
+            CheckAnswer(check="limit", result="not_reached", limit=standing_answer(standing))
+            for standing in limits
+        ]
+        checks.append(CheckAnswer(check="credits", result="not_reached"))
         problem = Problem(rejection.code, TYPES[rejection.code], rejection.reason)
-        facts = _facts(body, billing, row, body.credits or 0, now) if billing and row else {}
+        facts = _facts(body, *found, body.credits or 0, now) if found else {}
         return DecideAnswer(
             allowed=False,
             outcome="rejected",
@@ -198,7 +208,32 @@ class Decisions:
         )
 
 
-_BEFORE_CREDITS: tuple[CheckName, ...] = ("team_and_user", "account", "reservations")
+_BEFORE_LIMITS: tuple[CheckName, ...] = ("team_and_user", "account", "reservations")
+
+
+def _limit_checks(
+    limits: Sequence[LimitStanding], refused_by: LimitStanding | None
+) -> Iterator[CheckAnswer]:
+    result: CheckResult = "passed"
+    for standing in limits:
+        limit = standing_answer(standing)
+        if refused_by is not None and standing.key == refused_by.key:
+            yield _failed("limit", "limit_reached", limit)
+            result = "not_reached"
+        else:
+            yield CheckAnswer(check="limit", result=result, limit=limit)
+
+
+def _check_of_credits(result: CheckResult, problem: Mapping[str, Any] | None) -> CheckAnswer:
+    if problem is None:
+        return CheckAnswer(check="credits", result=result)
+    return _failed("credits", str(problem["cause"]))
+
+
+def _failed(check: CheckName, cause: str, limit: StandingAnswer | None = None) -> CheckAnswer:
+    return CheckAnswer(
+        check=check, result="failed", error="insufficient_credits", detail=cause, limit=limit
+    )
 
 
 def _rejection_of(result: Result) -> Rejection | None:
@@ -216,9 +251,9 @@ def _rejection_of(result: Result) -> Rejection | None:
 
 
 def _facts(
-    body: DecideBody, billing: Billing, row: Account, required: int, now: datetime
+    body: DecideBody, billing: Billing, foreseen: Foreseen, required: int, now: datetime
 ) -> dict[str, Any]:
-    current = bring_up_to(row, now)
+    current = foreseen.account
     balances = pool_balances(current, billing.pools, now)
     reserved = reserved_balances(current, billing.pools, now)
     # A child takes from its parent, and no run takes more than there is.
@@ -243,7 +278,7 @@ def _facts(
             for b, r in zip(balances, reserved, strict=True)
         ],
         "resets_at": resets_at(current, now),
-        "version": row.version,
+        "version": foreseen.context.row.version,
         "as_of": now,
     }
 

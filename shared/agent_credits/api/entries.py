@@ -3,7 +3,13 @@
 from typing import Literal
 
 from agent_credits.api.fields import Answer, Credits, TimeOut
-from agent_credits.ledger.entries import Directive, Entry, EntryType, Outcome
+from agent_credits.api.limits import (
+    CountedAnswer,
+    StandingAnswer,
+    counted_answer,
+    standing_answer,
+)
+from agent_credits.ledger.entries import Directive, Entry, EntryType, Outcome, payers_commit
 from agent_credits.ledger.reloads import DeclineCause
 from agent_credits.values.principals import Payer
 
@@ -25,7 +31,10 @@ class TriggerAnswer(Answer):
 
 
 class MoveAnswer(Answer):
-    """Credits of a grant that went into a run's reservation, or out of it if negative."""
+    """Credits of a grant that went into a run's reservation, or out of it if negative.
+
+    What a team's pools hold for a run is of the payer and the run, with a space between them.
+    """
 
     run_id: str
     grant_id: str
@@ -44,7 +53,10 @@ class EntryAnswer(Answer):
     """What one event did to an account, for ever; what does not apply is null or empty.
 
     `credits`: what usage asked for, a request estimated, a grant added or lost. `pools_before`: of
-    insufficient entries, what each pool held. `decline`: why no reload helped.
+    insufficient entries, what each pool held. `decline`: why no reload helped. `payer_principal`,
+    `payer_version`: of what a team's pools gave, whose commit it is of. `limits_counted`: what
+    counts under which limits. `limit_standings`: of an event that a limit refused, where the limits
+    stood before it, the one that refused first.
     """
 
     principal: str
@@ -79,10 +91,15 @@ class EntryAnswer(Answer):
     overdrawn_credits: Credits
     directive: Directive | None
     reason: str | None
+    payer_principal: str | None
+    payer_version: int | None
+    limits_counted: list[CountedAnswer]
+    limit_standings: list[StandingAnswer]
 
 
 def entry_answer(entry: Entry, principal: str, page_number: int) -> EntryAnswer:
     run, reload, facts = entry.run, entry.reload, entry.reservation
+    given = payers_commit(entry) if entry.type in ("pool.drawn", "pool.returned") else None
     is_bought = entry.type == "reload.granted" and reload is not None
     return EntryAnswer(
         principal=principal,
@@ -135,4 +152,8 @@ def entry_answer(entry: Entry, principal: str, page_number: int) -> EntryAnswer:
         overdrawn_credits=facts.overdrawn_microcredits,
         directive=facts.directive,
         reason=facts.reason,
+        payer_principal=str(given[0]) if given else None,
+        payer_version=given[1] if given else None,
+        limits_counted=[counted_answer(counted) for counted in entry.limits.counted],
+        limit_standings=[standing_answer(standing) for standing in entry.limits.standings],
     )

@@ -5,16 +5,19 @@ change of nothing writes nothing, not even an audit entry.
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from agent_credits.api.audit import AuditChange, AuditEntry, Auditor
 from agent_credits.api.fields import CreditsIn
+from agent_credits.api.limits import LimitBody, declared_answer, limits_declared
 from agent_credits.api.problems import Refused, invalid
 from agent_credits.api.rows import AuditRows
 from agent_credits.api.teams import auto_reload_answer
 from agent_credits.billing.alerts import THRESHOLDS_MAX, Alerts
+from agent_credits.billing.limits import TEAM_LIMITS_MAX
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.spend_cap import with_cap
 from agent_credits.billing.teams import AutoReload, Team
@@ -39,11 +42,15 @@ class AutoReloadPatch(Strict):
 
 
 class SettingsPatch(Strict):
-    """What changes; all other settings stay. `alerts_low`: thresholds such as "30%" and "100"."""
+    """What changes; all other settings stay. `alerts_low`: thresholds such as "30%" and "100".
+
+    `limits` replaces all limits of the team, so send those that are to stay as well.
+    """
 
     spend_cap_cents: int | None = Field(default=None, ge=0, le=SPEND_CAP_CENTS_MAX)
     auto_reload: AutoReloadPatch | None = None
     alerts_low: list[str] | None = Field(default=None, max_length=THRESHOLDS_MAX)
+    limits: list[LimitBody] | None = Field(default=None, max_length=TEAM_LIMITS_MAX)
 
 
 def change_settings(
@@ -68,7 +75,8 @@ def change_settings(
                 "settings_changed",
                 f"settings_version is {team.settings_version}; read the team again",
             )
-        return _patched(team, patch, rows.read_policy(team.settings_policy_version))
+        policy = rows.read_policy(team.settings_policy_version)
+        return _patched(team, patch, policy, auditor.now)
 
     return change_team(audited, team_id, changed, pause)
 
@@ -109,7 +117,7 @@ class AuditedTeams:
         return newer
 
 
-def _patched(team: Team, patch: SettingsPatch, policy: BillingPolicy | None) -> Team:
+def _patched(team: Team, patch: SettingsPatch, policy: BillingPolicy | None, now: datetime) -> Team:
     update: dict[str, Any] = {}
     if patch.spend_cap_cents is not None and patch.spend_cap_cents != team.spend_cap_cents:
         update["spend_cap_cents"] = patch.spend_cap_cents
@@ -128,6 +136,10 @@ def _patched(team: Team, patch: SettingsPatch, policy: BillingPolicy | None) -> 
             raise invalid("alerts_low", _said(error)) from None
         if alerts != team.alerts:
             update["alerts"] = alerts
+    if patch.limits is not None:
+        limits = limits_declared(patch.limits, team, now)
+        if limits != team.limits:
+            update["limits"] = limits
     return team.model_copy(update=update)
 
 
@@ -168,9 +180,16 @@ def _changes(before: Team, after: Team) -> list[AuditChange]:
             [str(threshold) for threshold in after.alerts.low],
         ),
     }
+    # One change for each limit, so that whoever reads it sees which one is another.
+    limits_before, limits_after = _limits_shown(before), _limits_shown(after)
+    places = dict.fromkeys((*limits_before, *limits_after))
+    changed = [
+        *((name, was, becomes) for name, (was, becomes) in pairs.items()),
+        *(("limits", limits_before.get(place), limits_after.get(place)) for place in places),
+    ]
     return [
         AuditChange(field=name, before=was, after=becomes)
-        for name, (was, becomes) in pairs.items()
+        for name, was, becomes in changed
         if was != becomes
     ]
 
@@ -178,6 +197,11 @@ def _changes(before: Team, after: Team) -> list[AuditChange]:
 def _shown(settings: AutoReload | None) -> dict[str, Any] | None:
     answer = auto_reload_answer(settings)
     return answer.model_dump(mode="json") if answer else None
+
+
+def _limits_shown(team: Team) -> dict[object, dict[str, Any]]:
+    """Return the declared limits as they are shown, by what they limit."""
+    return {x.place: declared_answer(x).model_dump(mode="json") for x in team.limits}
 
 
 def _said(error: ValidationError) -> str:

@@ -7,7 +7,19 @@ from typing import Any, Literal
 from agent_credits.api.audit import AUDIT_SHOWN_MAX, AuditEntry
 from agent_credits.api.callers import Caller, no_team
 from agent_credits.api.fields import Answer, Credits, TimeOut
-from agent_credits.api.rows import AuditRows
+from agent_credits.api.limits import (
+    CurrentLimitAnswer,
+    DeclaredLimitAnswer,
+    current_answer,
+    declared_answer,
+    shown,
+)
+from agent_credits.api.rows import ApiRows, AuditRows
+from agent_credits.billing.limit_standings import (
+    CurrentLimits,
+    accounts_that_count,
+    current_limits,
+)
 from agent_credits.billing.policy import BillingPolicy, TeamKind
 from agent_credits.billing.spend_cap import month_of
 from agent_credits.billing.teams import AutoReload, Team
@@ -75,7 +87,9 @@ class TenureAnswer(Answer):
 
 class TeamAnswer(Answer):
     """`settings_version` is what `If-Match` compares. `members_count` is null where all may start
-    runs. `audit`: the newest changes through the API, newest first.
+    runs. `limits` are those declared, as `PATCH` takes them; `limit_standings` is where they stand,
+    and where that of each project or member does that used any. `audit`: the newest changes through
+    the API, newest first.
     """
 
     team_id: str
@@ -87,6 +101,9 @@ class TeamAnswer(Answer):
     members_count: int | None
     tenures: list[TenureAnswer]
     alerts_low: list[str]
+    limits: list[DeclaredLimitAnswer]
+    limit_standings: list[CurrentLimitAnswer]
+    limit_standings_left_out: int
     auto_reload: AutoReloadAnswer | None
     payment: PaymentAnswer | None
     packs: list[PackAnswer]
@@ -96,15 +113,23 @@ class TeamAnswer(Answer):
 
 
 class Teams:
-    def __init__(self, rows: AuditRows) -> None:
+    def __init__(self, rows: ApiRows) -> None:
         self._rows = rows
 
     def read(self, team_id: str, caller: Caller, now: datetime) -> TeamAnswer:
         """Return the team as its row is now. Raises `Refused`."""
         team, policy = self.visible(team_id, caller)
-        newest = range(max(team.audits - AUDIT_SHOWN_MAX, 0) + 1, team.audits + 1)
-        audit = self._rows.read_audit(team_id, newest) if newest else []
-        return team_answer(team, policy, audit, now)
+        limits = self._limits_of(team, now)
+        return team_answer(team, policy, newest_changes(self._rows, team), limits, now)
+
+    def _limits_of(self, team: Team, now: datetime) -> CurrentLimits:
+        """Return where the team's limits stand, by the rows of all accounts that may count them."""
+        version = team.tenure_at(now).policy_version
+        policy = self._rows.read_policy(version) if team.limits else None
+        if policy is None:
+            return CurrentLimits()
+        accounts = self._rows.read_accounts_of(accounts_that_count(team, policy, now))
+        return current_limits(self._rows, team, policy, accounts.values(), now)
 
     def visible(self, team_id: str, caller: Caller) -> tuple[Team, BillingPolicy | None]:
         """Return the row of one of the caller's teams, and the policy of its settings."""
@@ -115,9 +140,21 @@ class Teams:
         return team, self._rows.read_policy(team.settings_policy_version)
 
 
+def newest_changes(rows: AuditRows, team: Team) -> list[AuditEntry]:
+    """Return the last changes of the team that say who made them, newest first."""
+    numbers = range(max(team.audits - AUDIT_SHOWN_MAX, 0) + 1, team.audits + 1)
+    found = rows.read_audit(team.team_id, numbers) if numbers else []
+    return sorted(found, key=lambda entry: -entry.number)
+
+
 def team_answer(
-    team: Team, policy: BillingPolicy | None, audit: Sequence[AuditEntry], now: datetime
+    team: Team,
+    policy: BillingPolicy | None,
+    audit: Sequence[AuditEntry],
+    limits: CurrentLimits,
+    now: datetime,
 ) -> TeamAnswer:
+    standings, left_out = shown(limits.limits)
     month, spending = month_of(now, team.time_zone), team.spending
     packs = policy.packs if policy else ()
     return TeamAnswer(
@@ -143,6 +180,9 @@ def team_answer(
             for tenure in team.tenures
         ],
         alerts_low=[str(threshold) for threshold in team.alerts.low],
+        limits=[declared_answer(limit) for limit in team.limits],
+        limit_standings=[current_answer(limit) for limit in standings],
+        limit_standings_left_out=limits.left_out + left_out,
         auto_reload=auto_reload_answer(team.auto_reload),
         payment=_payment_answer(team),
         packs=[
@@ -182,7 +222,7 @@ def team_answer(
                 for ended in reversed(spending.recent)
             ),
         ],
-        audit=[audit_answer(entry) for entry in sorted(audit, key=lambda e: -e.number)],
+        audit=[audit_answer(entry) for entry in audit],
     )
 
 

@@ -16,7 +16,12 @@ SOON_SECONDS_LONGEST = 0.16
 
 def back_off(attempts_lost: int) -> None:
     """Sleep for a random part of 50 ms after the first lost attempt, of at most 400 ms later."""
-    time.sleep(random.uniform(0, min(FIRST_SECONDS * 2**attempts_lost, LONGEST_SECONDS)))
+    time.sleep(random.uniform(0, longest_wait(attempts_lost)))
+
+
+def longest_wait(attempts_lost: int) -> float:
+    doubled: float = FIRST_SECONDS * 2**attempts_lost
+    return min(doubled, LONGEST_SECONDS)
 
 
 class TimeBudget:

@@ -6,7 +6,6 @@ from the API's id in the gateway's own context, which no caller can set.
 """
 
 import base64
-import binascii
 import json
 import re
 from collections import Counter
@@ -16,15 +15,13 @@ from functools import cached_property
 from http import HTTPStatus
 from importlib import resources
 from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
-from urllib.parse import unquote
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import (
-    RequestUnsupportedContentType,
     RequestValidationError,
 )
-from aws_lambda_powertools.event_handler.openapi.params import Header, Query
+from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
 from msgspec import Struct, field
 
 from agent_credits.api.accounts import (
@@ -40,7 +37,7 @@ from agent_credits.api.decisions import DecideAnswer, DecideBody, Decisions
 from agent_credits.api.events import BatchAnswer, EventAnswer, Events, headers_of, receive
 from agent_credits.api.fields import Answer
 from agent_credits.api.ledger import LedgerAnswer, read_ledger
-from agent_credits.api.problems import Problem, Refused, undecided
+from agent_credits.api.problems import Problem, Refused, invalid, undecided
 from agent_credits.api.purchases import PurchaseAnswer, PurchaseBody, Purchases
 from agent_credits.api.recorded_runs import RecordedRun, find_run
 from agent_credits.api.recording import Recorder
@@ -83,10 +80,14 @@ Door = Literal["producers", "people"]
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 DOCUMENT_PATH: Final = "/v1/openapi.json"
+# It reads bodies of its own content types.
+EVENTS_PATH: Final = "/v1/events"
 
 # An id of these characters stands in a path as it is. Any other is written as `~` and base64url,
 # because gateways and proxies decode a path before it gets here, and not all alike.
-_PLAIN_ID: Final = re.compile(r"[A-Za-z0-9._:@-]+")
+# None begins with a dot: `..` would be taken for the way up.
+PLAIN_ID: Final = r"[A-Za-z0-9_:@-][A-Za-z0-9._:@-]{0,199}"
+ID_IN_PATH: Final = rf"^({PLAIN_ID}|~[A-Za-z0-9_-]{{1,300}})$"
 _TRACE_ID: Final = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 IdempotencyKey = Annotated[
@@ -101,6 +102,13 @@ RequiredKey = Annotated[
     Header(
         alias="Idempotency-Key",
         description="The ID of what this request records. A repeat gets the first answer.",
+    ),
+]
+PathId = Annotated[
+    str,
+    Path(
+        pattern=ID_IN_PATH,
+        description="The ID, or `~` and its base64url if it has other characters than these.",
     ),
 ]
 PayerQuery = Annotated[
@@ -163,13 +171,6 @@ class Call(Struct):
     problem: Problem | None = None
 
 
-class Settings(Struct, frozen=True):
-    """`doors`: the door of each API's id. `problem_type_base_url` may be empty."""
-
-    doors: Mapping[str, Door]
-    problem_type_base_url: str
-
-
 class Answered(Struct, frozen=True):
     """What the gateway gets, and what the function logs and counts."""
 
@@ -186,14 +187,16 @@ class Answered(Struct, frozen=True):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return the metrics of the request; CloudWatch charges for each, so zeros are left out."""
-        counts = Counter(
-            RequestsUndecided=self.status == HTTPStatus.SERVICE_UNAVAILABLE,
-            RequestsFailed=self.status == HTTPStatus.INTERNAL_SERVER_ERROR,
-        )
+        """Return the metrics of the request: one always, and of the others those above zero.
+
+        CloudWatch charges for each metric that there is, and for each byte of the log.
+        """
+        counts = Counter({"RequestsFailed": self.status == HTTPStatus.INTERNAL_SERVER_ERROR})
         for batch in self.batches:
             counts.update({name: batch.counts[name] for name in COUNTED})
-        return {name: count for name, count in counts.items() if count}
+        is_undecided = self.status == HTTPStatus.SERVICE_UNAVAILABLE
+        above_zero = {name: count for name, count in counts.items() if count}
+        return {"RequestsUndecided": int(is_undecided), **above_zero}
 
     def log_lines(self) -> Iterator[LogLine]:
         """Yield a line for each commit, and one where nothing was decided."""
@@ -211,7 +214,11 @@ class Answered(Struct, frozen=True):
 
 
 class HttpApi:
-    """Serves one request at a time. `tokens` is made for the first request by a person."""
+    """Serves one request at a time.
+
+    `tokens` is made for the first request by a person. `doors`: the door of each API's id.
+    `problem_type_base_url` may be empty.
+    """
 
     def __init__(
         self,
@@ -221,16 +228,19 @@ class HttpApi:
         tokens: Callable[[], Tokens],
         ask_for_payment: Callable[[ReloadRequest], None],
         pause: Pause,
-        settings: Settings,
+        *,
+        doors: Mapping[str, Door],
+        problem_type_base_url: str,
     ) -> None:
         self._tokens = tokens
-        self._settings = settings
+        self._doors = doors
+        self._base_url = problem_type_base_url
         self._rows = rows
-        self._recorder = Recorder(debits, settings.problem_type_base_url)
+        self._recorder = Recorder(debits, problem_type_base_url)
         self._events = Events(self._recorder)
         self._reservations = Reservations(rows, self._recorder)
         self._accounts = Accounts(rows, directory)
-        self._decisions = Decisions(rows, directory, settings.problem_type_base_url)
+        self._decisions = Decisions(rows, directory, problem_type_base_url)
         self._teams = Teams(rows)
         self._purchases = Purchases(rows, ask_for_payment, pause)
         self._pause = pause
@@ -247,6 +257,7 @@ class HttpApi:
             call = Call(self._caller_of(event), now, trace_id, request_id, time_is_left)
             resolver = self.resolver
             resolver.append_context(call=call)  # type: ignore[no-untyped-call]
+            _require_json(event)
             response = resolver.resolve(_with_text(event), None)  # type: ignore[arg-type]
         except Refused as refused:
             response = self._problem(refused.problem, trace_id)
@@ -265,7 +276,7 @@ class HttpApi:
     def resolver(self) -> APIGatewayHttpResolver:
         """Return the routes. The OpenAPI document is made from them, too."""
         app = APIGatewayHttpResolver(enable_validation=True, json_body_deserializer=_strict_json)
-        _handle_errors(app, self._settings.problem_type_base_url)
+        _handle_errors(app, self._base_url)
         self._route_events(app)
         self._route_reservations(app)
         self._route_accounts(app)
@@ -275,7 +286,7 @@ class HttpApi:
 
     def _route_events(self, app: APIGatewayHttpResolver) -> None:
         @app.post(
-            "/v1/events",
+            EVENTS_PATH,
             summary="Record CloudEvents at once",
             tags=["events"],
             responses=_returns(EventAnswer, also={202: _documented(EventAnswer)}),
@@ -286,7 +297,7 @@ class HttpApi:
             received = receive(request.body or "", headers.get("content-type", ""), headers)
             answers, batch = self._events.record(received, call.caller, call.now, call.time_is_left)
             call.batches.append(batch)
-            base_url = self._settings.problem_type_base_url
+            base_url = self._base_url
             results = [
                 self._events.answer_to(event, answered, base_url, call.trace_id)
                 for event, answered in zip(received.events, answers, strict=True)
@@ -324,7 +335,7 @@ class HttpApi:
             tags=["reservations"],
             responses=_returns(ReservationAnswer, also={202: WAITING}),
         )
-        def extend(run_id: str, body: ExtendBody, idempotency_key: RequiredKey) -> Response[Any]:
+        def extend(run_id: PathId, body: ExtendBody, idempotency_key: RequiredKey) -> Response[Any]:
             call = _call(app)
             return _reserved(
                 call,
@@ -340,7 +351,7 @@ class HttpApi:
             responses=_returns(ReservationAnswer),
         )
         def settle(
-            run_id: str, body: SettleBody, idempotency_key: IdempotencyKey = None
+            run_id: PathId, body: SettleBody, idempotency_key: IdempotencyKey = None
         ) -> Response[Any]:
             call = _call(app)
             return _reserved(
@@ -357,7 +368,7 @@ class HttpApi:
             responses=_returns(ReservationAnswer),
         )
         def release(
-            run_id: str, body: ReleaseBody, idempotency_key: IdempotencyKey = None
+            run_id: PathId, body: ReleaseBody, idempotency_key: IdempotencyKey = None
         ) -> Response[Any]:
             call = _call(app)
             return _reserved(
@@ -373,7 +384,7 @@ class HttpApi:
             tags=["reservations"],
             responses=_returns(ReservationFound),
         )
-        def read_reservation(run_id: str, principal: PayerQuery = None) -> Response[Any]:
+        def read_reservation(run_id: PathId, principal: PayerQuery = None) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_reservation")
             run = self._visible_run(_id(run_id), principal, call)
@@ -386,7 +397,7 @@ class HttpApi:
             tags=["accounts"],
             responses=_returns(AccountAnswer),
         )
-        def read_account(principal: str) -> Response[Any]:
+        def read_account(principal: PathId) -> Response[Any]:
             call = _call(app)
             return _answer(self._accounts.read(_principal(principal), call.caller, call.now))
 
@@ -397,7 +408,7 @@ class HttpApi:
             responses=_returns(LedgerAnswer),
         )
         def read_account_ledger(
-            principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
+            principal: PathId, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
         ) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_ledger")
@@ -411,12 +422,12 @@ class HttpApi:
             responses=_returns(ReservationsAnswer),
         )
         def list_reservations(
-            principal: str, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
+            principal: PathId, cursor: CursorQuery = None, limit: LimitQuery = LIMIT_DEFAULT
         ) -> Response[Any]:
             call = _call(app)
             call.caller.require("list_reservations")
             row = self._accounts.visible(_principal(principal), call.caller, call.now)
-            return _answer(live_reservations(row, cursor, limit, call.now))
+            return _answer(live_reservations(row, call.caller, cursor, limit, call.now))
 
     def _route_runs(self, app: APIGatewayHttpResolver) -> None:
         @app.get(
@@ -425,7 +436,7 @@ class HttpApi:
             tags=["runs"],
             responses=_returns(RunAnswer),
         )
-        def read_run(run_id: str, principal: PayerQuery = None) -> Response[Any]:
+        def read_run(run_id: PathId, principal: PayerQuery = None) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_run")
             return _answer(run_answer(self._visible_run(_id(run_id), principal, call), call.now))
@@ -447,7 +458,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(TeamAnswer),
         )
-        def read_team(team_id: str) -> Response[Any]:
+        def read_team(team_id: PathId) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_team")
             return _answer(self._teams.read(_id(team_id), call.caller, call.now))
@@ -458,7 +469,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(ReportAnswer),
         )
-        def read_team_report(team_id: str) -> Response[Any]:
+        def read_team_report(team_id: PathId) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_report")
             team, policy = self._teams.visible(_id(team_id), call.caller)
@@ -471,7 +482,7 @@ class HttpApi:
             responses=_returns(TeamAnswer),
         )
         def patch_settings(
-            team_id: str, body: SettingsPatch, if_match: IfMatch = None
+            team_id: PathId, body: SettingsPatch, if_match: IfMatch = None
         ) -> Response[Any]:
             call = _call(app)
             call.caller.require("change_settings")
@@ -486,7 +497,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(PurchaseAnswer, also={202: _documented(PurchaseAnswer)}),
         )
-        def buy(team_id: str, body: PurchaseBody, idempotency_key: RequiredKey) -> Response[Any]:
+        def buy(team_id: PathId, body: PurchaseBody, idempotency_key: RequiredKey) -> Response[Any]:
             call = _call(app)
             call.caller.require("buy")
             self._teams.visible(_id(team_id), call.caller)
@@ -501,7 +512,7 @@ class HttpApi:
             tags=["teams"],
             responses=_returns(PurchaseAnswer),
         )
-        def read_purchase(team_id: str, key: str, principal: BuyerQuery) -> Response[Any]:
+        def read_purchase(team_id: PathId, key: PathId, principal: BuyerQuery) -> Response[Any]:
             call = _call(app)
             call.caller.require("read_team")
             self._teams.visible(_id(team_id), call.caller)
@@ -519,7 +530,7 @@ class HttpApi:
 
     def _caller_of(self, event: Mapping[str, Any]) -> Caller:
         context = event["requestContext"]
-        match self._settings.doors.get(context["apiId"]):
+        match self._doors.get(context["apiId"]):
             case "producers":
                 iam = context.get("authorizer", {}).get("iam", {})
                 if not iam.get("userArn"):
@@ -533,7 +544,7 @@ class HttpApi:
                 raise Refused("unauthenticated", "the API that was called is not of this stack")
 
     def _problem(self, problem: Problem, trace_id: str) -> dict[str, Any]:
-        document = problem.to_document(self._settings.problem_type_base_url, trace_id)
+        document = problem.to_document(self._base_url, trace_id)
         return _response(problem.type.status, PROBLEM_JSON, json.dumps(document), problem.headers)
 
 
@@ -553,10 +564,6 @@ def _handle_errors(app: APIGatewayHttpResolver, base_url: str) -> None:
     @on(NotJson)
     def not_json(error: NotJson) -> Response[Any]:
         return problem(Refused("not_json", str(error)).problem)
-
-    @on(RequestUnsupportedContentType)
-    def unsupported(_: RequestUnsupportedContentType) -> Response[Any]:
-        return problem(Refused("unsupported_media_type", f"send {JSON}").problem)
 
     @on(NotFoundError)
     def not_found(_: NotFoundError) -> Response[Any]:
@@ -588,6 +595,16 @@ def _strict_json(body: str) -> Any:
     return document
 
 
+def _require_json(event: Mapping[str, Any]) -> None:
+    """Raise `Refused` for another body; the resolver would try to read forms."""
+    if "body" not in event or event["rawPath"] == EVENTS_PATH:
+        return
+    headers = {name.lower(): value for name, value in event["headers"].items()}
+    media_type = headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if media_type != JSON:
+        raise Refused("unsupported_media_type", f"send {JSON}")
+
+
 def _with_text(event: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the event with its body as text; the gateway encodes what it does not know to be.
 
@@ -609,29 +626,20 @@ def _call(app: APIGatewayHttpResolver) -> Call:
 
 def _id(segment: str) -> str:
     """Return the id that a segment of the path stands for. Raises `Refused`."""
-    text = unquote(segment)
-    if text.startswith("~"):
-        try:
-            padded = text[1:] + "=" * (-len(text[1:]) % 4)
-            text = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-        except (ValueError, binascii.Error):
-            raise Refused("not_found", "the ID after ~ is not base64url") from None
-    elif not _PLAIN_ID.fullmatch(text):
-        raise Refused("not_found", "write an ID of other characters as ~ and its base64url")
-    if not 0 < len(text) <= 200:
-        raise Refused("not_found", "the ID is too long")
-    return text
+    if not segment.startswith("~"):
+        return segment
+    try:
+        padded = segment[1:] + "=" * (-len(segment[1:]) % 4)
+        return base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
+    except ValueError:
+        raise invalid("id", "is not base64url after ~", where="path") from None
 
 
 def _principal(text: str) -> Principal:
     try:
         return parse_principal(_id(text))
-    except ValueError as error:
-        raise Refused(
-            "invalid_request",
-            f"principal {error}",
-            extensions={"errors": [{"field": "principal", "in": "path", "complaint": str(error)}]},
-        ) from None
+    except ValueError:
+        raise invalid("principal", "must be user:<id> or team:<id>", where="path") from None
 
 
 def _reserved(call: Call, reserved: Reserved) -> Response[Any]:
@@ -648,7 +656,7 @@ def _reserved(call: Call, reserved: Reserved) -> Response[Any]:
 
 def segment_of(text: str) -> str:
     """Return an id as a segment of a path."""
-    if _PLAIN_ID.fullmatch(text):
+    if re.fullmatch(PLAIN_ID, text):
         return text
     return "~" + base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 

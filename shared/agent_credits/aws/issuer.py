@@ -2,12 +2,20 @@
 
 import json
 import urllib.request
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
-from agent_credits.api.tokens import KeysUnavailable
+from agent_credits.api.tokens import IssuerKeys, KeysUnavailable, Tokens
 
 FETCH_SECONDS_MAX: Final = 3
 JWKS_BYTES_MAX: Final = 256 * 1024
+
+
+def tokens_of(issuer: str, audience: str, keys_url: str, clock: Callable[[], datetime]) -> Tokens:
+    """Return what verifies the tokens of an issuer."""
+    return Tokens(IssuerKeys(partial(fetch_jwks, keys_url), clock), issuer, audience)
 
 
 def fetch_jwks(url: str) -> Any:

@@ -134,7 +134,10 @@ def balance_report(
     """Return the team's report of `day`; `burning` are the accounts of its payers."""
     warning = [one.standing for one in limits if one.standing and one.warns(now)]
     warning.sort(key=lambda standing: -standing.used_percent)
-    accounts = [_reported(one, policy, day, now) for one in burning]
+    kind = team.tenure_at(now).kind
+    accounts = [
+        _reported(one, pools_of(one.account.principal, policy, kind), day, now) for one in burning
+    ]
     accounts.sort(
         key=lambda a: (-a.burned_microcredits[-1], -a.available_microcredits, a.principal)
     )
@@ -160,9 +163,8 @@ def balance_report(
     )
 
 
-def _reported(burning: Burning, policy: BillingPolicy, day: date, now: datetime) -> ReportedAccount:
+def _reported(burning: Burning, order: Sequence[str], day: date, now: datetime) -> ReportedAccount:
     current = bring_up_to(burning.account, now)
-    order = pools_of(current.principal, policy)
     balances = pool_balances(current, order, now)
     reserved = reserved_balances(current, order, now)
     return ReportedAccount(

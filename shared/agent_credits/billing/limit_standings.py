@@ -18,7 +18,7 @@ from agent_credits.billing.limits import (
     declared_for,
     scopes_that_span_accounts,
 )
-from agent_credits.billing.payers import payers
+from agent_credits.billing.payers import payers, pays
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import EVERYONE, Team
 from agent_credits.ledger.accounts import Account, held_under
@@ -101,11 +101,12 @@ def current_limits(
     policy: BillingPolicy,
     accounts: Iterable[Account],
     now: datetime,
+    of_member: str | None = None,
 ) -> CurrentLimits:
     """Return where each limit of the team stands at `now`, counted by these accounts.
 
     A limit that holds for each project or member is followed by those that count something, the
-    fullest first.
+    fullest first; so is that of the member named, whether it counts anything or not.
     """
     if not team.limits:
         return CurrentLimits()
@@ -113,7 +114,7 @@ def current_limits(
     spanning = scopes_that_span_accounts(team.tenure_at(now).kind, policy)
     found: list[CurrentLimit] = []
     spanned: dict[LimitKey, TeamLimit] = {}
-    for key in _keys(team, by_principal.values(), now):
+    for key in _keys(team, by_principal.values(), now, of_member):
         declared = declared_for(team.limits, key)
         if declared is None:
             continue
@@ -137,13 +138,56 @@ def current_limits(
     return CurrentLimits(tuple(sorted((*found, *of_each), key=_order)), len(spanned) - len(read))
 
 
-def _keys(team: Team, accounts: Collection[Account], now: datetime) -> list[LimitKey]:
+def limits_of_payer(
+    rows: LimitRows, team: Team, policy: BillingPolicy, account: Account, now: datetime
+) -> list[CurrentLimit]:
+    """Return the team's limits that runs billed to this account count under, now or before.
+
+    A limit's row also holds what other accounts drew. What counts on their rows alone is left out.
+    """
+    who = account.principal
+    of_member = who.id if who.kind == "user" else None
+    found = current_limits(rows, team, policy, [account], now, of_member).limits
+    return [limit for limit in found if _concerns(limit, account, team, policy, now)]
+
+
+def _concerns(
+    limit: CurrentLimit, account: Account, team: Team, policy: BillingPolicy, now: datetime
+) -> bool:
+    who, kind = account.principal, team.tenure_at(now).kind
+    is_payer = pays(who, team, policy, now)
+    if limit.standing is None:
+        declared = limit.declared
+        if declared.scope == "member" and policy.rule_for(kind, "user").payer == "user":
+            # Of a limit of each member, the member's own standing is shown.
+            is_own = declared.id == who.id or (declared.id is None and declared.period == "run")
+            return is_payer and is_own
+        return is_payer
+    key = limit.standing.key
+    count = count_of(account.limit_counts, key)
+    if count is not None and count.spans_accounts:
+        return True
+    # An account that no longer pays keeps its count, but it is not what is counted now.
+    spans = key.scope in scopes_that_span_accounts(kind, policy)
+    is_counted_here = spans or payer_under(key, team, policy, now) == who
+    return is_counted_here and (is_payer or count is not None)
+
+
+def _keys(
+    team: Team, accounts: Collection[Account], now: datetime, of_member: str | None
+) -> list[LimitKey]:
     """Return what is declared by name, then what else counts something, most of it first."""
     keys = {
         LimitKey(team.team_id, limit.scope, limit.id or team.team_id, limit.period)
         for limit in team.limits
         if not _holds_for_each(limit)
     }
+    if of_member is not None:
+        keys |= {
+            LimitKey(team.team_id, "member", of_member, limit.period)
+            for limit in team.limits
+            if limit.scope == "member" and limit.id is None and limit.period != "run"
+        }
     drawn: dict[LimitKey, int] = {}
     for account in accounts:
         held = {key for reservation in account.reservations for key in reservation.limits}

@@ -4,7 +4,7 @@ A limit without an `id` holds for each project or each member by itself; one wit
 it for that project or member and the same period. Several may hold for one run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Literal, Self
 
@@ -62,6 +62,13 @@ class TeamLimit(BaseModel):
     def place(self) -> tuple[LimitScope, str | None, LimitPeriod]:
         """Return what it limits; a team declares at most one limit of each."""
         return self.scope, self.id, self.period
+
+
+def in_order(limits: Iterable[TeamLimit]) -> tuple[TeamLimit, ...]:
+    """Return limits in one order, so that declaring them in another order changes nothing."""
+    return tuple(
+        sorted(limits, key=lambda x: (SCOPES.index(x.scope), PERIODS.index(x.period), x.id or ""))
+    )
 
 
 def check_limits(limits: tuple[TeamLimit, ...]) -> None:

@@ -96,14 +96,8 @@ def decide(
     lacks = beside.lacks(names.joined(NamesBeside(shared=owed)) if owed else names)
     if lacks:
         return Decision(row.version, row, (), lacks=lacks)
-    now = _not_before(row, beside, now)
-    if beside.shared:
-        teams = [team for team in beside.shared.values() if team is not None]
-        up_to_now = {t.principal: bring_up_to(_with_room_on_page(t), now) for t in teams}
-        beside = beside.with_moved(Beside(shared=up_to_now))
-        past = past_with_lenders(past, beside)
-    context = DecisionContext(row, past, now, beside)
-    current = with_grants_lent(bring_up_to(_with_room_on_page(row), now), beside)
+    current, context = beginning(row, past, now, beside)
+    past, now, beside = context.past, context.now, context.beside
     known: dict[Identity, Entry] = {entry.identity: entry for entry in row.entries}
     known.update(past.recorded)
     results: list[Result] = []
@@ -140,6 +134,23 @@ def decide(
         return Decision(row.version, row, (), lacks=NamesBeside(missing))
     moves = Beside(limits, teams_moved)
     return Decision(row.version, committed, tuple(results), len(remembered) - len(kept), moves)
+
+
+def beginning(
+    row: Account, past: Past, now: datetime, beside: Beside
+) -> tuple[Account, DecisionContext]:
+    """Return the account as its first change finds it, and what the changes are decided with.
+
+    It is brought up to now and has the grants that its teams lend.
+    """
+    now = _not_before(row, beside, now)
+    if beside.shared:
+        teams = [team for team in beside.shared.values() if team is not None]
+        up_to_now = {t.principal: bring_up_to(_with_room_on_page(t), now) for t in teams}
+        beside = beside.with_moved(Beside(shared=up_to_now))
+        past = past_with_lenders(past, beside)
+    current = with_grants_lent(bring_up_to(_with_room_on_page(row), now), beside)
+    return current, DecisionContext(row, past, now, beside)
 
 
 def settled_lender(

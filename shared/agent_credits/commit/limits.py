@@ -73,6 +73,11 @@ class Room:
                 account = _with_count(account, count)
         self._covered: dict[str | None, frozenset[LimitKey]] = {None: frozenset()}
 
+    @property
+    def standings(self) -> tuple[LimitStanding, ...]:
+        """Return where each limit stood before the event, in the order in which they refuse."""
+        return tuple(standing.before for standing in self._standings)
+
     def of(self, source: str | None) -> int:
         """Return how much may be drawn or moved from the reservation of this run, or of nobody."""
         return min((self._left(s, source) for s in self._holding()), default=UNBOUNDED)

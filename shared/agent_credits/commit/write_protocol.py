@@ -193,6 +193,19 @@ def decide_with_ledger(
     beside: Beside = ALONE,
 ) -> Decision:
     """Read what else the decision needs of the ledger, after reading the row, and decide."""
+    decision, _ = decide_with_past(rows, row, changes, receipts, now, beside)
+    return decision
+
+
+def decide_with_past(
+    rows: Rows,
+    row: Account,
+    changes: Sequence[Change],
+    receipts: Mapping[Identity, Receipt],
+    now: datetime,
+    beside: Beside,
+) -> tuple[Decision, Past]:
+    """Decide likewise, and return what was read of the ledger as well."""
     recorded = {identity: receipt.entry for identity, receipt in receipts.items()}
     fresh = [change for change in changes if change.identity not in recorded]
     needed = runs_that_give_back(fresh) | runs_with_their_own_limit(fresh)
@@ -206,7 +219,7 @@ def decide_with_ledger(
             break
         past = _with_runs(rows, row, past, lacking, now, beside)
         decision = decide(row, changes, past, now, beside)
-    return decision
+    return decision, past
 
 
 def must_be_newest(decision: Decision, *, is_warm: bool) -> bool:

@@ -27,12 +27,8 @@ class CountedReplay:
         self._counts = {count.key: count for count in since}
 
     def state(self, now: datetime) -> tuple[LimitCount, ...]:
-        return self.kept(self._counts.values(), now)
-
-    def kept(self, counts: Iterable[LimitCount], now: datetime) -> tuple[LimitCount, ...]:
-        """Return those whose period goes on, and those that a reservation counts under."""
-        in_use = {key for found in self._reserved.by_run.values() for key in found.limits}
-        return tuple(c for c in counts if c.is_current(now) or c.key in in_use)
+        """Return the counts whose period goes on. What is over begins at zero again."""
+        return tuple(count for count in self._counts.values() if count.is_current(now))
 
     def apply(self, entry: Entry) -> None:
         for counted in entry.limits.counted:

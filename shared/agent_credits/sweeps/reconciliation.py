@@ -276,9 +276,9 @@ class Reconciliation:
                 )
 
     def _compare_limit_counts(self, row: Account) -> None:
-        """Compare the counts that go on. Others stay until a commit, and count for nothing."""
+        """Compare the counts whose period goes on. Others may stay on the row, for nothing."""
         now = self._recorded_at or _BEFORE_ALL
-        on_row = {count.key: count for count in self._counted.kept(row.limit_counts, now)}
+        on_row = {count.key: count for count in row.limit_counts if count.is_current(now)}
         by_ledger = {count.key: count for count in self._counted.state(now)}
         for key in sorted(on_row.keys() | by_ledger.keys()):
             found, expected = on_row.get(key), by_ledger.get(key)

@@ -17,7 +17,7 @@ from agent_credits.notices.notice import Notice
 from agent_credits.notices.published import Published
 from agent_credits.notices.slack_messages import slack_message
 from tests.golden import GOLDEN, email_of
-from tests.unit.billing.test_balance_reports import busy_team
+from tests.unit.billing.test_balance_reports import busy_team, limited_team
 from tests.unit.builders import NOW, ON, RELOADING_ACME, usage
 from tests.unit.commit.test_low_credits import fall_to, low_world
 from tests.unit.notices.test_auto_reload import exhausted_world
@@ -41,7 +41,7 @@ from tests.unit.notices.test_reservations import (
 from tests.unit.notices.test_spend_cap import declined_three_times, spend, world_that_spends
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_world import ReloadWorld, short_world
-from tests.unit.sweeps.sweep_observations import DRIFTED, EXPIRING, TRIAL_EXPIRING
+from tests.unit.sweeps.sweep_observations import DRIFTED, DRIFTED_LIMIT, EXPIRING, TRIAL_EXPIRING
 
 SLACK = GOLDEN / "slack"
 EMAIL = GOLDEN / "email"
@@ -115,12 +115,14 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
     "credits_expiring": lambda: notice_of_observation(EXPIRING),
     "credits_expiring--trial": lambda: notice_of_observation(TRIAL_EXPIRING),
     "balance_report": lambda: balance_report_notice(busy_team()),
+    "balance_report--limits": lambda: balance_report_notice(limited_team()),
     "credits_low": _low,
     "credits_restored": _restored,
     "credits_restored--paused_runs": (
         lambda: world_of_paused_runs().notices("credits_restored")[0]
     ),
     "drift_found": lambda: notice_of_observation(DRIFTED),
+    "drift_found--limit": lambda: notice_of_observation(DRIFTED_LIMIT),
     "insufficient_credits": _of_a_user,
     "insufficient_credits--after_decline": _failed_after_decline,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),

@@ -280,6 +280,19 @@ def test_a_reservation_that_counts_under_other_limits_is_found(rows: LedgerInMem
     )
 
 
+def test_what_a_child_holds_counts_under_the_limits_of_its_parent() -> None:
+    world = LimitWorld(limit("member", "10"))
+    world.send(requested("r-1", run="parent", credits="6", reserve="estimate"))
+    world.set_limits()
+    world.send(requested("r-2", run="child", credits="4", parent_run_id="parent"))
+    world.set_limits(limit("member", "10"))
+
+    # The world verifies the account, and so what the refusal states.
+    entry = world.entry(requested("r-3", run="other", credits="5"))
+
+    assert entry.limits.standings[0].held_microcredits == 6 * CREDIT
+
+
 def test_limits_are_verified_across_checkpoints(rows: LedgerInMemory) -> None:
     row = rows.accounts[ANA]
     rows.put_checkpoint(Checkpoint(ANA, NOW.date()))

@@ -124,7 +124,6 @@ class AsyncAgentCredits:
             request_id=request_id,
             platform_errors=platform_errors,
             leave_on=leave_on,
-            raises_directives=on_directive is None,
         )
         return AsyncRun(core, self._perform, self._sleeper, on_directive, self._background)
 
@@ -191,11 +190,9 @@ class AsyncRun(RunView):
         on_directive: Callable[[Directive], None] | None,
         background: bool,
     ) -> None:
-        super().__init__(core)
+        super().__init__(core, on_directive)
         self._perform_flow = perform
         self._sleeper = sleeper
-        self._on_directive = on_directive
-        self._told: Directive = "continue"
         self._background = background
         self._flows = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -296,7 +293,7 @@ class AsyncRun(RunView):
         if task is not None:
             self._is_stopping = True
             self._wake.set()
-            await task
+            await asyncio.wait([task])
 
     async def _keep_up_always(self) -> None:
         while not self._is_stopping:
@@ -310,9 +307,3 @@ class AsyncRun(RunView):
                 await self._perform_flow(flow, blocks=self._core.has_journal)
         finally:
             self._tell()
-
-    def _tell(self) -> None:
-        if self.directive != self._told:
-            self._told = self.directive
-            if self._on_directive is not None:
-                self._on_directive(self.directive)

@@ -15,6 +15,8 @@ from agent_credits_client.errors import AgentCreditsError, NoAnswer, Refused, Un
 from agent_credits_client.messages import Message
 
 JSON: Final = "application/json"
+# Every success of the API has one of them.
+_MEMBERS: Final = frozenset({"run_id", "results"})
 _BACK_OFF_SECONDS: Final = 0.2
 _BACK_OFF_SECONDS_MAX: Final = 5.0
 
@@ -150,7 +152,7 @@ def _decision(call: Call, answer: Answer) -> Decision:
     document = _document(answer.text)
     if answer.status >= 400:
         raise Refused.of(answer.status, document or {"title": answer.text[:200]})
-    if answer.status not in (200, 201, 202) or document is None:
+    if answer.status not in (200, 201, 202) or document is None or not _MEMBERS & document.keys():
         # A proxy or a login page, which says nothing about the credits.
         raise NoAnswer(f"{answer.status} is no answer of the API to {call.method} {call.path}")
     return Decision(answer.status, document, retry_after)

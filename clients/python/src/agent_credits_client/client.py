@@ -124,8 +124,8 @@ class AgentCredits:
         `credits`: what to reserve; without it, the policy's default. `platform_errors`: exceptions
         that are the platform's fault, after which the customer gets everything back. `leave_on`:
         exceptions after which another process goes on with the run. `on_directive`: called, from
-        the run's own thread, when the directive changes; without it, `use` and `check` raise
-        `RunPaused` or `RunStopped`.
+        the run's own thread, when the directive changes; what it raises is logged. Without it,
+        `use` and `flush` raise `RunPaused` or `RunStopped`.
         """
         core = self._wiring.core(
             run_id,
@@ -139,7 +139,6 @@ class AgentCredits:
             request_id=request_id,
             platform_errors=platform_errors,
             leave_on=leave_on,
-            raises_directives=on_directive is None,
         )
         return Run(core, self._perform, self._sleeper, on_directive, background=self._background)
 
@@ -200,11 +199,9 @@ class Run(RunView):
         *,
         background: bool,
     ) -> None:
-        super().__init__(core)
+        super().__init__(core, on_directive)
         self._perform_flow = perform
         self._sleeper = sleeper
-        self._on_directive = on_directive
-        self._told: Directive = "continue"
         self._background = background
         self._flows = threading.RLock()
         self._wake = threading.Event()
@@ -332,9 +329,3 @@ class Run(RunView):
                 self._perform_flow(flow)
             finally:
                 self._tell()
-
-    def _tell(self) -> None:
-        if self.directive != self._told:
-            self._told = self.directive
-            if self._on_directive is not None:
-                self._on_directive(self.directive)

@@ -95,6 +95,14 @@ class Options:
     poll_seconds: float = 30.0
     buffered_events_max: int = 10_000
 
+    def __post_init__(self) -> None:
+        if self.attempts_max < 1 or self.flush_events < 1 or self.buffered_events_max < 1:
+            raise ValueError(
+                "attempts_max, flush_events and buffered_events_max must be at least 1"
+            )
+        if self.timeout_seconds <= 0:
+            raise ValueError("timeout_seconds must be more than 0")
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
@@ -104,6 +112,7 @@ class Reservation:
     reserved_credits: Decimal
     drawn_credits: Decimal
     overdrawn_credits: Decimal
+    left_credits: Decimal
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> "Reservation":
@@ -112,13 +121,9 @@ class Reservation:
             Decimal(document["reserved_credits"]),
             Decimal(document["drawn_credits"]),
             Decimal(document["overdrawn_credits"]),
+            # One that has ended holds nothing.
+            Decimal(document.get("left_credits", "0")),
         )
-
-    @property
-    def left_credits(self) -> Decimal:
-        """Return what the run may still draw of it."""
-        drawn = self.drawn_credits - self.overdrawn_credits
-        return self.reserved_credits - drawn if self.state == "active" else Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +133,6 @@ class Ways:
     on_unavailable: OnUnavailable
     platform_errors: tuple[type[BaseException], ...] = ()
     leave_on: tuple[type[BaseException], ...] = ()
-    raises_directives: bool = True
 
 
 class RunCore:
@@ -292,7 +296,7 @@ class RunCore:
             if not self.is_open:
                 raise RuntimeError("use() is for a run that has started and not ended")
             if len(self._buffer) >= self.options.buffered_events_max:
-                raise Unavailable(f"{len(self._buffer):,} usage events wait to be reported")
+                raise Unavailable(f"usage waits to be reported; events: {len(self._buffer):,}")
             self._sequence += 1
             event_id = f"usage:{self._session}:{self._sequence}"
             if key is not None:
@@ -304,12 +308,6 @@ class RunCore:
             if not self._buffer:
                 self._oldest_at = self._clock.monotonic()
             self._buffer[event_id] = event
-
-    def raise_directive(self) -> None:
-        """Raise `RunPaused` or `RunStopped` if that is what the run was told."""
-        error = directed(self.request.run_id, self.directive)
-        if error is not None:
-            raise error
 
     def due_in(self) -> float:
         """Return in how many seconds `keep_up` has something to do."""
@@ -636,8 +634,10 @@ def _post(path: str, body: object, event_id: str | None, content_type: str = JSO
 class RunView:
     """What both kinds of runs tell."""
 
-    def __init__(self, core: RunCore) -> None:
+    def __init__(self, core: RunCore, on_directive: Callable[[Directive], None] | None) -> None:
         self._core = core
+        self._on_directive = on_directive
+        self._told: Directive = core.directive
 
     @property
     def run_id(self) -> str:
@@ -665,4 +665,20 @@ class RunView:
 
     def check(self) -> None:
         """Raise `RunPaused` or `RunStopped` if that is what the run was told last."""
-        self._core.raise_directive()
+        error = directed(self.run_id, self.directive)
+        if error is not None:
+            raise error
+
+    def _tell(self) -> None:
+        """Call the caller back if the directive has changed."""
+        if self.directive == self._told:
+            return
+        self._told = self.directive
+        if self._on_directive is None:
+            return
+        try:
+            self._on_directive(self.directive)
+        except Exception:
+            # It may be called in the background, where nobody would catch it, and renewing would
+            # end with it.
+            logger.exception("on_directive of run %s has raised", self.run_id)

@@ -14,7 +14,7 @@ from agent_credits_client.amounts import Credits, credits_text
 from agent_credits_client.auth import Bearer
 from agent_credits_client.calls import Answer, Call, Clock, Jitter, SystemClock
 from agent_credits_client.messages import Queue
-from agent_credits_client.requests import RESERVE_ID, RunRequest, Trigger
+from agent_credits_client.requests import RunRequest, Trigger
 from agent_credits_client.runs import OnUnavailable, Options, RunCore, Ways
 
 USER_AGENT = "agent-credits-client/0.1.0"
@@ -91,7 +91,6 @@ class Wiring:
         request_id: str,
         platform_errors: Sequence[type[BaseException]],
         leave_on: Sequence[type[BaseException]],
-        raises_directives: bool,
     ) -> RunCore:
         """Return a run that has not started. Raises `ValueError` or `TypeError`."""
         if ttl_seconds not in TTL_SECONDS_RANGE:
@@ -110,7 +109,7 @@ class Wiring:
             started_at=started_at,
             request_id=request_id,
         )
-        ways = Ways(self.on_unavailable, tuple(platform_errors), tuple(leave_on), raises_directives)
+        ways = Ways(self.on_unavailable, tuple(platform_errors), tuple(leave_on))
         return RunCore(
             request,
             ways,
@@ -134,6 +133,3 @@ class Wiring:
 
 def answer_of(response: httpx.Response) -> Answer:
     return Answer(response.status_code, response.headers, response.text)
-
-
-__all__ = ["RESERVE_ID", "TTL_SECONDS", "Wiring", "answer_of"]
