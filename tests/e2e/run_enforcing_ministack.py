@@ -28,6 +28,7 @@ from ministack.services import dynamodb, dynamodb_streams
 
 STATEMENTS = {"dynamodb:ExecuteStatement", "dynamodb:BatchExecuteStatement"}
 STATEMENT = re.compile(r'(INSERT)\s+INTO\s+"([^"]+)"|(SELECT)\b.*?\bFROM\s+"([^"]+)"', re.DOTALL)
+TRANSACTION = "dynamodb:TransactWriteItems"
 QUERIED_KEY = re.compile(r"^\s*(#?\w+)\s*=\s*(:\w+)")
 
 # The request that is being answered.
@@ -50,6 +51,9 @@ def action_of(service, method, path, headers, body, query_params):
         {"method": method, "path": path, "headers": kept, "body": body.decode(errors="replace")}
     )
     action = as_it_comes["action"](service, method, path, headers, body, query_params)
+    if action == TRANSACTION:
+        # The emulator knows it by this name, and asks for what it holds, row by row.
+        return action
     return action_of_operation.get(action, action)
 
 
