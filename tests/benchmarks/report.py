@@ -36,6 +36,7 @@ TABLE_WRITE_UNITS_PER_SECOND = (4_000, 40_000)
 TITLES = {
     "agent-credits": "this project",
     "agent-credits-in-turn": "this project, one account after another",
+    "agent-credits-spanned": "this project, under a limit of the team",
     "powertools": "(a) Powertools idempotency, update, put",
     "transaction-1": "(b) a transaction per event",
     "transaction-99": "(c) a transaction per account and batch",
@@ -49,6 +50,8 @@ WORKLOADS = {
     "hot-1000": "one account, 1,000 a batch",
     "uniform": "1,000 accounts alike",
     "reserving-1": "runs that reserve, 1 a batch",
+    "counted-1": "one account with a limit of its own, 1 a batch",
+    "members-100": "200 members alike, 100 a batch",
     "azure-trace": "the Azure trace",
 }
 
@@ -230,6 +233,70 @@ def _advantage(document: Document) -> str:
         rows.append((network, *figures, f"{times:.1f}"))
     titles = (_title(design, 100) for design in ("agent-credits", "transaction-1"))
     return _table(("network", *(f">{title}" for title in titles), ">times"), rows)
+
+
+def _spanned_costs(document: Document) -> str:
+    """Show what an event costs without a limit and under one that spans accounts."""
+    rows = []
+    for workload in ("hot-1", "hot-10", "hot-100", "members-100"):
+        costs = [
+            _cost(document, design, workload)
+            for design in ("agent-credits", "agent-credits-spanned")
+        ]
+        figures = (
+            [f"{cost['write_units']:.2f}" for cost in costs],
+            [f"{cost['read_units']:.2f}" for cost in costs],
+            [f"{cost['requests']:.2f}" for cost in costs],
+        )
+        rows.append((WORKLOADS[workload], *(f for figure in figures for f in figure)))
+    names = ("write units", "read units", "requests")
+    headings = [f">{text}" for name in names for text in (name, "under a limit of the team")]
+    return _table(("workload", *headings), rows)
+
+
+def _spanned_rates(document: Document) -> str:
+    """Show what members under one limit came to in computed time."""
+    rows = [
+        (
+            str(rate["events_per_batch"]),
+            str(rate["workers"]),
+            f"{rate['events_per_second']:,.0f}",
+            f"{rate['commits_per_second']:,.0f}",
+            f"{rate['transactions'] / rate['seconds']:,.0f}",
+            f"{rate['share_lost']:.0%}",
+            f"{rate['lost'] / rate['seconds'] / rate['workers']:.1f}",
+            f"{rate['came_back'] / (rate['events'] + rate['came_back']):.0%}",
+        )
+        for rate in document["spanned_rates"]
+    ]
+    headings = (
+        ">events per batch",
+        ">workers",
+        ">events/s",
+        ">commits/s",
+        ">transactions/s",
+        ">of which lost",
+        ">lost by each worker/s",
+        ">events that came back",
+    )
+    return _table(headings, rows)
+
+
+def _spanned_on_emulator(document: Document) -> str:
+    """Show the same on MiniStack, a hundred events in a batch."""
+    rates = [rate for rate in document["rates"] if rate["design"] == "agent-credits-spanned"]
+    rows = [
+        (
+            str(rate["workers"]),
+            f"{rate['events_per_second']:,.0f}",
+            f"{rate['commits'] / rate['seconds']:,.0f}",
+            f"{rate['races_lost'] / rate['workers']:,.0f}",
+        )
+        for rate in rates
+    ]
+    network = Network(**rates[0]["network"]).title
+    headings = (f">workers, {network}", ">events/s", ">commits/s", ">commits lost by each worker")
+    return _table(headings, rows)
 
 
 def _side_by_side(document: Document) -> str:
@@ -592,6 +659,9 @@ BLOCKS: dict[str, Callable[[Document], str]] = {
     "far-rates": _far_rates,
     "advantage": _advantage,
     "side-by-side": _side_by_side,
+    "spanned-costs": _spanned_costs,
+    "spanned-rates": _spanned_rates,
+    "spanned-on-emulator": _spanned_on_emulator,
     "dollars": _dollars,
     "logs": _logs,
     "table-class": _table_class,

@@ -6,8 +6,15 @@ import pytest
 
 from tests.benchmarks.cost_model import Dollars, LedgerClass
 from tests.benchmarks.counts import EVENTS_PER_BATCH, Counts
-from tests.benchmarks.gates import Gate, gate_on_hot_account, gates_on_counts
+from tests.benchmarks.gates import (
+    SPANNED_UNITS_MAX,
+    Gate,
+    gate_on_hot_account,
+    gates_on_counts,
+    gates_on_spanned_rates,
+)
 from tests.benchmarks.modelled import Modelled
+from tests.benchmarks.spanned_limit import SpannedRate
 from tests.benchmarks.write_path import Cost, Depth
 
 GOOD = Cost(
@@ -27,15 +34,21 @@ GOOD = Cost(
 TYPICAL = replace(GOOD, design="powertools", write_units=5, requests=5)
 DEPTH = Depth("agent-credits", 1, 1, warm_min=2, warm_max=2, cold_min=3, cold_max=3)
 DEPTH_OF_MANY = Depth("agent-credits", 1_000, 100, warm_min=3, warm_max=3, cold_min=4, cold_max=4)
+DEPTH_SPANNED = Depth("agent-credits-spanned", 1, 1, 4, 4, 4, 4)
 COUNTS = Counts(
     costs=(
         *(replace(GOOD, workload=f"hot-{size}") for size in EVENTS_PER_BATCH),
         replace(GOOD, workload="reserving-1", write_units=2.24),
+        replace(GOOD, workload="counted-1"),
+        *(
+            replace(GOOD, design="agent-credits-spanned", workload=workload, transactions=1)
+            for workload in SPANNED_UNITS_MAX
+        ),
         TYPICAL,
     ),
     cold=(GOOD, replace(GOOD, workload="hot-100")),
     few_and_many_accounts=(GOOD, GOOD),
-    depths=(DEPTH, DEPTH_OF_MANY),
+    depths=(DEPTH, DEPTH_OF_MANY, DEPTH_SPANNED),
 )
 
 
@@ -43,9 +56,9 @@ def broken(counts: Counts) -> list[str]:
     return [gate.name for gate in gates_on_counts(counts) if not gate.holds]
 
 
-def with_cost(workload: str, **figures: float) -> Counts:
+def with_cost(workload: str, design: str = "agent-credits", **figures: float) -> Counts:
     costs = [
-        replace(c, **figures) if (c.design, c.workload) == ("agent-credits", workload) else c
+        replace(c, **figures) if (c.design, c.workload) == (design, workload) else c
         for c in COUNTS.costs
     ]
     return replace(COUNTS, costs=tuple(costs))
@@ -64,6 +77,24 @@ def test_good_figures_pass() -> None:
             "write units of an event of a run that reserves",
         ),
         (with_cost("hot-100", write_units=1.105), "write units of an event at 100 a batch"),
+        (with_cost("hot-1", transactions=0.01), "transactions where no limit spans accounts"),
+        (with_cost("counted-1", transactions=0.01), "transactions where no limit spans accounts"),
+        (
+            with_cost("counted-1", write_units=2.26),
+            "write units of an event under a limit of one account",
+        ),
+        (
+            with_cost("hot-1", "agent-credits-spanned", write_units=5.26),
+            "write units under a spanned limit, hot-1",
+        ),
+        (
+            with_cost("members-100", "agent-credits-spanned", write_units=2.76),
+            "write units under a spanned limit, members-100",
+        ),
+        (
+            replace(COUNTS, depths=(DEPTH, replace(DEPTH_SPANNED, warm_max=5))),
+            "round trips in a row at 1 a batch, spanned limit",
+        ),
         (with_cost("hot-100", requests=0.09), "requests of an event at 100 a batch"),
         (with_cost("hot-1", stored_bytes=900), "bytes stored of an event at 1 a batch"),
         (with_cost("hot-1", write_units=2.51), "share of (a)'s write units, hot-1"),
@@ -102,6 +133,32 @@ def test_a_bound_itself_is_not_passed() -> None:
     assert Gate("sum of tenths", 0.1 + 0.2, 0.3).holds
     assert Gate("ratio", 20, 20, is_least=True).holds
     assert not Gate("ratio", 19.9, 20, is_least=True).holds
+
+
+def spanned(workers: int, commits: int, events: int) -> SpannedRate:
+    return SpannedRate(workers, 10, 1.0, events, commits, transactions=40, lost=0, came_back=0)
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_eight", "broken_gates"),
+    [
+        (spanned(1, 300, 320), spanned(8, 100, 240), []),
+        (spanned(1, 300, 320), spanned(8, 99, 240), ["commits/s under one limit at 10 a batch"]),
+        (
+            spanned(1, 300, 320),
+            spanned(8, 230, 239),
+            ["events/s under one limit at 10 a batch, 8 workers to 1"],
+        ),
+    ],
+)
+def test_workers_that_share_a_limit_are_held_to_what_they_leave_each_other(
+    of_one: SpannedRate, of_eight: SpannedRate, broken_gates: list[str]
+) -> None:
+    of_single_events = replace(of_one, events_per_batch=1, commits=1)
+
+    gates = gates_on_spanned_rates([of_one, of_eight, of_single_events])
+
+    assert [gate.name for gate in gates if not gate.holds] == broken_gates
 
 
 def modelled(design: str, ceiling_per_second: float) -> Modelled:

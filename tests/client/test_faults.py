@@ -209,7 +209,7 @@ def test_options_that_would_never_send_anything_are_refused(options: dict[str, i
 def test_usage_that_cannot_be_delivered_is_handed_to_the_caller_and_keeps_its_reservation() -> None:
     world = World()
 
-    with pytest.raises(UsageNotReported, match="2 usage events") as raised, world.run() as run:
+    with pytest.raises(UsageNotReported, match="events: 2") as raised, world.run() as run:
         world.faults = [Fault("not_sent", "/v1/events")] * 100
         run.use("10")
         run.use("20")
@@ -231,7 +231,7 @@ def test_allow_lets_a_run_that_is_done_be_done_though_its_usage_cannot_be_delive
         world.faults = [NOT_SENT] * 100
         run.use("10")
 
-    assert "1 usage events of run run-1 are not reported" in caplog.text
+    assert "usage of run run-1 is not reported; events: 1" in caplog.text
 
 
 def test_the_error_of_a_block_is_never_replaced_by_one_of_the_end() -> None:
@@ -250,7 +250,7 @@ def test_what_is_kept_for_an_outage_is_bounded() -> None:
     for _ in range(30):
         run.use("1")
 
-    with pytest.raises(Unavailable, match="30 usage events wait"):
+    with pytest.raises(Unavailable, match="usage waits to be reported; events: 30"):
         run.use("1")
 
     world.faults = []

@@ -60,6 +60,21 @@ def test_usage_that_was_recorded_but_never_confirmed_counts_once(tmp_path: Path)
     assert world.drawn() == "20"
 
 
+def test_usage_that_was_confirmed_is_not_sent_again(tmp_path: Path) -> None:
+    world = World()
+    killed = world.run(journals=tmp_path).start()
+    killed.use("10")
+    killed.flush()
+    killed.use("20")
+    drop(killed)
+
+    with world.run(journals=tmp_path):
+        pass
+
+    reports = [seen.body for seen in world.seen if seen.path == "/v1/events"]
+    assert [[e["data"]["credits"] for e in body] for body in reports] == [["10"], ["20"]]
+
+
 def test_usage_of_two_processes_never_has_the_same_id(tmp_path: Path) -> None:
     world = World()
     for _ in range(3):

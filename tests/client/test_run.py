@@ -374,6 +374,8 @@ def test_usage_with_a_key_counts_once_whoever_repeats_it() -> None:
             r.use("10", key="step-1")
             raise SystemExit
 
+    first, second = [seen.body for seen in world.seen if seen.path == "/v1/events"]
+    assert first == second
     assert world.drawn() == "10"
 
 

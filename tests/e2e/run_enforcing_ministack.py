@@ -91,6 +91,11 @@ def table_context(body):
 
 
 def leading_keys(asked):
+    if "TransactItems" in asked:
+        for member in asked["TransactItems"]:
+            for detail in member.values():
+                yield from leading_keys(detail)
+        return
     items = asked.get("RequestItems")
     for table, requests in items.items() if items else [(asked.get("TableName"), asked)]:
         if table not in dynamodb._tables:

@@ -26,6 +26,8 @@ class Line:
 
 PACKAGE = "shared/agent_credits"
 RESERVATIONS = "tests/unit/commit/test_reservations.py"
+LIMITS = "tests/unit/commit/test_limits.py"
+ROWS = "tests/conformance/test_rows.py"
 MODEL = "tests/simulation/test_models.py::test_every_interleaving_keeps_the_invariants"
 
 LINES = (
@@ -39,8 +41,8 @@ LINES = (
     Line(
         "2 the ledger alone gives the balance",
         f"{PACKAGE}/commit/runs.py",
-        "return drawn.account, Entry.debited(facts, amount, drawn.draws, drawn.facts)",
-        "return account, Entry.debited(facts, amount, drawn.draws, drawn.facts)",
+        "return after, Entry.debited(facts, amount, drawn.draws, drawn.facts, limits)",
+        "return account, Entry.debited(facts, amount, drawn.draws, drawn.facts, limits)",
         "tests/unit/commit/test_decide.py::test_the_ledger_alone_explains_every_row",
     ),
     Line(
@@ -186,7 +188,7 @@ LINES = (
     Line(
         "13 each grant is available, reserved, burned or expired: checked before each write",
         f"{PACKAGE}/commit/decide.py",
-        "    check_commit(row, committed, committed.entries[kept:])\n",
+        "    check_commit(row, committed, entries)\n",
         "",
         f"{RESERVATIONS}::test_a_commit_that_would_lose_what_a_reservation_held_is_never_written",
     ),
@@ -200,8 +202,8 @@ LINES = (
     Line(
         "13 a grant does not expire under a reservation",
         f"{PACKAGE}/ledger/expiry.py",
-        "over = [g for g in account.grants if not g.is_live(now) and g.id not in held]",
-        "over = [g for g in account.grants if not g.is_live(now)]",
+        "over = [grant for grant in own if not grant.is_live(now) and grant.id not in held]",
+        "over = [grant for grant in own if not grant.is_live(now)]",
         f"{RESERVATIONS}::test_a_part_of_an_expired_grant_is_good_until_its_reservation_ends"
         "_and_lapses_then",
     ),
@@ -279,6 +281,63 @@ LINES = (
         ' "a tree draws at most its grace past what it was given")\n',
         "",
         "tests/unit/ledger/test_conservation.py::test_16_a_tree_that_drew_past_its_grace",
+    ),
+    Line(
+        "17 a limit is never passed: usage draws what it leaves",
+        f"{PACKAGE}/commit/reservations.py",
+        "within = min(amount, room.of(None))",
+        "within = amount",
+        f"{LIMITS}::test_usage_draws_up_to_the_limit_and_the_rest_is_the_shortfall",
+    ),
+    Line(
+        "17 a limit is never passed: a reservation needs room",
+        f"{PACKAGE}/commit/runs.py",
+        "refusal = room_of(account, change, context).refusal(estimate, parent_run_id)",
+        "refusal = None",
+        f"{LIMITS}::test_reservations_count_when_they_are_made_and_free_what_they_leave",
+    ),
+    Line(
+        "17 a limit is never passed: an account is decided with what those before it move",
+        f"{PACKAGE}/commit/together.py",
+        "known = Beside(self._limits, self._shared, pages).with_moved(moved)",
+        "known = Beside(self._limits, self._shared, pages)",
+        f"{LIMITS}::test_accounts_of_a_batch_are_committed_in_one_transaction",
+    ),
+    Line(
+        "17 a limit is never passed: its row moves under its own version",
+        f"{PACKAGE}/aws/dynamodb_rows.py",
+        "**_is_one_version_older(version),\n                }\n            }\n",
+        "}\n            }\n",
+        f"{ROWS}::test_if_a_limit_s_row_has_moved_nothing_is_written_and_that_row_is_returned[moto]",
+    ),
+    Line(
+        "18 a limit's row is the sum of its accounts: both are in one transaction",
+        f"{PACKAGE}/commit/together.py",
+        "lost = self._rows.compare_and_set_together(accounts, limits)",
+        "lost = self._rows.compare_and_set_together(accounts, [])"
+        " or self._rows.compare_and_set_together([], limits)",
+        f"{MODEL}[limit: two accounts draw]",
+    ),
+    Line(
+        "18 a limit's row is the sum of its accounts: room goes back in its own period",
+        f"{PACKAGE}/commit/limits.py",
+        "if count is None or count.ends_at != ends_at or not count.is_current(now):",
+        "if count is None or not count.is_current(now):",
+        f"{MODEL}[limit: a run is given back, in its period or later]",
+    ),
+    Line(
+        "18 a limit's row holds what is reserved: until it is settled",
+        f"{PACKAGE}/commit/limits.py",
+        "held = _held_by(row, committed, key, now)",
+        "held = dict[datetime, int]()",
+        f"{MODEL}[limit: a run that reserved is settled, or expires]",
+    ),
+    Line(
+        "18 a limit's row holds what is reserved: time never runs backwards on it",
+        f"{PACKAGE}/commit/decide.py",
+        "moved = [row.moved_at for row in beside.limits.values() if row is not None]",
+        "moved = list[datetime]()",
+        f"{MODEL}[limit: a run that reserved is settled, or expires]",
     ),
 )
 

@@ -317,6 +317,7 @@ class TestTeamAndAccount:
         assert [(one["scope"], one["used_by_account_credits"]) for one in shown] == [
             ("team", "0"),
             ("project", "0"),
+            ("member", "0"),
         ]
 
     def test_who_no_longer_pays_shows_nothing_of_what_another_account_counts(

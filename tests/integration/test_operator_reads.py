@@ -15,11 +15,12 @@ from msgspec import structs
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.aws.items import account_item, page_key
+from agent_credits.aws.items import account_item, limit_row_item, page_key
 from agent_credits.aws.topic import NoticesTopic
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.spend_cap import Spending, month_of
 from agent_credits.billing.teams import Team
+from agent_credits.commit.together import commit_changes
 from agent_credits.commit.write_protocol import commit
 from agent_credits.events.agent_runs import parse_message
 from agent_credits.notices.insufficient_credits import insufficient_credits
@@ -56,6 +57,7 @@ from tests.unit.builders import (
     run_change,
     usage,
 )
+from tests.unit.limit_world import LimitWorld, limit
 
 Run = Callable[..., Result]
 
@@ -418,6 +420,33 @@ class TestVerify:
         found = json.loads(result.stdout)["findings"]
         assert {finding["principal"] for finding in found} == {"user:ana"}
         assert found[0]["text"] == "page 1 is expected here, so the ledger has a gap"
+
+    def test_a_limit_that_contradicts_its_accounts_is_drift(
+        self, run: Run, settled: DynamoDBRows, target: Target
+    ) -> None:
+        world = LimitWorld(limit("team", "50"))
+        for principal, changes in world.changes(
+            usage("e-1", "5"), usage("e-2", "2", user="ben", run="run-2")
+        ).items():
+            open_account(settled, grant_change("pack", principal=principal))
+            commit_changes(settled, principal, changes, now=NOW, pause=pause)
+        clean = run("verify")
+        (row,) = settled.list_limits()
+        target.dynamodb.put_item(
+            TableName=target.outputs.accounts_table_name,
+            Item=limit_row_item(structs.replace(row, drawn_microcredits=6_000_000)),
+        )
+
+        result = run("verify")
+
+        assert clean.exit_code == 0
+        assert "zero drift: 2 accounts, 4 entries, 1 limit of several accounts;" in clean.stdout
+        assert result.exit_code == 1
+        assert result.stdout.startswith(
+            "team:acme, limit of team acme per month: the limit's row counts 6 credits drawn, but"
+            " its accounts count 7\n1 finding: 2 accounts"
+        )
+        assert json.loads(run("verify", "--json").stdout)["limits"] == 1
 
     def test_a_copy_of_another_moment_is_named_before_what_follows_from_it(
         self, run: Run, several_pages: DynamoDBRows, dynamodb: Any

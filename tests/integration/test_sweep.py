@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import typer
+from msgspec import structs
 from typer.testing import CliRunner, Result
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
-from agent_credits.aws.items import account_key, team_key
+from agent_credits.aws.items import account_key, limit_row_item, team_key
+from agent_credits.commit.together import commit_changes
 from agent_credits.commit.write_protocol import commit
 from agent_credits.ledger.accounts import Account
 from agent_credits.sweeps.sweep import Step, Visit, beginning, parse_sweep_message
@@ -35,6 +37,7 @@ from tests.unit.builders import (
     run_change,
 )
 from tests.unit.builders import usage as usage_event
+from tests.unit.limit_world import LimitWorld, limit
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -180,6 +183,38 @@ def test_drift_is_observed_counted_and_no_row_of_an_account_is_touched(
     assert counted(capsys, "AccountsDrifted") == 1
     assert {account.principal: account for account in open_rows.list_accounts()} == before
     assert observed(dynamodb, tables) == ["drift_found"]
+
+
+def test_a_limit_that_contradicts_its_accounts_is_observed_and_no_row_is_touched(
+    sweep: Function,
+    rows: DynamoDBRows,
+    dynamodb: "DynamoDBClient",
+    tables: StackTables,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = datetime.now(UTC)
+    world = LimitWorld(limit("team", "50"), limit("project", "50"))
+    rows.put_policy(POLICY)
+    rows.compare_and_set_team(world.team.model_copy(update={"version": 1}))
+    for principal, changes in world.changes(
+        usage_event("e-1", "5", project_id="web"),
+        usage_event("e-2", "2", user="ben", run="run-2"),
+    ).items():
+        open_account(rows, grant_change("pack", principal=principal))
+        commit_changes(rows, principal, changes, now=now, pause=pause)
+    row = next(row for row in rows.list_limits() if row.key.scope == "team")
+    less = structs.replace(row, drawn_microcredits=6_000_000)
+    dynamodb.put_item(TableName=tables.accounts, Item=limit_row_item(less))
+
+    assert sweep.failed_ids(record(beginning("reconciliation"))) == []
+
+    last = rows.read_last_sweep("reconciliation")
+    assert last is not None
+    counts = {"AccountsReconciled": 2, "LimitsReconciled": 1, "AccountsDrifted": 1}
+    assert last.counts == counts
+    assert counted(capsys, "LimitsReconciled") == 1
+    assert observed(dynamodb, tables) == ["drift_found"]
+    assert less in list(rows.list_limits())
 
 
 def observed(dynamodb: "DynamoDBClient", tables: StackTables) -> list[str]:

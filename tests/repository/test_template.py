@@ -511,7 +511,7 @@ def a_secret_is_lost_by_a_parameter(template: Template) -> Iterator[str]:
 def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     keys = {"dynamodb:LeadingKeys": "false"}
     with_observations = {
-        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "OBSERVED#*"]},
+        "ForAllValues:StringLike": {"dynamodb:LeadingKeys": ["ACCOUNT#*", "LIMIT#*", "OBSERVED#*"]},
         "Null": keys,
     }
     with_teams = {
@@ -520,7 +520,14 @@ def a_permission_is_not_its_own_functions(template: Template) -> Iterator[str]:
     }
     of_api = {
         "ForAllValues:StringLike": {
-            "dynamodb:LeadingKeys": ["ACCOUNT#*", "TEAM#*", "AUDIT#*", "OBSERVED#*", "BURN#*"]
+            "dynamodb:LeadingKeys": [
+                "ACCOUNT#*",
+                "LIMIT#*",
+                "TEAM#*",
+                "AUDIT#*",
+                "OBSERVED#*",
+                "BURN#*",
+            ]
         },
         "Null": keys,
     }

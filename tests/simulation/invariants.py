@@ -563,8 +563,8 @@ class Invariants:
 
     def published(self, notice: Notice) -> None:
         first = self.notices.setdefault(notice.id, notice)
-        # A cap that is changed and changed back may be reached again, and is announced once.
-        may_differ = notice.type == "spend_cap.warning"
+        # A cap or limit changed back to what it was may be reached again, and is announced once.
+        may_differ = notice.type in ("spend_cap.warning", "limit.warning")
         check(first == notice or may_differ, "a notice published again says the same")
         if notice.type == "insufficient_credits":
             run = (notice.principal, notice.subject)

@@ -85,7 +85,6 @@ TEAM_LIMITS: Final[Words] = {
     "ledger.limits.HELD_BUCKET": (
         "for how long a limit of several accounts may still count a reservation that has expired"
     ),
-    "ledger.limits.HELD_BUCKETS_MAX": "times of expiry that the row of such a limit tells apart",
     "billing.limit_standings.LIMIT_ROWS_READ_MAX": (
         "limits of several accounts that a command or a report reads; of more, those of which least"
         " is used are left out"
@@ -173,7 +172,9 @@ API: Final[Words] = {
     "api.cursors.LIST_LIMIT_MAX": "entries of one page of a list",
     "api.ledger.PAGES_PER_ANSWER_MAX": "pages of the ledger that one answer reads",
     "api.audit.AUDIT_SHOWN_MAX": "changes of a team that are shown at once",
-    "api.limits.STANDINGS_SHOWN_MAX": "standings of limits in one answer",
+    "api.limits.STANDINGS_SHOWN_MAX": (
+        "limits in one answer, each with where it stands; of more, those used least are left out"
+    ),
     "api.settings.SPEND_CAP_CENTS_MAX": "a spend cap that the API takes, in minor units",
     "api.purchases.PACKS_MAX": "packs in one purchase",
     "aws.issuer.FETCH_SECONDS_MAX": "seconds that fetching them may take",

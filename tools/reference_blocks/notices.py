@@ -121,7 +121,10 @@ MEANINGS: Final[Mapping[str, str]] = {
     "id": "The team, project, member or run; null for each of them.",
     "instance": "The path of the API that the problem concerns.",
     "lifted_until": "Until then it neither stops runs nor warns.",
-    "limit": "The limit that is announced, or that stopped the run, as it stands afterwards.",
+    "limit": (
+        "The limit that is announced, or that stopped the run, as it stands afterwards; or the one"
+        " that contradicts its accounts."
+    ),
     "limit_credits": "What may be used in a period.",
     "limits": (
         "All limits of the run, the one that stopped it first; or all that were raised; or, in a"

@@ -19,8 +19,8 @@ from agent_credits.api.recorded_runs import RecordedRun
 from agent_credits.api.reservations import ReservationState, state_of
 from agent_credits.billing.directory import Directory
 from agent_credits.billing.limit_standings import limits_of_payer
-from agent_credits.billing.payers import may_pay, pools_lent_to, pools_of
-from agent_credits.billing.policy import BillingPolicy
+from agent_credits.billing.payers import may_pay, pays, pools_lent_to, pools_of
+from agent_credits.billing.policy import BillingPolicy, TeamKind
 from agent_credits.billing.teams import EVERYONE, Team
 from agent_credits.commit.beside import Beside
 from agent_credits.commit.changes import Past
@@ -42,7 +42,7 @@ from agent_credits.ledger.expiry import bring_up_to, resets_at
 from agent_credits.ledger.grants import drawing_order
 from agent_credits.ledger.reloads import DeclineCause, Reload
 from agent_credits.ledger.reservations import Reservation
-from agent_credits.ledger.shared_pools import holder_of, is_shared_grant, lender_of
+from agent_credits.ledger.shared_pools import is_holding, is_shared_grant, lender_of, payers_run
 from agent_credits.ledger.thresholds import LowCredits
 from agent_credits.values.principals import Principal
 
@@ -60,7 +60,6 @@ class SharedPoolAnswer(Answer):
     """
 
     pool: str
-    team_id: str
     available_credits: Credits
     reserved_credits: Credits
 
@@ -123,11 +122,16 @@ class AccountAnswer(Answer):
     policy_version: str | None
 
 
-class RunReservation(ReservationState):
-    """`held_for`: whose run holds it, where it is of a pool that the account lends."""
+class HeldFor(Answer):
+    """The run of a member, and of what is below it, that a team's pools hold credits for."""
 
+    principal: str
     run_id: str
-    held_for: str | None
+
+
+class RunReservation(ReservationState):
+    run_id: str
+    held_for: HeldFor | None
 
 
 class ReservationsAnswer(Answer):
@@ -149,8 +153,10 @@ class Accounts:
         """Return what the account holds. Raises `Refused`."""
         caller.require("read_account")
         row = self.visible(principal, caller, now)
-        answer = account_answer(row, self._policy_of(row, caller, now), now)
-        team = self._known_team(row, caller, now)
+        itself = self._directory.team(principal.id, now) if principal.kind == "team" else None
+        kind = itself.tenure_at(now).kind if itself else None
+        answer = account_answer(row, self._policy_of(row, caller, now), now, kind)
+        team = self._team_paid_for(row, caller, now)
         shared = self._shared_pools(row, team, now) if team else []
         limits = self._limits_of(row, team, caller, now)
         return answer.model_copy(update={"shared_pools": shared, "limit_standings": limits})
@@ -204,16 +210,22 @@ class Accounts:
         version = next(versions, None)
         if version is not None:
             return self._directory.policy(version)
-        team = next(self._billed_teams(row, caller, now), None)
-        return self._policy_now(team, now) if team else None
+        for team_id in self._teams_of(row, caller):
+            team = self._directory.team(team_id, now)
+            if team is not None and bills(team, row.principal, now):
+                return self._policy_now(team, now)
+        return None
 
     def _policy_now(self, team: Team, now: datetime) -> BillingPolicy:
         return self._directory.policy(team.tenure_at(now).policy_version)
 
-    def _known_team(self, row: Account, caller: Caller, now: datetime) -> Team | None:
-        """Return the team that the account pays for, if the caller may know of it."""
-        billed = self._billed_teams(row, caller, now)
-        return next((team for team in billed if caller.knows_team(team.team_id)), None)
+    def _team_paid_for(self, row: Account, caller: Caller, now: datetime) -> Team | None:
+        """Return a team of the caller's that the account pays for, that of its newest run first."""
+        for team_id in filter(caller.knows_team, self._teams_of(row, caller)):
+            team = self._directory.team(team_id, now)
+            if team and pays(row.principal, team, self._policy_now(team, now), now):
+                return team
+        return None
 
     def _shared_pools(self, row: Account, team: Team, now: datetime) -> list[SharedPoolAnswer]:
         """Return what the team lends to runs of the account, without what others hold of it."""
@@ -228,7 +240,6 @@ class Accounts:
         return [
             SharedPoolAnswer(
                 pool=b.pool,
-                team_id=team.team_id,
                 available_credits=b.available_microcredits,
                 reserved_credits=r.available_microcredits,
             )
@@ -251,13 +262,6 @@ class Accounts:
                 shown_of_team, _ = shown(found)
                 answers += [account_limit_answer(x, team_id, row, now) for x in shown_of_team]
         return answers
-
-    def _billed_teams(self, row: Account, caller: Caller, now: datetime) -> Iterator[Team]:
-        """Yield teams that the account pays for; that of its newest run, if any, is the first."""
-        for team_id in self._teams_of(row, caller):
-            team = self._directory.team(team_id, now)
-            if team is not None and bills(team, row.principal, now):
-                yield team
 
     def _teams_of(self, row: Account, caller: Caller) -> Iterator[str]:
         if row.principal.kind == "team":
@@ -287,22 +291,35 @@ def live_reservations(
         version=row.version,
         as_of=now,
         reservations=[
-            RunReservation(**dict(state_of(held, now)), run_id=run_id, held_for=held_for)
+            RunReservation(
+                **dict(state_of(held, now)), run_id=held.run_id, held_for=_held_for(held)
+            )
             for held in page
-            for run_id, held_for in (holder_of(held.run_id),)
         ],
         next_cursor=cursor_of(page[-1].run_id) if more else None,
     )
 
 
-def account_answer(row: Account, policy: BillingPolicy | None, now: datetime) -> AccountAnswer:
-    """Return the account as its next commit would bring it up to `now`; nothing is written."""
+def _held_for(held: Reservation) -> HeldFor | None:
+    if not is_holding(held.run_id):
+        return None
+    payer, run_id = payers_run(held.run_id)
+    return HeldFor(principal=str(payer), run_id=run_id)
+
+
+def account_answer(
+    row: Account, policy: BillingPolicy | None, now: datetime, kind: TeamKind | None
+) -> AccountAnswer:
+    """Return the account as its next commit would bring it up to `now`; nothing is written.
+
+    `kind`: of the team whose account it is, if it is that of a team.
+    """
     current = bring_up_to(row, now)
     # A refill that is due may also have lifted the account above its thresholds.
     since = current.entries[len(row.entries) :]
     current = with_low_credits(current, (), since, DecisionContext(row, Past(), now))
     held = sorted({grant.pool for grant in current.grants})
-    pools = pools_of(row.principal, policy) if policy else tuple(held)
+    pools = pools_of(row.principal, policy, kind) if policy else tuple(held)
     balances = pool_balances(current, pools, now)
     reserved = reserved_balances(current, pools, now)
     of_grants = reserved_by_grant(current, now)

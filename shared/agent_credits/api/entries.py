@@ -11,7 +11,6 @@ from agent_credits.api.limits import (
 )
 from agent_credits.ledger.entries import Directive, Entry, EntryType, Outcome, payers_commit
 from agent_credits.ledger.reloads import DeclineCause
-from agent_credits.ledger.shared_pools import holder_of
 from agent_credits.values.principals import Payer
 
 
@@ -31,28 +30,19 @@ class TriggerAnswer(Answer):
     id: str
 
 
-class LentTo(Answer):
-    """The account whose commit an entry of a team's pool is of, and that commit's `version`."""
-
-    principal: str
-    version: int
-
-
 class MoveAnswer(Answer):
     """Credits of a grant that went into a run's reservation, or out of it if negative.
 
-    `held_for`: who pays for the run, where the account lends to it.
+    What a team's pools hold for a run is of the payer and the run, with a space between them.
     """
 
     run_id: str
-    held_for: str | None
     grant_id: str
     credits: Credits
 
 
 class EndedAnswer(Answer):
     run_id: str
-    held_for: str | None
     parent_run_id: str | None
     reserved_credits: Credits
     drawn_credits: Credits
@@ -63,9 +53,10 @@ class EntryAnswer(Answer):
     """What one event did to an account, for ever; what does not apply is null or empty.
 
     `credits`: what usage asked for, a request estimated, a grant added or lost. `pools_before`: of
-    insufficient entries, what each pool held. `decline`: why no reload helped. `lent_to`: of what a
-    team's pools gave, to whom. `limits_counted`: what counts under which limits. `limit_standings`:
-    of an event that a limit refused, where the limits stood before it, the one that refused first.
+    insufficient entries, what each pool held. `decline`: why no reload helped. `payer_principal`,
+    `payer_version`: of what a team's pools gave, whose commit it is of. `limits_counted`: what
+    counts under which limits. `limit_standings`: of an event that a limit refused, where the limits
+    stood before it, the one that refused first.
     """
 
     principal: str
@@ -100,13 +91,15 @@ class EntryAnswer(Answer):
     overdrawn_credits: Credits
     directive: Directive | None
     reason: str | None
-    lent_to: LentTo | None
+    payer_principal: str | None
+    payer_version: int | None
     limits_counted: list[CountedAnswer]
     limit_standings: list[StandingAnswer]
 
 
 def entry_answer(entry: Entry, principal: str, page_number: int) -> EntryAnswer:
     run, reload, facts = entry.run, entry.reload, entry.reservation
+    given = payers_commit(entry) if entry.type in ("pool.drawn", "pool.returned") else None
     is_bought = entry.type == "reload.granted" and reload is not None
     return EntryAnswer(
         principal=principal,
@@ -143,35 +136,24 @@ def entry_answer(entry: Entry, principal: str, page_number: int) -> EntryAnswer:
         plan=entry.plan_name,
         parent_run_id=facts.parent_run_id,
         moves=[
-            MoveAnswer(
-                run_id=run_id, held_for=held_for, grant_id=m.grant_id, credits=m.microcredits
-            )
+            MoveAnswer(run_id=m.run_id, grant_id=m.grant_id, credits=m.microcredits)
             for m in facts.moves
-            for run_id, held_for in (holder_of(m.run_id),)
         ],
         ended=[
             EndedAnswer(
-                run_id=run_id,
-                held_for=held_for,
+                run_id=e.run_id,
                 parent_run_id=e.parent_run_id,
                 reserved_credits=e.reserved_microcredits,
                 drawn_credits=e.drawn_microcredits,
                 overdrawn_credits=e.overdrawn_microcredits,
             )
             for e in facts.ended
-            for run_id, held_for in (holder_of(e.run_id),)
         ],
         overdrawn_credits=facts.overdrawn_microcredits,
         directive=facts.directive,
         reason=facts.reason,
-        lent_to=_lent_to(entry),
+        payer_principal=str(given[0]) if given else None,
+        payer_version=given[1] if given else None,
         limits_counted=[counted_answer(counted) for counted in entry.limits.counted],
         limit_standings=[standing_answer(standing) for standing in entry.limits.standings],
     )
-
-
-def _lent_to(entry: Entry) -> LentTo | None:
-    if entry.type not in ("pool.drawn", "pool.returned"):
-        return None
-    payer, version = payers_commit(entry)
-    return LentTo(principal=str(payer), version=version)

@@ -179,11 +179,17 @@ def _changes(before: Team, after: Team) -> list[AuditChange]:
             [str(threshold) for threshold in before.alerts.low],
             [str(threshold) for threshold in after.alerts.low],
         ),
-        "limits": (_limits_shown(before), _limits_shown(after)),
     }
+    # One change for each limit, so that whoever reads it sees which one is another.
+    limits_before, limits_after = _limits_shown(before), _limits_shown(after)
+    places = dict.fromkeys((*limits_before, *limits_after))
+    changed = [
+        *((name, was, becomes) for name, (was, becomes) in pairs.items()),
+        *(("limits", limits_before.get(place), limits_after.get(place)) for place in places),
+    ]
     return [
         AuditChange(field=name, before=was, after=becomes)
-        for name, (was, becomes) in pairs.items()
+        for name, was, becomes in changed
         if was != becomes
     ]
 
@@ -193,8 +199,9 @@ def _shown(settings: AutoReload | None) -> dict[str, Any] | None:
     return answer.model_dump(mode="json") if answer else None
 
 
-def _limits_shown(team: Team) -> list[dict[str, Any]]:
-    return [declared_answer(limit).model_dump(mode="json") for limit in team.limits]
+def _limits_shown(team: Team) -> dict[object, dict[str, Any]]:
+    """Return the declared limits as they are shown, by what they limit."""
+    return {x.place: declared_answer(x).model_dump(mode="json") for x in team.limits}
 
 
 def _said(error: ValidationError) -> str:

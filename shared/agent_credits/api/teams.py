@@ -119,9 +119,8 @@ class Teams:
     def read(self, team_id: str, caller: Caller, now: datetime) -> TeamAnswer:
         """Return the team as its row is now. Raises `Refused`."""
         team, policy = self.visible(team_id, caller)
-        audit = newest_changes(self._rows, team)
         limits = self._limits_of(team, now)
-        return team_answer(team, policy, audit, limits, now)
+        return team_answer(team, policy, newest_changes(self._rows, team), limits, now)
 
     def _limits_of(self, team: Team, now: datetime) -> CurrentLimits:
         """Return where the team's limits stand, by the rows of all accounts that may count them."""

@@ -18,7 +18,7 @@ from agent_credits.billing.limits import (
     declared_for,
     scopes_that_span_accounts,
 )
-from agent_credits.billing.payers import payers, pays_by
+from agent_credits.billing.payers import payers, pays
 from agent_credits.billing.policy import BillingPolicy
 from agent_credits.billing.teams import EVERYONE, Team
 from agent_credits.ledger.accounts import Account, held_under
@@ -155,15 +155,14 @@ def _concerns(
     limit: CurrentLimit, account: Account, team: Team, policy: BillingPolicy, now: datetime
 ) -> bool:
     who, kind = account.principal, team.tenure_at(now).kind
-    rules = [rule for rule in policy.rules if rule.team == kind]
-    pays = any(pays_by(rule, who, team, now) for rule in rules)
+    is_payer = pays(who, team, policy, now)
     if limit.standing is None:
         declared = limit.declared
         if declared.scope == "member" and policy.rule_for(kind, "user").payer == "user":
             # Of a limit of each member, the member's own standing is shown.
             is_own = declared.id == who.id or (declared.id is None and declared.period == "run")
-            return pays and is_own
-        return pays
+            return is_payer and is_own
+        return is_payer
     key = limit.standing.key
     count = count_of(account.limit_counts, key)
     if count is not None and count.spans_accounts:
@@ -171,7 +170,7 @@ def _concerns(
     # An account that no longer pays keeps its count, but it is not what is counted now.
     spans = key.scope in scopes_that_span_accounts(kind, policy)
     is_counted_here = spans or payer_under(key, team, policy, now) == who
-    return is_counted_here and (pays or count is not None)
+    return is_counted_here and (is_payer or count is not None)
 
 
 def _keys(

@@ -3,6 +3,7 @@
 A team whose pools its members draw pays with them, so it is one of its payers.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
 
 from agent_credits.billing.policy import BillingPolicy, BillingRule, TeamKind
@@ -31,8 +32,21 @@ def may_pay(principal: Principal, team: Team, now: datetime) -> bool:
     return principal.id in owners or team.has_member_at(principal.id, now)
 
 
-def pays_by(rule: BillingRule, principal: Principal, team: Team, now: datetime) -> bool:
-    """Tell whether runs that this rule bills may be billed to the principal now."""
+def pays(principal: Principal, team: Team, policy: BillingPolicy, now: datetime) -> bool:
+    """Tell whether a run of the team that starts now may be billed to the principal."""
+    return any(True for _ in _rules_paid(principal, team, policy, now))
+
+
+def _rules_paid(
+    principal: Principal, team: Team, policy: BillingPolicy, now: datetime
+) -> Iterator[BillingRule]:
+    tenure = team.tenure_at(now)
+    for rule in policy.rules:
+        if rule.team == tenure.kind and _pays_by(rule, principal, team, now):
+            yield rule
+
+
+def _pays_by(rule: BillingRule, principal: Principal, team: Team, now: datetime) -> bool:
     match rule.payer:
         case "user":
             return principal.kind == "user" and team.has_member_at(principal.id, now)
@@ -46,8 +60,7 @@ def pools_lent_to(
     principal: Principal, team: Team, policy: BillingPolicy, now: datetime
 ) -> tuple[str, ...]:
     """Return the team's pools that runs of this payer draw behind the payer's own, by full name."""
-    kind = team.tenure_at(now).kind
-    rules = [r for r in policy.rules if r.team == kind and pays_by(r, principal, team, now)]
+    rules = _rules_paid(principal, team, policy, now)
     pools = (pool for rule in rules for pool in rule.pools_in(team.team_id))
     return tuple(dict.fromkeys(pool for pool in pools if is_shared_pool(pool)))
 

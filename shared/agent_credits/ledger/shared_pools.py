@@ -55,12 +55,6 @@ def is_holding(run_id: str) -> bool:
     return " " in run_id
 
 
-def holder_of(run_id: str) -> tuple[str, str | None]:
-    """Return the run's own id, and the payer whose run it is where the team's row names both."""
-    payer, is_held, run = run_id.partition(" ")
-    return (run, payer) if is_held else (run_id, None)
-
-
 def lent(team_id: str, grant: Grant) -> Grant:
     """Return the team's grant as it is called on the accounts of its members."""
     return Grant(

@@ -124,8 +124,10 @@ def _key(count: LimitCount | LimitRow) -> str:
     """Return what makes a warning count once: the limit as it is, its period and the percentage."""
     key, limit = count.key, str(count.limit_microcredits)
     percent, ends_at = str(count.notified_percent), iso(count.ends_at)
+    # A team whose kind changes has a count on its own account and one over those of its users.
+    spans = ("accounts",) if isinstance(count, LimitRow) else ()
     # No part can hold a space, so the space separates them.
-    return " ".join((key.team_id, key.scope, key.id, key.period, ends_at, limit, percent))
+    return " ".join((key.team_id, key.scope, key.id, key.period, ends_at, limit, percent, *spans))
 
 
 def _what_follows(*, stops: bool, is_reached: bool) -> str:

@@ -41,7 +41,7 @@ from tests.unit.notices.test_reservations import (
 from tests.unit.notices.test_spend_cap import declined_three_times, spend, world_that_spends
 from tests.unit.payments.payment_fakes import FakePayments
 from tests.unit.reload_world import ReloadWorld, short_world
-from tests.unit.sweeps.sweep_observations import DRIFTED, EXPIRING, TRIAL_EXPIRING
+from tests.unit.sweeps.sweep_observations import DRIFTED, DRIFTED_LIMIT, EXPIRING, TRIAL_EXPIRING
 
 SLACK = GOLDEN / "slack"
 EMAIL = GOLDEN / "email"
@@ -122,6 +122,7 @@ EXAMPLES: dict[str, Callable[[], Notice]] = {
         lambda: world_of_paused_runs().notices("credits_restored")[0]
     ),
     "drift_found": lambda: notice_of_observation(DRIFTED),
+    "drift_found--limit": lambda: notice_of_observation(DRIFTED_LIMIT),
     "insufficient_credits": _of_a_user,
     "insufficient_credits--after_decline": _failed_after_decline,
     "insufficient_credits--enterprise": lambda: failure(**CASES["enterprise"]),

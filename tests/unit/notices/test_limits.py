@@ -17,6 +17,7 @@ from agent_credits.notices.limit_refusals import refusal_fixes, refusal_text
 from agent_credits.notices.notice import Notice
 from agent_credits.notices.problem import insufficient_credits_problem
 from agent_credits.values.credits import parse_credits
+from agent_credits.values.principals import Principal
 from tests.golden import assert_golden, data_and_email_of, email_of
 from tests.unit.builders import (
     BEN,
@@ -281,6 +282,25 @@ def test_an_enterprise_gets_the_warning_on_its_own_account() -> None:
 
     assert str(notice.principal) == "team:bigcorp"
     assert notice.email_subject == "The daily limit of project web of team bigcorp is 100% used"
+
+
+def test_a_team_whose_kind_changes_has_warnings_of_two_ids() -> None:
+    # Its users pay for themselves at first, and the team does from then on.
+    of_users = LimitWorld(limit("team", "100", "week"))
+    of_users.send(usage("e-1", "95"))
+    enterprise = BIGCORP_TEAM.model_copy(update={"team_id": "acme"})
+    of_team = LimitWorld(
+        limit("team", "100", "week"),
+        team=enterprise,
+        payers=(Principal("team", "acme"),),
+        pool="contract",
+    )
+    of_team.send(usage("e-2", "95"))
+
+    one, other = warning(of_users), warning(of_team)
+
+    assert one.principal == other.principal
+    assert one.id != other.id
 
 
 def test_the_notice_of_raised_limits() -> None:

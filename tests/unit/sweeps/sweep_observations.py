@@ -5,10 +5,12 @@ from datetime import timedelta
 from agent_credits.notices.observations import (
     CreditsExpiring,
     DriftedGrant,
+    DriftedLimit,
     DriftFinding,
     DriftFound,
     ExpiringGrant,
 )
+from agent_credits.values.principals import Principal
 from tests.unit.builders import ANA, NOW
 
 DRIFTED = DriftFound(
@@ -29,6 +31,21 @@ DRIFTED = DriftFound(
         ),
     ),
     findings_count=1,
+)
+
+DRIFTED_LIMIT = DriftFound(
+    principal=Principal("team", "acme"),
+    team_id="acme",
+    day=NOW.date(),
+    time=NOW,
+    findings=(
+        DriftFinding(
+            place="limit of team acme per day",
+            text="the limit's row counts 1 credit drawn, but its accounts count 11",
+        ),
+    ),
+    findings_count=1,
+    limit=DriftedLimit(scope="team", id="acme", period="day"),
 )
 
 EXPIRING = CreditsExpiring(

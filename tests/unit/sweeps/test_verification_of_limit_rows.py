@@ -17,6 +17,7 @@ from agent_credits.notices.notice import Notice
 from agent_credits.sweeps.limit_rows import READS_MAX, verify_limit
 from agent_credits.sweeps.reconciliation_sweep import ReconciliationSweep
 from agent_credits.sweeps.sweep import Step
+from agent_credits.values.errors import RowNotUnderstood
 from agent_credits.values.principals import Principal
 from agent_credits_cli.verification import Verified, verify_all
 from tests.golden import assert_golden, email_of
@@ -49,11 +50,19 @@ class BusyRows(MemoryRows):
         super().__init__()
         self.while_reading: Callable[[], None] = lambda: None
         self.unlisted: set[Principal] = set()
+        self.not_understood: LimitKey | Principal | None = None
         self.lists = 0
 
     def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
         self.while_reading()
+        if self.not_understood in principals:
+            raise RowNotUnderstood(f"ACCOUNT#{self.not_understood}: KeyError")
         return super().read_accounts_of(principals)
+
+    def read_limits(self, keys: Collection[LimitKey]) -> Mapping[LimitKey, LimitRow]:
+        if self.not_understood in keys:
+            raise RowNotUnderstood(f"LIMIT#{self.not_understood}: KeyError")
+        return super().read_limits(keys)
 
     def list_accounts(self) -> Iterator[Account]:
         self.lists += 1
@@ -344,14 +353,25 @@ def test_drift_of_a_limit_is_announced_once_a_day(world: LimitWorld) -> None:
 def test_a_limit_s_row_that_cannot_be_read_is_a_finding(world: LimitWorld) -> None:
     key = limit_key(OF_TEAM)["pk"]["S"]
     world.rows.unreadable.add(key)
+    rows_of(world).not_understood = OF_TEAM
 
-    assert swept(world.rows)["AccountsDrifted"] == 1
+    # It is a finding once, and not one of each account that counts under it.
+    expected = Counter(AccountsReconciled=2, LimitsReconciled=1, AccountsDrifted=1)
+    assert swept(world.rows) == expected
 
     (notice,) = notices(world.rows)
     assert (notice.principal, notice.team_id) == (Principal("team", "acme"), "acme")
     assert notice.data["findings"] == [
         {"place": "row", "text": f"this version cannot read {key}: KeyError"}
     ]
+
+
+def test_limits_of_an_account_that_cannot_be_read_are_not_compared(world: LimitWorld) -> None:
+    world.rows.unreadable.add(f"ACCOUNT#{BEN}")
+    rows_of(world).not_understood = BEN
+
+    expected = Counter(AccountsReconciled=1, LimitsNotCompared=2, AccountsDrifted=1)
+    assert swept(world.rows) == expected
 
 
 def test_a_limit_is_visited_by_its_key(world: LimitWorld) -> None:

@@ -182,7 +182,7 @@ class UsageNotReported(AgentCreditsError):
     """
 
     def __init__(self, run_id: str, events: Sequence[Mapping[str, Any]]) -> None:
-        super().__init__(f"{len(events)} usage events of run {run_id} are not reported")
+        super().__init__(f"usage of run {run_id} is not reported; events: {len(events)}")
         self.run_id = run_id
         self.events = tuple(events)
 
@@ -197,7 +197,9 @@ class UsageRejected(AgentCreditsError):
         self, run_id: str, rejected: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
     ) -> None:
         first = rejected[0][1].get("detail") if rejected else ""
-        super().__init__(f"{len(rejected)} usage events of run {run_id} are rejected: {first}")
+        super().__init__(
+            f"usage of run {run_id} is rejected; events: {len(rejected)}; the first: {first}"
+        )
         self.run_id = run_id
         self.rejected = tuple(rejected)
 

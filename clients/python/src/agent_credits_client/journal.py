@@ -63,7 +63,8 @@ class Journal:
         self._append({"event": event})
 
     def delivered(self, ids: Iterable[str]) -> None:
-        self._append({"delivered": list(ids)})
+        """Keep what need not be sent again. If a crash loses it, it is, and counts once."""
+        self._append({"delivered": list(ids)}, is_durable=False)
 
     def finished(self, event: Mapping[str, Any]) -> None:
         """Keep how the run ended, so that its next start ends it likewise."""
@@ -75,10 +76,11 @@ class Journal:
             self._path.unlink(missing_ok=True)
         self._file.close()
 
-    def _append(self, record: Mapping[str, Any]) -> None:
+    def _append(self, record: Mapping[str, Any], *, is_durable: bool = True) -> None:
         self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         self._file.flush()
-        os.fsync(self._file.fileno())
+        if is_durable:
+            os.fsync(self._file.fileno())
 
 
 def _locked(path: Path) -> BinaryIO:

@@ -296,7 +296,7 @@ class RunCore:
             if not self.is_open:
                 raise RuntimeError("use() is for a run that has started and not ended")
             if len(self._buffer) >= self.options.buffered_events_max:
-                raise Unavailable(f"{len(self._buffer):,} usage events wait to be reported")
+                raise Unavailable(f"usage waits to be reported; events: {len(self._buffer):,}")
             self._sequence += 1
             event_id = f"usage:{self._session}:{self._sequence}"
             if key is not None:
