@@ -24,8 +24,8 @@ WARN_AT_DEFAULT = (70, 90, 100)
 # to about 40 bytes. Of more, a limit that cannot be counted stops its runs.
 COUNTS_MAX = 500
 
-# Reservations are counted on a limit's row by the time at which they expire, rounded up to this. None
-# lives longer than a day, so the row tells fewer than 300 such times apart.
+# Reservations are counted on a limit's row by the time at which they expire, rounded up to this.
+# None lives longer than a day, so the row tells fewer than 300 such times apart.
 HELD_BUCKET = timedelta(minutes=5)
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
