@@ -23,6 +23,7 @@ from botocore.awsrequest import AWSRequest
 from agent_credits_local import embedded_stack
 from agent_credits_local.checkout import Checkout
 from agent_credits_local.session import LOCAL_REGION
+from agent_credits_local.stack_state import StateFolder
 from agent_credits_local.target import LocalTarget
 from tests.permissions import ACTION_OF_OPERATION
 from tests.template import Template
@@ -106,8 +107,11 @@ def permissions_of(template: Template) -> Iterator[Permission]:
 
 
 class EnforcedStack:
-    def __init__(self, target: LocalTarget, template: Template, questions: Path) -> None:
+    def __init__(
+        self, target: LocalTarget, template: Template, questions: Path, folder: StateFolder
+    ) -> None:
         self.target = target
+        self.folder = folder
         self._template = template
         self._questions = questions
 
@@ -152,10 +156,14 @@ class EnforcedStack:
 
     def client_of_a_role_with(self, policy: str, service: str) -> Any:
         """Return a client of a new role that has this managed policy of the stack, and no other."""
+        return self._client_of(self.session_of_a_role_with(policy), service)
+
+    def session_of_a_role_with(self, policy: str) -> boto3.Session:
+        """Return a session of a new role that has this managed policy of the stack alone."""
         name = f"has-{policy}"
         self.iam.create_role(RoleName=name, AssumeRolePolicyDocument=ANYBODY_MAY_TAKE_IT_ON)
         self.iam.attach_role_policy(RoleName=name, PolicyArn=self.physical_id(policy))
-        return self._client_of(self._take_on(name), service)
+        return self._take_on(name)
 
     @cached_property
     def iam(self) -> Any:

@@ -30,6 +30,7 @@ from agent_credits_local.deployment import Deployment
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StateFolder
 from agent_credits_local.target import connect_to_local
+from tests.e2e.api_calls import ApiCalls, usage
 from tests.e2e.enforced_stack import (
     EnforcedStack,
     EnforcingCheckout,
@@ -111,7 +112,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnforcedStack]:
         deployment.deploy(
             embedded_stack.STACK_NAME, "EventSignatures=check-signed", "BalanceReports=true"
         )
-        yield EnforcedStack(target, TEMPLATE, checkout.questions)
+        yield EnforcedStack(target, TEMPLATE, checkout.questions, folder)
     finally:
         embedded_stack.discard(folder)
 
@@ -121,6 +122,7 @@ def run(stack: EnforcedStack) -> Run:
     target = stack.target
     with stack.naming_refusals():
         fill_pages_and_reload(set_up_team(target, CARD_THAT_PAYS))
+        call_the_api(stack, set_up_team(target, CARD_THAT_PAYS))
         reject_a_message(stack)
         post_while_slack_is_down(stack)
         # The samples would wait for minutes for what was refused.
@@ -141,6 +143,31 @@ def fill_pages_and_reload(team: ReloadingTeam) -> None:
         body = json.dumps([team.usage(run_id, "0.1") for run_id in runs])
         team.send(body, sign(body, "k1", key_of(team)))
         team.usages_once_decided((part + 1) * PAGE_ENTRIES_FULL)
+
+
+def call_the_api(stack: EnforcedStack, team: ReloadingTeam) -> None:
+    """Let Api read and commit an account, flush a page, find a run, change a team, and buy."""
+    calls = ApiCalls(stack.target, stack.folder)
+    member = str(team.member)
+    for number in range(2 * PAGE_ENTRIES_FULL):
+        event = usage(team.team_id, team.member.id, f"api-{number}", "e1", "0.1")
+        assert calls.by_producer("POST", "/v1/events", event).status == 200
+    query = {"principal": member}
+    assert calls.by_producer("GET", "/v1/runs/api-0", query=query).status == 200
+    assert calls.by_producer("GET", f"/v1/accounts/{member}/ledger").status == 200
+    path = f"/v1/teams/{team.team_id}"
+    assert calls.by_producer("PATCH", f"{path}/settings", {"alerts_low": []}).status == 200
+    bought = {"principal": member, "pack_credits": "400"}
+    # While a reload is under way, a purchase is asked to wait.
+    once(
+        lambda: (
+            calls.by_producer(
+                "POST", f"{path}/purchases", bought, headers={"idempotency-key": "k1"}
+            ).status
+            == 202
+        )
+    )
+    assert calls.by_producer("GET", f"{path}/report").status == 200
 
 
 def key_of(team: ReloadingTeam) -> bytes:
@@ -323,6 +350,28 @@ def test_a_statement_for_some_keys_allows_no_other(run: Run, role: str, sid: str
     assert body != question.body
 
     assert not run.stack.ask_again(question, body)
+
+
+def test_a_producer_may_record_through_the_api_and_change_nothing(run: Run) -> None:
+    target = run.stack.target
+    session = run.stack.session_of_a_role_with("CallApiAsProducer")
+    calls = ApiCalls(target, run.stack.folder, session)
+
+    asked = calls.by_producer("POST", "/v1/decide", {})
+    settings = calls.by_producer("PATCH", "/v1/teams/acme/settings", {"spend_cap_cents": 0})
+    account = calls.by_producer("GET", "/v1/accounts/user:ana")
+
+    # It was let in, and the function found fault with what it sent.
+    assert (asked.status, asked.json["error"]) == (422, "invalid_request")
+    assert (settings.status, account.status) == (403, 403)
+    assert "error" not in settings.json
+
+
+def test_an_operator_may_make_every_call_of_the_api(run: Run) -> None:
+    session = run.stack.session_of_a_role_with("CallApiAsOperator")
+    calls = ApiCalls(run.stack.target, run.stack.folder, session)
+
+    assert calls.by_producer("GET", "/v1/teams/acme").status == 200
 
 
 def test_a_producer_may_send_events_and_nothing_else(run: Run) -> None:

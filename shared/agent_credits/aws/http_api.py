@@ -19,7 +19,6 @@ from typing import Annotated, Any, Final, Literal, Protocol, TypeVar
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import (
-    RequestUnsupportedContentType,
     RequestValidationError,
 )
 from aws_lambda_powertools.event_handler.openapi.params import Header, Path, Query
@@ -81,10 +80,13 @@ Door = Literal["producers", "people"]
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
 DOCUMENT_PATH: Final = "/v1/openapi.json"
+# It reads bodies of its own content types.
+EVENTS_PATH: Final = "/v1/events"
 
 # An id of these characters stands in a path as it is. Any other is written as `~` and base64url,
 # because gateways and proxies decode a path before it gets here, and not all alike.
-PLAIN_ID: Final = r"[A-Za-z0-9._:@-]{1,200}"
+# None begins with a dot: `..` would be taken for the way up.
+PLAIN_ID: Final = r"[A-Za-z0-9_:@-][A-Za-z0-9._:@-]{0,199}"
 ID_IN_PATH: Final = rf"^({PLAIN_ID}|~[A-Za-z0-9_-]{{1,300}})$"
 _TRACE_ID: Final = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -255,6 +257,7 @@ class HttpApi:
             call = Call(self._caller_of(event), now, trace_id, request_id, time_is_left)
             resolver = self.resolver
             resolver.append_context(call=call)  # type: ignore[no-untyped-call]
+            _require_json(event)
             response = resolver.resolve(_with_text(event), None)  # type: ignore[arg-type]
         except Refused as refused:
             response = self._problem(refused.problem, trace_id)
@@ -283,7 +286,7 @@ class HttpApi:
 
     def _route_events(self, app: APIGatewayHttpResolver) -> None:
         @app.post(
-            "/v1/events",
+            EVENTS_PATH,
             summary="Record CloudEvents at once",
             tags=["events"],
             responses=_returns(EventAnswer, also={202: _documented(EventAnswer)}),
@@ -562,10 +565,6 @@ def _handle_errors(app: APIGatewayHttpResolver, base_url: str) -> None:
     def not_json(error: NotJson) -> Response[Any]:
         return problem(Refused("not_json", str(error)).problem)
 
-    @on(RequestUnsupportedContentType)
-    def unsupported(_: RequestUnsupportedContentType) -> Response[Any]:
-        return problem(Refused("unsupported_media_type", f"send {JSON}").problem)
-
     @on(NotFoundError)
     def not_found(_: NotFoundError) -> Response[Any]:
         return problem(Refused("not_found", "no route has this method and path").problem)
@@ -594,6 +593,16 @@ def _strict_json(body: str) -> Any:
     if isinstance(document, Rejection):
         raise NotJson(document.reason)
     return document
+
+
+def _require_json(event: Mapping[str, Any]) -> None:
+    """Raise `Refused` for another body; the resolver would try to read forms."""
+    if "body" not in event or event["rawPath"] == EVENTS_PATH:
+        return
+    headers = {name.lower(): value for name, value in event["headers"].items()}
+    media_type = headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    if media_type != JSON:
+        raise Refused("unsupported_media_type", f"send {JSON}")
 
 
 def _with_text(event: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -138,6 +138,17 @@ def test_a_body_is_never_repeated_in_an_error() -> None:
             assert secret not in got.text
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    ["multipart/form-data", "application/x-www-form-urlencoded", "text/plain", "application/xml"],
+)
+def test_a_body_of_another_type_is_415(content_type: str) -> None:
+    for path in POSTS:
+        got = WORLD.call("POST", path, "{}", headers=KEYED, content_type=content_type)
+        check(got)
+        assert (got.status, got.json["error"]) == (415, "unsupported_media_type")
+
+
 def test_a_missing_body_is_a_problem() -> None:
     for path in POSTS:
         got = WORLD.call("POST", path, headers=KEYED)
