@@ -85,7 +85,6 @@ TEAM_LIMITS: Final[Words] = {
     "ledger.limits.HELD_BUCKET": (
         "for how long a limit of several accounts may still count a reservation that has expired"
     ),
-    "ledger.limits.HELD_BUCKETS_MAX": "times of expiry that the row of such a limit tells apart",
     "billing.limit_standings.LIMIT_ROWS_READ_MAX": (
         "limits of several accounts that a command or a report reads; of more, those of which least"
         " is used are left out"

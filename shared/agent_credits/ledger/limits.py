@@ -25,9 +25,8 @@ WARN_AT_DEFAULT = (70, 90, 100)
 COUNTS_MAX = 500
 
 # Reservations are counted on a limit's row by the time at which they expire, rounded up to this.
+# None lives longer than a day, so the row tells fewer than 300 such times apart.
 HELD_BUCKET = timedelta(minutes=5)
-# The most of such times within which a reservation can expire, whatever its time to live.
-HELD_BUCKETS_MAX = 1_000
 
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
