@@ -1,23 +1,20 @@
-"""A team of 200 members, all active under one limit of the team, in time that is computed.
+"""A team of 200 members, all active under one limit of the team, in virtual time.
 
-What workers lose to one another depends on how long their requests take, and not on the machine.
-So each worker is a greenlet, and requests and computing take so long in a time of their own. A run
-gives the same figures everywhere, so they can be gated on.
+What workers lose to one another depends on how long their requests take, and not on the machine. So
+requests and computing take so long in virtual time. A run gives the same figures everywhere, so
+they can be gated on.
 
 A transaction is in two steps, as DynamoDB describes it. Between them no other transaction may move
 any of its rows: one that tries is canceled with `TransactionConflict` and is not told where the row
 stands.
 """
 
-import heapq
 import itertools
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
-
-from greenlet import getcurrent, greenlet
 
 from agent_credits.aws.backoff import longest_wait
 from agent_credits.billing.directory import Directory
@@ -43,6 +40,7 @@ from tests.benchmarks.workloads import (
 from tests.dispositions import postponed, rejected
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import NOW
+from tests.virtual_time import VirtualTime
 
 WORKERS = (1, 2, 4, 8)
 # BatchSize of the template is the second.
@@ -90,37 +88,12 @@ class SpannedRate:
         return self.lost / self.transactions if self.transactions else 0.0
 
 
-class Clock:
-    """Time in which greenlets wait for one another; whoever is due first goes on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._due: list[tuple[float, int, greenlet]] = []
-        self._number = 0
-
-    def begin(self, work: Callable[[], None]) -> None:
-        self._put(greenlet(work), 0)
-
-    def sleep(self, seconds: float) -> None:
-        itself = getcurrent()
-        assert itself.parent is not None, "only what was begun can wait"
-        self._put(itself, seconds)
-        itself.parent.switch()
-
-    def run(self) -> None:
-        while self._due:
-            self.now, _, due = heapq.heappop(self._due)
-            due.switch()
-
-    def _put(self, who: greenlet, seconds: float) -> None:
-        self._number += 1
-        heapq.heappush(self._due, (self.now + seconds, self._number, who))
-
-
 class DistantRows(MemoryRows):
     """Rows that are a request away: a request takes effect in the middle of the time it takes."""
 
-    def __init__(self, workload: Workload, clock: Clock, network: Network, until: float) -> None:
+    def __init__(
+        self, workload: Workload, clock: VirtualTime, network: Network, until: float
+    ) -> None:
         super().__init__()
         near = rows_of(workload)
         self.policies, self.teams, self.accounts = near.policies, near.teams, near.accounts
@@ -201,7 +174,7 @@ class _Worker:
     """One execution environment, that takes one batch after another as long as there is time."""
 
     def __init__(
-        self, rows: DistantRows, clock: Clock, batches: Iterator[Batch], chance: random.Random
+        self, rows: DistantRows, clock: VirtualTime, batches: Iterator[Batch], chance: random.Random
     ) -> None:
         self._clock = clock
         self._batches = batches
@@ -257,7 +230,7 @@ def spanned_rate(
     workers: int, events_per_batch: int, network: Network, seconds: float
 ) -> SpannedRate:
     """Let so many workers debit batches of random members, and count what they did."""
-    clock = Clock()
+    clock = VirtualTime()
     workload = with_limits(uniform(0, warm_up=0, accounts=MEMBERS), TEAM_LIMIT)
     rows = DistantRows(workload, clock, network, seconds)
     crew = [
@@ -269,9 +242,7 @@ def spanned_rate(
         )
         for number in range(workers)
     ]
-    for worker in crew:
-        clock.begin(partial(worker.work, seconds))
-    clock.run()
+    clock.run([partial(worker.work, seconds) for worker in crew])
     return SpannedRate(
         workers=workers,
         events_per_batch=events_per_batch,
