@@ -142,6 +142,9 @@ WORK: Final[Words] = {
     "commit.together.ACCOUNTS_TOGETHER_MAX": (
         "accounts whose runs share a limit that are committed in one transaction"
     ),
+    "commit.together.FAULTS_ALONE_MAX": (
+        "of these, accounts that meet a fault alone as well before the others are given back"
+    ),
     "commit.together.ROWS_TOGETHER_MAX": "rows in one transaction (DynamoDB's limit)",
     "intake.debits.WARM_ACCOUNTS_MAX": "accounts that a worker keeps warm",
     "intake.debits.ACCOUNTS_READ_AHEAD": "accounts of a batch that are read together",
