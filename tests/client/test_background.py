@@ -116,6 +116,29 @@ def test_threads_of_a_platform_share_a_run_and_lose_nothing() -> None:
     assert len(world.entries()) == 402
 
 
+def test_what_the_thread_is_sending_is_not_sent_beside_it() -> None:
+    world = World()
+    sending, released, beside = threading.Event(), threading.Event(), threading.Event()
+
+    def hold(path: str) -> None:
+        if path == "/v1/events":
+            (beside if sending.is_set() else sending).set()
+            released.wait(PATIENCE_SECONDS)
+
+    world.before = hold
+    with world.run(background=True, options=Options(flush_events=1)) as run:
+        run.use("1")
+        assert sending.wait(PATIENCE_SECONDS)
+        flushing = threading.Thread(target=run.flush)
+        flushing.start()
+        # Time for what must not happen.
+        assert not beside.wait(0.5)
+        released.set()
+        flushing.join()
+
+    assert world.paths.count("/v1/events") == 1
+
+
 def test_a_directive_that_the_thread_hears_reaches_the_next_use() -> None:
     world = World(policy=policy(**NO_STEP, overrun="pause"))
 
@@ -143,6 +166,24 @@ def test_a_task_does_the_same_as_a_thread() -> None:
 
     assert world.drawn() == "26"
     assert (world.available(), world.reserved()) == ("474", "0")
+
+
+def test_what_a_task_is_sending_is_not_sent_beside_it() -> None:
+    world = World()
+
+    async def main() -> None:
+        async with world.async_run() as run:
+            await run.use("1")
+            world.gate = asyncio.Event()
+            flushing = [asyncio.create_task(run.flush()) for _ in range(5)]
+            for _ in range(100):
+                await asyncio.sleep(0)
+            world.gate.set()
+            await asyncio.gather(*flushing)
+
+    asyncio.run(main())
+
+    assert world.paths.count("/v1/events") == 1
 
 
 def test_tasks_of_a_platform_share_a_run_and_lose_nothing() -> None:

@@ -9,11 +9,13 @@ from agent_credits_client import (
     NoAnswer,
     Options,
     ReloadPending,
+    RunStopped,
     Unavailable,
     UsageNotReported,
 )
 from tests.client.world import Fault, World
 from tests.unit.builders import ANA, RELOADING_ACME
+from tests.unit.reservation_world import NO_STEP, policy
 
 LOST = Fault("lost")
 TIMEOUT = Fault("timeout")
@@ -204,6 +206,32 @@ def test_a_flush_without_an_answer_raises_unless_that_is_allowed(
 def test_options_that_would_never_send_anything_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Options(**options)
+
+
+def test_a_directive_whose_answer_was_lost_is_heard_from_the_repeat() -> None:
+    world = World(policy=policy(**NO_STEP, overrun="stop"))
+
+    with pytest.raises(RunStopped), world.run(credits="10") as run:
+        run.use("15")
+        world.faults = [Fault("lost", "/v1/events")]
+        run.flush()
+
+    assert world.faults == []
+
+
+def test_a_directive_that_an_extension_has_lifted_since_is_not_heard_from_a_repeat() -> None:
+    world = World(policy=policy(**NO_STEP, overrun="pause"))
+
+    with world.run(credits="10", options=Options(flush_events=1)) as run:
+        world.faults = [Fault("lost", "/v1/events")]
+        run.use("15")
+        run.extend("50")
+        run.flush()
+        assert run.directive == "continue"
+
+    reports = [seen.body for seen in world.seen if seen.path == "/v1/events"]
+    assert reports[0] == reports[1]
+    assert world.drawn() == "10"
 
 
 def test_usage_that_cannot_be_delivered_is_handed_to_the_caller_and_keeps_its_reservation() -> None:

@@ -1,6 +1,7 @@
 """What a run used is on disk before `use` returns, and counts once whoever delivers it."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,24 @@ def test_usage_that_was_recorded_but_never_confirmed_counts_once(tmp_path: Path)
     reports = [seen for seen in world.seen if seen.path == "/v1/events"]
     assert reports[0].body == reports[1].body
     assert world.drawn() == "20"
+
+
+def test_usage_is_on_the_disk_before_use_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr("agent_credits_client.journal.os.fsync", fsync)
+    world = World()
+
+    with world.run(journals=tmp_path) as run:
+        run.use("10")
+        (path,) = journal_files(tmp_path)
+        assert synced[-1] == path.stat().st_size
+        assert b'"credits":"10"' in path.read_bytes()
 
 
 def test_usage_that_was_confirmed_is_not_sent_again(tmp_path: Path) -> None:
@@ -146,10 +165,13 @@ def test_a_line_that_was_half_written_is_usage_that_nobody_was_told_is_kept(tmp_
     with path.open("ab") as file:
         file.write(b'{"event": {"id": "usage:')
 
+    killed = world.run(journals=tmp_path).start()
+    killed.use("5")
+    drop(killed)
     with world.run(journals=tmp_path) as run:
-        run.use("5")
+        run.use("2")
 
-    assert world.drawn() == "15"
+    assert world.drawn() == "17"
 
 
 @pytest.mark.parametrize("length", range(0, 60, 7))

@@ -1,5 +1,6 @@
 """A run from its reservation to its end, as the ledger has it afterwards."""
 
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -376,6 +377,17 @@ def test_usage_with_a_key_counts_once_whoever_repeats_it() -> None:
 
     first, second = [seen.body for seen in world.seen if seen.path == "/v1/events"]
     assert first == second
+    assert world.drawn() == "10"
+
+
+def test_a_run_that_began_by_a_faster_clock_reports_no_usage_from_before_it_began() -> None:
+    world = World()
+    world.service_is_ahead = timedelta(seconds=10)
+    started_at = world.clock.now() + timedelta(seconds=5)
+
+    with world.run(started_at=started_at) as run:
+        run.use("10")
+
     assert world.drawn() == "10"
 
 

@@ -150,6 +150,9 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
         self.before: Callable[[str], None] = lambda _: None
+        # Until it is set, requests of asynchronous clients are on their way.
+        self.gate: asyncio.Event | None = None
+        self.service_is_ahead = timedelta(0)
         self._lock = threading.Lock()
 
     def credits(self, **options: Any) -> AgentCredits:
@@ -197,6 +200,8 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         await request.aread()
+        if self.gate is not None:
+            await self.gate.wait()
         return self._answer(request)
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
@@ -230,7 +235,7 @@ class World(httpx.BaseTransport, httpx.AsyncBaseTransport):
         body = json.loads(text) if text else None
         key = headers.get("idempotency-key")
         with self._lock:
-            self.api.now = self.clock.now()
+            self.api.now = self.clock.now() + self.service_is_ahead
             got = self.api.call(
                 request.method,
                 path,

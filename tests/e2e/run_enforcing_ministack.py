@@ -26,6 +26,7 @@ from ministack import app
 from ministack.core import iam_actions, iam_evaluator
 from ministack.services import dynamodb, dynamodb_streams
 
+TRANSACTIONS = {"dynamodb:TransactWriteItems", "dynamodb:TransactGetItems"}
 STATEMENTS = {"dynamodb:ExecuteStatement", "dynamodb:BatchExecuteStatement"}
 STATEMENT = re.compile(r'(INSERT)\s+INTO\s+"([^"]+)"|(SELECT)\b.*?\bFROM\s+"([^"]+)"', re.DOTALL)
 QUERIED_KEY = re.compile(r"^\s*(#?\w+)\s*=\s*(:\w+)")
@@ -50,7 +51,8 @@ def action_of(service, method, path, headers, body, query_params):
         {"method": method, "path": path, "headers": kept, "body": body.decode(errors="replace")}
     )
     action = as_it_comes["action"](service, method, path, headers, body, query_params)
-    return action_of_operation.get(action, action)
+    # The emulator checks each item of a transaction by itself.
+    return action if action in TRANSACTIONS else action_of_operation.get(action, action)
 
 
 def resource_of(service, method, path, headers, body, query_params, region, account_id):
@@ -91,11 +93,9 @@ def table_context(body):
 
 
 def leading_keys(asked):
-    if "TransactItems" in asked:
-        for member in asked["TransactItems"]:
-            for detail in member.values():
-                yield from leading_keys(detail)
-        return
+    for item in asked.get("TransactItems", ()):
+        for part in item.values():
+            yield from leading_keys(part)
     items = asked.get("RequestItems")
     for table, requests in items.items() if items else [(asked.get("TableName"), asked)]:
         if table not in dynamodb._tables:

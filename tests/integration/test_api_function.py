@@ -1,6 +1,9 @@
 """The API's function over real tables: both doors, what it writes, what it logs and counts."""
 
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,8 +37,6 @@ from tests.unit.builders import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mypy_boto3_dynamodb import DynamoDBClient
     from mypy_boto3_sqs import SQSClient
 
@@ -46,16 +47,48 @@ def reloads_queue(sqs: "SQSClient") -> str:
     return sqs.create_queue(QueueName="reloads.fifo", Attributes=attributes)["QueueUrl"]
 
 
+class Issuer:
+    """The issuer's web server on this machine; a test may let it fail."""
+
+    def __init__(self) -> None:
+        self.status, self.text = 200, json.dumps(jwks())
+        self.fetches = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.fetches += 1
+                self.send_response(outer.status)
+                self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                self.wfile.write(outer.text.encode())
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing beside the tests."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/jwks.json"
+
+
+@pytest.fixture
+def issuer() -> Iterator[Issuer]:
+    made = Issuer()
+    serving = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.01})
+    serving.start()
+    yield made
+    made.server.shutdown()
+    serving.join()
+    made.server.server_close()
+
+
 @pytest.fixture
 def api(
     tables: StackTables,
     rows: DynamoDBRows,
     reloads_queue: str,
-    tmp_path: "Path",
+    issuer: "Issuer",
     monkeypatch: pytest.MonkeyPatch,
 ) -> Function:
-    keys = tmp_path / "jwks.json"
-    keys.write_text(json.dumps(jwks()))
     rows.put_policy(POLICY)
     team = RELOADING_ACME.model_copy(update={"members": ACME.members})
     assert rows.compare_and_set_team(team) is None
@@ -70,7 +103,7 @@ def api(
         "PEOPLE_API_ID": API_IDS["people"],
         "ISSUER": ISSUER,
         "AUDIENCE": AUDIENCE,
-        "ISSUER_KEYS_URL": keys.as_uri(),
+        "ISSUER_KEYS_URL": issuer.url,
     }
     return cold_start("api", environment, monkeypatch)
 
@@ -99,6 +132,23 @@ def test_the_people_s_door_verifies_the_token_that_the_issuer_signed(api: Functi
     assert call(api, "GET", path, door=door, bearer=token()).json["available_credits"] == "100"
     assert call(api, "GET", path, door=door, bearer=token("ben")).status == 404
     assert call(api, "GET", path, door=door).status == 401
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [(500, ""), (302, json.dumps(jwks())), (200, "<html>"), (200, '{"keys": 7}'), (404, "{}")],
+)
+def test_an_issuer_that_does_not_answer_stops_people_and_no_producer(
+    api: Function, issuer: Issuer, status: int, text: str
+) -> None:
+    issuer.status, issuer.text = status, text
+    path = "/v1/accounts/user:ana"
+
+    answer = call(api, "GET", path, door="people", bearer=token())
+
+    assert (answer.status, answer.json["error"]) == (503, "undecided")
+    assert call(api, "GET", path).status == 200
+    assert issuer.fetches == 1
 
 
 def test_what_is_recorded_is_logged_and_counted_and_no_body_or_token_is(

@@ -128,6 +128,7 @@ class SweptHistory(History):
             dict(self.rows.receipts),
         )
         rows.policies, rows.checkpoints = self.rows.policies, self.rows.checkpoints
+        rows.teams, rows.limits = self.rows.teams, self.rows.limits
         return rows
 
 
@@ -150,13 +151,15 @@ def test_a_sweep_between_commits_never_takes_a_healthy_account_for_drifted() -> 
 
     for seed in SEEDS:
         history = run(seed)
-        accounts = len(history.rows.accounts)
+        accounts, limits = len(history.rows.accounts), len(history.rows.limits)
         at_rest = sweep_over(history.rows_at_rest(), history.scheduler.now)
-        assert at_rest == Counter(AccountsReconciled=accounts), f"seed {seed}"
+        healthy = Counter(AccountsReconciled=accounts, LimitsReconciled=limits)
+        assert at_rest == healthy, f"seed {seed}"
         swept += history.swept
         committed_meanwhile += history.committed_meanwhile
 
     assert swept["AccountsReconciled"] > 10 * len(SEEDS)
+    assert swept["LimitsReconciled"] > len(SEEDS)
     # Else the above would be said of accounts that nobody touched.
     assert committed_meanwhile > len(SEEDS)
 

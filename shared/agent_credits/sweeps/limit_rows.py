@@ -83,7 +83,10 @@ def contradictions(
     """Yield where a limit's row contradicts its accounts, all of which are of one moment."""
     drawn = 0
     held = Counter[datetime]()
+    # This clock may be behind those of workers, and the rows were read later than it was.
+    newest = now + CLOCK_SKEW_MAX if row is None else max(now + CLOCK_SKEW_MAX, row.moved_at)
     for account in accounts:
+        newest = max([newest, *(entry.recorded_at for entry in account.entries[-1:])])
         count = count_of(account.limit_counts, key)
         if count is None or not count.spans_accounts:
             continue
@@ -97,14 +100,14 @@ def contradictions(
             )
     counted = row.drawn_microcredits if row is not None else 0
     # An account drops its count when the period is over. The row keeps the sum.
-    goes_on = row is not None and now + CLOCK_SKEW_MAX < row.ends_at
+    goes_on = row is not None and newest < row.ends_at
     if drawn > counted or (goes_on and drawn != counted):
         yield (
             f"the limit's row counts {credits_text(counted)} drawn, but its accounts count"
             f" {amount_text(drawn)}"
         )
-    # What expires is left on the row until its time is over, by workers whose clocks differ.
-    settled = now + HELD_BUCKET + CLOCK_SKEW_MAX
+    # What expires is left on the row until its time is over.
+    settled = newest + HELD_BUCKET
     on_row = dict(row.held) if row is not None else {}
     if any(on_row.get(until, 0) != held[until] for until in {*on_row, *held} if settled < until):
         yield (

@@ -1,6 +1,6 @@
 """Copies of the function that reserve on one account at the same time get exact answers."""
 
-import threading
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,8 +21,8 @@ from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.credits import format_credits
 from agent_credits.values.errors import Contended
-from agent_credits.values.principals import Principal
 from tests.api_world import ApiWorld, reservation
+from tests.benchmarks.api_latency import ATTEMPTS_MAX, CONTENTION_SECONDS, SlowRows
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
@@ -36,58 +36,29 @@ from tests.unit.builders import (
     requested,
     settle,
 )
+from tests.virtual_time import VirtualTime
 
 CLIENTS = 50
 PLATFORM = Caller("platform", "iam:tests")
-# No test waits for a machine: a request may try for as long as it takes.
-LONG = 600.0
-ATTEMPTS = 100_000
 
 
-class SharedRows(MemoryRows):
-    """One compare-and-set at a time, as DynamoDB promises it; it counts those that were lost."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        settle(self)
-        self._writing = threading.Lock()
-        self._has_read = threading.local()
-        # Nobody writes before everybody has read, so all but one lose their first race.
-        self.readers: threading.Barrier | None = None
-        self.lost = 0
-
-    def read_account(self, principal: Principal) -> Account | None:
-        row = super().read_account(principal)
-        if self.readers is not None and not getattr(self._has_read, "row", False):
-            self._has_read.row = True
-            self.readers.wait()
-        return row
-
-    def compare_and_set(self, account: Account) -> Account | None:
-        with self._writing:
-            newer = super().compare_and_set(account)
-            self.lost += newer is not None
-            return newer
-
-
-def with_account(credits_of_ana: str) -> SharedRows:
-    rows = SharedRows()
+def with_account(credits_of_ana: str) -> tuple[VirtualTime, SlowRows]:
+    """Return rows in which a call takes time, so that those who work side by side lose races."""
+    time = VirtualTime()
+    rows = SlowRows(time)
     open_account(rows, grant_change("g-1", credits=credits_of_ana))
-    return rows
+    rows.is_far = True
+    return time, rows
 
 
-def debits_of(rows: SharedRows) -> Debits:
-    budget = TimeBudget(LONG)
+def debits_of(rows: SlowRows, time: VirtualTime) -> Debits:
+    budget = TimeBudget(CONTENTION_SECONDS, time.clock, time.sleep)
     budget.begin()
-    return Debits(rows, Directory(rows), budget, attempts_max=ATTEMPTS)
+    return Debits(rows, Directory(rows), budget, attempts_max=ATTEMPTS_MAX)
 
 
-def copy_of_function(rows: SharedRows) -> Reservations:
-    """Return what a copy reserves with; what is around it serves one request at a time."""
-    return Reservations(rows, Recorder(debits_of(rows), ""))
-
-
-def reserve(copy: Reservations, run_id: str) -> int:
+def reserve(rows: SlowRows, time: VirtualTime, run_id: str) -> int:
+    copy = Reservations(rows, Recorder(debits_of(rows, time), ""))
     body = ReserveBody.model_validate(reservation(run_id))
     try:
         return copy.reserve(body, None, PLATFORM, NOW, lambda: True).status
@@ -95,40 +66,35 @@ def reserve(copy: Reservations, run_id: str) -> int:
         return refused.problem.type.status
 
 
-def record(recorder: Recorder, document: dict[str, Any]) -> str:
+def record(rows: SlowRows, time: VirtualTime, document: dict[str, Any]) -> str:
+    recorder = Recorder(debits_of(rows, time), "")
     answers, _ = recorder.record({"0": parsed(document)}, NOW, lambda: True)
     answered = answers["0"]
     assert isinstance(answered, Decided)
     return answered.entry.outcome
 
 
-def together(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Make the calls at the same time, each in a thread of its own."""
-    start, answers = threading.Barrier(len(calls)), list[Any]([None] * len(calls))
+def together(time: VirtualTime, calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Make the calls from the same moment on, side by side."""
+    answers = list[Any]([None] * len(calls))
 
     def make(number: int, call: Callable[[], Any]) -> None:
-        start.wait()
         answers[number] = call()
 
-    threads = [threading.Thread(target=make, args=numbered) for numbered in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    time.run([partial(make, *numbered) for numbered in enumerate(calls)])
     return answers
 
 
-def check_ledger(rows: SharedRows) -> None:
+def check_ledger(rows: SlowRows) -> None:
+    rows.is_far = False
     assert verify_row(rows, rows.accounts[ANA], {}, Checkpoint(ANA, NOW.date())).findings == ()
 
 
-@pytest.mark.usefixtures("short_switch_interval")
 def test_fifty_clients_of_one_account_get_fifty_exact_answers_and_no_503() -> None:
-    rows = with_account("500")
-    rows.readers = threading.Barrier(CLIENTS)
-    calls = [partial(reserve, copy_of_function(rows), f"run-{number}") for number in range(CLIENTS)]
+    time, rows = with_account("500")
+    calls = [partial(reserve, rows, time, f"run-{number}") for number in range(CLIENTS)]
 
-    answers = Counter(together(calls))
+    answers = Counter(together(time, calls))
 
     # Of 500 credits, 75 each fit six times, whoever comes first.
     assert answers == {201: 6, 403: 44}
@@ -139,16 +105,16 @@ def test_fifty_clients_of_one_account_get_fifty_exact_answers_and_no_503() -> No
     check_ledger(rows)
 
 
-@pytest.mark.usefixtures("short_switch_interval")
-def test_api_and_queue_at_once_sell_what_is_there_and_count_each_event_once() -> None:
-    rows = with_account("500")
-    rows.readers = threading.Barrier(40)
+@pytest.mark.parametrize("seed", range(10))
+def test_api_and_queue_at_once_sell_what_is_there_and_count_each_event_once(seed: int) -> None:
+    random.seed(seed)
+    time, rows = with_account("500")
     wanted = {"credits": "75", "reserve": "estimate"}
     events = [requested(f"e{n}", run=f"run-{n}", **wanted) for n in range(20)]
-    by_api = [partial(record, Recorder(debits_of(rows), ""), event) for event in events]
+    by_api = [partial(record, rows, time, event) for event in events]
     by_queue = [
         partial(
-            debits_of(rows).debit,
+            debits_of(rows, time).debit,
             [Delivery("m", body(event))],
             now=NOW,
             time_is_left=lambda: True,
@@ -156,7 +122,7 @@ def test_api_and_queue_at_once_sell_what_is_there_and_count_each_event_once() ->
         for event in events
     ]
 
-    answers = together([*by_api, *by_queue])
+    answers = together(time, [*by_api, *by_queue])
 
     assert Counter(answers[:20]) == {"accepted": 6, "insufficient": 14}
     assert [batch.failed_message_ids for batch in answers[20:]] == [[]] * 20
@@ -166,7 +132,7 @@ def test_api_and_queue_at_once_sell_what_is_there_and_count_each_event_once() ->
 
 
 def test_a_request_gives_up_when_its_time_is_over_and_changes_nothing() -> None:
-    class AlwaysLost(SharedRows):
+    class AlwaysLost(MemoryRows):
         def compare_and_set(self, account: Account) -> Account | None:
             if self.is_raced:
                 return self.accounts[account.principal]
@@ -175,13 +141,14 @@ def test_a_request_gives_up_when_its_time_is_over_and_changes_nothing() -> None:
         is_raced = False
 
     rows = AlwaysLost()
+    settle(rows)
     open_account(rows, grant_change("g-1", credits="100"))
     rows.is_raced = True
     seconds = iter(range(100))
     slept: list[float] = []
     budget = TimeBudget(2.0, clock=lambda: float(next(seconds)), sleep=slept.append)
     world = ApiWorld(rows)
-    world.api = world.worker(budget, ATTEMPTS)
+    world.api = world.worker(budget, ATTEMPTS_MAX)
     budget.begin()
 
     got = world.call("POST", "/v1/reservations", reservation())
@@ -191,15 +158,21 @@ def test_a_request_gives_up_when_its_time_is_over_and_changes_nothing() -> None:
     assert len(history(rows, ANA)) == 1
 
 
-def test_a_pause_is_random_bounded_and_never_longer_than_the_time_that_is_left() -> None:
-    slept: list[float] = []
-    budget = TimeBudget(1.0, clock=lambda: 0.0, sleep=slept.append)
+def test_a_pause_is_random_bounded_and_shorter_the_longer_a_request_has_waited() -> None:
+    now, slept = [0.0], list[float]()
+    budget = TimeBudget(1.0, clock=lambda: now[0], sleep=slept.append)
     budget.begin()
-    for lost in range(1, 40):
+    for lost in range(1, 60):
         budget(lost)
+    now[0] = 0.9
+    for _ in range(60):
+        budget(50)
 
-    assert 0 <= min(slept) < max(slept) <= 0.16
-    assert len(set(slept)) > 30
+    early, late = slept[:59], slept[59:]
+    assert min(slept) >= 0
+    assert 0.008 < max(early) <= 0.08
+    assert max(late) <= 0.008
+    assert len(set(slept)) > 100
 
 
 def test_each_request_has_the_whole_time() -> None:

@@ -23,14 +23,18 @@ from tests.conformance.samples import entry
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ANA,
+    BEN,
+    NOW,
     finished,
     grant_change,
+    history,
     open_account,
     pause,
     requested,
     run_changes,
     usage,
 )
+from tests.unit.commit.test_shared_pools import TEAM, SharingWorld
 
 TODAY = date(2025, 3, 2)
 NOON = datetime(2025, 3, 2, 12, tzinfo=UTC)
@@ -190,3 +194,14 @@ def test_counting_in_parts_gives_the_same_as_counting_at_once(
     parts.update(burn_of(entries[split:], since))
 
     assert parts == burn_of(entries, since)
+
+
+def test_what_a_member_draws_of_its_team_is_burned_on_the_account_of_the_team() -> None:
+    world, yesterday = SharingWorld(), NOW.date()
+    world.send(usage("e-1", "530"), usage("e-2", "540", user="ben", run="run-2"))
+    world.send(finished("f-1", "error"), now=NOW + timedelta(minutes=1))
+
+    burned = {p: burn_of(history(world.rows, p), yesterday)[yesterday] for p in world.rows.accounts}
+
+    # Ana's run ended with a platform error, so only ben burned: 500 of his own, 40 of the team.
+    assert burned == {ANA: 0, BEN: 500 * CREDIT, TEAM: 40 * CREDIT}

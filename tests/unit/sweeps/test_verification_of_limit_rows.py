@@ -228,6 +228,16 @@ def test_a_reservation_that_expires_on_an_idle_account_is_no_drift(world: LimitW
         world.send(usage(f"b-{minutes}", "0.1", user="ben", run="run-b"), now=now)
 
 
+def test_rows_that_were_read_long_after_the_visit_began_are_no_drift(world: LimitWorld) -> None:
+    world.set_limits()
+    tomorrow = NOW + DAY
+    world.send(usage("a-4", "1", run="run-x"), usage("b-3", "1", user="ben"), now=tomorrow)
+
+    # Both accounts have dropped their counts of the day before, and the limit's row has not moved.
+    assert (world.drawn(OF_TEAM, ANA), world.drawn(OF_TEAM, BEN)) == ("none", "none")
+    assert verify_limit(world.rows, OF_TEAM, NOW) == ()
+
+
 @pytest.mark.parametrize("behind", [0, 4])
 def test_what_expires_with_another_commit_of_its_account_is_no_drift(
     world: LimitWorld, behind: int

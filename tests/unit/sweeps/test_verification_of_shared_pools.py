@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from agent_credits.commit.together import commit_changes
+from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry
 from agent_credits.notices.observations import DriftFound
 from agent_credits.sweeps.reconciliation_sweep import ReconciliationSweep
@@ -321,6 +322,28 @@ def test_the_balances_of_shared_pools_are_not_taken_for_the_account_s_own() -> N
     assert "states other balances than the pools had" in world.findings()[0]
 
 
+def test_accounts_that_move_while_they_are_read_are_read_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, rows = VerifiedWorld(), []
+    for number, amount in enumerate(("530", "5", "5")):
+        world.send(usage(f"e-{number}", amount, run=f"run-{number}"), now=NOW + number * MINUTE)
+        rows.append({ANA: world.account(), TEAM: world.account(TEAM)})
+    # After how many commits each read of a row finds it: first while all accounts are verified,
+    # then while these two are compared, between two commits.
+    found = {ANA: [1, 1, 2, 2], TEAM: [0, 1, 2]}
+
+    def read_account(principal: Principal) -> Account | None:
+        if principal not in found:
+            return world.account(principal)
+        return rows[found[principal].pop(0)][principal]
+
+    monkeypatch.setattr(world.rows, "read_account", read_account)
+
+    assert world.findings() == []
+    assert found == {ANA: [], TEAM: []}
+
+
 class Daily:
     """The daily reconciliation of these accounts, on one day after the other."""
 
@@ -341,11 +364,13 @@ class Daily:
 
 
 def test_every_day_a_payer_is_compared_with_what_its_team_gave() -> None:
-    world, sending = VerifiedWorld(shared="1000"), NOW
+    world = VerifiedWorld(shared="1000")
     daily = Daily(world)
     for number in range(30):
-        sending += MINUTE
-        world.send(usage(f"e-{number}", "50", run=f"run-{number}"), now=sending)
+        # So that a page, and with it a checkpoint, ends between commits of one second.
+        sending = NOW + (number // 5) * MINUTE
+        documents = [usage(f"e-{number}-{n}", "25", run=f"run-{number}") for n in range(2)]
+        world.send(*documents, now=sending)
         assert daily.visit(ANA) == {"AccountsReconciled": 1}
         assert daily.visit(TEAM) == {"AccountsReconciled": 1}
     assert world.account(TEAM).page_number > 1

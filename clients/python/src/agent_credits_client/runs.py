@@ -381,7 +381,7 @@ class RunCore:
             self._heard(decision.body, asked_at)
 
     def _poll(self) -> Flow[None]:
-        """Ask for the directive of a run whose usage goes through the queue."""
+        """Ask for the directive: no answer has said it, or only one to a repeat."""
         self._poll_at = math.inf
         try:
             found = yield from self._found()
@@ -415,9 +415,9 @@ class RunCore:
             call = _post("/v1/events", batch, None, "application/cloudevents-batch+json")
             decision = yield from self._decided(call, patience)
             self._failures = 0
-            results = decision.body["results"]
-            waiting |= self._settle_results(batch, results)
-        # The buffer is bounded, and each pass takes some of it.
+            waiting |= self._settle_results(batch, decision.body["results"])
+            if self._poll_at <= self._clock.monotonic():
+                yield from self._poll()
 
     def _settle_results(
         self, batch: Sequence[Event], results: Sequence[Mapping[str, Any]]
@@ -432,9 +432,10 @@ class RunCore:
                 continue
             done.append(event["id"])
             if status == 200:
-                # What a repeat was told when it was new may have changed since.
-                if not result["already_recorded"]:
-                    self.directive = result["directive"]
+                self.directive = result["directive"]
+                if result["already_recorded"] and self.directive != "continue":
+                    # So it was when the event was new. The run may have been extended since.
+                    self._poll_at = self._clock.monotonic()
                 self.principal = self.principal or result["principal"]
             elif status == 409 and event["id"].startswith(_STEP):
                 # The step was repeated and used something else. What came first counts.
