@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.simulation.reference import Reference
 
 # Of more combinations of states in which a worker may have read rows, the others are not tried.
-LOOKS_MAX = 200
+LOOKS_MAX = 2_000
 
 
 def key_of(key: LimitKey) -> Key:

@@ -20,7 +20,7 @@ HISTORIES = 50
 # Histories that come far enough for every mutant to do its damage in one of them.
 RESERVING_SEEDS = range(100, 130)
 LIMITED_HISTORIES = 24
-LIMITED_SEEDS = range(390, 410)
+LIMITED_SEEDS = (396, 401, 406, *range(390, 410))
 TELLING_SEEDS = (58, 32, 1, 3, 10, 12, 7, *range(14, 60))
 
 FOUND_SEEDS = [
