@@ -51,6 +51,7 @@ def limit_row(name: str, version: int = 1, *, drawn: int = 7) -> LimitRow:
         held=((NOW + timedelta(minutes=5), 3), (NOW + timedelta(minutes=10), 4)),
         limit_microcredits=100,
         notified_percent=70,
+        stops=False,
     )
 
 
