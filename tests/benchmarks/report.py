@@ -255,7 +255,7 @@ def _spanned_costs(document: Document) -> str:
 
 
 def _spanned_rates(document: Document) -> str:
-    """Show what members under one limit came to in computed time."""
+    """Show what members under one limit came to in virtual time."""
     rows = [
         (
             str(rate["events_per_batch"]),

@@ -1,23 +1,20 @@
-"""A team of 200 members, all active under one limit of the team, in time that is computed.
+"""A team of 200 members, all active under one limit of the team, in virtual time.
 
-What workers lose to one another depends on how long their requests take, and not on the machine.
-So each worker is a greenlet, and requests and computing take so long in a time of their own. A run
-gives the same figures everywhere, so they can be gated on.
+What workers lose to one another depends on how long their requests take, and not on the machine. So
+requests and computing take so long in virtual time. A run gives the same figures everywhere, so
+they can be gated on.
 
 A transaction is in two steps, as DynamoDB describes it. Between them no other transaction may move
 any of its rows: one that tries is canceled with `TransactionConflict` and is not told where the row
 stands.
 """
 
-import heapq
 import itertools
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
-
-from greenlet import getcurrent, greenlet
 
 from agent_credits.aws.backoff import longest_wait
 from agent_credits.billing.directory import Directory
@@ -43,6 +40,7 @@ from tests.benchmarks.workloads import (
 from tests.dispositions import postponed, rejected
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import NOW
+from tests.virtual_time import VirtualTime
 
 WORKERS = (1, 2, 4, 8)
 # BatchSize of the template is the second.
@@ -50,7 +48,7 @@ EVENTS_PER_BATCH = (1, 10, 100)
 CASES = tuple(itertools.product(EVENTS_PER_BATCH, WORKERS))
 # What is gated on: batches that are not of one event alone.
 QUICK_CASES = tuple(itertools.product(EVENTS_PER_BATCH[1:], (WORKERS[0], WORKERS[-1])))
-SECONDS, SECONDS_QUICK = 10.0, 2.0
+SECONDS, SECONDS_QUICK = 10.0, 3.0
 # Deciding an account's events and serializing its row, on the share of a processor that comes with
 # the function's memory. It counts, because the row of the limit may move meanwhile.
 COMPUTING_SECONDS = 0.0006
@@ -62,7 +60,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class SpannedRate:
-    """What workers did in so many seconds; `transactions` and `lost` are attempts to commit.
+    """What workers ended in so many seconds; `transactions` and `lost` are attempts to commit.
 
     `commits` are of accounts: one transaction commits several. `came_back`: events that lost every
     race and were delivered again.
@@ -90,41 +88,17 @@ class SpannedRate:
         return self.lost / self.transactions if self.transactions else 0.0
 
 
-class Clock:
-    """Time in which greenlets wait for one another; whoever is due first goes on."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self._due: list[tuple[float, int, greenlet]] = []
-        self._number = 0
-
-    def begin(self, work: Callable[[], None]) -> None:
-        self._put(greenlet(work), 0)
-
-    def sleep(self, seconds: float) -> None:
-        itself = getcurrent()
-        assert itself.parent is not None, "only what was begun can wait"
-        self._put(itself, seconds)
-        itself.parent.switch()
-
-    def run(self) -> None:
-        while self._due:
-            self.now, _, due = heapq.heappop(self._due)
-            due.switch()
-
-    def _put(self, who: greenlet, seconds: float) -> None:
-        self._number += 1
-        heapq.heappush(self._due, (self.now + seconds, self._number, who))
-
-
 class DistantRows(MemoryRows):
     """Rows that are a request away: a request takes effect in the middle of the time it takes."""
 
-    def __init__(self, workload: Workload, clock: Clock, network: Network) -> None:
+    def __init__(
+        self, workload: Workload, clock: VirtualTime, network: Network, until: float
+    ) -> None:
         super().__init__()
         near = rows_of(workload)
         self.policies, self.teams, self.accounts = near.policies, near.teams, near.accounts
         self._clock = clock
+        self._until = until
         self._request = network.request_milliseconds / 1_000
         self._transaction = network.seconds("TransactWriteItems")
         self._in_transaction: set[Principal | LimitKey] = set()
@@ -166,7 +140,6 @@ class DistantRows(MemoryRows):
     def compare_and_set_together(
         self, accounts: Sequence[Account], limits: Sequence[LimitRow]
     ) -> LostTogether | None:
-        self.transactions += 1
         self._clock.sleep(COMPUTING_SECONDS * len(accounts) + self._request / 2)
         rows = {*(account.principal for account in accounts), *(row.key for row in limits)}
         if rows & self._in_transaction:
@@ -179,8 +152,10 @@ class DistantRows(MemoryRows):
             self._in_transaction -= rows
             lost = MemoryRows.compare_and_set_together(self, accounts, limits)
             assert lost is None, "nothing moves a row that is in a transaction"
-        self.lost += lost is not None
         self._clock.sleep(self._request / 2)
+        if self._clock.now <= self._until:
+            self.transactions += 1
+            self.lost += lost is not None
         return lost
 
     def _has_moved(self, accounts: Sequence[Account], limits: Sequence[LimitRow]) -> bool:
@@ -199,7 +174,7 @@ class _Worker:
     """One execution environment, that takes one batch after another as long as there is time."""
 
     def __init__(
-        self, rows: DistantRows, clock: Clock, batches: Iterator[Batch], chance: random.Random
+        self, rows: DistantRows, clock: VirtualTime, batches: Iterator[Batch], chance: random.Random
     ) -> None:
         self._clock = clock
         self._batches = batches
@@ -211,11 +186,13 @@ class _Worker:
         self.events = self.came_back = 0
         self.committed: set[tuple[Principal, int]] = set()
 
-    def work(self, seconds: float) -> None:
-        while self._clock.now < seconds:
+    def work(self, until: float) -> None:
+        while True:
             deliveries = self._next_batch()
             batch = self._debits.debit(deliveries, now=NOW, time_is_left=lambda: True)
             assert not rejected(batch)
+            if self._clock.now > until:
+                return
             again = postponed(batch)
             comes_back_at = self._clock.now + COMES_BACK_AFTER_SECONDS
             self._waiting += [(comes_back_at, d) for d in deliveries if d.message_id in again]
@@ -253,9 +230,9 @@ def spanned_rate(
     workers: int, events_per_batch: int, network: Network, seconds: float
 ) -> SpannedRate:
     """Let so many workers debit batches of random members, and count what they did."""
-    clock = Clock()
+    clock = VirtualTime()
     workload = with_limits(uniform(0, warm_up=0, accounts=MEMBERS), TEAM_LIMIT)
-    rows = DistantRows(workload, clock, network)
+    rows = DistantRows(workload, clock, network, seconds)
     crew = [
         _Worker(
             rows,
@@ -265,13 +242,11 @@ def spanned_rate(
         )
         for number in range(workers)
     ]
-    for worker in crew:
-        clock.begin(partial(worker.work, seconds))
-    clock.run()
+    clock.run([partial(worker.work, seconds) for worker in crew])
     return SpannedRate(
         workers=workers,
         events_per_batch=events_per_batch,
-        seconds=clock.now,
+        seconds=seconds,
         events=sum(worker.events for worker in crew),
         commits=sum(len(worker.committed) for worker in crew),
         transactions=rows.transactions,

@@ -106,7 +106,7 @@ def spanned_table(rates: Iterable[SpannedRate]) -> Table:
         ">commits/s",
         ">transactions lost",
         ">events that came back",
-        title="Members under one limit of their team, in computed time",
+        title="Members under one limit of their team, in virtual time",
     )
     for rate in rates:
         listing.add_row(

@@ -1,4 +1,4 @@
-"""Members under one limit, in computed time: the same each time, and nothing lost or passed."""
+"""Members under one limit, in virtual time: the same each time, and nothing lost or passed."""
 
 from functools import partial
 
@@ -7,9 +7,10 @@ from msgspec.structs import replace
 
 from agent_credits.commit.rows import LostTogether
 from tests.benchmarks import spanned_limit
-from tests.benchmarks.spanned_limit import Clock, DistantRows, spanned_rate
+from tests.benchmarks.spanned_limit import DistantRows, spanned_rate
 from tests.benchmarks.stores import Network
 from tests.benchmarks.workloads import uniform
+from tests.virtual_time import VirtualTime
 
 FAR = Network(request_milliseconds=5, transaction_requests=2)
 
@@ -36,24 +37,9 @@ def test_workers_lose_races_and_no_event() -> None:
     assert rate.events > 100
 
 
-def test_waiting_is_in_computed_time() -> None:
-    clock, order = Clock(), list[tuple[str, float]]()
-
-    def work(name: str, seconds: float) -> None:
-        for _ in range(2):
-            clock.sleep(seconds)
-            order.append((name, clock.now))
-
-    clock.begin(partial(work, "slow", 5))
-    clock.begin(partial(work, "quick", 2))
-    clock.run()
-
-    assert order == [("quick", 2), ("quick", 4), ("slow", 5), ("slow", 10)]
-
-
 def test_a_transaction_that_meets_another_on_its_way_is_not_told_where_the_row_stands() -> None:
-    clock = Clock()
-    rows = DistantRows(uniform(0, warm_up=0, accounts=1), clock, FAR)
+    clock = VirtualTime()
+    rows = DistantRows(uniform(0, warm_up=0, accounts=1), clock, FAR, until=1)
     (account,) = rows.accounts.values()
     newer = replace(account, version=account.version + 1)
     answers: list[LostTogether | None] = []
@@ -62,8 +48,6 @@ def test_a_transaction_that_meets_another_on_its_way_is_not_told_where_the_row_s
         clock.sleep(after)
         answers.append(rows.compare_and_set_together([newer], []))
 
-    for after in (0, 0.002, 0.1):
-        clock.begin(partial(write, after))
-    clock.run()
+    clock.run([partial(write, after) for after in (0, 0.002, 0.1)])
 
     assert answers == [LostTogether(conflicts=True), None, LostTogether((newer,))]

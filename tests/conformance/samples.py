@@ -100,7 +100,7 @@ def limit_row(team_id: str) -> LimitRow:
     return LimitRow(
         key=LimitKey(team_id, "project", "web", "month"),
         ends_at=NOW + timedelta(days=9),
-        as_of=NOW,
+        moved_at=NOW,
         version=1,
         drawn_microcredits=7,
         held=((NOW + timedelta(minutes=5), 3), (NOW + timedelta(minutes=10), 2)),

@@ -45,8 +45,8 @@ def limit_row(name: str, version: int = 1, *, drawn: int = 7) -> LimitRow:
     return LimitRow(
         LimitKey(name, "team", name, "month"),
         NOW + timedelta(days=9),
-        NOW - timedelta(seconds=1),
         version=version,
+        moved_at=NOW - timedelta(seconds=1),
         drawn_microcredits=drawn,
         held=((NOW + timedelta(minutes=5), 3), (NOW + timedelta(minutes=10), 4)),
         limit_microcredits=100,
@@ -119,7 +119,7 @@ def test_all_rows_that_have_moved_are_returned(
     rows.compare_and_set_together([full_account(ana), full_account(ben)], [limit_row(name)])
 
     lost = rows.compare_and_set_together(
-        [Account(ben, version=1), Account(ana, version=1)], [limit_row(name, drawn=8)]
+        [full_account(ben), full_account(ana)], [limit_row(name, drawn=8)]
     )
 
     assert lost == LostTogether((full_account(ben), full_account(ana)), (limit_row(name),))

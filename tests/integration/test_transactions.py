@@ -34,7 +34,7 @@ CONFLICT = {"Code": "TransactionConflict", "Message": "Transaction is ongoing fo
 
 
 def limit_row(version: int) -> LimitRow:
-    return LimitRow(OF_TEAM, NOW + timedelta(days=9), NOW, version, drawn_microcredits=version)
+    return LimitRow(OF_TEAM, NOW + timedelta(days=9), version, drawn_microcredits=version)
 
 
 def condition_failed(item: dict[str, Any]) -> dict[str, Any]:

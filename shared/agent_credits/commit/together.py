@@ -49,6 +49,7 @@ from agent_credits.values.errors import (
     Contended,
     InvariantViolated,
     MoreRowsNeeded,
+    RowsUnavailable,
     require,
 )
 from agent_credits.values.principals import Principal
@@ -61,6 +62,9 @@ ROWS_TOGETHER_MAX: Final = 100
 # So many rows stay below the 4 MB of a transaction even where each is at its ceiling. Half as many
 # came to two thirds of the events a second, with a hundred events a batch.
 ACCOUNTS_TOGETHER_MAX: Final = 50
+# The rows of one account may be at fault. If so many accounts meet a fault alone as well, it is the
+# service's: the others would wait for it one after another, and come back together instead.
+FAULTS_ALONE_MAX: Final = 2
 # A decision names rows that it lacks at most once for its changes and once for what they end, and
 # both again once they are billed again.
 _ROUNDS_MAX: Final = 6
@@ -359,7 +363,11 @@ class _Group:
         if len(principals) == 1:
             self._settle(principals[0], error)
             return
+        faults = 0
         for principal in principals:
+            if faults == FAULTS_ALONE_MAX:
+                self._settle(principal, error)
+                continue
             alone = {principal: self.pending[principal]}
             outcome = commit_together(
                 self._rows,
@@ -369,6 +377,7 @@ class _Group:
                 before_failing=self._before_failing,
             )[principal]
             self._settle(principal, outcome)
+            faults += isinstance(outcome, RowsUnavailable)
         # What they moved is read again.
         self._limits.clear()
         self._shared.clear()

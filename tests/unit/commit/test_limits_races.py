@@ -8,13 +8,15 @@ import pytest
 
 from agent_credits.billing.policy import BillingPolicy, BillingRule
 from agent_credits.commit.rows import LostTogether
-from agent_credits.commit.together import commit_changes, commit_together
-from agent_credits.commit.write_protocol import Committed
+from agent_credits.commit.together import FAULTS_ALONE_MAX, commit_changes, commit_together
+from agent_credits.commit.write_protocol import ATTEMPTS_MAX, Committed
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.limits import LimitKey, LimitRow
+from agent_credits.values.errors import Contended, RowsUnavailable
 from agent_credits.values.principals import Principal
 from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
+    ACME,
     ANA,
     MINUTE,
     NOW,
@@ -43,10 +45,16 @@ class RacingRows(MemoryRows):
         self.before_write: Callable[[], object] | None = None
         self.names_accounts_only = False
         self.conflicts = 0
+        self.transactions = 0
+        # Accounts whose rows cannot be written.
+        self.broken: set[Principal] = set()
 
     def compare_and_set_together(
         self, accounts: Sequence[Account], limits: Sequence[LimitRow]
     ) -> LostTogether | None:
+        self.transactions += 1
+        if any(account.principal in self.broken for account in accounts):
+            raise RowsUnavailable("throttled")
         if self.conflicts:
             self.conflicts -= 1
             return LostTogether(conflicts=True)
@@ -167,3 +175,43 @@ def test_what_an_earlier_end_gave_back_is_not_taken_from_what_a_later_one_gives_
     world.send(finished("f-2", "error"), now=NOW + 27 * HOUR)
 
     assert world.drawn(OF_ANA) == "0"
+
+
+@pytest.mark.parametrize(("broken", "transactions"), [(1, 1 + 6), (6, 1 + FAULTS_ALONE_MAX)])
+def test_a_fault_costs_other_accounts_nothing_and_one_of_the_service_no_more_than_a_few_attempts(
+    broken: int, transactions: int
+) -> None:
+    members = [Principal("user", f"member-{number}") for number in range(6)]
+    rows = RacingRows()
+    team = ACME.model_copy(update={"members": frozenset(member.id for member in members)})
+    world = LimitWorld(limit("team", "20"), team=team, payers=members, rows=rows)
+    events = [usage(f"e-{m.id}", "1", user=m.id, run=f"run-{m.id}") for m in members]
+    rows.broken = set(members[:broken])
+
+    outcomes = commit_together(rows, world.changes(*events), now=NOW, pause=pause)
+
+    faults = {p for p, outcome in outcomes.items() if isinstance(outcome, RowsUnavailable)}
+    assert faults == rows.broken
+    assert rows.transactions == transactions
+    drawn = rows.limits[OF_TEAM].drawn_microcredits if OF_TEAM in rows.limits else 0
+    assert drawn == (len(members) - broken) * 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "commits"), [(ATTEMPTS_MAX - 1, True), (ATTEMPTS_MAX, False)]
+)
+def test_conflicts_are_lost_races_and_their_number_is_bounded(
+    conflicts: int, commits: bool
+) -> None:
+    rows = RacingRows()
+    world = LimitWorld(limit("team", "20"), rows=rows)
+    changes = world.changes(usage("e-1", "3"), usage("e-2", "4", **BY_BEN))
+    rows.conflicts = conflicts
+    waits: list[int] = []
+
+    outcomes = commit_together(rows, changes, now=NOW, pause=waits.append)
+
+    assert {isinstance(outcome, Committed) for outcome in outcomes.values()} == {commits}
+    assert {isinstance(outcome, Contended) for outcome in outcomes.values()} == {not commits}
+    assert waits == [*range(1, ATTEMPTS_MAX)]
+    assert (OF_TEAM in rows.limits) is commits
