@@ -98,7 +98,8 @@ def test_a_sweep_ends_with_what_it_did(stack: Target) -> None:
         rows: int | None = getattr(last, "rows", None)
         return rows if getattr(last, "ended_at", FAR_PAST) >= began_at else None
 
-    assert once(ended) == len(list(rows_of(stack).list_accounts()))
+    rows = rows_of(stack)
+    assert once(ended) == len([*rows.list_accounts(), *rows.list_limits()])
 
 
 def test_a_rejected_event_is_moved_back_after_a_correction_and_debited(
