@@ -141,6 +141,10 @@ class Target:
         """Return what this stack has posted to Slack so far; None if only Slack knows."""
         return None
 
+    def reachable(self, outputs: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the stack's outputs with addresses that this machine can reach."""
+        return outputs
+
 
 @dataclass(frozen=True)
 class Choice:

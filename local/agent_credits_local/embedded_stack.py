@@ -9,12 +9,12 @@ import os
 import shutil
 from collections.abc import Mapping
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from rich.console import Console
 
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.target import deployed_outputs
+from agent_credits_local.api_urls import reachable
 from agent_credits_local.checkout import Checkout, this_checkout
 from agent_credits_local.deployment import Deployment
 from agent_credits_local.emulator import HOST, Emulator, free_port, is_port_free
@@ -28,7 +28,6 @@ from agent_credits_local.token_issuer import publish_keys
 
 STACK_NAME: Final = "agent-credits"
 PORT_DEFAULT: Final = 4566
-API_URLS: Final = ("ProducersApiUrl", "PeopleApiUrl")
 
 
 class Stopped(NamedTuple):
@@ -197,6 +196,11 @@ def _start_emulator(
     # Written before anything can fail, so that `down` always finds what was started.
     folder.write(state)
     emulator.wait_until_healthy(folder.emulator_log)
+    # Every time: the emulator does not keep what its S3 holds.
+    s3 = local_session().client(
+        "s3", endpoint_url=emulator.endpoint_url, config=LOCAL_CLIENT_CONFIG
+    )
+    publish_keys(s3, folder.issuer_key)
     return state
 
 
@@ -256,7 +260,7 @@ def _bring_up_to_date(
     )
     deployment.build()
     deployment.deploy(STACK_NAME)
-    outputs = _reachable(
+    outputs = reachable(
         deployed_outputs(
             local_session(), LOCAL_CLIENT_CONFIG, state.emulator.endpoint_url, STACK_NAME
         ),
@@ -267,27 +271,9 @@ def _bring_up_to_date(
         outputs["SlackSecretArn"]: slack.webhook_url,
     }
     _put_secrets(state.emulator.endpoint_url, secrets)
-    s3 = local_session().client(
-        "s3", endpoint_url=state.emulator.endpoint_url, config=LOCAL_CLIENT_CONFIG
-    )
-    publish_keys(s3, folder.issuer_key)
     deployed = state.model_copy(update={"fingerprint": fingerprint, "outputs": outputs})
     folder.write(deployed)
     return deployed
-
-
-def _reachable(outputs: Mapping[str, str], endpoint_url: str) -> dict[str, str]:
-    """Return the outputs with URLs of the HTTP API that any client finds.
-
-    The emulator names each API a host of its own, which few machines resolve, and answers under a
-    path as well.
-    """
-    reachable = dict(outputs)
-    for name in API_URLS:
-        if name in outputs:
-            api_id = urlsplit(outputs[name]).netloc.partition(".")[0]
-            reachable[name] = f"{endpoint_url}/_aws/execute-api/{api_id}"
-    return reachable
 
 
 def _put_secrets(endpoint_url: str, secrets: Mapping[str, str]) -> None:

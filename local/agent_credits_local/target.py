@@ -10,6 +10,7 @@ from typing import Any
 
 from agent_credits_cli.errors import CommandError
 from agent_credits_cli.target import StackOutputs, Target
+from agent_credits_local.api_urls import reachable
 from agent_credits_local.embedded_stack import STACK_NAME
 from agent_credits_local.payment_stand_in import PaymentStandIn
 from agent_credits_local.session import LOCAL_CLIENT_CONFIG, local_session
@@ -26,6 +27,10 @@ class LocalTarget(Target):
 
     def posted_to_slack(self) -> Sequence[Mapping[str, Any]]:
         return self.slack_stand_in.attachments()
+
+    def reachable(self, outputs: Mapping[str, str]) -> Mapping[str, str]:
+        assert self.endpoint_url is not None, "the emulator is at an address of its own"
+        return reachable(outputs, self.endpoint_url)
 
 
 def connect_to_local(folder: StateFolder) -> LocalTarget:

@@ -29,7 +29,7 @@ def keys_url(endpoint_url: str) -> str:
 
 
 def publish_keys(s3: "S3Client", key_file: Path) -> None:
-    """Put the public key where `keys_url` points to, as often as the stack is deployed."""
+    """Put the public key where `keys_url` points to, as often as the emulator starts."""
     # Imported where it is used: most commands sign nothing, and it takes as long as they do.
     import jwt
 

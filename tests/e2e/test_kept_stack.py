@@ -21,6 +21,7 @@ from agent_credits_local.emulator import HOST
 from agent_credits_local.payment_stand_in import CARD_THAT_PAYS
 from agent_credits_local.stack_state import StackState, StateFolder
 from agent_credits_local.target import connect_to_local
+from tests.e2e.api_calls import ApiCalls
 from tests.e2e.fresh_stack import fresh_stack
 from tests.e2e.reloading_team import ReloadingTeam, once, set_up_team
 
@@ -115,6 +116,10 @@ def test_a_stack_that_was_stopped_continues_as_it_was(
     assert kept_by(target) == kept
     assert messages_in(target, dead_letters) == 1
     assert verify_all(rows_of(target)).is_clean
+    # The issuer's keys are published again.
+    calls = ApiCalls(target, folder)
+    path = f"/v1/accounts/{team.member}"
+    assert calls.by_person(calls.token(team.member.id), "GET", path).status == 200
 
     # The card is still on file, and the first change of the new stream is announced: the emulator
     # would begin behind as many changes as it had announced before.

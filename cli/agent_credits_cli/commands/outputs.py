@@ -43,7 +43,8 @@ def outputs(
 
 def read_outputs(target: Target) -> Mapping[str, str]:
     """Return the outputs that CloudFormation has now, by name in alphabetical order."""
-    return dict(sorted(outputs_of(described(target.cloudformation, target.stack_name)).items()))
+    outputs = outputs_of(described(target.cloudformation, target.stack_name))
+    return dict(sorted(target.reachable(outputs).items()))
 
 
 def variable_of(output: str) -> str:
