@@ -327,6 +327,13 @@ class _Group:
                 self._flush(principal, found.row)
             accounts = [*(found.decision.account for found in staged.values()), *teams]
             lost = self._rows.compare_and_set_together(accounts, limits)
+        except InvariantViolated as error:
+            # As in `_decide_all`: the team's row may know more of a payer than the row that the
+            # payer was decided from.
+            stale = [principal for principal in staged if self._is_stale(principal)]
+            if not self._beside_is_stale() and not stale:
+                self._one_by_one([*staged], error)
+            return False
         except AgentCreditsError as error:
             self._one_by_one([*staged], error)
             return False
