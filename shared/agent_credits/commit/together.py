@@ -207,6 +207,9 @@ class _Group:
         """Read the rows, then the receipts, of the accounts that are not known."""
         unread = {p: c for p, c in self.pending.items() if p not in self._ahead}
         if unread:
+            # A team's row is never older than a payer's, or what the payer reserved of it meanwhile
+            # would end on the payer's row alone.
+            self._shared.clear()
             self._ahead.update(read_ahead(self._rows, unread, self._newer))
             self._newer.clear()
         for principal in [p for p in self.pending if p not in self._ahead]:

@@ -70,12 +70,13 @@ class SharingWorld(LimitWorld):
         return format_credits(available_microcredits(self.account(TEAM), ("shared",), NOW))
 
 
-class SlowRows(MemoryRows):
-    """Rows that another worker moves after the payers were read, and before their team is."""
+class RacingRows(MemoryRows):
+    """Rows that another worker moves before a payer's team is read, or before the payer's write."""
 
     def __init__(self) -> None:
         super().__init__()
         self.before_teams: Callable[[], object] | None = None
+        self.before_write: Callable[[], object] | None = None
 
     def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
         race = self.before_teams
@@ -83,6 +84,12 @@ class SlowRows(MemoryRows):
             self.before_teams = None
             race()
         return super().read_accounts_of(principals)
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        race, self.before_write = self.before_write, None
+        if race is not None:
+            race()
+        return super().compare_and_set(account)
 
 
 def _sums(entries: tuple[Entry, ...]) -> dict[str, int]:
@@ -317,7 +324,7 @@ def test_a_full_page_of_the_team_is_flushed_before_it_grows() -> None:
 
 
 def test_a_payer_s_row_that_is_older_than_what_the_team_knows_of_it_is_read_again() -> None:
-    rows = SlowRows()
+    rows = RacingRows()
     world = SharingWorld(rows=rows, shared="1000")
     rows.before_teams = lambda: world.send(usage("e-1", "530"))
 
@@ -326,6 +333,19 @@ def test_a_payer_s_row_that_is_older_than_what_the_team_knows_of_it_is_read_agai
 
     assert world.shared() == "460"
     assert [entry.type for entry in world.account(TEAM).entries[1:]] == ["pool.drawn"] * 2
+
+
+def test_a_team_s_row_that_is_older_than_the_payer_s_is_read_again() -> None:
+    rows = RacingRows()
+    world = SharingWorld(rows=rows)
+    reserving = requested("r-1", run="run-1", credits="550", reserve="estimate")
+    rows.before_write = lambda: world.send(reserving)
+
+    # The run had no reservation when the rows were read first; now its end gives one back.
+    assert world.outcomes(finished("f-1", run="run-1")) == ["finished"]
+
+    assert world.account(TEAM).reservations == ()
+    assert world.shared() == "100"
 
 
 @pytest.mark.parametrize(
