@@ -385,10 +385,12 @@ class History:
         drawn = self.random.random()
         if drawn < 0.25 or (run["events"] == 1 and drawn < 0.7):
             return "requested", reservation_data(self.random, partial(self._parent_of, run))
-        if drawn < 0.42:
+        # Where teams share pools, more of what is drawn has to go back to two accounts.
+        if drawn < (0.32 if self.shares else 0.42):
             return "extended", extension_data(self.random)
         if drawn < 0.5:
-            return "finished", {"status": self.random.choice(("ok", "ok", "error", "cancelled"))}
+            ends = ("ok", "error") if self.shares else ("ok", "ok", "error", "cancelled")
+            return "finished", {"status": self.random.choice(ends)}
         if drawn < 0.53:
             return "released", {}
         amounts = ("0", "0.000001", "0.5", "1", "2", "2", "3.5", "25")

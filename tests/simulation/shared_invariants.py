@@ -11,17 +11,20 @@ What expired reservations held goes back on each row by itself, when it is next 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.structs import replace
 
 from agent_credits.ledger.accounts import Account
 from agent_credits.ledger.entries import Entry, Identity
 from agent_credits.ledger.limits import LimitRow
-from agent_credits.values.principals import Principal
 from tests.simulation.invariants import Invariants, Sent
+from tests.simulation.limit_reference import NEVER
 from tests.simulation.reservation_invariants import ReservationInvariants, came_to
 from tests.simulation.violation import check
+
+if TYPE_CHECKING:
+    from agent_credits.values.principals import Principal
 
 OF_POOLS = ("pool.drawn", "pool.returned")
 
@@ -58,7 +61,8 @@ class SharedInvariants(Invariants):
         self.accounts: dict[Principal, Account] = {}
         # Events that a worker found to contradict what their accounts hold.
         self._contradicted: set[Identity] = set()
-        self._latest = datetime.min
+        # The latest time of any commit; workers' clocks differ.
+        self._latest = NEVER
 
     def account_committed(self, old: Account | None, new: Account) -> None:
         entries = self._follow(old, new)
@@ -108,7 +112,7 @@ class SharedInvariants(Invariants):
         self._check_reload(_with_pools_named(old), _with_pools_named(new), now)
         self._take_word_of(old, new, entries)
         self.accounts[new.principal] = new
-        self._latest = max(self._latest.replace(tzinfo=now.tzinfo), now)
+        self._latest = max(self._latest, now)
         return entries
 
     def _follow_entry(self, account: Account, entry: Entry) -> None:
@@ -167,7 +171,7 @@ class SharedInvariants(Invariants):
     # Without a reference, a worker is believed that an event contradicts its account; at the end
     # none may be left that would be recorded if it came again.
 
-    def check_contradicted(self, message: Sent, code: str, began: int, began_at: datetime) -> None:
+    def check_contradicted(self, message: Sent, code: str, _: int, __: datetime) -> None:
         if code != "out of order":
             self._believe(message)
 

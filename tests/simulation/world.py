@@ -246,9 +246,16 @@ def with_limits(world: World, randomness: random.Random) -> World:
 
 
 def with_shared_pools(world: World, randomness: random.Random) -> World:
-    """Return the world in which each team has credits for its users to share."""
+    """Return the world in which each team has credits for its users to share.
+
+    Most users have few credits of their own, and one of them is a member of two teams.
+    """
     accounts = dict(world.accounts)
-    for team in world.teams:
+    for principal in [principal for principal in accounts if principal.kind == "user"]:
+        if randomness.random() < 0.7:
+            accounts[principal] = (_gift(principal, "few", "add_on", 1, None),)
+    teams = tuple(_sharing_team(randomness, team) for team in world.teams)
+    for team in teams:
         principal = Principal("team", team.team_id)
         soon = world.starts_at + timedelta(seconds=randomness.choice((60, 4_000, 90_000)))
         gifts = (
@@ -257,7 +264,13 @@ def with_shared_pools(world: World, randomness: random.Random) -> World:
             _gift(principal, "spare", "spare", randomness.choice((1, 5)), None),
         )
         accounts[principal] = (*accounts.get(principal, ()), *gifts)
-    return replace(world, accounts=accounts)
+    return replace(world, teams=teams, accounts=accounts)
+
+
+def _sharing_team(randomness: random.Random, team: Team) -> Team:
+    members = team.members if team.members == "*" else team.members | {"olga"}
+    reloads = team.auto_reload if randomness.random() < 0.3 else None
+    return team.model_copy(update={"members": members, "auto_reload": reloads})
 
 
 def _team(
