@@ -27,6 +27,7 @@ class Line:
 PACKAGE = "shared/agent_credits"
 RESERVATIONS = "tests/unit/commit/test_reservations.py"
 LIMITS = "tests/unit/commit/test_limits.py"
+SHARED = "tests/unit/commit/test_shared_pools.py"
 ROWS = "tests/conformance/test_rows.py"
 MODEL = "tests/simulation/test_models.py::test_every_interleaving_keeps_the_invariants"
 
@@ -338,6 +339,48 @@ LINES = (
         "moved = [row.moved_at for row in beside.limits.values() if row is not None]",
         "moved = list[datetime]()",
         f"{MODEL}[limit: a run that reserved is settled, or expires]",
+    ),
+    Line(
+        "19 a shared draw is on both accounts: both rows are in one transaction",
+        f"{PACKAGE}/commit/together.py",
+        "accounts = [*(found.decision.account for found in staged.values()), *teams]",
+        "accounts = [found.decision.account for found in staged.values()]",
+        f"{SHARED}::test_a_run_draws_the_team_s_pool_after_its_own_and_both_accounts_record_it",
+    ),
+    Line(
+        "19 a shared draw is on both accounts: the team's ledger has an entry of it",
+        f"{PACKAGE}/commit/shared_pools.py",
+        "recorded.append(Entry.pool_drawn(team.principal, payer, version, drawn, facts, now))",
+        "pass",
+        f"{SHARED}::test_a_run_draws_the_team_s_pool_after_its_own_and_both_accounts_record_it",
+    ),
+    Line(
+        "19 a shared draw is on both accounts: what goes back goes back to the team",
+        f"{PACKAGE}/commit/shared_pools.py",
+        'sign = -1 if entry.outcome == "returned" else 1',
+        "sign = 1",
+        f"{SHARED}::test_a_platform_error_gives_back_to_both_accounts",
+    ),
+    Line(
+        "19 what a payer reserves of the team's pool is held on the team's row",
+        f"{PACKAGE}/commit/shared_pools.py",
+        "reservations=(*others, *holdings),",
+        "",
+        f"{SHARED}::test_reservations_take_from_both_alike",
+    ),
+    Line(
+        "19 what a child leaves of the team's pool stays in its tree",
+        f"{PACKAGE}/commit/shared_pools.py",
+        "parts = _parts_of_tree(account.reservations, root, lender)",
+        "parts = _parts_of_tree((root,), root, lender)",
+        f"{SHARED}::test_a_child_s_share_of_the_team_s_pool_stays_in_its_tree",
+    ),
+    Line(
+        "19 a shared draw is on both accounts: each is decided with the pages of the team",
+        f"{PACKAGE}/commit/shared_pools.py",
+        "return replace(past, grants={**made, **past.grants}) if made else past",
+        "return past",
+        f"{SHARED}::test_draws_go_back_to_a_grant_of_the_team_whose_full_page_is_not_flushed_yet",
     ),
 )
 

@@ -27,12 +27,14 @@ from agent_credits.ledger.entries import Identity
 from agent_credits.ledger.reloads import ReloadRequest
 from agent_credits.sweeps.checkpoint import Checkpoint
 from agent_credits.sweeps.limit_rows import verify_limit
+from agent_credits.sweeps.shared_draws import SharedDraws, contradictions
 from agent_credits.sweeps.verification import verify_row
 from agent_credits.values.principals import Principal
 from tests.simulation.faults import TOGETHER_FAULTS, Faults
 from tests.simulation.invariants import Invariants, Sender, Sent, asked_in, report_name
 from tests.simulation.outside import Provider, Queue, StoredRows
 from tests.simulation.scheduler import Scheduler
+from tests.simulation.shared_invariants import SharedInvariants
 from tests.simulation.violation import Violation, check
 from tests.simulation.workers import (
     Operator,
@@ -47,16 +49,19 @@ from tests.simulation.world import (
     POLICIES,
     PROJECTS,
     RESERVING_POLICIES,
+    SHARING_POLICIES,
     build_world,
     extension_data,
     reservation_data,
     with_limits,
+    with_shared_pools,
 )
 
 # The runs of every other hundred of seeds reserve, from 100 on. In two of eight hundreds, from 300
-# on, limits hold: in one that reserves and one that does not.
+# on, limits hold: in one that reserves and one that does not. In one more, from 600 on, runs
+# reserve and teams share pools with their users.
 SEEDS_ALIKE = 100
-HUNDREDS_ALIKE, HUNDREDS_WITH_LIMITS = 8, (3, 4)
+HUNDREDS_ALIKE, HUNDREDS_WITH_LIMITS, HUNDRED_THAT_SHARES = 8, (3, 4), 6
 MESSAGES_MIN, MESSAGES_MAX = 10, 120
 SENDS_PER_TURN = 0.012
 TURNS_MAX = 400_000
@@ -85,6 +90,8 @@ class Report:
     reserved: Counter[str] = field(default_factory=Counter)
     # What limits came to, in the histories where they hold.
     limited: Counter[str] = field(default_factory=Counter)
+    # What shared pools came to, in the histories that have them.
+    shared: Counter[str] = field(default_factory=Counter)
 
 
 class Failed(AssertionError):
@@ -111,18 +118,22 @@ class History:
         self.seed = seed
         self.parts = parts
         self.random = random.Random(seed)
-        self.reserves = seed // SEEDS_ALIKE % 2 == 1
-        self.policies = (
-            _beginning_with_any(RESERVING_POLICIES, self.random) if self.reserves else POLICIES
-        )
+        hundred = seed // SEEDS_ALIKE % HUNDREDS_ALIKE
+        self.shares = hundred == HUNDRED_THAT_SHARES
+        self.reserves = hundred % 2 == 1 or self.shares
+        reserving = SHARING_POLICIES if self.shares else RESERVING_POLICIES
+        self.policies = _beginning_with_any(reserving, self.random) if self.reserves else POLICIES
         world = build_world(self.random, self.policies)
-        self.limits_hold = seed // SEEDS_ALIKE % HUNDREDS_ALIKE in HUNDREDS_WITH_LIMITS
+        self.limits_hold = hundred in HUNDREDS_WITH_LIMITS
         faults = Faults(self.random)
         if self.limits_hold:
             world = with_limits(world, self.random)
+        if self.shares:
+            world = with_shared_pools(world, self.random)
+        if self.limits_hold or self.shares:
             faults.include(TOGETHER_FAULTS)
         self.scheduler = Scheduler(self.random, faults, world.starts_at)
-        self.invariants = Invariants()
+        self.invariants = SharedInvariants() if self.shares else Invariants()
         self.invariants.steps = lambda: self.scheduler.steps
         self.invariants.now = lambda: self.scheduler.now
         self.invariants.keeps_views = self.reserves
@@ -178,6 +189,7 @@ class History:
             applied=self.applied,
             reserved=self.invariants.reserved,
             limited=self.invariants.limited,
+            shared=self.invariants.shared,
         )
 
     def send_reload(self, request: ReloadRequest, now: datetime) -> None:
@@ -373,10 +385,12 @@ class History:
         drawn = self.random.random()
         if drawn < 0.25 or (run["events"] == 1 and drawn < 0.7):
             return "requested", reservation_data(self.random, partial(self._parent_of, run))
-        if drawn < 0.42:
+        # Where teams share pools, more of what is drawn has to go back to two accounts.
+        if drawn < (0.32 if self.shares else 0.42):
             return "extended", extension_data(self.random)
         if drawn < 0.5:
-            return "finished", {"status": self.random.choice(("ok", "ok", "error", "cancelled"))}
+            ends = ("ok", "error") if self.shares else ("ok", "ok", "error", "cancelled")
+            return "finished", {"status": self.random.choice(ends)}
         if drawn < 0.53:
             return "released", {}
         amounts = ("0", "0.000001", "0.5", "1", "2", "2", "3.5", "25")
@@ -490,13 +504,18 @@ class History:
                     principal, entry = self.invariants.recorded[identity]
                     found = (principal, entry.run.policy_version if entry.run else "")
                     check(found == self._billed_to[identity], "who has to pay is billed, by rule")
+        shared = SharedDraws()
         for account in self.rows.accounts.values():
             self.invariants.check_ledger(
                 account, lambda number, p=account.principal: self.rows.pages.get((p, number))
             )
             since = Checkpoint(account.principal, self.scheduler.now.date())
-            found = verify_row(self.rows, account, {}, since).findings
+            verified = verify_row(self.rows, account, {}, since)
+            found = verified.findings
             check(not found, f"the product's own replay finds no drift: {found}")
+            shared.update(verified.shared)
+        differing = [*contradictions(shared)]
+        check(not differing, f"nor between what teams gave and others received: {differing}")
         for key in self.rows.limits:
             drift = verify_limit(self.rows, key, self.scheduler.now, [*self.rows.accounts])
             check(drift == (), f"nor between a limit's row and its accounts: {drift}")

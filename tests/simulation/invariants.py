@@ -177,6 +177,8 @@ class Invariants:
         self.basis = Basis()
         self.limits = LimitInvariants()
         self.limited = self.limits.came_to
+        # What shared pools came to, where there are any.
+        self.shared: Counter[str] = Counter()
         self.must_be_told: set[tuple[Principal, str]] = set()
         self.must_be_restored: set[tuple[Principal, str]] = set()
         self.must_be_overdrawn: set[tuple[Principal, str]] = set()

@@ -125,6 +125,43 @@ class ForgetsWhatIsHeld(WorkerRows):
         return super().compare_and_set_together(accounts, drawn_only)
 
 
+class DrawsWithoutMirror(WorkerRows):
+    """What a payer draws of a shared pool, and the team's row knows nothing of it."""
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        return super().compare_and_set_together(_payers(accounts), limits)
+
+
+class WritesTeamsApart(WorkerRows):
+    """The payers in one transaction, and the teams whose pools they draw in the next."""
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        payers = _payers(accounts)
+        lost = super().compare_and_set_together(payers, limits)
+        teams = [account for account in accounts if account not in payers]
+        return lost or super().compare_and_set_together(teams, ())
+
+
+class ForgetsWhatPayersHold(WorkerRows):
+    """A team's row gives what was drawn, and not what is reserved."""
+
+    def compare_and_set_together(
+        self, accounts: Sequence[Account], limits: Sequence[LimitRow]
+    ) -> LostTogether | None:
+        payers = _payers(accounts)
+        teams = [replace(a, reservations=()) for a in accounts if a not in payers]
+        return super().compare_and_set_together([*payers, *teams], limits)
+
+
+def _payers(accounts: Sequence[Account]) -> list[Account]:
+    """Return those of a transaction that draw; a team that pays by itself draws no other's pool."""
+    return [account for account in accounts if account.principal.kind != "team"]
+
+
 class WithoutLimits(NotingDirectory):
     def bill(self, event: AgentRunEvent, now: datetime) -> Billing | Rejection:
         billing = super().bill(event, now)
@@ -366,4 +403,10 @@ LIMITING_MUTANTS: Mapping[str, Parts] = {
     "what is reserved is not counted": Parts(rows=ForgetsWhatIsHeld),
     "counts are forgotten": Parts(rows=ForgetsCounts),
     "limits are ignored": Parts(debits=IgnoresLimits),
+}
+# What only histories whose teams share pools can notice.
+SHARING_MUTANTS: Mapping[str, Parts] = {
+    "a shared draw without its mirror": Parts(rows=DrawsWithoutMirror),
+    "the team's row written apart": Parts(rows=WritesTeamsApart),
+    "what payers hold is forgotten": Parts(rows=ForgetsWhatPayersHold),
 }

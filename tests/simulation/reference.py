@@ -34,6 +34,12 @@ POOLS: dict[str, dict[str, tuple[str, ...]]] = {
     "r2": _AT_FIRST,
     "r3": {"user": ("add_on", "plan", "trial"), "team": ("contract", "trial")},
     "r4": {"user": ("trial", "plan", "extra"), "team": ("trial", "committed")},
+    "s1": {"user": (*_AT_FIRST["user"], "team:shared"), "team": _AT_FIRST["team"]},
+    "s2": {"user": (*_AT_FIRST["user"], "team:shared"), "team": _AT_FIRST["team"]},
+    "s3": {
+        "user": ("add_on", "plan", "trial", "team:spare", "team:shared"),
+        "team": ("contract", "trial"),
+    },
     # The policy of the unit tests.
     "2025-11": _AT_FIRST,
 }
@@ -47,11 +53,14 @@ PACKS = {
     "r2": {20: 1_000, 50: 2_000},
     "r3": {20: 1_200, 30: 1_500},
     "r4": {20: 1_000, 50: 2_000},
+    "s1": {20: 1_000, 50: 2_000},
+    "s2": {20: 1_000, 50: 2_000},
+    "s3": {20: 1_200, 30: 1_500},
     "2025-11": {400: 2_000, 1_000: 4_500, 3_000: 12_000, 6_500: 24_000},
 }
 GRACE = {policy: timedelta(days=30) for policy in POOLS}
 GRACE |= {"v3": timedelta(days=5), "v4": timedelta(days=60)}
-GRACE |= {"r3": timedelta(days=5), "r4": timedelta(days=60)}
+GRACE |= {"r3": timedelta(days=5), "r4": timedelta(days=60), "s3": timedelta(days=5)}
 
 
 class Terms(NamedTuple):
@@ -88,6 +97,7 @@ TERMS: dict[str, dict[str, Terms]] = {
         "team": Terms(True, 2 * CREDIT, 60 * _MINUTE, "stop", 1),
     },
 }
+TERMS |= {"s1": TERMS["r1"], "s3": TERMS["r3"]}
 RESERVATIONS_MAX, TREE_DEPTH_MAX, CHILDREN_MAX = 500, 8, 100
 ERRORED_FOR, ERRORED_MAX = timedelta(hours=24), 1_000
 FOR_EVER = datetime.max.replace(tzinfo=UTC)

@@ -24,6 +24,7 @@ def main(wanted: str) -> int:
     applied: Counter[str] = Counter()
     reserved: Counter[str] = Counter()
     limited: Counter[str] = Counter()
+    shared: Counter[str] = Counter()
     status = 0
     with contextlib.closing(_reports(seeds)) as reports:
         try:
@@ -38,6 +39,7 @@ def main(wanted: str) -> int:
                 applied.update(report.applied)
                 reserved.update(report.reserved)
                 limited.update(report.limited)
+                shared.update(report.shared)
                 if totals["histories"] % PROGRESS_EVERY == 0:
                     done = f"{totals['histories']:,} histories, {faults.total():,} faults"
                     sys.stdout.write(f"… {done}\n")
@@ -47,7 +49,7 @@ def main(wanted: str) -> int:
             status = INTERRUPTED_STATUS
     ran = seeds[: totals["histories"]]
     seconds = time.monotonic() - began
-    sys.stdout.write(summary(ran, totals, faults, applied, reserved, limited, seconds))
+    sys.stdout.write(summary(ran, totals, faults, applied, reserved, limited, shared, seconds))
     return status
 
 
@@ -66,6 +68,7 @@ def summary(
     applied: Counter[str],
     reserved: Counter[str],
     limited: Counter[str],
+    shared: Counter[str],
     seconds: float,
 ) -> str:
     rate = totals["events"] / max(seconds, 0.001)
@@ -82,6 +85,8 @@ def summary(
         *(f"  {count:>9,}  {what}" for what, count in reserved.most_common()),
         "limits",
         *(f"  {count:>9,}  {what}" for what, count in limited.most_common()),
+        "shared pools",
+        *(f"  {count:>9,}  {what}" for what, count in shared.most_common()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -61,6 +61,7 @@ from tests.simulation.violation import Violation, check
 from tests.simulation.world import (
     CREDIT,
     LAST_POOLS,
+    SHARED_POOLS,
     declared_world,
     drawn_limits,
     payment_method,
@@ -533,6 +534,7 @@ class Operator(StackWorker):
                 *(self._top_up, self._change_team, self._apply, self._apply),
                 *self._of_reservations(),
                 *self._of_limits(),
+                *self._of_shared_pools(),
             )
         )
         return partial(self._act, act)
@@ -582,6 +584,19 @@ class Operator(StackWorker):
 
     def _of_limits(self) -> tuple[Callable[[], None], ...]:
         return (self._change_limits, self._change_limits) if self.history.limits_hold else ()
+
+    def _of_shared_pools(self) -> tuple[Callable[[], None], ...]:
+        return (self._top_up_team,) if self.history.shares else ()
+
+    def _top_up_team(self) -> None:
+        """Give a team credits that its users share; a repeat must do nothing."""
+        randomness = self.scheduler.random
+        principal = Principal("team", randomness.choice(self.history.team_ids))
+        name, pool = f"share-{randomness.randint(1, 12)}", randomness.choice(SHARED_POOLS)
+        hours = randomness.choice((None, 1, 30))
+        expires_at = self.scheduler.now + timedelta(hours=hours) if hours else None
+        change = GrantChange(principal, name, pool, 9 * CREDIT, expires_at, "purchase")
+        commit(self.rows, principal, [change], now=self.clock(), pause=pause)
 
     def _change_limits(self) -> None:
         """Declare other limits, raise one, lower one, or lift one for a while."""

@@ -161,6 +161,30 @@ RESERVING_POLICIES = POLICIES | {
         ),
     )
 }
+
+
+def _sharing(version: str, like: str, shared: tuple[str, ...]) -> BillingPolicy:
+    """Return another policy under which users draw these pools after their own."""
+    policy = RESERVING_POLICIES[like]
+    rules = tuple(
+        rule if rule.payer == "team" else rule.model_copy(update={"pools": (*rule.pools, *shared)})
+        for rule in policy.rules
+    )
+    return policy.model_copy(update={"version": version, "rules": rules})
+
+
+# Likewise in the histories whose teams share pools. Two policies do not, and one does not reserve.
+SHARING_POLICIES = {
+    policy.version: policy
+    for policy in (
+        _sharing("s1", "r1", ("team:shared",)),
+        _sharing("s2", "v1", ("team:shared",)),
+        _sharing("s3", "r3", ("team:spare", "team:shared")),
+        RESERVING_POLICIES["r2"],
+        POLICY,
+    )
+}
+SHARED_POOLS = ("shared", "spare")
 # Where credits that are bought go, by who pays: the last pool, whatever the policy's order.
 LAST_POOLS = {"user": ("add_on", "extra"), "team": ("contract", "committed")}
 PROJECTS = ("web", "api", None)
@@ -219,6 +243,34 @@ def with_limits(world: World, randomness: random.Random) -> World:
         for team in world.teams
     )
     return replace(world, teams=teams)
+
+
+def with_shared_pools(world: World, randomness: random.Random) -> World:
+    """Return the world in which each team has credits for its users to share.
+
+    Most users have few credits of their own, and one of them is a member of two teams.
+    """
+    accounts = dict(world.accounts)
+    for principal in [principal for principal in accounts if principal.kind == "user"]:
+        if randomness.random() < 0.7:
+            accounts[principal] = (_gift(principal, "few", "add_on", 1, None),)
+    teams = tuple(_sharing_team(randomness, team) for team in world.teams)
+    for team in teams:
+        principal = Principal("team", team.team_id)
+        soon = world.starts_at + timedelta(seconds=randomness.choice((60, 4_000, 90_000)))
+        gifts = (
+            _gift(principal, "share", "shared", randomness.choice((2, 10, 60)), None),
+            _gift(principal, "share-soon", "shared", randomness.choice((1, 5, 20)), soon),
+            _gift(principal, "spare", "spare", randomness.choice((1, 5)), None),
+        )
+        accounts[principal] = (*accounts.get(principal, ()), *gifts)
+    return replace(world, teams=teams, accounts=accounts)
+
+
+def _sharing_team(randomness: random.Random, team: Team) -> Team:
+    members = team.members if team.members == "*" else team.members | {"olga"}
+    reloads = team.auto_reload if randomness.random() < 0.3 else None
+    return team.model_copy(update={"members": members, "auto_reload": reloads})
 
 
 def _team(

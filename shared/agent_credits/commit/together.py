@@ -207,6 +207,9 @@ class _Group:
         """Read the rows, then the receipts, of the accounts that are not known."""
         unread = {p: c for p, c in self.pending.items() if p not in self._ahead}
         if unread:
+            # A team's row is never older than a payer's, or what the payer reserved of it meanwhile
+            # would end on the payer's row alone.
+            self._shared.clear()
             self._ahead.update(read_ahead(self._rows, unread, self._newer))
             self._newer.clear()
         for principal in [p for p in self.pending if p not in self._ahead]:
@@ -327,6 +330,13 @@ class _Group:
                 self._flush(principal, found.row)
             accounts = [*(found.decision.account for found in staged.values()), *teams]
             lost = self._rows.compare_and_set_together(accounts, limits)
+        except InvariantViolated as error:
+            # As in `_decide_all`: the team's row may know more of a payer than the row that the
+            # payer was decided from.
+            stale = [principal for principal in staged if self._is_stale(principal)]
+            if not self._beside_is_stale() and not stale:
+                self._one_by_one([*staged], error)
+            return False
         except AgentCreditsError as error:
             self._one_by_one([*staged], error)
             return False

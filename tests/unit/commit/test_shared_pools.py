@@ -1,5 +1,6 @@
 """Shared pools: a member's run draws from the team's account after its own, on both accounts."""
 
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -10,12 +11,13 @@ from agent_credits.billing.policy import BillingPolicy, BillingRule
 from agent_credits.commit.changes import ReleaseChange
 from agent_credits.commit.together import commit_changes
 from agent_credits.events.agent_runs import Rejection
-from agent_credits.ledger.accounts import available_microcredits
+from agent_credits.ledger.accounts import Account, available_microcredits
 from agent_credits.ledger.entries import Entry
 from agent_credits.ledger.limits import LimitKey
 from agent_credits.values.credits import format_credits
 from agent_credits.values.principals import Principal
 from tests.ledger_of_reservations import check_row
+from tests.memory_rows import MemoryRows
 from tests.unit.builders import (
     ACME,
     ANA,
@@ -66,6 +68,28 @@ class SharingWorld(LimitWorld):
 
     def shared(self) -> str:
         return format_credits(available_microcredits(self.account(TEAM), ("shared",), NOW))
+
+
+class RacingRows(MemoryRows):
+    """Rows that another worker moves before a payer's team is read, or before the payer's write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_teams: Callable[[], object] | None = None
+        self.before_write: Callable[[], object] | None = None
+
+    def read_accounts_of(self, principals: Collection[Principal]) -> Mapping[Principal, Account]:
+        race = self.before_teams
+        if race is not None and TEAM in principals:
+            self.before_teams = None
+            race()
+        return super().read_accounts_of(principals)
+
+    def compare_and_set(self, account: Account) -> Account | None:
+        race, self.before_write = self.before_write, None
+        if race is not None:
+            race()
+        return super().compare_and_set(account)
 
 
 def _sums(entries: tuple[Entry, ...]) -> dict[str, int]:
@@ -297,6 +321,31 @@ def test_a_full_page_of_the_team_is_flushed_before_it_grows() -> None:
     team = world.account(TEAM)
     assert team.page_number > 1
     assert world.shared() == "85"
+
+
+def test_a_payer_s_row_that_is_older_than_what_the_team_knows_of_it_is_read_again() -> None:
+    rows = RacingRows()
+    world = SharingWorld(rows=rows, shared="1000")
+    rows.before_teams = lambda: world.send(usage("e-1", "530"))
+
+    # Both are the payer's second commit, so the team has an entry of it already.
+    assert world.outcomes(usage("e-2", "510")) == ["debited"]
+
+    assert world.shared() == "460"
+    assert [entry.type for entry in world.account(TEAM).entries[1:]] == ["pool.drawn"] * 2
+
+
+def test_a_team_s_row_that_is_older_than_the_payer_s_is_read_again() -> None:
+    rows = RacingRows()
+    world = SharingWorld(rows=rows)
+    reserving = requested("r-1", run="run-1", credits="550", reserve="estimate")
+    rows.before_write = lambda: world.send(reserving)
+
+    # The run had no reservation when the rows were read first; now its end gives one back.
+    assert world.outcomes(finished("f-1", run="run-1")) == ["finished"]
+
+    assert world.account(TEAM).reservations == ()
+    assert world.shared() == "100"
 
 
 @pytest.mark.parametrize(
