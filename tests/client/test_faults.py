@@ -260,6 +260,7 @@ def test_allow_lets_a_run_that_is_done_be_done_though_its_usage_cannot_be_delive
         run.use("10")
 
     assert "usage of run run-1 is not reported; events: 1" in caplog.text
+    assert [event["data"]["credits"] for event in run.unreported] == ["10"]
 
 
 def test_the_error_of_a_block_is_never_replaced_by_one_of_the_end() -> None:
@@ -269,6 +270,10 @@ def test_the_error_of_a_block_is_never_replaced_by_one_of_the_end() -> None:
         world.faults = [NOT_SENT] * 100
         run.use("10")
         raise ZeroDivisionError
+
+    world.faults = []
+    assert world.api.call("POST", "/v1/events", [*map(dict, run.unreported)]).status == 200
+    assert world.drawn() == "10"
 
 
 def test_what_is_kept_for_an_outage_is_bounded() -> None:

@@ -40,6 +40,7 @@ def test_a_run_reserves_draws_what_it_used_and_gives_back_the_rest() -> None:
         ("finished", "0"),
     ]
     assert (world.available(), world.reserved()) == ("489.499999", "0")
+    assert run.unreported == ()
     assert run.reservation is not None
     assert run.reservation.state == "settled"
     assert run.reservation.drawn_credits == Decimal("10.500001")

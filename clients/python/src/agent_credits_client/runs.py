@@ -405,11 +405,11 @@ class RunCore:
 
     def _flush(self, patience: Patience) -> Flow[None]:
         if self._uses_queue:
-            yield from self._enqueue(pack(self._buffered(), self._group), patience)
+            yield from self._enqueue(pack(self.unreported(), self._group), patience)
             return
         waiting: set[str] = set()
         for _ in range(PASSES_MAX):
-            batch = [e for e in self._buffered() if e["id"] not in waiting][:EVENTS_PER_CALL]
+            batch = [e for e in self.unreported() if e["id"] not in waiting][:EVENTS_PER_CALL]
             if not batch:
                 return
             call = _post("/v1/events", batch, None, "application/cloudevents-batch+json")
@@ -540,13 +540,13 @@ class RunCore:
                 self.reservation = Reservation.of(decision.body["ended"])
 
     def _enqueue_end(self, finish: Event) -> Flow[None]:
-        messages = pack([*self._buffered(), finish], self._group)
+        messages = pack([*self.unreported(), finish], self._group)
         if len(messages) > 1 or self._has_sent_messages:
             messages[-1] = replace(messages[-1], delay_seconds=FINISH_DELAY_SECONDS)
         try:
             yield from self._enqueue(messages, self._patience)
         except (Unavailable, Refused) as fault:
-            raise UsageNotReported(self.request.run_id, [*self._buffered(), finish]) from fault
+            raise UsageNotReported(self.request.run_id, [*self.unreported(), finish]) from fault
 
     def _deliver_all(self) -> Flow[None]:
         gives_up_at = self._clock.monotonic() + self.options.end_wait_seconds
@@ -558,12 +558,12 @@ class RunCore:
                 cause = fault
                 break
             wait = self._not_before - self._clock.monotonic()
-            if not self._buffered():
+            if not self.unreported():
                 return
             if self._clock.monotonic() + wait > gives_up_at:
                 break
             yield Sleep(max(wait, TICK_SECONDS))
-        raise UsageNotReported(self.request.run_id, self._buffered()) from cause
+        raise UsageNotReported(self.request.run_id, self.unreported()) from cause
 
     # What the above have in common.
 
@@ -575,7 +575,8 @@ class RunCore:
     def _group(self) -> str:
         return group_of(self.request.team_id, self.request.trigger)  # type: ignore[arg-type]
 
-    def _buffered(self) -> list[Event]:
+    def unreported(self) -> list[Event]:
+        """Return the usage that is not delivered."""
         with self._lock:
             return list(self._buffer.values())
 
@@ -663,6 +664,14 @@ class RunView:
     def is_reserved(self) -> bool:
         """Return whether credits are held for the run. They are not after a start in an outage."""
         return self._core.is_reserved
+
+    @property
+    def unreported(self) -> tuple[Event, ...]:
+        """Return the usage that is not delivered, as it has to be sent. After the end: none.
+
+        Unless the end failed, and that was only logged.
+        """
+        return tuple(self._core.unreported())
 
     def check(self) -> None:
         """Raise `RunPaused` or `RunStopped` if that is what the run was told last."""
