@@ -376,6 +376,13 @@ LINES = (
         f"{SHARED}::test_a_child_s_share_of_the_team_s_pool_stays_in_its_tree",
     ),
     Line(
+        "19 what a payer reserves of the team's pool: a team's row is never older than a payer's",
+        f"{PACKAGE}/commit/together.py",
+        "            self._shared.clear()\n            self._ahead.update(",
+        "            self._ahead.update(",
+        f"{SHARED}::test_a_team_s_row_that_is_older_than_the_payer_s_is_read_again",
+    ),
+    Line(
         "19 a shared draw is on both accounts: each is decided with the pages of the team",
         f"{PACKAGE}/commit/shared_pools.py",
         "return replace(past, grants={**made, **past.grants}) if made else past",

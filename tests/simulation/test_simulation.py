@@ -9,7 +9,12 @@ import pytest
 from tests.simulation import simulate
 from tests.simulation.faults import CALL_FAULTS, OTHER_FAULTS, TOGETHER_FAULTS
 from tests.simulation.history import Failed, Report, run_history
-from tests.simulation.mutants import LIMITING_MUTANTS, MUTANTS, RESERVING_MUTANTS
+from tests.simulation.mutants import (
+    LIMITING_MUTANTS,
+    MUTANTS,
+    RESERVING_MUTANTS,
+    SHARING_MUTANTS,
+)
 from tests.simulation.simulate import parse_seeds
 from tests.simulation.workers import Parts
 
@@ -21,6 +26,8 @@ HISTORIES = 50
 RESERVING_SEEDS = range(100, 130)
 LIMITED_HISTORIES = 24
 LIMITED_SEEDS = (396, 401, 406, *range(390, 410))
+# Histories whose users draw much of what their teams share.
+SHARING_SEEDS = (604, 608, 612, 613, 614, 624, 629)
 TELLING_SEEDS = (58, 32, 1, 3, 10, 12, 7, *range(14, 60))
 
 FOUND_SEEDS = [
@@ -83,6 +90,28 @@ def test_no_history_passes_a_limit_and_every_fault_of_transactions_is_among_them
     }
 
 
+def test_what_a_team_s_shared_pool_gave_its_users_received_in_every_history() -> None:
+    faults: Counter[str] = Counter()
+    shared: Counter[str] = Counter()
+
+    for seed in SHARING_SEEDS:
+        report = run_history(seed)
+        faults += report.faults
+        shared += report.shared
+
+    assert faults.keys() >= {*TOGETHER_FAULTS}
+    assert shared.keys() == {
+        "drawn",
+        "given back",
+        "reserved",
+        "a payer's reservation ended",
+        "expired on the payer's row",
+        "expired on the team's row",
+        "several payers in one transaction",
+        "several teams in one transaction",
+    }
+
+
 @pytest.mark.parametrize("seed", FOUND_SEEDS)
 def test_what_was_found_once_stays_away(seed: int) -> None:
     run_history(seed)
@@ -111,6 +140,12 @@ def test_the_simulator_notices_where_runs_reserve(name: str) -> None:
 def test_the_simulator_notices_where_limits_hold(name: str) -> None:
     with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
         run_histories(LIMITING_MUTANTS[name], LIMITED_SEEDS)
+
+
+@pytest.mark.parametrize("name", SHARING_MUTANTS)
+def test_the_simulator_notices_where_teams_share_pools(name: str) -> None:
+    with pytest.raises(Failed, match=r"seed \d+: Violation: .+"):
+        run_histories(SHARING_MUTANTS[name], SHARING_SEEDS)
 
 
 @pytest.mark.parametrize(

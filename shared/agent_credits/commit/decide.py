@@ -236,13 +236,18 @@ def grants_to_look_up(
     now: datetime,
     beside: Beside = ALONE,
 ) -> frozenset[str]:
-    """Return the ids of the grants that these runs drew from and that left the row, or do now."""
+    """Return the ids of the grants that these runs drew from and that left the row, or do now.
+
+    What reservations hold of such grants may be drawn, and given back, in the same commit.
+    """
     now = _not_before(account, beside, now)
-    held = {grant.id for grant in account.grants if grant.is_live(now)}
+    grants = with_grants_lent(account, beside).grants
+    there = {grant.id for grant in grants if grant.is_live(now)}
     entries = [entry for past in runs.values() for entry in past]
     entries += [entry for entry in account.entries if entry.identity.subject in runs]
     drawn = {part.grant_id for entry in entries for part in entry.draws}
-    return frozenset(drawn - held)
+    reserved = {part.grant_id for held in account.reservations for part in held.parts}
+    return frozenset((drawn | reserved) - there)
 
 
 def _not_before(account: Account, beside: Beside, now: datetime) -> datetime:

@@ -165,6 +165,21 @@ def test_a_part_of_an_expired_grant_is_good_until_its_reservation_ends_and_lapse
     assert format_credits(lapsed.amount_microcredits) == "70"
 
 
+def test_a_run_draws_of_a_grant_that_expired_pages_ago_and_fails_in_one_batch() -> None:
+    world = ReservingWorld(credits="0")
+    expiring = grant_change("g-1", credits="100", expires_at=NOW + 10 * MINUTE)
+    open_account(world.rows, expiring)
+    world.send(*requests(1))
+    for number in range(2 * PAGE_ENTRIES_FULL):
+        world.send(usage(f"e-{number}", "0", run="another"))
+
+    later = NOW + 20 * MINUTE
+    found = world.outcomes(usage("u-1", "30"), finished("f-1", "error"), now=later)
+
+    assert found == ["debited", "returned"]
+    assert world.available(later) == "30"
+
+
 def test_what_a_failed_run_returns_to_an_expired_grant_is_good_for_the_grace_alone() -> None:
     world = ReservingWorld(credits="0")
     expiring = grant_change("g-1", credits="200", expires_at=NOW + 10 * MINUTE)
