@@ -154,6 +154,9 @@ def _with_commit(
         _at_its_end(held) for held in held_before if reservation_of(holdings, held.run_id) is None
     )
     facts = ReservationFacts(moves, ended) if moves or ended else NO_RESERVATION
+    # What came back to a grant that had left the row may be reserved already.
+    held = {part.grant_id for holding in holdings for part in holding.parts}
+    back = (g for g in lent_after.values() if g.remaining_microcredits > 0 or g.id in held)
     version, recorded = after.version + 1, list[Entry]()
     if returned:
         recorded.append(Entry.pool_returned(team.principal, payer, version, returned, now))
@@ -161,7 +164,7 @@ def _with_commit(
         recorded.append(Entry.pool_drawn(team.principal, payer, version, drawn, facts, now))
     return replace(
         team,
-        grants=(*grants, *(g for g in lent_after.values() if g.remaining_microcredits > 0)),
+        grants=(*grants, *back),
         reservations=(*others, *holdings),
         entries=(*team.entries, *recorded),
     )

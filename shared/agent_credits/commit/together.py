@@ -418,8 +418,9 @@ def _read_beside(rows: Rows, names: NamesBeside) -> Beside:
     limits = rows.read_limits(names.limits) if names.limits else {}
     teams = rows.read_accounts_of(names.shared) if names.shared else {}
     return Beside(
-        {key: limits.get(key) for key in names.limits},
-        {team: teams.get(team) for team in names.shared},
+        # In one order, so that a history is the same each time it is told.
+        {key: limits.get(key) for key in sorted(names.limits, key=str)},
+        {team: teams.get(team) for team in sorted(names.shared, key=str)},
         {team: row.entries for team, row in teams.items()},
     )
 

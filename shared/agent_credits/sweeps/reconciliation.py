@@ -429,9 +429,21 @@ class Reconciliation:
         return self._reserved.reserved_microcredits({g for g in held if is_shared_grant(g)})
 
     def _check_shared(self, entry: Entry, orders: Iterable[tuple[str, ...]]) -> None:
-        """Check that an entry drew only those of the team's pools that its rule names."""
+        """Check that an entry drew only those of the team's pools that its rule names.
+
+        What a reservation holds may be drawn under whatever rule bills the run by now.
+        """
         named = {pool for order in orders for pool in order}
-        shared = {part.pool for part in entry.draws if is_shared_pool(part.pool)}
+        moves = entry.reservation.moves
+        left = {
+            m.grant_id: sum(o.microcredits for o in moves if o.grant_id == m.grant_id)
+            for m in moves
+        }
+        shared = {
+            part.pool
+            for part in entry.draws
+            if is_shared_pool(part.pool) and part.microcredits + left.get(part.grant_id, 0) > 0
+        }
         for pool in sorted(shared - named) if orders else ():
             self._find(f"{_name(entry)} drew from pool {pool}, which its rule does not name")
 

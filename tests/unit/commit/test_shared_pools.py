@@ -228,6 +228,30 @@ def test_reservations_take_from_both_alike() -> None:
     assert world.shared() == "70"
 
 
+def test_what_is_reserved_of_the_team_s_pool_is_drawn_although_it_is_no_longer_shared() -> None:
+    world = SharingWorld()
+    world.send(requested("r-1", run="run-1", credits="550", reserve="estimate"))
+    world.rows.policies[world.policy.version] = world.policy
+    world.policy = POLICY.model_copy(update={"version": "2026-01"})
+
+    assert world.outcomes(usage("u-1", "530", run="run-1")) == ["debited"]
+
+    assert world.account(TEAM).reservations[0].left_microcredits == 20_000_000
+
+
+def test_what_comes_back_to_an_empty_grant_of_the_team_can_be_reserved_in_the_same_batch() -> None:
+    world = SharingWorld(shared="30")
+    world.send(usage("e-1", "530"))
+    assert world.account(TEAM).grants == ()
+
+    reserving = requested("r-1", run="run-2", credits="530", reserve="estimate")
+    assert world.outcomes(finished("f-1", "error"), reserving) == ["returned", "accepted"]
+
+    assert world.account(TEAM).reservations[0].left_microcredits == 30_000_000
+    assert world.outcomes(finished("f-2", run="run-2")) == ["finished"]
+    assert world.shared() == "30"
+
+
 def test_a_child_s_share_of_the_team_s_pool_stays_in_its_tree() -> None:
     world = SharingWorld()
     world.send(requested("r-1", run="root", credits="550", reserve="estimate", ttl_seconds=7200))
