@@ -8,6 +8,7 @@ stand-ins for Stripe and for Slack are emulators of this kind too.
 import contextlib
 import http.client
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -29,6 +30,10 @@ SAVE_SECONDS_MAX: Final = 30.0
 PORT_SECONDS_MAX: Final = 5.0
 CALL_SECONDS_MAX: Final = 5.0
 POLL_SECONDS: Final = 0.05
+# Below the ports of outgoing connections: Linux takes these from 32768, macOS from 49152.
+PORTS: Final = range(20_000, 32_768)
+PORTS_TRIED_MAX: Final = 100
+
 # Zombies have ended and wait to be collected. ps reports nothing about a process that is gone.
 DEAD_STATES: Final = ("Z", "X", "")
 
@@ -205,10 +210,15 @@ def require_local(url: str, what: str) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port on which nothing listens, for a process that takes it a moment later.
+
+    The port is none that a system gives to outgoing connections: one of those could take it first.
+    """
+    for _ in range(PORTS_TRIED_MAX):
+        port = secrets.choice(PORTS)
+        if is_port_free(port):
+            return port
+    raise CommandError(f"none of {PORTS_TRIED_MAX} ports was free; stop what listens on them")
 
 
 def is_port_free(port: int) -> bool:

@@ -384,3 +384,21 @@ def test_deployed_files_change_the_fingerprint_and_python_caches_do_not(checkout
     (cache.parent / "app.py").write_text("handler = None\n")
 
     assert checkout.fingerprint() != before
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_could_take_first() -> None:
+    ports = {emulator.free_port() for _ in range(20)}
+
+    assert all(emulator.is_port_free(port) for port in ports)
+    assert max(ports) < 32_768
+
+
+def test_a_port_that_is_taken_is_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as occupant:
+        occupant.bind((emulator.HOST, 0))
+        occupant.listen()
+        taken = occupant.getsockname()[1]
+        monkeypatch.setattr(emulator, "PORTS", range(taken, taken + 1))
+
+        with pytest.raises(CommandError, match="none of 100 ports was free"):
+            emulator.free_port()
