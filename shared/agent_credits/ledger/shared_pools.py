@@ -5,6 +5,8 @@ A rule names such a pool "team:shared". On the account of a member of the team a
 taken for one another, and no such grant for one of the account's own.
 """
 
+from msgspec.structs import replace
+
 from agent_credits.ledger.grants import SHARED_PREFIX, Grant
 from agent_credits.values.principals import Principal, parse_principal
 
@@ -57,29 +59,15 @@ def is_holding(run_id: str) -> bool:
 
 def lent(team_id: str, grant: Grant) -> Grant:
     """Return the team's grant as it is called on the accounts of its members."""
-    return Grant(
-        id=shared_grant_id(team_id, grant.id),
-        pool=pool_of_team(team_id, grant.pool),
-        amount_microcredits=grant.amount_microcredits,
-        remaining_microcredits=grant.remaining_microcredits,
-        granted_at=grant.granted_at,
-        expires_at=grant.expires_at,
-        cause=grant.cause,
+    return replace(
+        grant, id=shared_grant_id(team_id, grant.id), pool=pool_of_team(team_id, grant.pool)
     )
 
 
 def taken_back(grant: Grant) -> Grant:
     """Return a grant that was lent as it is called on the team's own account."""
     _, grant_id = lender_of(grant.id)
-    return Grant(
-        id=grant_id,
-        pool=own_pool(grant.pool),
-        amount_microcredits=grant.amount_microcredits,
-        remaining_microcredits=grant.remaining_microcredits,
-        granted_at=grant.granted_at,
-        expires_at=grant.expires_at,
-        cause=grant.cause,
-    )
+    return replace(grant, id=grant_id, pool=own_pool(grant.pool))
 
 
 def _escaped(team_id: str) -> str:
