@@ -214,13 +214,10 @@ class _Group:
             self._newer.clear()
         for principal in [p for p in self.pending if p not in self._ahead]:
             self._settle(principal, AccountMissing(f"{principal} has no account"))
-        named = [names_beside(self._ahead[p].row, c) for p, c in self.pending.items()]
-        self._read_beside(
-            NamesBeside(
-                frozenset(key for names in named for key in names.limits),
-                frozenset(team for names in named for team in names.shared),
-            )
-        )
+        names = NOTHING_BESIDE
+        for principal, changes in self.pending.items():
+            names = names.joined(names_beside(self._ahead[principal].row, changes))
+        self._read_beside(names)
 
     def _read_beside(self, names: NamesBeside) -> None:
         """Read the rows named that are not known."""
