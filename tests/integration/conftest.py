@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from botocore.config import Config
+from botocore.stub import Stubber
 
 from agent_credits.aws.dynamodb_rows import DynamoDBRows
 from agent_credits_cli.target import CLIENT_CONFIG, StackOutputs, Target
@@ -46,6 +48,20 @@ def notices_table(dynamodb: "DynamoDBClient") -> str:
 @pytest.fixture
 def rows(dynamodb: "DynamoDBClient", tables: StackTables) -> DynamoDBRows:
     return DynamoDBRows(dynamodb, tables.accounts, tables.ledger)
+
+
+@pytest.fixture
+def client(aws: boto3.Session) -> "DynamoDBClient":
+    """Return the client that `stub` answers. It repeats no call by itself."""
+    return aws.client("dynamodb", config=Config(retries={"total_max_attempts": 1}))
+
+
+@pytest.fixture
+def stub(client: "DynamoDBClient") -> Iterator[Stubber]:
+    """Answers instead of the service, in the order in which the test adds the answers."""
+    with Stubber(client) as stubber:
+        yield stubber
+        stubber.assert_no_pending_responses()
 
 
 @pytest.fixture

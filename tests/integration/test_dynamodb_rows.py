@@ -1,11 +1,8 @@
 import threading
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.stub import Stubber
 from msgspec.structs import replace
@@ -288,19 +285,6 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
     monkeypatch.setattr(agent_credits.aws.backoff.time, "sleep", waits.append)
     return waits
-
-
-@pytest.fixture
-def client(aws: boto3.Session) -> "DynamoDBClient":
-    return aws.client("dynamodb", config=Config(retries={"total_max_attempts": 1}))
-
-
-@pytest.fixture
-def stub(client: "DynamoDBClient") -> Iterator[Stubber]:
-    """Answers instead of the service, in the order in which the test adds the answers."""
-    with Stubber(client) as stubber:
-        yield stubber
-        stubber.assert_no_pending_responses()
 
 
 @pytest.fixture

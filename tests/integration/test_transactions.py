@@ -4,15 +4,13 @@ The codes are those of its documentation of `TransactWriteItems`.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
-from botocore.config import Config
 from botocore.stub import Stubber
 from urllib3 import HTTPResponse
 
@@ -43,19 +41,6 @@ def condition_failed(item: dict[str, Any]) -> dict[str, Any]:
         "Message": "The conditional request failed",
         "Item": item,
     }
-
-
-@pytest.fixture
-def client(aws: boto3.Session) -> "DynamoDBClient":
-    return aws.client("dynamodb", config=Config(retries={"total_max_attempts": 1}))
-
-
-@pytest.fixture
-def stub(client: "DynamoDBClient") -> Iterator[Stubber]:
-    """Answers instead of the service, in the order in which the test adds the answers."""
-    with Stubber(client) as stubber:
-        yield stubber
-        stubber.assert_no_pending_responses()
 
 
 @pytest.fixture
